@@ -1,0 +1,192 @@
+/* penstock/backend.h - the whole contract between Penstock and a backend.
+ *
+ * A backend is a runtime that turns input tensors into output tensors. It is one function,
+ * `penstock_backend_entry`: exported by a shared object, or a row of the built-in table. It links
+ * against nothing of Penstock; what it may call arrives as `struct penstock_host`. Both tables only
+ * ever grow at the end, and `size` tells each side how much of the other it can see.
+ *
+ * Words   A model version is opened once (model_open) and has one or more instances
+ *         (instance_open), each of which runs one batch at a time (execute). A batch holds one or
+ *         more rows; a row is one caller's request. The input of a batch is the rows' inputs
+ *         concatenated along the first dimension; without batching there is one row.
+ * Answers A row may be answered many times: fill outputs with output() or output_adopt(), then
+ *         emit() sends them as one response. done() ends every row that is still open. A row that
+ *         emits once and is done is the ordinary case; outputs filled but not emitted when done()
+ *         arrives with code 0 are emitted then.
+ * Threads model_* and instance_* are called on a repository thread and may block. execute is called
+ *         on the instance's own thread and may block - or, when the backend declares
+ *         PENSTOCK_BACKEND_RUNS_INLINE for the model, possibly on a network loop, where it must
+ *         not block. Calls for one instance never overlap.
+ * Errors  int codes are gRPC's (0 OK, 3 INVALID_ARGUMENT, 12 UNIMPLEMENTED, 13 INTERNAL,
+ *         14 UNAVAILABLE ...). The text is for the caller: what was wrong, what was expected.
+ */
+#ifndef PENSTOCK_BACKEND_H
+#define PENSTOCK_BACKEND_H
+
+#include <stdbool.h>
+
+#include "penstock/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PENSTOCK_BACKEND_ABI 1u /* raised only when an existing member changes meaning */
+
+struct penstock_err;   /* the caller's room for an error text */
+struct penstock_model; /* the host's side of a model version */
+struct penstock_batch; /* the host's side of one execution */
+
+enum penstock_log_level { PENSTOCK_LOG_ERROR, PENSTOCK_LOG_WARN, PENSTOCK_LOG_INFO, PENSTOCK_LOG_DEBUG };
+
+/* Memory of a device, for backends whose tensors do not lie in host memory. CPU backends leave
+ * penstock_backend.memory NULL. Members may block; any thread. */
+struct penstock_memory {
+    uint32_t size; /* of this table */
+    int (*allocate)(void *backend_context, struct penstock_place place, size_t bytes, void **ret,
+                    struct penstock_err *err);
+    void (*release)(void *backend_context, struct penstock_place place, void *memory);
+    /* Starts a copy; *ret_event is NULL when it is already complete. */
+    int (*copy)(void *backend_context, struct penstock_place to, void *to_memory,
+                struct penstock_place from, const void *from_memory, size_t bytes, void **ret_event,
+                struct penstock_err *err);
+    /* 1: complete, and the event is gone. 0: not yet. */
+    int (*ready)(void *backend_context, void *event);
+};
+
+struct penstock_host {
+    uint32_t abi, size;
+
+    /* -- errors and words: any thread ---------------------------------------------------- */
+    /* Writes the text (printf form) and returns code. */
+    int (*fail)(struct penstock_err *err, int code, const char *format, ...)
+#ifdef __GNUC__
+        __attribute__((format(printf, 3, 4)))
+#endif
+        ;
+    void (*log)(enum penstock_log_level level, const char *text);
+    /* The value of a server option meant for backends ("onnx-threads"), or NULL. Borrowed for the
+     * life of the process. */
+    const char *(*option)(const char *name);
+    /* Folder or file of a runtime library, found by option, environment or prefix and never in the
+     * working directory: `name` is "onnxruntime", the answer an absolute path, or NULL when it is
+     * not installed. Borrowed for the life of the process. */
+    const char *(*runtime_path)(const char *name);
+
+    /* -- the model: model_open until model_close, any thread; strings are borrowed ---------- */
+    const char *(*model_name)(const struct penstock_model *model);
+    int64_t (*model_version)(const struct penstock_model *model);
+    /* Absolute folder of the model (where config.pbtxt lies) and absolute path of the version's
+     * file or folder. A backend opens nothing outside the first. For a bare file the folder is the
+     * one that contains it. */
+    const char *(*model_folder)(const struct penstock_model *model);
+    const char *(*model_path)(const struct penstock_model *model);
+    /* The configuration as JSON (fields of inference.ModelConfig, snake_case), completed so far. */
+    const char *(*config_json)(const struct penstock_model *model);
+    /* parameters { key value { string_value } } of the configuration, or NULL. */
+    const char *(*config_parameter)(const struct penstock_model *model, const char *key);
+    /* Called from model_open only: declares one input or output as the runtime knows it. Dims are
+     * the runtime's full shape, the batch dimension included; -1 is any. Order is kept. The host
+     * compares with the configuration, or completes it. */
+    int (*declare)(struct penstock_model *model, bool is_output, const char *name,
+                   enum penstock_dtype dtype, uint32_t rank, const int64_t *dims,
+                   bool is_optional, struct penstock_err *err);
+
+    /* -- the batch: from execute() until done(); any thread, but one at a time ---------------- */
+    uint32_t (*rows)(const struct penstock_batch *batch); /* callers in it, >= 1 */
+    /* Input by the order of declaration; NULL when it is optional and absent. Borrowed until
+     * done(); the bytes are read-only and aligned for their dtype. */
+    const struct penstock_tensor *(*input)(const struct penstock_batch *batch, uint32_t index);
+    /* First dimension that row contributes to the batched inputs (its share of shape[0]). */
+    int64_t (*row_size)(const struct penstock_batch *batch, uint32_t row);
+    /* Does the row want this output (order of declaration)? Outputs not wanted may be skipped. */
+    bool (*wants)(const struct penstock_batch *batch, uint32_t row, uint32_t output);
+    /* Request parameter as text, or NULL. */
+    const char *(*parameter)(const struct penstock_batch *batch, uint32_t row, const char *key);
+    /* Has the row's caller left, or its deadline passed? Long work asks often. */
+    bool (*cancelled)(const struct penstock_batch *batch, uint32_t row);
+    /* How many more responses the row's reader will take now; 0: wait or do other rows. */
+    uint32_t (*credit)(const struct penstock_batch *batch, uint32_t row);
+    /* Blocks until credit(row) > 0 or cancelled(row); never call it from an inline run. */
+    void (*wait_credit)(const struct penstock_batch *batch, uint32_t row);
+    /* Memory of `bytes` that the response owns, to write this output into; 64-byte aligned.
+     * For BYTES, bytes includes the length prefixes. NULL: no memory, or the row is over;
+     * err says which (never fatal: call done). */
+    void *(*output)(struct penstock_batch *batch, uint32_t row, uint32_t output, uint32_t rank,
+                    const int64_t *shape, size_t bytes, struct penstock_err *err);
+    /* The same with memory of the runtime's, given back by release(context, data) from any thread
+     * once it is sent. On failure the memory stays the backend's. */
+    int (*output_adopt)(struct penstock_batch *batch, uint32_t row, uint32_t output, uint32_t rank,
+                        const int64_t *shape, void *data, size_t bytes,
+                        void (*release)(void *context, void *data), void *context,
+                        struct penstock_err *err);
+    /* Sends the outputs filled since the last emit as one response of the row. */
+    void (*emit)(struct penstock_batch *batch, uint32_t row);
+    /* Ends one row with an error; the others go on. Nothing may be filled for it afterwards. */
+    void (*fail_row)(struct penstock_batch *batch, uint32_t row, int code, const char *text);
+    /* Exactly once per execute(); the batch is gone afterwards. Code 0 ends the rows that are open
+     * with success, any other with that error. */
+    void (*done)(struct penstock_batch *batch, int code, const char *text);
+    /* Tells the host that inputs are read and compute begins, and that compute has ended and
+     * outputs are being written: for the statistics. Optional to call. */
+    void (*mark_compute)(struct penstock_batch *batch, bool is_end);
+};
+
+enum penstock_backend_traits {
+    /* execute() never blocks, never waits for other threads, and its run time does not depend on
+     * the values of the inputs: the host may run small models on a network loop. */
+    PENSTOCK_BACKEND_RUNS_INLINE = 1u << 0,
+    /* A row may be answered by other than exactly one response. */
+    PENSTOCK_BACKEND_DECOUPLED = 1u << 1,
+    /* Batching along the first dimension gives each row what it would get alone. */
+    PENSTOCK_BACKEND_CAN_BATCH = 1u << 2,
+    /* execute() may return before done(): the backend has threads of its own. */
+    PENSTOCK_BACKEND_ASYNCHRONOUS = 1u << 3,
+    /* input() may give memory in `place`s other than cpu. */
+    PENSTOCK_BACKEND_DEVICE_INPUT = 1u << 4
+};
+
+struct penstock_backend {
+    uint32_t abi, size;
+    const char *name;       /* as written in a configuration's `backend`: "onnxruntime" */
+    const char *aliases;    /* further names and `platform`s, space between, or NULL */
+    const char *file;       /* what a version folder holds: "model.onnx"; NULL: nothing is needed */
+
+    /* required; repository thread, may block. Reads the model, calls host->declare for every
+     * tensor, sets *ret_traits (enum penstock_backend_traits). On failure *ret_model stays as it
+     * was and err says why and what to do. */
+    int (*model_open)(void **ret_model, struct penstock_model *host_model, uint32_t *ret_traits,
+                      struct penstock_err *err);
+    /* required; no instance is open any more. Nulls *model. */
+    void (*model_close)(void **model);
+    /* required; repository thread, may block. `index` counts from 0; place is where it was asked
+     * to run. */
+    int (*instance_open)(void **ret_instance, void *model, uint32_t index,
+                         struct penstock_place place, struct penstock_err *err);
+    /* required; nothing runs on it. Nulls *instance. */
+    void (*instance_close)(void **instance);
+    /* required; see Threads above. Ends with exactly one host->done(batch). */
+    void (*execute)(void *instance, struct penstock_batch *batch);
+    /* optional; any thread: a hint that every row of what `instance` runs is cancelled. done()
+     * still follows, sooner. Never called after done(). */
+    void (*cancel)(void *instance);
+    /* optional; words for `penstock explain` (threads, execution providers, versions): JSON object
+     * text, borrowed while the model is open. */
+    const char *(*describe)(void *model);
+    /* optional; device memory. */
+    const struct penstock_memory *memory;
+};
+
+/* `host` outlives the backend. Returns NULL to refuse to load (err says why). */
+typedef const struct penstock_backend *penstock_backend_entry_fn(const struct penstock_host *host,
+                                                                 struct penstock_err *err);
+
+/* What a shared object exports. */
+const struct penstock_backend *penstock_backend_entry(const struct penstock_host *host,
+                                                      struct penstock_err *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,202 @@
+/* arena.c - SPDX-License-Identifier: Apache-2.0
+ *
+ * A list of blocks; the newest serves. A piece larger than a quarter block gets a block of its own
+ * behind the newest, so that one large piece does not waste the rest of the block in use.
+ */
+#include "base/arena.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/buf.h"
+#include "base/mem.h"
+
+enum { PIECE_ALIGN = 16, BLOCK_MIN = 1024 };
+
+struct block {
+    struct block *next; /* older */
+    size_t size, used;
+    _Alignas(64) uint8_t bytes[];
+};
+
+struct adopted {
+    struct adopted *next;
+    struct buf *buf;
+};
+
+struct arena {
+    struct block *now;
+    struct block *first;
+    struct adopted *adopted;
+    size_t taken, cap;
+    void *last; /* most recent piece, for arena_resize */
+};
+
+static struct block *block_new(size_t size)
+{
+    struct block *block = mem_aligned(64, sizeof *block + size);
+
+    if (block == NULL)
+        return NULL;
+    block->next = NULL;
+    block->size = size;
+    block->used = 0;
+    return block;
+}
+
+struct arena *arena_new(size_t first_block_bytes, size_t cap_bytes)
+{
+    struct arena *arena = mem_zalloc(sizeof *arena);
+
+    if (arena == NULL)
+        return NULL;
+    arena->first = arena->now = block_new(MAX(first_block_bytes, (size_t)BLOCK_MIN));
+    arena->cap = cap_bytes;
+    if (arena->now == NULL)
+        mem_free_slot(&arena);
+    return arena;
+}
+
+void arena_reset(struct arena *arena)
+{
+    for (struct adopted *a = arena->adopted; a != NULL; a = a->next)
+        buf_unref(&a->buf);
+    arena->adopted = NULL;
+    while (arena->now != arena->first) {
+        struct block *old = arena->now;
+        arena->now = old->next;
+        mem_free(old);
+    }
+    while (arena->first->next != NULL) {
+        struct block *old = arena->first->next;
+        arena->first->next = old->next;
+        mem_free(old);
+    }
+    arena->first->used = 0;
+    arena->taken = 0;
+    arena->last = NULL;
+}
+
+void arena_free(struct arena **slot)
+{
+    struct arena *arena = TAKE(*slot);
+
+    if (arena == NULL)
+        return;
+    arena_reset(arena);
+    mem_free(arena->first);
+    mem_free(arena);
+}
+
+static size_t align_up(size_t at, size_t align)
+{
+    return (at + align - 1) & ~(align - 1);
+}
+
+void *arena_aligned(struct arena *arena, size_t align, size_t size)
+{
+    struct block *block = arena->now;
+    size_t at = align_up(block->used, align);
+
+    if (LIKELY(at <= block->size && size <= block->size - at)) {
+        block->used = at + size;
+        return arena->last = block->bytes + at;
+    }
+    /* Blocks begin on 64 bytes, so an alignment up to that needs no slack in a fresh one. */
+    if (size > arena->cap || arena->taken > arena->cap - size || align > 64)
+        return NULL;
+    size_t usual = arena->first->size;
+    bool alone = size > usual / 4;
+    struct block *fresh = block_new(alone ? size : usual);
+    if (fresh == NULL)
+        return NULL;
+    arena->taken += fresh->size;
+    fresh->used = size;
+    if (alone) {
+        fresh->next = block->next;
+        block->next = fresh;
+        arena->last = NULL;
+        return fresh->bytes;
+    }
+    fresh->next = block;
+    arena->now = fresh;
+    return arena->last = fresh->bytes;
+}
+
+void *arena_alloc(struct arena *arena, size_t size)
+{
+    return arena_aligned(arena, PIECE_ALIGN, size);
+}
+
+void *arena_zalloc(struct arena *arena, size_t size)
+{
+    void *piece = arena_alloc(arena, size);
+
+    if (piece != NULL)
+        memset(piece, 0, size);
+    return piece;
+}
+
+void *arena_resize(struct arena *arena, void *old, size_t old_size, size_t size)
+{
+    struct block *block = arena->now;
+
+    if (old != NULL && old == arena->last) {
+        size_t at = (size_t)((uint8_t *)old - block->bytes);
+        if (size <= block->size - at) {
+            block->used = at + size;
+            return old;
+        }
+    }
+    if (old != NULL && size <= old_size)
+        return old;
+    void *fresh = arena_alloc(arena, size);
+    if (fresh != NULL && old_size != 0)
+        memcpy(fresh, old, old_size);
+    return fresh;
+}
+
+char *arena_strndup(struct arena *arena, const void *data, size_t size)
+{
+    char *copy = size == SIZE_MAX ? NULL : arena_aligned(arena, 1, size + 1);
+
+    if (copy == NULL)
+        return NULL;
+    if (size != 0)
+        memcpy(copy, data, size);
+    copy[size] = '\0';
+    return copy;
+}
+
+char *arena_printf(struct arena *arena, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    int size = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    char *text = size < 0 ? NULL : arena_aligned(arena, 1, (size_t)size + 1);
+    if (text == NULL)
+        return NULL;
+    va_start(args, format);
+    vsnprintf(text, (size_t)size + 1, format, args);
+    va_end(args);
+    return text;
+}
+
+bool arena_adopt(struct arena *arena, struct buf **buf)
+{
+    struct adopted *a = arena_alloc(arena, sizeof *a);
+
+    if (a == NULL)
+        return false;
+    a->buf = TAKE(*buf);
+    a->next = arena->adopted;
+    arena->adopted = a;
+    return true;
+}
+
+size_t arena_used(const struct arena *arena)
+{
+    return arena->taken + arena->first->used;
+}

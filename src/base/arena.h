@@ -1,0 +1,35 @@
+/* arena.h - memory of one request: taken in small pieces, dropped whole.
+ *
+ * One thread at a time. Memory is not zeroed unless asked. A cap bounds what one request may take;
+ * past it arena_alloc answers NULL, as when the heap is empty, and callers answer E_EXHAUSTED.
+ * The first block is kept by arena_reset, so that a pooled arena serves small requests without
+ * asking the heap.
+ */
+#ifndef BASE_ARENA_H
+#define BASE_ARENA_H
+
+#include "base/err.h"
+#include "base/slice.h"
+
+struct arena;
+struct buf;
+
+MUST_USE struct arena *arena_new(size_t first_block_bytes, size_t cap_bytes); /* NULL: no memory */
+void arena_free(struct arena **arena);
+/* Drops everything, adopted bufs too; keeps the first block. */
+void arena_reset(struct arena *arena);
+
+MUST_USE void *arena_alloc(struct arena *arena, size_t size); /* 16-byte aligned, or NULL */
+MUST_USE void *arena_zalloc(struct arena *arena, size_t size);
+MUST_USE void *arena_aligned(struct arena *arena, size_t align, size_t size);
+/* Grows the most recent allocation in place when it can, else copies. */
+MUST_USE void *arena_resize(struct arena *arena, void *old, size_t old_size, size_t size);
+MUST_USE char *arena_strndup(struct arena *arena, const void *data, size_t size);
+MUST_USE char *arena_printf(struct arena *arena, const char *format, ...) PRINTF_LIKE(2, 3);
+/* The arena holds one reference of *buf until reset: takes the caller's. On false the reference is
+ * still the caller's. */
+MUST_USE bool arena_adopt(struct arena *arena, struct buf **buf);
+
+size_t arena_used(const struct arena *arena);
+
+#endif

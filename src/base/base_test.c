@@ -1,0 +1,230 @@
+/* base_test.c - SPDX-License-Identifier: Apache-2.0 */
+#include "base/arena.h"
+#include "base/budget.h"
+#include "base/buf.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include "base/mpsc.h"
+#include "base/text.h"
+#include "base/utf8.h"
+
+#include <stdio.h>
+
+#include "test/harness.h"
+
+TEST(err_text_is_cut_at_a_character)
+{
+    struct err err;
+    char many[2 * ERR_TEXT_MAX + 1];
+
+    for (size_t i = 0; i + 1 < sizeof many; i += 2)
+        memcpy(many + i, "\xc3\xa9", 2);
+    many[sizeof many - 1] = '\0';
+    for (unsigned shift = 0; shift < 2; shift++) {
+        err_set(&err, E_INVALID, "%s%s", shift ? "x" : "", many);
+        struct slice text = slice_of(err.text);
+        check(utf8_valid_prefix(text) == text.size, "shift %u", shift);
+        check(text.size >= ERR_TEXT_MAX - 3, "cut too short: %zu", text.size);
+    }
+    err_set(&err, E_NOT_FOUND, "no model 'x'");
+    check(err_wrap(&err, "loading %s", "y") == E_NOT_FOUND, "code stays");
+    check(strcmp(err.text, "loading y: no model 'x'") == 0, "%s", err.text);
+}
+
+TEST(buf_is_charged_and_given_back)
+{
+    struct budget budget;
+    struct buf *buf = NULL, *too_much = NULL;
+    struct err err;
+
+    budget_init(&budget, 4096);
+    check(buf_new(&too_much, &budget, 5000, &err) == E_EXHAUSTED && too_much == NULL, "too large");
+    check_or_stop(buf_new(&buf, &budget, 1000, &err) == OK, "fits");
+    check(((uintptr_t)buf_bytes(buf).data & (BUF_ALIGN - 1)) == 0, "aligned");
+    check(budget_used(&budget) >= 1000, "charged");
+    struct buf *second = buf_ref(buf);
+    buf_unref(&buf);
+    check(budget_used(&budget) >= 1000, "still held");
+    buf_unref(&second);
+    check(budget_used(&budget) == 0, "given back");
+    buf_unref(&second);
+}
+
+static void count_release(void *context, void *data)
+{
+    (void)data;
+    ++*(int *)context;
+}
+
+TEST(arena_grows_caps_and_resets)
+{
+    struct arena *arena = arena_new(1024, 100000);
+    struct buf *buf = NULL;
+    int released = 0;
+    static char outside[4];
+
+    check_or_stop(arena != NULL, "made");
+    for (unsigned round = 0; round < 3; round++) {
+        uint8_t *pieces[300];
+        for (unsigned i = 0; i < 300; i++) {
+            size_t size = 1 + i;
+            pieces[i] = arena_alloc(arena, size);
+            check_or_stop(pieces[i] != NULL, "piece %u", i);
+            check(((uintptr_t)pieces[i] & 15) == 0, "aligned");
+            memset(pieces[i], (int)i, size);
+        }
+        for (unsigned i = 0; i < 300; i++)
+            check(pieces[i][0] == (uint8_t)i && pieces[i][i] == (uint8_t)i, "piece %u kept", i);
+        check(arena_alloc(arena, 90000) == NULL, "cap");
+        check_or_stop(buf_adopt(&buf, outside, 4, count_release, &released, NULL) == OK, "adopt");
+        check(arena_adopt(arena, &buf) && buf == NULL, "taken");
+        arena_reset(arena);
+        check(released == (int)round + 1, "released with the arena");
+    }
+    uint8_t *grown = arena_alloc(arena, 16);
+    memset(grown, 7, 16);
+    uint8_t *again = arena_resize(arena, grown, 16, 64);
+    check(again == grown, "the last piece grows in place");
+    check(arena_alloc(arena, 16) != NULL, "another");
+    uint8_t *moved = arena_resize(arena, again, 64, 600);
+    check(moved != NULL && moved != again && moved[15] == 7, "an older one is copied");
+    arena_free(&arena);
+}
+
+TEST(text_json_escapes)
+{
+    static const struct {
+        const char *in, *out;
+    } cases[] = {
+        { "plain", "\"plain\"" },
+        { "a\"b\\c", "\"a\\\"b\\\\c\"" },
+        { "\n\t\r\x01", "\"\\n\\t\\r\\u0001\"" },
+        { "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"" },
+        { "x\xffy\xc3", "\"x\xef\xbf\xbdy\xef\xbf\xbd\"" },
+        { "\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"" },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct text text;
+        text_init(&text, 1000);
+        text_json(&text, slice_of(cases[i].in));
+        check(strcmp(text_cstr(&text), cases[i].out) == 0, "%zu: %s", i, text_cstr(&text));
+        text_deinit(&text);
+    }
+}
+
+TEST(text_cap_is_sticky)
+{
+    struct text text;
+
+    text_init(&text, 10);
+    text_str(&text, "12345678");
+    check(!text_failed(&text), "fits");
+    text_str(&text, "abc");
+    check(text_failed(&text), "over the cap");
+    text_str(&text, "x");
+    check(text.size == 8, "nothing more is written");
+    text_deinit(&text);
+}
+
+TEST(text_numbers)
+{
+    struct text text;
+
+    text_init(&text, 200);
+    text_u64(&text, 0);
+    text_byte(&text, ' ');
+    text_u64(&text, UINT64_MAX);
+    text_byte(&text, ' ');
+    text_i64(&text, INT64_MIN);
+    check(strcmp(text_cstr(&text), "0 18446744073709551615 -9223372036854775808") == 0, "%s",
+          text_cstr(&text));
+    text_deinit(&text);
+}
+
+TEST(text_survives_every_fault)
+{
+    for_each_fault(nth) {
+        struct text text;
+        struct buf *buf = NULL;
+        text_init(&text, 100000);
+        for (unsigned i = 0; i < 3000; i++)
+            text_u64(&text, i);
+        enum err_code code = text_to_buf(&text, &buf, NULL);
+        check((code == OK) == (buf != NULL), "fault %u", nth);
+        bool fired = fault_fired();
+        check(fired == (code != OK), "fault %u silent", nth);
+        buf_unref(&buf);
+        text_deinit(&text);
+        if (!fired)
+            break;
+    }
+}
+
+TEST(map_agrees_with_a_plain_array)
+{
+    struct map *map = map_new();
+    void *plain[200] = { NULL };
+    char key[32];
+
+    for (unsigned step = 0; step < 10000; step++) {
+        unsigned n = (unsigned)test_random_below(200);
+        struct slice name = slice_make(key, (size_t)snprintf(key, sizeof key, "name-%u", n));
+        switch (test_random_below(3)) {
+        case 0:
+            check(map_put(map, name, &plain[test_random_below(200)], NULL) == OK, "put");
+            plain[n] = map_get(map, name);
+            break;
+        case 1:
+            check(map_remove(map, name) == plain[n], "step %u", step);
+            plain[n] = NULL;
+            break;
+        default: check(map_get(map, name) == plain[n], "step %u", step);
+        }
+    }
+    size_t count = 0, at = 0;
+    struct slice name;
+    void *value;
+    while (map_each(map, &at, &name, &value))
+        count++;
+    check(count == map_count(map), "each visits all");
+    map_free(&map);
+}
+
+TEST(utf8_clauses)
+{
+    static const struct {
+        const char *text;
+        size_t step;
+    } cases[] = {
+        { "a", 1 },         { "\xc3\xa9", 2 },         { "\xe2\x82\xac", 3 }, { "\xf0\x9f\x98\x80", 4 },
+        { "\x80", 0 },      { "\xc0\x80", 0 },         { "\xe0\x80\x80", 0 }, { "\xed\xa0\x80", 0 },
+        { "\xf4\x90\x80\x80", 0 }, { "\xf5\x80\x80\x80", 0 }, { "\xc3", 0 },   { "\xe2\x82", 0 },
+        { "\xf0\x8f\xbf\xbf", 0 }, { "\xf4\x8f\xbf\xbf", 4 },
+    };
+    for (size_t i = 0; i < COUNT(cases); i++)
+        check(utf8_step(slice_of(cases[i].text)) == cases[i].step, "case %zu", i);
+}
+
+TEST(slice_numbers)
+{
+    uint64_t value = 7;
+
+    check(slice_to_u64(slice_of("18446744073709551615"), &value) && value == UINT64_MAX, "max");
+    check(!slice_to_u64(slice_of("18446744073709551616"), &value), "over");
+    check(!slice_to_u64(slice_of(""), &value), "empty");
+    check(!slice_to_u64(slice_of("+1"), &value) && !slice_to_u64(slice_of("1 "), &value), "junk");
+}
+
+TEST(mpsc_keeps_order)
+{
+    struct mpsc queue;
+    struct mpsc_node nodes[5];
+
+    mpsc_init(&queue);
+    for (unsigned i = 0; i < 5; i++)
+        check(mpsc_put(&queue, &nodes[i]) == (i == 0), "only the first says wake");
+    struct mpsc_node *node = mpsc_take_all(&queue);
+    for (unsigned i = 0; i < 5; i++, node = node->next)
+        check_or_stop(node == &nodes[i], "order %u", i);
+    check(node == NULL && mpsc_take_all(&queue) == NULL, "empty");
+}

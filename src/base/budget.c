@@ -1,0 +1,39 @@
+/* budget.c - SPDX-License-Identifier: Apache-2.0
+ *
+ * Take subtracts first and puts back when it went below zero: two takers that together ask for too
+ * much may both be refused, which is a promise kept; the reverse would not be.
+ */
+#include "base/budget.h"
+
+void budget_init(struct budget *budget, uint64_t limit_bytes)
+{
+    budget->limit = limit_bytes > INT64_MAX ? INT64_MAX : (int64_t)limit_bytes;
+    atomic_init(&budget->left, budget->limit);
+}
+
+bool budget_take(struct budget *budget, size_t bytes)
+{
+    if (budget == NULL)
+        return true;
+    if (bytes > (size_t)budget->limit)
+        return false;
+    int64_t before =
+        atomic_fetch_sub_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
+    if (LIKELY(before >= (int64_t)bytes))
+        return true;
+    atomic_fetch_add_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
+    return false;
+}
+
+void budget_give(struct budget *budget, size_t bytes)
+{
+    if (budget != NULL)
+        atomic_fetch_add_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
+}
+
+uint64_t budget_used(const struct budget *budget)
+{
+    int64_t left = atomic_load_explicit(&budget->left, memory_order_relaxed);
+
+    return (uint64_t)(budget->limit - left);
+}

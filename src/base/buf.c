@@ -1,0 +1,111 @@
+/* buf.c - how a buf is kept; buf.h says what it is. SPDX-License-Identifier: Apache-2.0
+ *
+ * Count and bytes are one allocation: one pointer to follow, one free. The bytes start on a
+ * 64-byte line so that a backend can use them in place as tensor data. An adopted buf is the
+ * header alone.
+ *
+ * The budget is charged here rather than inside malloc, because it is a promise to the
+ * operator (--memory-limit) and has to say no before the kernel does.
+ *
+ * Why acq_rel in buf_unref: the holder that frees must have seen every other holder's last read
+ * finish (a separate fence would do, but thread sanitizer cannot see it). buf_ref needs no
+ * ordering, since its caller already holds the buf.
+ */
+#include "base/buf.h"
+
+#include <stdalign.h>
+#include <stdatomic.h>
+
+#include "base/budget.h"
+#include "base/mem.h"
+
+struct buf {
+    atomic_uint refs;
+    size_t size;
+    size_t charged;
+    uint8_t *data;         /* own bytes below, or adopted */
+    struct budget *budget; /* borrowed: outlives every buf charged to it */
+    void (*release)(void *context, void *data);
+    void *context;
+    alignas(BUF_ALIGN) uint8_t bytes[];
+};
+
+enum err_code buf_new(struct buf **ret, struct budget *budget, size_t size, struct err *err)
+{
+    if (size > SIZE_MAX / 2 || !budget_take(budget, size + sizeof(struct buf)))
+        return err_set(err, E_EXHAUSTED,
+                       "no memory left for %zu bytes: the server's --memory-limit is reached; "
+                       "retry later or raise the limit",
+                       size);
+    struct buf *buf = mem_aligned(BUF_ALIGN, sizeof *buf + size);
+    if (buf == NULL) {
+        budget_give(budget, size + sizeof *buf);
+        return err_set(err, E_EXHAUSTED, "the machine has no memory for %zu bytes; retry later",
+                       size);
+    }
+    atomic_init(&buf->refs, 1);
+    buf->size = size;
+    buf->charged = size + sizeof *buf;
+    buf->data = buf->bytes;
+    buf->budget = budget;
+    buf->release = NULL;
+    buf->context = NULL;
+    *ret = buf;
+    return OK;
+}
+
+enum err_code buf_adopt(struct buf **ret, void *data, size_t size,
+                        void (*release)(void *context, void *data), void *context,
+                        struct err *err)
+{
+    struct buf *buf = mem_aligned(BUF_ALIGN, sizeof *buf);
+
+    if (buf == NULL)
+        return err_set(err, E_EXHAUSTED, "the machine has no memory for a buffer; retry later");
+    atomic_init(&buf->refs, 1);
+    buf->size = size;
+    buf->charged = 0;
+    buf->data = data;
+    buf->budget = NULL;
+    buf->release = release;
+    buf->context = context;
+    *ret = buf;
+    return OK;
+}
+
+uint8_t *buf_fill(struct buf *buf)
+{
+    require(atomic_load_explicit(&buf->refs, memory_order_relaxed) == 1);
+    return buf->data;
+}
+
+struct slice buf_bytes(const struct buf *buf)
+{
+    return (struct slice){ buf->data, buf->size };
+}
+
+void buf_trim(struct buf *buf, size_t size)
+{
+    require(size <= buf->size);
+    require(atomic_load_explicit(&buf->refs, memory_order_relaxed) == 1);
+    buf->size = size;
+}
+
+struct buf *buf_ref(struct buf *buf)
+{
+    if (buf != NULL)
+        atomic_fetch_add_explicit(&buf->refs, 1, memory_order_relaxed);
+    return buf;
+}
+
+void buf_unref(struct buf **slot)
+{
+    struct buf *buf = TAKE(*slot);
+
+    if (buf == NULL || atomic_fetch_sub_explicit(&buf->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (buf->release != NULL)
+        buf->release(buf->context, buf->data);
+    budget_give(buf->budget, buf->charged);
+    mem_free(buf);
+}

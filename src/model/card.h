@@ -1,0 +1,63 @@
+/* card.h - model.yaml: what people need to know of a model beside its tensors.
+ *
+ *     title: Iris species
+ *     description: Which of three irises is it?
+ *     license: Apache-2.0
+ *     inputs:
+ *       input:                          # the tensor's name
+ *         title: measurements           # the name in the typed route; default: the tensor's
+ *         description: Four lengths
+ *         unit: cm
+ *         min: 0
+ *         max: 100
+ *         example: [5.1, 3.5, 1.4, 0.2]
+ *         content_type: image/png       # raw bodies of this type are this input's bytes
+ *         features:                     # names of the last dimension's elements
+ *           - {name: sepal_length, unit: cm, min: 0, max: 30, example: 5.1}
+ *     outputs:
+ *       label: {role: label, labels: [setosa, versicolor, virginica]}
+ *       probabilities: {role: probabilities, labels_file: labels.txt}
+ *     example: {sepal_length: 5.1, ...}
+ *
+ * A list of plain names is also fine for features and labels. Unknown keys, wrong types, repeated
+ * keys and anchors that refer to themselves are errors with line and column.
+ */
+#ifndef MODEL_CARD_H
+#define MODEL_CARD_H
+
+#include "model/signature.h"
+
+struct arena;
+
+enum { CARD_BYTES_MAX = 1 << 20, CARD_DEPTH_MAX = 16, CARD_LABELS_MAX = 100000 };
+
+struct card_tensor {
+    const char *name;
+    struct signature_tensor human; /* only the human members are set */
+    const char *labels_file;       /* relative to the model's folder, or NULL */
+    int line;
+};
+
+struct card {
+    const char *title, *description, *license, *example_json;
+    uint32_t inputs_count, outputs_count;
+    struct card_tensor *inputs, *outputs;
+};
+
+/* Parses; everything is in `arena`. */
+MUST_USE enum err_code card_parse(struct card **ret, struct arena *arena, struct slice yaml,
+                                  struct err *err);
+/* Puts what the card says into the signature (which lives as long as the arena). E_INVALID when it
+ * names a tensor that the model lacks, or counts do not match the dims. Labels files are the
+ * caller's to read: see signature_set_labels. */
+MUST_USE enum err_code card_apply(const struct card *card, struct signature *signature,
+                                  struct arena *arena, struct err *err);
+/* One label a line (LF or CRLF); a last empty line does not count. */
+MUST_USE enum err_code signature_set_labels(struct signature_tensor *tensor, struct slice text,
+                                            struct arena *arena, struct err *err);
+/* Decides ROLE_AUTO: an integer output with labels or named like label/class beside
+ * probabilities/scores is a label; a float output whose last dim equals the labels' count, or named
+ * like probabilities, is probabilities; else a value. */
+void signature_decide_roles(struct signature *signature);
+
+#endif

@@ -1,0 +1,71 @@
+/* signature.h - what a model takes and gives: names, dtypes, shapes, and what people call them.
+ *
+ * Plain data, owned by the model version, read-only once it is loaded; any thread.
+ * Shapes here are full shapes: of a batching model the first dim is the batch, -1.
+ * The human part (labels, units, fields ...) comes from `model.yaml` and label files.
+ */
+#ifndef MODEL_SIGNATURE_H
+#define MODEL_SIGNATURE_H
+
+#include "base/err.h"
+#include "base/slice.h"
+#include "penstock/tensor.h"
+
+/* One named element of a tensor's last dimension: "sepal_length" of an input [N,4]. */
+struct feature {
+    const char *name;
+    const char *unit, *description; /* or NULL */
+    double min, max;                /* NaN: none. A value outside is refused by the typed route */
+    double example;                 /* NaN: none */
+};
+
+/* What an output means to a person. */
+enum output_role {
+    ROLE_AUTO,          /* decided from name, dtype and labels when the model is loaded */
+    ROLE_VALUE,         /* as it is */
+    ROLE_LABEL,         /* class index: shown as the label */
+    ROLE_PROBABILITIES  /* one score a class along the last dim: shown as the best one, or top k */
+};
+
+struct signature_tensor {
+    const char *name;
+    enum penstock_dtype dtype;
+    uint32_t rank;
+    int64_t dims[PENSTOCK_RANK_MAX];
+    bool is_optional;
+    bool is_reshaped;              /* configuration's reshape: `dims` is what clients see */
+    uint32_t reshape_rank;         /* what the backend sees when is_reshaped, batch dim included */
+    int64_t reshape[PENSTOCK_RANK_MAX];
+    /* from model.yaml and label files; NULL or 0 when absent */
+    const char *title;             /* the name people use in the typed route; NULL: `name` */
+    const char *unit, *description;
+    const char *example_json;      /* an example value, as JSON text */
+    const char *content_type;      /* raw body type beside the defaults ("image/png"), or NULL */
+    double min, max;               /* NaN: none */
+    uint32_t labels_count;
+    const char *const *labels;
+    uint32_t features_count;       /* equals the last dim when not 0 */
+    const struct feature *features;
+    enum output_role role;
+};
+
+struct signature {
+    uint32_t inputs_count, outputs_count;
+    struct signature_tensor *inputs, *outputs; /* in the order the backend declared them */
+    uint32_t batch_max;            /* max_batch_size of the configuration; 0: no batch dimension */
+    bool is_batchable;             /* every tensor's first dim is -1 and may be a batch, whatever
+                                      batch_max says: one typed call may carry many rows */
+    const char *title, *description, *license; /* of the model; NULL when absent */
+    const char *example_json;      /* a whole typed request, as JSON text, or NULL */
+};
+
+/* NULL when there is none of that name. */
+const struct signature_tensor *signature_input(const struct signature *s, struct slice name,
+                                               uint32_t *ret_index);
+const struct signature_tensor *signature_output(const struct signature *s, struct slice name,
+                                                uint32_t *ret_index);
+/* Does a value of this shape fit? err says both shapes. Shapes are client shapes. */
+MUST_USE enum err_code signature_check_shape(const struct signature_tensor *t, uint32_t rank,
+                                             const int64_t *shape, struct err *err);
+
+#endif
