@@ -1,0 +1,51 @@
+/* engine/engine.h - admission, scheduling and running of requests. Knows no wire.
+ *
+ * One per process. Started before the loops, stopped after them.
+ */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "base/err.h"
+#include "engine/model.h"
+#include "engine/request.h"
+
+struct budget;
+struct env;
+struct loop;
+
+struct engine_settings {
+    uint32_t loops_count;         /* for one inline instance a loop */
+    uint32_t queue_max;           /* requests that may wait, per model: --queue-max */
+    enum execution execution;     /* --execution */
+    uint64_t inline_typical_ns;   /* auto: recent runs must stay under (50 us) */
+    uint64_t inline_worst_ns;     /* auto: one run over this and it is queued (200 us) */
+    uint64_t deadline_default_ms; /* 0: none: --request-timeout */
+    const char *(*option)(const char *name);       /* for backends; see penstock_host.option */
+    const char *(*runtime_path)(const char *name); /* likewise */
+    struct budget *budget;        /* outputs are charged to it; borrowed */
+};
+
+/* What must go up: set by cli before loops start. Finds a ready version and takes a reference for
+ * the caller. `version` empty: the newest ready. E_NOT_FOUND, E_UNAVAILABLE, E_INVALID in words of
+ * the server. Any thread; must not block. */
+struct engine_directory {
+    enum err_code (*want_model)(void *context, struct model **ret, struct slice name,
+                                struct slice version, struct err *err);
+    void *context;
+};
+
+MUST_USE enum err_code engine_new(struct engine **ret, struct env *env,
+                                  const struct engine_settings *settings, struct err *err);
+/* Every model must be unref'd and every request freed before. */
+void engine_free(struct engine **engine);
+void engine_set_directory(struct engine *engine, struct engine_directory directory);
+MUST_USE enum err_code engine_want_model(struct engine *engine, struct model **ret,
+                                         struct slice name, struct slice version,
+                                         struct err *err);
+const struct penstock_host *engine_host(struct engine *engine);
+
+/* Refuses new requests with E_UNAVAILABLE ("draining"); those admitted finish. Any thread. */
+void engine_drain(struct engine *engine);
+uint64_t engine_in_flight(const struct engine *engine); /* submitted and not yet freed */
+
+#endif

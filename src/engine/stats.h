@@ -1,0 +1,48 @@
+/* engine/stats.h - what a model version has done: Triton's statistics and our histograms.
+ *
+ * Written with relaxed atomics by whichever thread ends a request; read by anybody, so that one
+ * snapshot may be a request apart between two members.
+ */
+#ifndef ENGINE_STATS_H
+#define ENGINE_STATS_H
+
+#include <stdatomic.h>
+
+#include "base/def.h"
+
+struct stat_duration {
+    _Atomic uint64_t count, ns;
+};
+
+/* Why a request failed, as in Triton's nv_inference_request_failure. */
+enum fail_reason { FAIL_REJECTED, FAIL_CANCELED, FAIL_BACKEND, FAIL_OTHER, FAIL_REASONS };
+
+/* The stages of a request's life: each has a histogram and a part of `server-timing`. */
+enum stage { STAGE_DECODE, STAGE_QUEUE, STAGE_INPUT, STAGE_RUN, STAGE_OUTPUT, STAGE_ENCODE, STAGES };
+extern const char *const stage_names[STAGES]; /* "decode", "queue", ... */
+
+enum { STAT_BUCKETS = 22 }; /* 1 us, 2, 5, 10 ... 5 s, 10 s, more */
+extern const double stat_bucket_seconds[STAT_BUCKETS - 1];
+
+struct stat_histogram {
+    _Atomic uint64_t buckets[STAT_BUCKETS];
+    _Atomic uint64_t sum_ns;
+};
+void stat_histogram_add(struct stat_histogram *h, uint64_t ns);
+
+enum { STAT_BATCH_SIZES = 65 }; /* 0..63 by size; the last: 64 and more */
+
+struct model_stats {
+    struct stat_duration success, fail, queue, compute_input, compute_infer, compute_output;
+    _Atomic uint64_t inference_count, execution_count, last_inference_ms;
+    _Atomic uint64_t failures[FAIL_REASONS];
+    struct stat_duration batch_input[STAT_BATCH_SIZES], batch_infer[STAT_BATCH_SIZES],
+        batch_output[STAT_BATCH_SIZES];
+    struct stat_histogram stages[STAGES], total;
+    _Atomic int64_t pending, running;       /* gauges */
+    _Atomic uint64_t runs_inline, runs_queued;
+    _Atomic uint64_t cancelled_total;       /* requests whose caller left before the end */
+    _Atomic uint64_t wasted_compute_ns;     /* run time of requests nobody waited for any more */
+};
+
+#endif

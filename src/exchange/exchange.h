@@ -1,0 +1,140 @@
+/* exchange.h - one request and its answer, on any transport.
+ *
+ * The transport (a connection in serve/) makes it when the request's head has arrived, finds the
+ * handler and calls it once. From there:
+ *
+ *   body in     The handler offers memory with exchange_read: that is the credit, and nothing is
+ *               delivered without it. Bytes go from the socket (or from what came along with the
+ *               head) straight into that memory; on_body says how many arrived. One offer stands
+ *               at a time. A handler that does not want the body just answers.
+ *   answer out  exchange_respond once, exchange_send any number of times, exchange_end once. What
+ *               is sent leaves at the end of the loop's turn. exchange_room says how many more
+ *               bytes may be queued before a slow reader should be waited for (on_room then tells);
+ *               sending past it is allowed once a response is under way, as a body that exists
+ *               already costs no more when queued, but the connection's limit still cuts who never
+ *               reads.
+ *   leaving     on_gone when the peer left, was cut, or timed out: nothing more can be sent, calls
+ *               are then no-ops.
+ *
+ * Callbacks never re-enter: none is called from within a call made here; they come from the
+ * transport's own turn.
+ *
+ * Life     Counted: the transport holds one reference, whoever works for it one more
+ *          (exchange_ref). The arena and the slices live until the last is given back. on_gone or
+ *          exchange_end do not end the memory.
+ * Threads  the loop's own only.
+ */
+#ifndef EXCHANGE_EXCHANGE_H
+#define EXCHANGE_EXCHANGE_H
+
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/slice.h"
+
+struct buf;
+struct budget;
+struct exchange;
+struct loop;
+
+struct header {
+    struct slice name, value; /* name in lower case */
+};
+
+enum exchange_method {
+    METHOD_OTHER,
+    METHOD_GET,
+    METHOD_HEAD,
+    METHOD_POST,
+    METHOD_PUT,
+    METHOD_DELETE,
+    METHOD_OPTIONS,
+    METHOD_PATCH
+};
+
+/* The handler's side. Any member may be NULL when it cannot happen or does not matter. */
+struct exchange_user {
+    /* `size` bytes lie at the memory offered. is_end: the body is complete (size may be 0). The
+     * offer is used up; offer again for more. */
+    void (*on_body)(struct exchange *x, size_t size, bool is_end);
+    void (*on_room)(struct exchange *x); /* exchange_room was 0 and is not any more */
+    /* Once, unless exchange_end came first and everything was sent. */
+    void (*on_gone)(struct exchange *x);
+};
+
+/* The transport's side: one table per transport, filled in serve/ (or by a test). */
+struct exchange_ops {
+    void (*read)(struct exchange *x);    /* x->offer, x->offer_size were set */
+    void (*respond)(struct exchange *x, uint16_t status, const struct header *headers,
+                    uint32_t headers_count, int64_t body_size);
+    void (*send)(struct exchange *x, struct slice bytes, struct buf *holder);
+    void (*end)(struct exchange *x, const struct header *trailers, uint32_t trailers_count);
+    void (*abort)(struct exchange *x);
+    size_t (*room)(struct exchange *x);
+    void (*release)(struct exchange *x); /* the last reference is gone: recycle */
+};
+
+struct exchange {
+    /* -- the request: set by the transport, read by everybody -- */
+    enum exchange_method method;
+    struct slice method_text;
+    struct slice path;      /* as sent, percent-encoded, without the query */
+    struct slice query;     /* behind the first '?', without it; empty when none */
+    struct slice authority; /* Host or :authority */
+    const char *scheme;     /* "http", "https" */
+    const char *protocol;   /* "HTTP/1.1", "HTTP/2" */
+    const struct header *headers;
+    uint32_t headers_count;
+    int64_t body_size;      /* bytes; -1: not known beforehand; 0: none */
+    struct arena *arena;    /* owned, through release */
+    struct loop *loop;      /* borrowed: outlives it */
+    struct budget *budget;  /* borrowed: charge large buffers to it */
+    uint64_t begun_ns;      /* loop time at which its first byte was seen */
+    struct slice peer;      /* "127.0.0.1:4711" or "unix:" */
+
+    /* -- the answer -- */
+    uint16_t status;        /* once responded; else 0 */
+    uint64_t body_sent;     /* bytes given to exchange_send */
+    bool is_ended, is_gone;
+    bool is_head;           /* HEAD: the transport drops the body, sizes stay */
+
+    /* -- who works on it -- */
+    const struct exchange_user *user;
+    void *user_data;
+    uint8_t *offer;
+    size_t offer_size;
+    bool has_offer;
+    bool body_is_over;      /* on_body said is_end, or there is none */
+    uint32_t refs;
+    const struct exchange_ops *ops;
+};
+
+/* For transports: sets what every exchange begins with (refs 1, all else zero). */
+void exchange_init(struct exchange *x, const struct exchange_ops *ops, struct arena *arena,
+                   struct loop *loop);
+struct exchange *exchange_ref(struct exchange *x);
+void exchange_unref(struct exchange **x);
+
+/* Value of the first header of that lower-case name; data NULL when there is none. */
+struct slice exchange_header(const struct exchange *x, const char *name);
+
+void exchange_read(struct exchange *x, void *into, size_t size); /* size > 0 */
+/* body_size -1: not known beforehand (chunked on HTTP/1.1). Headers are copied. content-length,
+ * transfer-encoding, date and connection are the transport's to write. */
+void exchange_respond(struct exchange *x, uint16_t status, const struct header *headers,
+                      uint32_t headers_count, int64_t body_size);
+/* The bytes must stay until they are sent: they lie in the exchange's arena, or are constant, or
+ * `holder` keeps them (one more reference is taken). */
+void exchange_send(struct exchange *x, struct slice bytes, struct buf *holder);
+void exchange_end(struct exchange *x);
+void exchange_end_trailers(struct exchange *x, const struct header *trailers,
+                           uint32_t trailers_count);
+/* Cuts the answer off so that the peer sees it is incomplete. */
+void exchange_abort(struct exchange *x);
+size_t exchange_room(struct exchange *x);
+
+/* The whole of a small answer: respond, send, end. The body must stay as for exchange_send. */
+void exchange_answer(struct exchange *x, uint16_t status, const char *content_type,
+                     const struct header *more, uint32_t more_count, struct slice body,
+                     struct buf *holder);
+
+#endif

@@ -1,0 +1,72 @@
+/* loop.h - one thread, one epoll: what is ready, what is due, what was posted, what is put off.
+ *
+ * A turn: wait (not at all when something is put off or posted), then timers, posted messages,
+ * ready descriptors, and at the end of the turn the put-off tasks (flushing sockets), once each.
+ * Threads: everything but loop_post, loop_stop and loop_now's caller's copy belongs to the loop's
+ * own thread; functions check it.
+ */
+#ifndef IO_LOOP_H
+#define IO_LOOP_H
+
+#include "base/err.h"
+#include "base/list.h"
+#include "base/mpsc.h"
+#include "io/env.h"
+
+struct loop;
+
+MUST_USE enum err_code loop_new(struct loop **ret, struct env *env, uint32_t index,
+                                struct err *err);
+void loop_free(struct loop **loop);
+void loop_run(struct loop *loop);  /* until loop_stop; makes the calling thread the loop's own */
+void loop_stop(struct loop *loop); /* any thread: run returns after the present turn */
+
+uint32_t loop_index(const struct loop *loop);
+struct env *loop_env(const struct loop *loop);
+struct loop *loop_current(void); /* of this thread; NULL outside loops */
+bool loop_is_mine(const struct loop *loop);
+/* Monotonic time when this turn began: cheap, and up to a turn old. */
+uint64_t loop_now_ns(const struct loop *loop);
+/* Reads the clock anew and makes it loop_now_ns. */
+uint64_t loop_refresh_ns(struct loop *loop);
+
+/* -- messages from other threads ------------------------------------------------------------- */
+struct loop_msg {
+    struct mpsc_node node;
+    void (*run)(struct loop_msg *msg); /* on the loop's thread, once per post */
+};
+/* Any thread; cannot fail; the memory is the loop's until run is called. */
+void loop_post(struct loop *loop, struct loop_msg *msg);
+
+/* -- descriptors ------------------------------------------------------------------------------- */
+struct loop_fd {
+    int fd;
+    uint32_t events; /* as registered */
+    void (*on_ready)(struct loop_fd *watch, uint32_t events); /* EPOLLIN | EPOLLOUT | ... */
+};
+MUST_USE enum err_code loop_watch(struct loop *loop, struct loop_fd *watch, uint32_t events,
+                                  struct err *err);
+void loop_rewatch(struct loop *loop, struct loop_fd *watch, uint32_t events);
+/* After this no on_ready comes, not even one already collected in this turn. */
+void loop_unwatch(struct loop *loop, struct loop_fd *watch);
+
+/* -- timers ---------------------------------------------------------------------------------- */
+struct timer {
+    uint64_t due_ns;
+    uint32_t slot; /* 1 + place in the heap; 0: not running */
+    void (*on_due)(struct timer *timer);
+};
+/* Starts, or moves when it runs already. E_EXHAUSTED: no memory for one more timer. */
+MUST_USE enum err_code timer_start(struct loop *loop, struct timer *timer, uint64_t due_ns,
+                                   struct err *err);
+void timer_stop(struct loop *loop, struct timer *timer); /* no-op when not running */
+
+/* -- put off to the end of the turn ------------------------------------------------------------ */
+struct loop_task {
+    struct list_node node;
+    void (*run)(struct loop_task *task);
+};
+void loop_defer(struct loop *loop, struct loop_task *task); /* no-op when it is put off already */
+void loop_undefer(struct loop_task *task);
+
+#endif
