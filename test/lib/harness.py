@@ -34,7 +34,7 @@ import urllib.parse
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BINARY = os.environ.get("PENSTOCK_BINARY", os.path.join(ROOT, "build", "penstock"))
-SHARED = os.environ.get("PENSTOCK_SHARED", os.path.join(os.path.dirname(ROOT), "shared"))
+SHARED = os.environ.get("PENSTOCK_TEST_SHARED", os.path.join(os.path.dirname(ROOT), "shared"))
 START_SECONDS, STOP_SECONDS, CALL_SECONDS = 60, 30, 60
 LISTENING = re.compile(r"\blistening on (https?)://(\[[^\]]+\]|[^\s:/]+):(\d+)")
 
@@ -132,7 +132,7 @@ def shared(path=""):
     """A file or folder of the models and data that lie beside the repository, or a skip that names it."""
     found = os.path.join(SHARED, path)
     if not os.path.exists(found):
-        raise Skip("%s is not here (PENSTOCK_SHARED names its folder)" % os.path.join("shared", path))
+        raise Skip("%s is not here (PENSTOCK_TEST_SHARED names its folder)" % os.path.join("shared", path))
     return found
 
 
