@@ -1,0 +1,65 @@
+/* route.h - what serve's router is made of, and what a handler is given.
+ *
+ * Patterns are literal segments and {name} for one segment; "{model}:predict" is a segment with a
+ * literal end. Parameters are percent-decoded once, in the exchange's arena, and are UTF-8 without
+ * control bytes (else the router answers 400 before any handler). Matching is exact and
+ * case-sensitive, no trailing slash. Literal segments win over {names}.
+ */
+#ifndef API_ROUTE_H
+#define API_ROUTE_H
+
+#include "exchange/exchange.h"
+
+struct engine;
+struct repository;
+struct metrics;
+
+/* What handlers may use. One per server; read-only after start; lives as long as the loops. */
+struct api {
+    struct engine *engine;
+    struct repository *repository;
+    struct metrics *metrics;
+    size_t body_bytes_max;          /* --max-body; Triton's --http-max-input-size */
+    bool server_timing;             /* --server-timing: the header in every inference answer */
+    bool is_strict_ready;           /* --strict-readiness: every model counts */
+    _Atomic bool *is_draining;
+    const char *server_name;        /* "penstock" */
+    const char *server_version;
+};
+
+enum { ROUTE_PARAMS_MAX = 4 };
+
+struct route_match {
+    const struct route *route;
+    struct slice params[ROUTE_PARAMS_MAX]; /* in the order of the pattern */
+    uint32_t params_count;
+    const struct api *api;
+};
+
+/* How errors below the handler (404 for a path under this prefix, 405, 400 of the router) look. */
+enum dialect { DIALECT_PLAIN, DIALECT_KSERVE, DIALECT_TYPED };
+
+struct route {
+    uint32_t methods;        /* bits 1 << enum exchange_method; GET serves HEAD too */
+    const char *pattern;     /* "/v2/models/{model}/infer" */
+    void (*handle)(struct exchange *x, const struct route_match *match);
+    enum dialect dialect;
+};
+
+struct route_table {
+    const struct route *routes;
+    uint32_t count;
+};
+/* The dialects' tables: each in its own file. */
+extern const struct route_table kserve_rest_routes; /* /v2... */
+extern const struct route_table typed_routes;       /* /models... */
+extern const struct route_table health_routes;      /* /healthz /readyz /metrics / */
+
+/* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
+ * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text. `status` 0: from the code.
+ * Adds retry-after when err says so. Drops whatever was not yet answered. */
+void api_fail(struct exchange *x, enum dialect dialect, uint16_t status, const struct err *err);
+/* The dialect a path would belong to: for 404s. */
+enum dialect api_dialect_of_path(struct slice path);
+
+#endif

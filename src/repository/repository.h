@@ -1,0 +1,67 @@
+/* repository.h - the models the server was pointed at: found, inferred, loaded, listed.
+ *
+ * Paths may be: a folder in Triton's layout (model/config.pbtxt, model/1/model.onnx), a folder that
+ * is one model, a folder of bare files (iris.onnx, beside it iris.yaml), or a bare file. A model's
+ * `model.yaml` lies beside its config.pbtxt. Everything a model opens lies beneath its own folder.
+ *
+ * Threads  repository_load_all and repository_close block and belong to the starting thread; every
+ *          other function is for any thread and does not block (readers see an immutable table that
+ *          is exchanged whole).
+ */
+#ifndef REPOSITORY_REPOSITORY_H
+#define REPOSITORY_REPOSITORY_H
+
+#include "base/err.h"
+#include "base/slice.h"
+
+struct engine;
+struct model;
+struct repository;
+
+enum model_state { MODEL_UNKNOWN, MODEL_LOADING, MODEL_READY, MODEL_UNAVAILABLE, MODEL_UNLOADING };
+const char *model_state_name(enum model_state state); /* "READY"; "" for MODEL_UNKNOWN */
+
+struct repository_settings {
+    struct engine *engine;
+    const char *const *paths; /* as given on the command line; borrowed while it lives */
+    uint32_t paths_count;
+    uint32_t load_threads;    /* 1 to 16 */
+    uint32_t models_max;      /* limit on the table: --models-max */
+};
+
+MUST_USE enum err_code repository_open(struct repository **ret,
+                                       const struct repository_settings *settings,
+                                       struct err *err);
+/* Finds and loads everything. E_NOT_FOUND, E_INVALID ... when a path is missing or no model was
+ * found at all; a model that fails is an entry with its reason and no error here. */
+MUST_USE enum err_code repository_load_all(struct repository *repository, struct err *err);
+void repository_close(struct repository **repository); /* lets go of every model */
+
+/* engine_directory.want_model. Texts as Triton's: "Request for unknown model: 'x' is not found"
+ * (E_NOT_FOUND), "Request for unknown model: 'x' version 2 is not at ready state" (E_UNAVAILABLE);
+ * what exists is listed behind it when that helps. */
+enum err_code repository_want_model(void *repository, struct model **ret, struct slice name,
+                                    struct slice version, struct err *err);
+
+/* One version of one model. Strings are borrowed while the snapshot is held. */
+struct repository_entry {
+    const char *name;
+    const char *version;      /* "1"; "" when no version could be found */
+    enum model_state state;
+    const char *reason;       /* of MODEL_UNAVAILABLE; else "" */
+    struct model *model;      /* MODEL_READY: borrowed while the snapshot is held; else NULL */
+    bool is_default;          /* what a request without a version gets */
+    const char *folder;
+};
+struct repository_snapshot {
+    uint32_t count;
+    const struct repository_entry *entries; /* by name, then version from low to high */
+    void *private;
+};
+/* Any thread; give it back soon. */
+void repository_snapshot_take(struct repository *repository, struct repository_snapshot *ret);
+void repository_snapshot_give(struct repository_snapshot *snapshot);
+/* Every entry is ready (and loading is over)? */
+bool repository_is_ready(struct repository *repository);
+
+#endif

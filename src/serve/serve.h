@@ -1,0 +1,56 @@
+/* serve.h - listeners, connections, router, limits: everything between sockets and handlers.
+ *
+ * Life     serve_new, serve_listen (repeatable), serve_start (loops' threads run), serve_drain
+ *          (stop accepting, finish what is under way, close idle connections), serve_stop, serve_free.
+ * Threads  the starting thread calls all of these.
+ */
+#ifndef SERVE_SERVE_H
+#define SERVE_SERVE_H
+
+#include "api/route.h"
+
+struct budget;
+struct env;
+struct metrics;
+struct serve;
+
+/* Every limit has an option of the same name in options.def and a metric of its hits. */
+struct serve_settings {
+    uint32_t loops_count;              /* 0: one per usable core (affinity, cgroup quota) */
+    uint32_t connections_max;          /* all loops together */
+    uint32_t header_bytes_max;         /* request line and headers of one request */
+    uint32_t headers_max;              /* how many */
+    uint64_t body_bytes_max;
+    uint32_t pipeline_max;             /* requests read ahead on one connection */
+    uint64_t output_bytes_max;         /* queued for one connection's slow reader */
+    uint64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
+    uint64_t body_rate_min;            /* bytes/s a body must arrive at, after a grace (0: any) */
+    uint32_t requests_per_connection_max; /* 0: any number */
+    const char *const *hosts_allowed;  /* --allow-host: beside IPs, localhost and what is bound */
+    uint32_t hosts_allowed_count;
+    const char *const *origins_allowed; /* --cors-origin: "https://app.example", or "*" */
+    uint32_t origins_allowed_count;
+    struct budget *budget;
+    struct metrics *metrics;
+    const struct api *api;
+    const struct route_table *const *tables;
+    uint32_t tables_count;
+};
+
+MUST_USE enum err_code serve_new(struct serve **ret, struct env *env,
+                                 const struct serve_settings *settings, struct err *err);
+/* "127.0.0.1:8000", "[::1]:8000", "localhost:0", ":8000" (every address), "unix:/run/x.sock".
+ * A taken port is an error that names it and, when it can be known, who to ask. */
+MUST_USE enum err_code serve_listen(struct serve *serve, const char *address, struct err *err);
+uint32_t serve_listeners(const struct serve *serve);
+/* As bound, port resolved: "http://127.0.0.1:43121", "unix:/run/x.sock". */
+const char *serve_listener_url(const struct serve *serve, uint32_t index);
+uint32_t serve_loops(const struct serve *serve);
+MUST_USE enum err_code serve_start(struct serve *serve, struct err *err);
+/* Stops accepting; answers carry `connection: close`; returns when every connection has ended or
+ * at deadline (then they are cut). */
+void serve_drain(struct serve *serve, uint64_t grace_ms);
+void serve_stop(struct serve *serve); /* joins the loops */
+void serve_free(struct serve **serve);
+
+#endif
