@@ -12,10 +12,7 @@ die() { say "$*"; exit 1; }
 
 # Runs bootstrap for the tiers named and takes over what it found.
 need() {
-    "$ROOT/script/bootstrap" "$@"
+    "$ROOT/script/bootstrap" "$@" || return
     # shellcheck disable=SC1091
     . "$PENSTOCK_CACHE/env.sh"
 }
-
-# Cores to build with, as this process may use them (affinity, not the machine).
-jobs_max() { nproc; }

@@ -12,6 +12,7 @@ followed by the one command that repeats it. The last line is `N passed, N faile
 """
 import argparse
 import concurrent.futures
+import functools
 import json
 import os
 import re
@@ -26,11 +27,17 @@ JOBS = len(os.sched_getaffinity(0))
 UNIT_SECONDS, CLIENT_SECONDS, FUZZ_SECONDS = 180, 600, 20
 CASE = re.compile(r"^(ok|not ok|skip) ([^\s:]+)(?::[ \t]*(.*))?$")
 TAIL_LINES = 40
+SYMBOLIZER = "/usr/lib/llvm-14/bin/llvm-symbolizer"
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:strict_string_checks=1:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
 }
+
+for kind in ("LSAN", "TSAN", "UBSAN"):      # what libraries not compiled here do wrong, by name
+    file = os.path.join(ROOT, "test", kind.lower() + ".supp")
+    if os.path.exists(file):
+        SANITIZERS[kind + "_OPTIONS"] = ":".join(filter(None, [SANITIZERS.get(kind + "_OPTIONS"), "suppressions=" + file]))
 
 
 class Totals:
@@ -52,10 +59,10 @@ class Totals:
 
 class Program:
     """One thing to run: its name, its command, the command that repeats it."""
-    def __init__(self, name, command, repeat, seconds, env=None, whole=None):
+    def __init__(self, name, command, repeat, seconds, env=None, whole=False):
         self.name, self.command, self.repeat, self.seconds = name, command, repeat, seconds
         self.env = env or {}
-        self.whole = whole          # one case of this name, judged by the exit status alone
+        self.whole = whole          # one case, judged by the exit status alone
 
     def run(self):
         env = dict(os.environ, **SANITIZERS)
@@ -102,9 +109,11 @@ class Program:
             totals.failed += 1
             shown.append("not ok %s: printed no case" % self.name)
         if totals.failed:
+            artifact = re.search(r"Test unit written to (\S+)", err)      # libFuzzer's
+            repeat = "%s %s" % (shlex.join(self.command[:1]), artifact.group(1)) if artifact else self.repeat
             said = [line for line in (out + "\n" + err).splitlines() if line.strip() and not CASE.match(line)]
-            shown = ["    " + line for line in said[-TAIL_LINES:]] + shown + ["repeat: " + self.repeat]
-            totals.repeats.append(self.repeat)
+            shown = ["    " + line for line in said[-TAIL_LINES:]] + shown + ["repeat: " + repeat]
+            totals.repeats.append(repeat)
         return totals, shown
 
 
@@ -137,6 +146,14 @@ def repeat_of(step, path):
     return "script/test --step %s %s" % (step, os.path.relpath(path, ROOT)) if path else "script/test --step " + step
 
 
+@functools.lru_cache
+def unspread():
+    """A prefix that keeps addresses where sanitizers can map their shadows, where the system lets us."""
+    prefix = ["setarch", os.uname().machine, "-R"]
+    done = subprocess.run(prefix + ["true"], capture_output=True)
+    return prefix if done.returncode == 0 else []
+
+
 def unit_programs(step, folder, paths, suite=None):
     sources = sources_of_targets(folder)
     programs = []
@@ -147,8 +164,7 @@ def unit_programs(step, folder, paths, suite=None):
         if paths and not any(wanted(source, paths) for source in own):
             continue
         env = {name: value for name, value in test.get("env", {}).items() if isinstance(value, str)}
-        # thread sanitizer cannot map its shadow when addresses are spread too far
-        fixed = ["setarch", os.uname().machine, "-R"] if step == "tsan" else []
+        fixed = unspread() if step in ("asan", "tsan") else []
         seconds = max(UNIT_SECONDS, test.get("timeout") or 0)
         programs.append(Program(test["name"], fixed + test["cmd"], repeat_of(step, own[0] if own else None), seconds, env))
     return programs
@@ -165,8 +181,9 @@ def fuzz_programs(step, folder, paths):
         seeds = [path for path in (os.path.join("test", "corpus", name),) if os.path.isdir(os.path.join(ROOT, path))]
         command = [target, "-max_total_time=%d" % FUZZ_SECONDS, "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1",
                    "-artifact_prefix=%s/crash-%s-" % (folder, name), found, *seeds]
-        programs.append(Program(name, command, repeat_of(step, own[0] if own else None), FUZZ_SECONDS + 60,
-                                whole="fuzz_" + name))
+        env = {"ASAN_SYMBOLIZER_PATH": SYMBOLIZER} if os.path.exists(SYMBOLIZER) else {}
+        programs.append(Program(name, command, repeat_of(step, own[0] if own else None), FUZZ_SECONDS + 60, env,
+                                whole=True))
     return programs
 
 
@@ -202,7 +219,7 @@ def build(*options):
 
 
 def check_layers(step, paths):
-    return [Program("layers", [sys.executable, "tools/layers"], "tools/layers", 60, whole="layers")]
+    return [Program("layers", [sys.executable, "tools/layers"], "tools/layers", 60, whole=True)]
 
 
 def check_tools(step, paths):
@@ -221,7 +238,7 @@ def unit(option, folder, suite=None):
 
 
 def compile_clang(step, paths):
-    return [Program("clang", ["script/build", "--clang"], "script/build --clang", 1800, whole="builds_with_clang")]
+    return [Program("clang", ["script/build", "--clang"], "script/build --clang", 1800, whole=True)]
 
 
 def fuzz(step, paths):
