@@ -180,7 +180,7 @@ def fuzz_programs(step, folder, paths):
         os.makedirs(os.path.join(ROOT, found), exist_ok=True)
         seeds = [path for path in (os.path.join("test", "corpus", name),) if os.path.isdir(os.path.join(ROOT, path))]
         command = [target, "-max_total_time=%d" % FUZZ_SECONDS, "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1",
-                   "-artifact_prefix=%s/crash-%s-" % (folder, name), found, *seeds]
+                   "-artifact_prefix=%s/%s-" % (folder, name), found, *seeds]
         env = {"ASAN_SYMBOLIZER_PATH": SYMBOLIZER} if os.path.exists(SYMBOLIZER) else {}
         programs.append(Program(name, command, repeat_of(step, own[0] if own else None), FUZZ_SECONDS + 60, env,
                                 whole=True))
