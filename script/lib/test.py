@@ -142,6 +142,13 @@ def sources_of_targets(folder):
     return found
 
 
+def has_sources(ending, paths):
+    """Whether there is anything to build for these paths: a folder of Python tests needs no C."""
+    return not paths or any(name.endswith(ending) and wanted(os.path.join(folder, name), paths)
+                            for top in ("src", "test") for folder, _, files in os.walk(os.path.join(ROOT, top))
+                            for name in files)
+
+
 def repeat_of(step, path):
     return "script/test --step %s %s" % (step, os.path.relpath(path, ROOT)) if path else "script/test --step " + step
 
@@ -232,6 +239,8 @@ def check_headers(step, paths):
 
 def unit(option, folder, suite=None):
     def make(step, paths):
+        if not has_sources("_test.c", paths):
+            return []
         build(option)
         return unit_programs(step, folder, paths, suite)
     return make
@@ -242,6 +251,8 @@ def compile_clang(step, paths):
 
 
 def fuzz(step, paths):
+    if not has_sources("_fuzz.c", paths):
+        return []
     build("--fuzz")
     return fuzz_programs(step, "build-fuzz", paths)
 
