@@ -175,6 +175,8 @@ struct penstock_backend {
     const char *(*describe)(void *model);
     /* optional; device memory. */
     const struct penstock_memory *memory;
+    /* optional; the `platform` that Triton's configurations use for it ("onnxruntime_onnx"). */
+    const char *platform;
 };
 
 /* `host` outlives the backend. Returns NULL to refuse to load (err says why). */

@@ -48,6 +48,8 @@ const char *model_version_text(const struct model *model); /* "1" */
 const char *model_folder(const struct model *model);
 const struct signature *model_signature(const struct model *model);
 const struct model_config *model_config(const struct model *model);
+/* The completed configuration as JSON, as `/config` shows it; borrowed while the model lives. */
+const char *model_config_text(const struct model *model);
 const struct penstock_backend *model_backend(const struct model *model);
 /* "onnxruntime_onnx", or the backend's name when the configuration has no platform. */
 const char *model_platform(const struct model *model);
@@ -68,5 +70,14 @@ struct model_execution {
 void model_execution(struct model *model, struct model_execution *ret);
 /* JSON object of the backend's own words, or "{}". */
 const char *model_describe(const struct model *model);
+
+/* What dialects derive from the model once and use in every request (a transcoding plan): freed
+ * with the model. Any thread. */
+enum model_attachment_kind { ATTACHMENT_KSERVE, ATTACHMENT_TYPED, MODEL_ATTACHMENTS };
+void *model_attached(const struct model *model, enum model_attachment_kind kind); /* or NULL */
+/* Keeps `made` until the model goes, then calls release. When another thread was first, `made` is
+ * released at once. Returns what is kept. */
+void *model_attach(struct model *model, enum model_attachment_kind kind, void *made,
+                   void (*release)(void *made));
 
 #endif

@@ -45,8 +45,9 @@ struct response_output {
                                       holds the bytes, or NULL when they lie in the arena */
 };
 
-/* Outputs by index of the signature; those not wanted or not given are not set. Valid in
- * on_response and, unless released, until on_free. */
+/* Outputs by index of the signature; those not wanted or not given are not set. The first response
+ * stays valid until on_free; a later one only while on_response runs. Bytes outlive that when their
+ * owner is buf_ref'd; bytes without an owner lie in the request's arena. */
 struct response {
     uint32_t outputs_count;
     struct response_output *outputs;
@@ -95,7 +96,7 @@ void request_discard(struct request **request);
 void engine_submit(struct request *request);
 
 /* The caller has left: detaches the sink (only on_free still comes), stops the work as soon as the
- * backend lets it. Idempotent. Not from within on_end or on_free. */
+ * backend lets it. on_free may come before this returns. Idempotent. Not from within the sink. */
 void request_cancel(struct request *request);
 
 /* The reader takes `n` more responses; every request begins with UINT32_MAX (no limit) unless

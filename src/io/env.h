@@ -13,7 +13,8 @@ struct env {
     uint64_t (*mono_ns)(struct env *env);
     uint64_t (*wall_ns)(struct env *env);
     void (*random)(struct env *env, void *out, size_t size);
-    /* Starts a thread that runs main(arg) and ends with it. name: at most 15 bytes, for people. */
+    /* Starts a thread that runs main(arg) and ends with it. name: at most 15 bytes, for people.
+     * *ret is set before main begins, so that main may use it; on failure it is NULL. */
     enum err_code (*worker_start)(struct env *env, struct worker **ret, const char *name,
                                   void (*main)(void *arg), void *arg, struct err *err);
     /* Waits until it has ended, and frees it; nulls *worker; NULL is fine. */

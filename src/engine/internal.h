@@ -1,0 +1,176 @@
+/* engine/internal.h - what the files of engine/ share: the model's, the instance's and the
+ * request's insides. Nobody outside engine/ includes it. */
+#ifndef ENGINE_INTERNAL_H
+#define ENGINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/list.h"
+#include "engine/engine.h"
+#include "engine/policy.h"
+#include "io/env.h"
+#include "io/loop.h"
+
+enum { SCRATCH_BYTES = 1024, INSTANCES_MAX = 256 };
+
+struct engine {
+    struct env *env;
+    struct engine_settings settings;
+    struct engine_directory directory;
+    struct penstock_host host;
+    atomic_bool is_draining;
+    _Atomic int64_t in_flight;
+    /* closes models whose last reference was dropped on a loop */
+    struct worker *reaper;
+    struct mpsc reaper_queue;
+    atomic_bool reaper_stops;
+};
+
+/* -- requests ---------------------------------------------------------------------------------- */
+
+enum request_state { REQUEST_NEW, REQUEST_QUEUED, REQUEST_RUNNING, REQUEST_ENDED };
+
+/* A response on its way from an instance's thread to the loop, beyond the first. */
+struct emission {
+    struct loop_msg msg;
+    struct request *request;
+    struct response response;
+    struct response_output outputs[];
+};
+
+struct request_private {
+    struct request pub;
+    struct engine *engine;
+    enum request_state state;     /* QUEUED and RUNNING change under the model's mutex */
+    struct list_node queue_node;  /* in model.queue */
+    struct timer timer;           /* deadline of a queued or running request */
+    bool has_timer;
+    bool is_detached;             /* the loop's: the sink hears only on_free */
+    bool has_ended;               /* the loop's: on_end was called */
+    bool row_over;                /* the runner's: failed or done, nothing may be filled */
+    bool has_filled;              /* the runner's: an output is set and not emitted */
+    bool first_used;              /* the runner's: `response` was emitted */
+    bool first_posted;            /* and is on its way, or was delivered, before the end */
+    bool was_late;                /* the loop's: its deadline passed while it ran */
+    atomic_bool is_cancelled;
+    atomic_uint credit;
+    struct instance *instance;    /* while RUNNING, under the model's mutex */
+    struct response response;     /* the first: outputs lie in the arena */
+    struct emission *filling;     /* the runner's: a later response being filled */
+    uint8_t *scratch;             /* memory for small outputs of the first response */
+    size_t scratch_used;
+    uint64_t submitted_ns, begun_ns, input_end_ns, run_end_ns, ended_ns;
+    uint64_t queue_due_ns;        /* until when it may wait; UINT64_MAX: any time */
+    uint64_t batch_size;          /* rows along the first dim, for the statistics */
+    struct penstock_tensor *backend_inputs; /* reshaped copies, or the public inputs */
+    struct loop_msg end_msg, first_msg;
+    struct err err;               /* how it ended */
+};
+
+static inline struct request_private *private_of(struct request *request)
+{
+    return request->private;
+}
+
+/* Loop thread. Ends the request: on_end unless detached, the account, on_free. */
+void request_finish(struct request_private *p);
+/* Loop thread: a response to the sink unless detached. */
+void request_deliver(struct request_private *p, struct response *response);
+void emission_free(struct emission *e);
+void response_drop(struct response *response); /* lets go of the outputs' memory */
+/* For the warm-up, which runs before there are loops: checks the inputs; gives back what a run left. */
+enum err_code request_prepare_warm(struct request_private *p);
+void request_drop_warm(struct request_private *p);
+
+/* -- instances --------------------------------------------------------------------------------- */
+
+struct penstock_batch {
+    struct instance *instance;
+    struct request_private *row; /* the direct scheduler runs one at a time */
+    atomic_bool is_done;
+    bool marked_input, marked_end;
+};
+
+struct instance {
+    struct model *model;
+    void *handle;               /* the backend's */
+    uint32_t index;
+    bool is_inline;             /* belongs to the loop of that index; else has a worker */
+    struct worker *worker;      /* owned; NULL when inline or not started yet */
+    struct list_node idle_node; /* in model.idle while the worker sleeps */
+    bool is_running;            /* under the model's mutex: cancel() may be called */
+    struct penstock_batch batch;
+};
+
+/* Runs the request to its end of compute on the calling thread. p->err holds the outcome. */
+void instance_run(struct instance *instance, struct request_private *p);
+void instance_worker_main(void *arg);
+void host_fill(struct penstock_host *host);
+
+/* -- models ------------------------------------------------------------------------------------ */
+
+struct penstock_model {
+    struct engine *engine;
+    const char *name, *folder, *path;
+    int64_t version;
+    char version_text[24];
+    struct model_config *config;   /* owned */
+    char *config_text;             /* owned: JSON, remade when the configuration is completed */
+    bool is_opening;               /* declare() is allowed */
+    uint32_t inputs_count, outputs_count, inputs_room, outputs_room;
+    struct declared_tensor *inputs, *outputs; /* heap, owned; names in the arena */
+    struct arena *arena;           /* owned */
+};
+
+struct model_attachment {
+    _Atomic(void *) made;
+    void (*release)(void *made);
+};
+
+struct model {
+    struct mpsc_node reaper_node;
+    atomic_uint refs;
+    struct engine *engine;
+    struct penstock_model host;    /* what the backend sees */
+    const struct penstock_backend *backend;
+    void *handle;
+    uint32_t traits;
+    struct signature *signature;   /* in the arena */
+    const char *platform;
+    uint32_t inline_count, queued_count;
+    struct instance *inline_instances, *queued_instances; /* owned arrays */
+    struct policy policy;
+    struct model_stats stats;
+    uint64_t load_ns;
+    /* -- the one leaf mutex: queue, idle list, running marks -- */
+    pthread_mutex_t lock;
+    struct list queue;             /* of request_private.queue_node */
+    struct list idle;              /* of instance.idle_node */
+    uint32_t queued, queue_max;
+    uint64_t queue_timeout_us;
+    bool ignores_timeout;          /* a queue policy without allow_timeout_override */
+    bool is_stopping;
+    struct model_attachment attachments[MODEL_ATTACHMENTS]; /* attach.c; any thread */
+};
+
+/* The closer's: nobody uses the model any more. */
+void model_attachments_free(struct model *model);
+
+/* Closes it for good; blocks: never on a loop. */
+void model_close(struct model *model);
+/* Hands it to the reaper. Any thread. */
+void engine_reap(struct engine *engine, struct model *model);
+void model_host_fill(struct penstock_host *host);
+
+/* Puts the request into the queue and wakes an instance; E_EXHAUSTED when it is full. */
+enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err);
+/* Takes it out of the queue again; false when it is not there any more. */
+bool model_dequeue(struct model *model, struct request_private *p);
+
+static inline uint64_t env_now(struct engine *engine)
+{
+    return engine->env->mono_ns(engine->env);
+}
+
+#endif

@@ -1,0 +1,580 @@
+/* model.c - opening and closing a model version, and its queue. SPDX-License-Identifier: Apache-2.0
+ *
+ * Opening is a straight line in model_new; model_close undoes whatever part of it was done, so that
+ * a failure anywhere is one call.
+ */
+#include "engine/model.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/internal.h"
+#include "model/card.h"
+#include "model/dtype.h"
+
+/* -- what the backend may ask of its model ------------------------------------------------------ */
+
+static const char *host_model_name(const struct penstock_model *m)
+{
+    return m->name;
+}
+static int64_t host_model_version(const struct penstock_model *m)
+{
+    return m->version;
+}
+static const char *host_model_folder(const struct penstock_model *m)
+{
+    return m->folder;
+}
+static const char *host_model_path(const struct penstock_model *m)
+{
+    return m->path;
+}
+static const char *host_config_json(const struct penstock_model *m)
+{
+    return m->config_text;
+}
+static const char *host_config_parameter(const struct penstock_model *m, const char *key)
+{
+    for (uint32_t i = 0; i < m->config->parameters_count; i++)
+        if (strcmp(m->config->parameters[i].key, key) == 0)
+            return m->config->parameters[i].value;
+    return NULL;
+}
+
+static int host_declare(struct penstock_model *m, bool is_output, const char *name,
+                        enum penstock_dtype dtype, uint32_t rank, const int64_t *dims,
+                        bool is_optional, struct penstock_err *plugin_err)
+{
+    struct err *err = (struct err *)(void *)plugin_err;
+    struct declared_tensor **list = is_output ? &m->outputs : &m->inputs;
+    uint32_t *count = is_output ? &m->outputs_count : &m->inputs_count;
+    uint32_t *room = is_output ? &m->outputs_room : &m->inputs_room;
+
+    require(m->is_opening);
+    if (rank > PENSTOCK_RANK_MAX)
+        return (int)err_set(err, E_UNIMPLEMENTED, "%s '%s' has %u dimensions; the most is %u",
+                            is_output ? "output" : "input", name, rank, PENSTOCK_RANK_MAX);
+    if (dtype == PENSTOCK_INVALID || dtype >= PENSTOCK_DTYPE_COUNT)
+        return (int)err_set(err, E_UNIMPLEMENTED, "%s '%s' has an element type that is not served",
+                            is_output ? "output" : "input", name);
+    if (*count == *room) {
+        uint32_t more = *room == 0 ? 8 : *room * 2;
+        struct declared_tensor *bigger = mem_resize(*list, more * sizeof **list);
+        if (bigger == NULL)
+            return (int)err_set(err, E_EXHAUSTED, "no memory for the model's tensors");
+        *list = bigger;
+        *room = more;
+    }
+    char *copy = arena_strndup(m->arena, name, strlen(name));
+    if (copy == NULL)
+        return (int)err_set(err, E_EXHAUSTED, "no memory for the model's tensors");
+    struct declared_tensor *t = &(*list)[(*count)++];
+    *t = (struct declared_tensor){
+        .name = copy, .dtype = dtype, .rank = rank, .is_optional = is_optional
+    };
+    if (rank != 0)
+        memcpy(t->dims, dims, rank * sizeof dims[0]);
+    return OK;
+}
+
+void model_host_fill(struct penstock_host *host)
+{
+    host->model_name = host_model_name;
+    host->model_version = host_model_version;
+    host->model_folder = host_model_folder;
+    host->model_path = host_model_path;
+    host->config_json = host_config_json;
+    host->config_parameter = host_config_parameter;
+    host->declare = host_declare;
+}
+
+/* -- instances ---------------------------------------------------------------------------------- */
+
+static uint32_t instances_asked(const struct model_config *config)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < config->groups_count; i++)
+        count += config->groups[i].count;
+    return count == 0 ? 1 : MIN(count, (uint32_t)INSTANCES_MAX);
+}
+
+static enum err_code open_instances(struct model *model, struct instance **ret, uint32_t count,
+                                    bool is_inline, uint32_t first_index, struct err *err)
+{
+    struct instance *list = mem_zalloc(count * sizeof *list);
+
+    if (list == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for %u instances", count);
+    *ret = list;
+    for (uint32_t i = 0; i < count; i++) {
+        list[i].model = model;
+        list[i].index = i;
+        list[i].is_inline = is_inline;
+        list[i].batch.instance = &list[i];
+        atomic_init(&list[i].batch.is_done, true);
+        int code = model->backend->instance_open(&list[i].handle, model->handle, first_index + i,
+                                                 (struct penstock_place){ PENSTOCK_CPU, 0 },
+                                                 (struct penstock_err *)(void *)err);
+        if (code != 0) {
+            list[i].model = NULL;
+            return err_wrap(err, "instance %u", i);
+        }
+        if (is_inline)
+            model->inline_count = i + 1;
+        else
+            model->queued_count = i + 1;
+    }
+    return OK;
+}
+
+static enum err_code start_workers(struct model *model, struct err *err)
+{
+    struct env *env = model->engine->env;
+    char name[16];
+
+    for (uint32_t i = 0; i < model->queued_count; i++) {
+        snprintf(name, sizeof name, "%.11s/%u", model->host.name, i % 1000u);
+        TRY(env->worker_start(env, &model->queued_instances[i].worker, name, instance_worker_main,
+                              &model->queued_instances[i], err));
+    }
+    return OK;
+}
+
+/* -- warming up --------------------------------------------------------------------------------- */
+
+static void nothing(struct request *request UNUSED)
+{
+}
+
+/* Runs the model a few times on the smallest inputs of zeros, so that the first caller is not the
+ * slow one and the execution policy has something to go by. What it answers does not matter. */
+static void warm_up(struct model *model)
+{
+    static const struct request_sink sink = { .on_free = nothing };
+    const struct signature *s = model->signature;
+    struct policy fresh = model->policy;
+
+    for (unsigned round = 0; round < 4; round++) {
+        CLEANUP(arena_free) struct arena *arena = arena_new(8192, 64 << 20);
+        struct request *request = NULL;
+        if (arena == NULL || request_new(&request, model->engine, model, arena, NULL, &sink,
+                                         NULL) != OK)
+            return;
+        bool fits = true;
+        for (uint32_t i = 0; i < s->inputs_count && fits; i++) {
+            struct penstock_tensor *t = &request->inputs[i];
+            uint64_t count;
+            if (s->inputs[i].is_optional)
+                continue;
+            *t = (struct penstock_tensor){ .name = s->inputs[i].name,
+                                           .dtype = s->inputs[i].dtype,
+                                           .rank = s->inputs[i].rank };
+            for (uint32_t d = 0; d < t->rank; d++)
+                t->shape[d] = s->inputs[i].dims[d] == -1 ? 1 : s->inputs[i].dims[d];
+            size_t one = t->dtype == PENSTOCK_BYTES ? 4 : dtype_size(t->dtype);
+            fits = shape_count(t->rank, t->shape, &count) && count <= (16u << 20) / one;
+            t->size = fits ? count * one : 0;
+            t->data = fits ? arena_aligned(arena, BUF_ALIGN, t->size) : NULL;
+            fits = t->data != NULL;
+            if (fits)
+                memset((void *)(uintptr_t)t->data, 0, t->size);
+            request->has_input[i] = fits;
+        }
+        struct request_private *p = request->private;
+        fits = fits && request_prepare_warm(p) == OK;
+        uint64_t begun = env_now(model->engine);
+        if (fits) {
+            p->submitted_ns = begun;
+            instance_run(&model->inline_instances[0], p);
+        }
+        request_drop_warm(p);
+        if (!fits)
+            return;
+        uint64_t took = env_now(model->engine) - begun;
+        if (round == 0)
+            model->policy = fresh; /* the first run also sets things up: it tells nothing */
+        if (took > 20 * model->policy.worst_limit_ns || (round > 0 && took > 1000000))
+            return;
+    }
+}
+
+/* -- opening and closing ------------------------------------------------------------------------- */
+
+static enum err_code refuse_what_is_not_built(struct model *model, struct err *err)
+{
+    const struct model_config *config = model->host.config;
+
+    for (uint32_t i = 0; i < config->notices_count; i++)
+        if (config->notices[i].is_refusal)
+            return err_set(err, E_UNIMPLEMENTED, "%s", config->notices[i].text);
+    for (uint32_t i = 0; i < config->notices_count; i++)
+        log_warn("model '%s': %s", model->host.name, config->notices[i].text);
+    return OK;
+}
+
+static enum err_code renew_config_text(struct model *model, struct err *err)
+{
+    char *text = config_json(model->host.config, false);
+
+    if (text == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the configuration");
+    mem_free(model->host.config_text);
+    model->host.config_text = text;
+    return OK;
+}
+
+static enum err_code apply_labels(struct model *model, const struct model_spec *spec,
+                                  struct signature_tensor *tensor, const char *file,
+                                  struct err *err)
+{
+    struct slice text;
+
+    if (file == NULL || file[0] == '\0' || tensor == NULL || spec->read_file == NULL)
+        return OK;
+    if (spec->read_file(spec->read_file_context, file, &text, err) != OK ||
+        signature_set_labels(tensor, text, model->host.arena, err) != OK)
+        return err_wrap(err, "labels of '%s', file %s", tensor->name, file);
+    return OK;
+}
+
+static enum err_code apply_card(struct model *model, const struct model_spec *spec,
+                                struct err *err)
+{
+    struct signature *s = model->signature;
+    const struct model_config *config = model->host.config;
+
+    for (uint32_t i = 0; i < config->outputs_count; i++) {
+        uint32_t at;
+        if (signature_output(s, slice_of(config->outputs[i].name), &at) != NULL)
+            TRY(apply_labels(model, spec, &s->outputs[at], config->outputs[i].label_filename,
+                             err));
+    }
+    if (spec->card != NULL) {
+        if (card_apply(spec->card, s, model->host.arena, err) != OK)
+            return err_wrap(err, "model.yaml");
+        for (uint32_t i = 0; i < spec->card->outputs_count; i++) {
+            uint32_t at;
+            if (signature_output(s, slice_of(spec->card->outputs[i].name), &at) != NULL)
+                TRY(apply_labels(model, spec, &s->outputs[at], spec->card->outputs[i].labels_file,
+                                 err));
+        }
+    }
+    signature_decide_roles(s);
+    return OK;
+}
+
+static bool can_batch(const struct model *model)
+{
+    return (model->traits & PENSTOCK_BACKEND_CAN_BATCH) != 0;
+}
+
+static enum err_code open_backend(struct model *model, struct err *err)
+{
+    struct penstock_model *host = &model->host;
+    struct declared declared;
+
+    TRY(renew_config_text(model, err));
+    host->is_opening = true;
+    int code = model->backend->model_open(&model->handle, host, &model->traits,
+                                          (struct penstock_err *)(void *)err);
+    host->is_opening = false;
+    if (code != 0)
+        return err->code != OK ? err->code
+                               : err_set(err, E_INTERNAL, "the backend could not open it and gave "
+                                                          "no reason");
+    declared = (struct declared){ host->inputs_count, host->outputs_count, host->inputs,
+                                  host->outputs };
+    TRY(config_complete(host->config, host->name, model->backend->name, model->platform,
+                        &declared, can_batch(model), 0, err));
+    TRY(renew_config_text(model, err));
+    return signature_from_config(host->config, &declared, host->arena, &model->signature, err);
+}
+
+static enum execution execution_of(struct model *model, struct err *err, enum err_code *ret_code)
+{
+    const char *asked = host_config_parameter(&model->host, "execution");
+
+    *ret_code = OK;
+    if (asked == NULL)
+        return model->engine->settings.execution;
+    if (strcmp(asked, "auto") == 0)
+        return EXECUTION_AUTO;
+    if (strcmp(asked, "inline") == 0)
+        return EXECUTION_INLINE;
+    if (strcmp(asked, "queued") != 0)
+        *ret_code = err_set(err, E_INVALID,
+                            "parameter 'execution' is '%s'; it may be auto, inline or queued",
+                            asked);
+    return EXECUTION_QUEUED;
+}
+
+static enum err_code open_model(struct model *model, const struct model_spec *spec,
+                                struct err *err)
+{
+    const struct engine_settings *settings = &model->engine->settings;
+    const struct model_config *config = model->host.config;
+    enum err_code code;
+
+    TRY(refuse_what_is_not_built(model, err));
+    TRY(open_backend(model, err));
+    TRY(apply_card(model, spec, err));
+    model->queue_max = config->queue_size_max != 0 ? config->queue_size_max
+                                                   : settings->queue_max;
+    model->queue_timeout_us = config->queue_timeout_us;
+    model->ignores_timeout = config->queue_timeout_us != 0 && !config->allow_timeout_override;
+    enum execution execution = execution_of(model, err, &code);
+    if (code != OK)
+        return code;
+    bool can_inline = (model->traits & PENSTOCK_BACKEND_RUNS_INLINE) != 0 &&
+                      (model->traits & PENSTOCK_BACKEND_ASYNCHRONOUS) == 0;
+    policy_init(&model->policy, execution, can_inline, settings->inline_typical_ns,
+                settings->inline_worst_ns);
+    if (execution == EXECUTION_INLINE && !can_inline)
+        log_warn("model '%s': asked to run inline, but its backend may wait or its run time "
+                 "depends on values: it is queued",
+                 model->host.name);
+    uint32_t queued = instances_asked(config);
+    uint32_t inline_count = can_inline && execution != EXECUTION_QUEUED ? settings->loops_count : 0;
+    TRY(open_instances(model, &model->queued_instances, queued, false, 0, err));
+    if (inline_count != 0)
+        TRY(open_instances(model, &model->inline_instances, inline_count, true, queued, err));
+    if (inline_count != 0)
+        warm_up(model);
+    memset(&model->stats, 0, sizeof model->stats);
+    return start_workers(model, err);
+}
+
+static void close_instances(struct model *model, struct instance **slot, uint32_t count)
+{
+    struct instance *list = TAKE(*slot);
+
+    for (uint32_t i = 0; list != NULL && i < count; i++)
+        model->backend->instance_close(&list[i].handle);
+    mem_free(list);
+}
+
+static void stop_workers(struct model *model)
+{
+    struct env *env = model->engine->env;
+
+    pthread_mutex_lock(&model->lock);
+    model->is_stopping = true;
+    pthread_mutex_unlock(&model->lock);
+    for (uint32_t i = 0; i < model->queued_count; i++)
+        if (model->queued_instances[i].worker != NULL)
+            env->worker_wake(env, model->queued_instances[i].worker);
+    for (uint32_t i = 0; i < model->queued_count; i++)
+        env->worker_join(env, &model->queued_instances[i].worker);
+}
+
+void model_close(struct model *model)
+{
+    stop_workers(model);
+    require(list_is_empty(&model->queue));
+    close_instances(model, &model->inline_instances, model->inline_count);
+    close_instances(model, &model->queued_instances, model->queued_count);
+    if (model->handle != NULL)
+        model->backend->model_close(&model->handle);
+    mem_free(model->host.inputs);
+    mem_free(model->host.outputs);
+    mem_free(model->host.config_text);
+    config_free(&model->host.config);
+    arena_free(&model->host.arena);
+    pthread_mutex_destroy(&model->lock);
+    mem_free(model);
+}
+
+enum err_code model_new(struct model **ret, struct engine *engine, struct model_spec *spec,
+                        struct err *err)
+{
+    uint64_t begun = env_now(engine);
+    struct model *model = mem_aligned(64, sizeof *model);
+
+    require(loop_current() == NULL);
+    err->code = OK;
+    if (model == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for model '%s'", spec->name);
+    memset(model, 0, sizeof *model);
+    atomic_init(&model->refs, 1);
+    pthread_mutex_init(&model->lock, NULL);
+    list_init(&model->queue);
+    list_init(&model->idle);
+    model->engine = engine;
+    model->backend = spec->backend;
+    model->platform = spec->backend->platform != NULL ? spec->backend->platform : "";
+    model->host.engine = engine;
+    model->host.version = spec->version;
+    snprintf(model->host.version_text, sizeof model->host.version_text, "%" PRId64,
+             spec->version);
+    model->host.arena = spec->arena;
+    model->host.config = spec->config;
+    model->host.name = arena_strndup(spec->arena, spec->name, strlen(spec->name));
+    model->host.folder = arena_strndup(spec->arena, spec->folder, strlen(spec->folder));
+    model->host.path = arena_strndup(spec->arena, spec->path, strlen(spec->path));
+    enum err_code code = OK;
+    if (model->host.name == NULL || model->host.folder == NULL || model->host.path == NULL)
+        code = err_set(err, E_EXHAUSTED, "no memory for model '%s'", spec->name);
+    if (code == OK)
+        code = open_model(model, spec, err);
+    if (code != OK) {
+        model->host.arena = NULL; /* not taken */
+        model->host.config = NULL;
+        model_close(model);
+        return code;
+    }
+    spec->arena = NULL;
+    spec->config = NULL;
+    model->load_ns = env_now(engine) - begun;
+    *ret = model;
+    return OK;
+}
+
+struct model *model_ref(struct model *model)
+{
+    atomic_fetch_add_explicit(&model->refs, 1, memory_order_relaxed);
+    return model;
+}
+
+void model_unref(struct model **slot)
+{
+    struct model *model = TAKE(*slot);
+
+    if (model == NULL ||
+        atomic_fetch_sub_explicit(&model->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (loop_current() != NULL)
+        engine_reap(model->engine, model);
+    else
+        model_close(model);
+}
+
+/* -- the queue ----------------------------------------------------------------------------------- */
+
+enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err)
+{
+    struct instance *idle = NULL;
+
+    pthread_mutex_lock(&model->lock);
+    if (model->queue_max != 0 && model->queued >= model->queue_max) {
+        uint32_t queued = model->queued;
+        pthread_mutex_unlock(&model->lock);
+        err_set(err, E_EXHAUSTED,
+                "Exceeds maximum queue size: %u requests wait for model '%s' already. Retry "
+                "later, or raise --queue-max or the model's instance count",
+                queued, model->host.name);
+        err->retry_after_ms = 1000;
+        return E_EXHAUSTED;
+    }
+    p->state = REQUEST_QUEUED;
+    list_push(&model->queue, &p->queue_node);
+    model->queued++;
+    struct list_node *node = list_pop(&model->idle);
+    if (node != NULL)
+        idle = CONTAINER_OF(node, struct instance, idle_node);
+    pthread_mutex_unlock(&model->lock);
+    if (idle != NULL)
+        model->engine->env->worker_wake(model->engine->env, idle->worker);
+    return OK;
+}
+
+bool model_dequeue(struct model *model, struct request_private *p)
+{
+    bool was_queued;
+
+    pthread_mutex_lock(&model->lock);
+    was_queued = p->state == REQUEST_QUEUED;
+    if (was_queued) {
+        list_remove(&p->queue_node);
+        model->queued--;
+        p->state = REQUEST_ENDED;
+    }
+    pthread_mutex_unlock(&model->lock);
+    return was_queued;
+}
+
+/* -- facts --------------------------------------------------------------------------------------- */
+
+const char *model_name(const struct model *model)
+{
+    return model->host.name;
+}
+int64_t model_version(const struct model *model)
+{
+    return model->host.version;
+}
+const char *model_version_text(const struct model *model)
+{
+    return model->host.version_text;
+}
+const char *model_folder(const struct model *model)
+{
+    return model->host.folder;
+}
+const struct signature *model_signature(const struct model *model)
+{
+    return model->signature;
+}
+const struct model_config *model_config(const struct model *model)
+{
+    return model->host.config;
+}
+const char *model_config_text(const struct model *model)
+{
+    return model->host.config_text;
+}
+const struct penstock_backend *model_backend(const struct model *model)
+{
+    return model->backend;
+}
+const char *model_platform(const struct model *model)
+{
+    return model->platform[0] != '\0' ? model->platform : model->backend->name;
+}
+struct model_stats *model_stats(struct model *model)
+{
+    return &model->stats;
+}
+uint32_t model_instances(const struct model *model)
+{
+    return model->queued_count;
+}
+bool model_is_decoupled(const struct model *model)
+{
+    return (model->traits & PENSTOCK_BACKEND_DECOUPLED) != 0;
+}
+uint64_t model_load_ns(const struct model *model)
+{
+    return model->load_ns;
+}
+
+void model_execution(struct model *model, struct model_execution *ret)
+{
+    *ret = (struct model_execution){ .asked = model->policy.asked };
+    policy_explain(&model->policy, &ret->is_inline_now, ret->reason, sizeof ret->reason);
+    ret->typical_ns = atomic_load_explicit(&model->policy.typical_ns, memory_order_relaxed);
+    ret->worst_ns = atomic_load_explicit(&model->policy.worst_ns, memory_order_relaxed);
+    ret->runs = atomic_load_explicit(&model->policy.runs, memory_order_relaxed);
+    ret->measured_bytes_max =
+        atomic_load_explicit(&model->policy.bytes_max, memory_order_relaxed);
+    pthread_mutex_lock(&model->lock);
+    ret->queued = model->queued;
+    pthread_mutex_unlock(&model->lock);
+    ret->queue_max = model->queue_max;
+    int64_t running = atomic_load_explicit(&model->stats.running, memory_order_relaxed);
+    ret->running = running < 0 ? 0 : (uint32_t)running;
+}
+
+const char *model_describe(const struct model *model)
+{
+    const char *words =
+        model->backend->describe != NULL ? model->backend->describe(model->handle) : NULL;
+
+    return words != NULL ? words : "{}";
+}
