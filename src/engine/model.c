@@ -382,6 +382,7 @@ void model_close(struct model *model)
     close_instances(model, &model->queued_instances, model->queued_count);
     if (model->handle != NULL)
         model->backend->model_close(&model->handle);
+    model_attachments_free(model);
     mem_free(model->host.inputs);
     mem_free(model->host.outputs);
     mem_free(model->host.config_text);
