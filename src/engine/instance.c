@@ -277,7 +277,6 @@ static void host_mark_compute(struct penstock_batch *batch, bool is_end)
     } else if (!is_end && !batch->marked_input) {
         batch->marked_input = true;
         p->input_end_ns = env_now(p->engine);
-        p->pub.stage_reached = STAGE_RUN;
     }
 }
 
@@ -414,7 +413,6 @@ void instance_run(struct instance *instance, struct request_private *p)
     atomic_store_explicit(&batch->is_done, false, memory_order_relaxed);
     atomic_fetch_add_explicit(&stats->running, 1, memory_order_relaxed);
     p->begun_ns = instance->is_inline ? p->submitted_ns : env_now(p->engine);
-    p->pub.stage_reached = STAGE_INPUT;
     model->backend->execute(instance->handle, batch);
     if (UNLIKELY(!atomic_load_explicit(&batch->is_done, memory_order_acquire)))
         wait_done(instance);
@@ -430,7 +428,6 @@ void instance_run(struct instance *instance, struct request_private *p)
     p->pub.stage_ns[STAGE_INPUT] = p->input_end_ns - p->begun_ns;
     p->pub.stage_ns[STAGE_RUN] = p->run_end_ns - p->input_end_ns;
     p->pub.stage_ns[STAGE_OUTPUT] = p->ended_ns - p->run_end_ns;
-    p->pub.stage_reached = STAGE_OUTPUT;
     check_outputs(p);
     if (p->filling != NULL) {
         emission_free(p->filling);

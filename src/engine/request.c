@@ -457,7 +457,6 @@ static enum err_code enqueue(struct request_private *p, struct err *err)
         timeout_us = timeout_us == 0 ? r->timeout_us : MIN(timeout_us, r->timeout_us);
     if (timeout_us != 0 && timeout_us < UINT64_MAX / NS_PER_US - p->submitted_ns / NS_PER_US)
         p->queue_due_ns = p->submitted_ns + timeout_us * NS_PER_US;
-    r->stage_reached = STAGE_QUEUE;
     uint64_t due = MIN(p->queue_due_ns, r->deadline_ns);
     if (due != UINT64_MAX) {
         TRY(timer_start(r->loop, &p->timer, due, err));

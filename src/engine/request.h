@@ -79,7 +79,6 @@ struct request {
     struct arena *arena;
     struct loop *loop;
     const struct request_sink *sink;
-    enum stage stage_reached;          /* for the text of a 504 */
     bool was_inline;
     struct request_private *private;   /* the engine's */
 };
