@@ -17,14 +17,15 @@ enum encoding encoding_of(struct slice value);
 enum encoding encoding_choose(struct slice accept);
 const char *encoding_name(enum encoding encoding);
 
-/* Inflates `in` to a buf of at most out_max bytes whose byte at `align_at` lies on a 64-byte line
- * (*ret_offset is where the content begins in the buf). E_INVALID: damaged, truncated or trailing bytes; more than
- * out_max: E_EXHAUSTED, the limit named. Memory follows what has really come out, so a bomb costs
- * no more than out_max. */
+/* Inflates `in` to a buf of at most out_max bytes of content. The content begins at *ret_offset, so
+ * that its byte at `align_at` lies on a 64-byte line. E_INVALID: damaged, truncated, or followed by
+ * other bytes (a gzip body may be several members, RFC 1952 2.2; a deflate body is one zlib stream,
+ * RFC 1950). More than out_max: E_EXHAUSTED, the limit named. Memory doubles as content really
+ * comes out, whatever the body says of itself: a bomb costs at most 1.5 * out_max, for a moment. */
 MUST_USE enum err_code compress_inflate(struct buf **ret, size_t *ret_offset, struct budget *budget,
                                         enum encoding encoding, struct slice in, size_t out_max,
                                         size_t align_at, struct err *err);
-/* Deflates the pieces into one buf. */
+/* Deflates the pieces, one after the other, into one buf: one gzip member or zlib stream. */
 MUST_USE enum err_code compress_deflate(struct buf **ret, struct budget *budget,
                                         enum encoding encoding, const struct slice *pieces,
                                         size_t pieces_count, struct err *err);
