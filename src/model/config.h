@@ -18,6 +18,7 @@ enum { CONFIG_BYTES_MAX = 4 << 20, CONFIG_DEPTH_MAX = 32 };
 struct config_tensor {
     const char *name;
     enum penstock_dtype dtype; /* PENSTOCK_INVALID: not said */
+    bool has_dims;             /* said, if only as [] */
     uint32_t rank;             /* of dims as written: without the batch dim if batch_max > 0 */
     int64_t dims[PENSTOCK_RANK_MAX];
     bool has_reshape;

@@ -1,6 +1,10 @@
 /* signature.c - SPDX-License-Identifier: Apache-2.0 */
 #include "model/signature.h"
 
+#include <math.h>
+
+#include "base/arena.h"
+#include "model/config.h"
 #include "model/dtype.h"
 
 static const struct signature_tensor *find(const struct signature_tensor *list, uint32_t count,
@@ -41,4 +45,89 @@ enum err_code signature_check_shape(const struct signature_tensor *t, uint32_t r
     return err_set(err, E_INVALID, "unexpected shape for input '%s': got %s, expected %s", t->name,
                    shape_text(got, sizeof got, rank, shape),
                    shape_text(want, sizeof want, t->rank, t->dims));
+}
+
+static uint32_t copy_dims(bool has_batch, uint32_t rank, const int64_t *dims, int64_t *out)
+{
+    uint32_t at = 0;
+
+    if (has_batch)
+        out[at++] = -1;
+    for (uint32_t i = 0; i < rank; i++)
+        out[at++] = dims[i];
+    return at;
+}
+
+static const struct config_tensor *find_listed(const struct config_tensor *list, uint32_t count,
+                                               const char *name)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (strcmp(list[i].name, name) == 0)
+            return &list[i];
+    return NULL;
+}
+
+static bool build(struct signature_tensor *out, const struct config_tensor *t, bool has_batch,
+                  struct arena *arena)
+{
+    out->name = arena_strndup(arena, t->name, strlen(t->name));
+    out->dtype = t->dtype;
+    out->rank = copy_dims(has_batch, t->rank, t->dims, out->dims);
+    out->is_optional = t->is_optional;
+    out->is_reshaped = t->has_reshape;
+    if (t->has_reshape)
+        out->reshape_rank = copy_dims(has_batch, t->reshape_rank, t->reshape, out->reshape);
+    out->min = out->max = (double)NAN;
+    return out->name != NULL;
+}
+
+static bool build_all(struct signature_tensor **ret, uint32_t *ret_count,
+                      const struct config_tensor *list, uint32_t count,
+                      const struct declared_tensor *declared, uint32_t declared_count,
+                      bool has_batch, struct arena *arena)
+{
+    struct signature_tensor *out = arena_zalloc(arena, count * sizeof *out);
+
+    *ret = out;
+    *ret_count = 0;
+    for (uint32_t i = 0; out != NULL && i < (declared_count == 0 ? count : declared_count); i++) {
+        const struct config_tensor *t =
+            declared_count == 0 ? &list[i] : find_listed(list, count, declared[i].name);
+        if (t == NULL || *ret_count == count)
+            continue;
+        if (!build(&out[*ret_count], t, has_batch, arena))
+            return false;
+        ++*ret_count;
+    }
+    return out != NULL;
+}
+
+static bool all_free(const struct signature_tensor *list, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i].rank == 0 || list[i].dims[0] != -1)
+            return false;
+    return true;
+}
+
+enum err_code signature_from_config(const struct model_config *config,
+                                    const struct declared *declared, struct arena *arena,
+                                    struct signature **ret, struct err *err)
+{
+    static const struct declared nothing;
+    const struct declared *d = declared == NULL ? &nothing : declared;
+    struct signature *s = arena_zalloc(arena, sizeof *s);
+    bool has_batch = config->batch_max > 0;
+
+    if (s == NULL ||
+        !build_all(&s->inputs, &s->inputs_count, config->inputs, config->inputs_count, d->inputs,
+                   d->inputs_count, has_batch, arena) ||
+        !build_all(&s->outputs, &s->outputs_count, config->outputs, config->outputs_count,
+                   d->outputs, d->outputs_count, has_batch, arena))
+        return err_set(err, E_EXHAUSTED, "no memory for the model's signature; retry later");
+    s->batch_max = config->batch_max;
+    s->is_batchable = all_free(s->inputs, s->inputs_count) &&
+                      all_free(s->outputs, s->outputs_count);
+    *ret = s;
+    return OK;
 }

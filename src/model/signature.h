@@ -68,4 +68,17 @@ const struct signature_tensor *signature_output(const struct signature *s, struc
 MUST_USE enum err_code signature_check_shape(const struct signature_tensor *t, uint32_t rank,
                                              const int64_t *shape, struct err *err);
 
+struct arena;
+struct declared;
+struct model_config;
+
+/* Builds the signature from a completed configuration and what the model declared (NULL or empty:
+ * it did not say; then in the configuration's order). Only tensors that the configuration lists are
+ * in it. Dims are what clients see: the batch first when batch_max > 0. Everything lies in `arena`;
+ * human members are empty. E_EXHAUSTED is the only failure. */
+MUST_USE enum err_code signature_from_config(const struct model_config *config,
+                                             const struct declared *declared,
+                                             struct arena *arena, struct signature **ret,
+                                             struct err *err);
+
 #endif
