@@ -1,0 +1,304 @@
+/* infer.c - SPDX-License-Identifier: Apache-2.0
+ *
+ * Three things may end it: the engine (on_end, then on_free), the caller (on_gone), and a failure
+ * before the request was submitted. The exchange is referenced once for the whole of it; the
+ * reference goes in on_free, or with the failure, or in on_gone when nothing was submitted.
+ *
+ * on_gone may also come after on_free (an answer that could not be sent whole): the struct lies in
+ * the exchange's arena, which the transport still holds, and has_ended tells.
+ */
+#include "api/infer.h"
+
+#include "io/loop.h"
+
+static const struct exchange_user infer_user;
+
+static uint64_t now_ns(const struct infer *infer)
+{
+    struct env *env = loop_env(infer->x->loop);
+
+    return env->mono_ns(env);
+}
+
+/* -- failures ------------------------------------------------------------------------------ */
+
+static void answer_failure(struct infer *infer, const struct err *err)
+{
+    infer->has_ended = true;
+    if (infer->x->is_gone)
+        return;
+    if (infer->table->fail != NULL)
+        infer->table->fail(infer, err);
+    else
+        api_fail(infer->x, infer->table->dialect, 0, err);
+}
+
+/* Before the request was submitted. */
+static void drop(struct infer *infer)
+{
+    struct exchange *x = infer->x;
+
+    infer->has_ended = true;
+    request_discard(&infer->request);
+    model_unref(&infer->model);
+    exchange_unref(&x);
+}
+
+static void fail(struct infer *infer, const struct err *err)
+{
+    answer_failure(infer, err);
+    drop(infer);
+}
+
+/* -- the engine's side ----------------------------------------------------------------------- */
+
+static void on_response(struct request *request, struct response *response)
+{
+    struct infer *infer = request->user;
+
+    if (infer->response != NULL)
+        infer->has_too_many = true;
+    else
+        infer->response = response;
+}
+
+static COLD void end_badly(struct infer *infer, const struct err *why)
+{
+    struct err err = *why;
+
+    if (err.code == OK)
+        err_set(&err, E_INTERNAL, "model '%s' gave %s; this call takes exactly one response",
+                model_name(infer->model),
+                infer->has_too_many ? "more than one response" : "no response");
+    answer_failure(infer, &err);
+}
+
+static HOT void on_end(struct request *request, const struct err *err)
+{
+    struct infer *infer = request->user;
+    struct err failed;
+
+    if (UNLIKELY(err->code != OK || infer->response == NULL || infer->has_too_many)) {
+        end_badly(infer, err);
+        return;
+    }
+    infer->has_ended = true;
+    if (infer->x->is_gone)
+        return;
+    infer->encode_ns = now_ns(infer);
+    failed.code = OK;
+    failed.retry_after_ms = 0;
+    failed.text[0] = '\0';
+    if (UNLIKELY(infer->table->encode(infer, &failed) != OK))
+        answer_failure(infer, &failed);
+}
+
+static void on_free(struct request *request)
+{
+    struct infer *infer = request->user;
+    struct exchange *x = infer->x;
+
+    infer->request = NULL;
+    exchange_unref(&x);
+}
+
+static const struct request_sink infer_sink = {
+    .on_response = on_response,
+    .on_end = on_end,
+    .on_free = on_free,
+};
+
+/* -- the exchange's side --------------------------------------------------------------------- */
+
+static void on_gone(struct exchange *x)
+{
+    struct infer *infer = x->user_data;
+
+    if (infer->has_ended)
+        return;
+    if (infer->is_submitted)
+        request_cancel(infer->request);
+    else
+        drop(infer);
+}
+
+static HOT void on_body(struct exchange *x, const struct collect_result *body,
+                        const struct err *failed)
+{
+    struct infer *infer = x->user_data;
+    struct err err;
+
+    if (UNLIKELY(failed != NULL)) {
+        infer->has_ended = true;
+        api_fail_body(x, infer->table->dialect, failed);
+        drop(infer);
+        return;
+    }
+    err.code = OK;
+    err.retry_after_ms = 0;
+    err.text[0] = '\0';
+    infer->body_ns = now_ns(infer);
+    if (UNLIKELY(request_new(&infer->request, infer->api->engine, infer->model, x->arena, x->loop,
+                             &infer_sink, &err) != OK)) {
+        fail(infer, &err);
+        return;
+    }
+    struct request *request = infer->request;
+    request->user = infer;
+    if (infer->headers.timeout_ms.data != NULL) {
+        uint64_t ms = 0;
+        bool is_number = slice_to_u64(infer->headers.timeout_ms, &ms);
+        require(is_number); /* looked at in infer_begin */
+        request->deadline_ns = ms > (UINT64_MAX - x->begun_ns) / 1000000
+                                   ? UINT64_MAX
+                                   : x->begun_ns + ms * 1000000;
+    }
+    if (UNLIKELY(infer->table->decode(infer, body->body, &err) != OK)) {
+        fail(infer, &err);
+        return;
+    }
+    request->stage_ns[STAGE_DECODE] = now_ns(infer) - infer->body_ns;
+    infer->is_submitted = true;
+    /* From here the request's own reference keeps the model until on_free. */
+    struct model *model = infer->model;
+    model_unref(&model);
+    /* Everything may be over when this returns: nothing of ours is touched behind it. */
+    engine_submit(request);
+}
+
+static const struct exchange_user infer_user = { .on_gone = on_gone };
+
+static void read_headers(struct infer *infer)
+{
+    const struct exchange *x = infer->x;
+    struct infer_headers *h = &infer->headers;
+
+    for (uint32_t i = 0; i < x->headers_count; i++) {
+        const struct header *header = &x->headers[i];
+        struct slice *slot = NULL;
+        switch (header->name.size) {
+        case 6:
+            if (slice_is(header->name, "accept"))
+                slot = &h->accept;
+            break;
+        case 12:
+            if (slice_is(header->name, "content-type"))
+                slot = &h->content_type;
+            break;
+        case 15:
+            if (slice_is(header->name, "accept-encoding"))
+                slot = &h->accept_encoding;
+            break;
+        case 16:
+            if (slice_is(header->name, "content-encoding"))
+                slot = &h->content_encoding;
+            break;
+        case 20:
+            if (slice_is(header->name, "x-request-timeout-ms"))
+                slot = &h->timeout_ms;
+            break;
+        case 31:
+            if (slice_is(header->name, "inference-header-content-length"))
+                slot = &h->inference_length;
+            break;
+        default: break;
+        }
+        if (slot != NULL && slot->data == NULL)
+            *slot = slice_make(header->value.data != NULL ? header->value.data
+                                                          : (const uint8_t *)"",
+                               header->value.size);
+    }
+}
+
+static enum err_code check_timeout(const struct infer *infer, struct err *err)
+{
+    struct slice value = infer->headers.timeout_ms;
+    uint64_t ms;
+
+    if (value.data == NULL || (slice_to_u64(value, &ms) && ms != 0))
+        return OK;
+    return err_set(err, E_INVALID,
+                   "header x-request-timeout-ms is '%.*s'; it takes a whole number of "
+                   "milliseconds, 1 or more",
+                   SLICE_ARG(slice_first(value, 40)));
+}
+
+void infer_begin(struct exchange *x, const struct route_match *match,
+                 const struct infer_dialect *table, struct slice name, struct slice version)
+{
+    struct infer *infer = arena_zalloc(x->arena, table->size);
+    struct err err;
+
+    err.code = OK;
+    err.retry_after_ms = 0;
+    err.text[0] = '\0';
+    if (infer == NULL) {
+        err_set(&err, E_EXHAUSTED, "no memory for the request; retry later");
+        api_fail(x, table->dialect, 0, &err);
+        return;
+    }
+    infer->x = exchange_ref(x);
+    infer->api = match->api;
+    infer->match = match;
+    infer->table = table;
+    x->user = &infer_user;
+    x->user_data = infer;
+    read_headers(infer);
+    if (engine_want_model(infer->api->engine, &infer->model, name, version, &err) != OK ||
+        check_timeout(infer, &err) != OK ||
+        (table->begin != NULL && table->begin(infer, &err) != OK)) {
+        fail(infer, &err);
+        return;
+    }
+    infer->match = NULL;
+    exchange_collect(x,
+                     (struct collect_limits){ .bytes_max = infer->api->body_bytes_max,
+                                              .option = "--max-body",
+                                              .align_at = infer->body_align },
+                     on_body);
+}
+
+/* -- words about time ------------------------------------------------------------------------ */
+
+static void put_stage(struct text *out, const char *name, uint64_t ns)
+{
+    uint64_t us = (ns + 500) / 1000;
+    uint8_t fraction[4] = { '.', (uint8_t)('0' + us / 100 % 10), (uint8_t)('0' + us / 10 % 10),
+                            (uint8_t)('0' + us % 10) };
+
+    if (out->size != 0)
+        text_str(out, ", ");
+    text_str(out, name);
+    text_str(out, ";dur=");
+    text_u64(out, us / 1000);
+    text_put(out, fraction, sizeof fraction);
+}
+
+void infer_timing(struct infer *infer)
+{
+    struct request *request = infer->request;
+
+    request_account_encode(request, now_ns(infer) - infer->encode_ns);
+    if (!infer->api->server_timing)
+        return;
+    struct text out;
+    text_init_arena(&out, infer->x->arena, 160);
+    for (size_t i = 0; i < STAGES; i++)
+        put_stage(&out, stage_names[i], request->stage_ns[i]);
+    if (!text_failed(&out))
+        infer->timing = text_slice(&out);
+}
+
+uint32_t infer_answer_headers(const struct infer *infer, struct header headers[INFER_HEADERS_MAX],
+                              const char *content_type, const char *content_encoding)
+{
+    uint32_t count = 0;
+
+    headers[count++] = (struct header){ SLICE_LIT("content-type"), slice_of(content_type) };
+    if (content_encoding != NULL)
+        headers[count++] =
+            (struct header){ SLICE_LIT("content-encoding"), slice_of(content_encoding) };
+    if (infer->timing.size != 0)
+        headers[count++] = (struct header){ SLICE_LIT("server-timing"), infer->timing };
+    return count;
+}

@@ -1,0 +1,66 @@
+/* infer.h - one inference over an exchange, in any dialect: what they share.
+ *
+ * A dialect gives a table (struct infer_dialect) and calls infer_begin from its handler. Then, in
+ * order: the model is found, the headers are read once, the body is collected, decode() fills the
+ * request, the engine runs it, encode() writes the answer. Whatever fails in between goes to fail()
+ * once. A caller who leaves cancels the request; the exchange is held until the engine is through.
+ *
+ * Life     The struct lies in the exchange's arena. Loop thread only.
+ */
+#ifndef API_INFER_H
+#define API_INFER_H
+
+#include "api/reply.h"
+#include "engine/engine.h"
+#include "exchange/collect.h"
+
+struct infer;
+
+struct infer_dialect {
+    enum dialect dialect;
+    size_t size; /* of the dialect's struct, which begins with a struct infer */
+    /* optional: looks at infer->headers before the body is read; may set body_align. */
+    enum err_code (*begin)(struct infer *infer, struct err *err);
+    enum err_code (*decode)(struct infer *infer, struct slice body, struct err *err);
+    /* Answers the exchange, having called infer_timing when all but sending is done; or fails and
+     * has answered nothing. */
+    enum err_code (*encode)(struct infer *infer, struct err *err);
+    /* optional: answers with a failure; else api_fail does. */
+    void (*fail)(struct infer *infer, const struct err *err);
+};
+
+/* The headers that inference looks at; data NULL where there is none. */
+struct infer_headers {
+    struct slice content_type, accept, accept_encoding, content_encoding, inference_length,
+        timeout_ms;
+};
+
+struct infer {
+    struct exchange *x;
+    const struct api *api;
+    const struct infer_dialect *table;
+    const struct route_match *match;  /* borrowed: only until infer_begin returns */
+    struct model *model;              /* held until the request is submitted; then the request's */
+    struct request *request;
+    struct response *response;        /* NULL: none came */
+    struct infer_headers headers;
+    size_t body_align;                /* which byte of the body should lie on a 64-byte line */
+    uint64_t body_ns;                 /* when decoding began */
+    uint64_t encode_ns;               /* when encoding began */
+    struct slice timing;              /* value of the server-timing header, after infer_timing */
+    bool is_submitted, has_ended, has_too_many;
+};
+
+/* `name` and `version` (empty: the newest) are the router's parameters. */
+void infer_begin(struct exchange *x, const struct route_match *match,
+                 const struct infer_dialect *table, struct slice name, struct slice version);
+
+/* Closes the ENCODE stage and, where the operator asked for it, makes infer->timing. */
+void infer_timing(struct infer *infer);
+
+/* Headers of the answer: content type, encoding and timing are filled from what is not NULL. */
+enum { INFER_HEADERS_MAX = 4 };
+uint32_t infer_answer_headers(const struct infer *infer, struct header headers[INFER_HEADERS_MAX],
+                              const char *content_type, const char *content_encoding);
+
+#endif

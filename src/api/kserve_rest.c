@@ -1,0 +1,104 @@
+/* kserve_rest.c - the routes of the KServe V2 REST dialect with Triton's extensions.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * What is not built yet is here too, and says so: a 404 would tell a client that it has the wrong
+ * address.
+ */
+#include "api/kserve.h"
+#include "api/reply.h"
+
+#define GET (1u << METHOD_GET)
+#define POST (1u << METHOD_POST)
+
+static void refuse(struct exchange *x, enum err_code code, const char *text)
+{
+    struct err err = { 0 };
+
+    err_set(&err, code, "%s", text);
+    api_fail(x, DIALECT_KSERVE, 0, &err);
+}
+
+static void no_generate(struct exchange *x, const struct route_match *match UNUSED)
+{
+    refuse(x, E_UNIMPLEMENTED,
+           "generate and generate_stream are not built yet; use infer, or the typed route "
+           "/models/{model}:predict");
+}
+
+static void no_shared_memory(struct exchange *x, const struct route_match *match UNUSED)
+{
+    refuse(x, E_UNIMPLEMENTED,
+           "client shared memory is not built yet; send tensors in the body, in binary "
+           "(binary_data_size), which costs one copy");
+}
+
+static void no_trace(struct exchange *x, const struct route_match *match UNUSED)
+{
+    refuse(x, E_UNIMPLEMENTED, "trace settings are not built yet");
+}
+
+static void no_logging(struct exchange *x, const struct route_match *match UNUSED)
+{
+    refuse(x, E_UNIMPLEMENTED,
+           "log settings can not be changed while the server runs yet; start it with --log-level");
+}
+
+static void no_control(struct exchange *x, const struct route_match *match UNUSED)
+{
+    refuse(x, E_UNAVAILABLE,
+           "explicit model load / unload is not allowed: this server loads its models when it "
+           "starts; change the folder and start it again");
+}
+
+static void no_repositories(struct exchange *x, const struct route_match *match UNUSED)
+{
+    refuse(x, E_UNIMPLEMENTED, "'repository_name' specification is not supported");
+}
+
+static const struct route routes[] = {
+    { GET, "/v2", kserve_server, DIALECT_KSERVE },
+    { GET, "/v2/health/live", kserve_live, DIALECT_KSERVE },
+    { GET, "/v2/health/ready", kserve_ready, DIALECT_KSERVE },
+
+    { GET, "/v2/models", kserve_models, DIALECT_KSERVE },
+    { GET, "/v2/models/stats", kserve_all_stats, DIALECT_KSERVE },
+    { GET, "/v2/models/{model}", kserve_model, DIALECT_KSERVE },
+    { GET, "/v2/models/{model}/versions/{version}", kserve_model, DIALECT_KSERVE },
+    { GET, "/v2/models/{model}/ready", kserve_model_ready, DIALECT_KSERVE },
+    { GET, "/v2/models/{model}/versions/{version}/ready", kserve_model_ready, DIALECT_KSERVE },
+    { GET, "/v2/models/{model}/config", kserve_model_config, DIALECT_KSERVE },
+    { GET, "/v2/models/{model}/versions/{version}/config", kserve_model_config, DIALECT_KSERVE },
+    { GET, "/v2/models/{model}/stats", kserve_model_stats, DIALECT_KSERVE },
+    { GET, "/v2/models/{model}/versions/{version}/stats", kserve_model_stats, DIALECT_KSERVE },
+
+    { POST, "/v2/models/{model}/infer", kserve_infer, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/versions/{version}/infer", kserve_infer, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/generate", no_generate, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/versions/{version}/generate", no_generate, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/generate_stream", no_generate, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/versions/{version}/generate_stream", no_generate, DIALECT_KSERVE },
+
+    { POST, "/v2/repository/index", kserve_index, DIALECT_KSERVE },
+    { POST, "/v2/repository/{repository}/index", kserve_index, DIALECT_KSERVE },
+    { POST, "/v2/repository/models/{model}/load", no_control, DIALECT_KSERVE },
+    { POST, "/v2/repository/models/{model}/unload", no_control, DIALECT_KSERVE },
+    { POST, "/v2/repository/{repository}/models/{model}/load", no_repositories, DIALECT_KSERVE },
+    { POST, "/v2/repository/{repository}/models/{model}/unload", no_repositories, DIALECT_KSERVE },
+
+    { GET | POST, "/v2/trace/setting", no_trace, DIALECT_KSERVE },
+    { GET | POST, "/v2/models/{model}/trace/setting", no_trace, DIALECT_KSERVE },
+    { GET | POST, "/v2/logging", no_logging, DIALECT_KSERVE },
+
+    { GET, "/v2/systemsharedmemory/status", no_shared_memory, DIALECT_KSERVE },
+    { GET, "/v2/systemsharedmemory/region/{region}/status", no_shared_memory, DIALECT_KSERVE },
+    { POST, "/v2/systemsharedmemory/region/{region}/register", no_shared_memory, DIALECT_KSERVE },
+    { POST, "/v2/systemsharedmemory/unregister", no_shared_memory, DIALECT_KSERVE },
+    { POST, "/v2/systemsharedmemory/region/{region}/unregister", no_shared_memory, DIALECT_KSERVE },
+    { GET, "/v2/cudasharedmemory/status", no_shared_memory, DIALECT_KSERVE },
+    { GET, "/v2/cudasharedmemory/region/{region}/status", no_shared_memory, DIALECT_KSERVE },
+    { POST, "/v2/cudasharedmemory/region/{region}/register", no_shared_memory, DIALECT_KSERVE },
+    { POST, "/v2/cudasharedmemory/unregister", no_shared_memory, DIALECT_KSERVE },
+    { POST, "/v2/cudasharedmemory/region/{region}/unregister", no_shared_memory, DIALECT_KSERVE },
+};
+
+const struct route_table kserve_rest_routes = { routes, COUNT(routes) };
