@@ -1,0 +1,245 @@
+/* runtime.c - SPDX-License-Identifier: Apache-2.0 */
+#include "backend/onnx/runtime.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/slice.h"
+
+enum { PATH_BYTES_MAX = 4096 };
+
+#define AT(member, place)                                                                          \
+    _Static_assert(offsetof(struct ort_api, member) == (place) * sizeof(void *), #member)
+
+/* A member in the wrong place calls another function: each one is pinned here. */
+AT(status_code, 1);
+AT(status_text, 2);
+AT(env_create, 4);
+AT(telemetry_off, 6);
+AT(session_create, 8);
+AT(run, 9);
+AT(options_create, 10);
+AT(options_set_mode, 13);
+AT(options_pattern_off, 17);
+AT(options_arena_off, 19);
+AT(options_set_log_id, 20);
+AT(options_set_log_level, 22);
+AT(options_set_optimization, 23);
+AT(options_set_intra, 24);
+AT(options_set_inter, 25);
+AT(inputs_count, 30);
+AT(outputs_count, 31);
+AT(overridable_count, 32);
+AT(input_type, 33);
+AT(output_type, 34);
+AT(overridable_type, 35);
+AT(input_name, 36);
+AT(output_name, 37);
+AT(overridable_name, 38);
+AT(run_create, 39);
+AT(run_terminate, 46);
+AT(run_unterminate, 47);
+AT(value_create, 48);
+AT(value_wrap, 49);
+AT(value_is_tensor, 50);
+AT(value_data, 51);
+AT(strings_size, 53);
+AT(strings_content, 54);
+AT(type_as_tensor, 55);
+AT(type_kind, 56);
+AT(shape_dtype, 60);
+AT(shape_rank, 61);
+AT(shape_dims, 62);
+AT(shape_symbols, 63);
+AT(value_shape, 65);
+AT(memory_create, 69);
+AT(allocator_free, 76);
+AT(allocator_default, 78);
+AT(env_release, 92);
+AT(status_release, 93);
+AT(memory_release, 94);
+AT(session_release, 95);
+AT(value_release, 96);
+AT(run_release, 97);
+AT(type_release, 98);
+AT(shape_release, 99);
+AT(options_release, 100);
+AT(providers_list, 125);
+AT(providers_release, 126);
+AT(options_set, 130);
+AT(options_add_provider, 216);
+AT(string_buffer, 252);
+
+static struct onnx_runtime loaded; /* written once, under lock */
+static const struct onnx_runtime *current;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* What the library would print goes to the operator's debug log: its errors come back as statuses
+ * too, and those are answered. */
+static void on_log(void *context, int level, const char *category, const char *id,
+                   const char *where, const char *text)
+{
+    const struct penstock_host *host = context;
+    char line[1024];
+
+    (void)category;
+    (void)where;
+    snprintf(line, sizeof line, "onnxruntime: %s%s%s", id != NULL ? id : "",
+             id != NULL && id[0] != '\0' ? ": " : "", text != NULL ? text : "");
+    host->log(level >= ORT_LOG_FATAL ? PENSTOCK_LOG_ERROR : PENSTOCK_LOG_DEBUG, line);
+}
+
+/* Some messages begin with the place in the library's source: nobody who reads ours has it. */
+static const char *without_place(const char *text)
+{
+    static const char *const marks[] = { "/onnxruntime/core/", "/onnxruntime_src/" };
+
+    for (size_t i = 0; i < COUNT(marks); i++) {
+        if (strstr(text, marks[i]) == NULL || text[0] != '/')
+            continue;
+        /* "/path/file.cc:88 function signature) message" */
+        const char *end = strstr(text, ") ");
+        const char *bracket = strstr(text, "] ");
+        if (end != NULL)
+            return end + 2;
+        if (bracket != NULL)
+            return bracket + 2;
+    }
+    return text;
+}
+
+enum err_code onnx_status_take(const struct onnx_runtime *runtime, struct ort_status *status,
+                               struct err *err, const char *what)
+{
+    const char *raw = runtime->api->status_text(status);
+    int ort_code = runtime->api->status_code(status);
+    const char *text = without_place(raw != NULL ? raw : "no reason given");
+    enum err_code code = E_INTERNAL;
+
+    /* A kernel that fails at run time reports INVALID_ARGUMENT for whatever it did not like of the
+     * values; that the request's shapes and types fit has been looked at before it ran. */
+    if (ort_code == ORT_INVALID_ARGUMENT &&
+        strncmp(text, "Non-zero status code", sizeof "Non-zero status code" - 1) != 0)
+        code = E_INVALID;
+    else if (strstr(text, "terminate flag") != NULL)
+        code = E_CANCELLED;
+    else if (ort_code == ORT_NOT_IMPLEMENTED)
+        code = E_UNIMPLEMENTED;
+    err_set(err, code, "%s%s%s", what != NULL ? what : "", what != NULL ? ": " : "", text);
+    for (char *at = err != NULL ? err->text : NULL; at != NULL && *at != '\0'; at++) {
+        if ((unsigned char)*at < ' ')
+            *at = ' ';
+    }
+    runtime->api->status_release(status);
+    return code;
+}
+
+/* The host may name the file itself or the folder it lies in. */
+static enum err_code find_library(char *ret, size_t ret_size, const char *where, struct err *err)
+{
+    static const char *const names[] = { "libonnxruntime.so", "libonnxruntime.so.1" };
+    struct stat st;
+
+    if (where == NULL || where[0] != '/')
+        return err_set(err, E_UNAVAILABLE,
+                       "ONNX Runtime is not installed: run script/bootstrap, or pip install "
+                       "onnxruntime and name the folder of its libonnxruntime.so with "
+                       "--runtime-dir");
+    if (stat(where, &st) != 0)
+        return err_set(err, E_UNAVAILABLE,
+                       "ONNX Runtime is not where it was looked for, %s: run script/bootstrap or "
+                       "name the folder of libonnxruntime.so with --runtime-dir",
+                       where);
+    snprintf(ret, ret_size, "%s", where);
+    for (size_t i = 0; S_ISDIR(st.st_mode) && i < COUNT(names); i++) {
+        snprintf(ret, ret_size, "%s/%s", where, names[i]);
+        if (stat(ret, &st) == 0)
+            break;
+    }
+    if (!S_ISREG(st.st_mode))
+        return err_set(err, E_UNAVAILABLE,
+                       "there is no libonnxruntime.so in %s: run script/bootstrap or name its "
+                       "folder with --runtime-dir",
+                       where);
+    return OK;
+}
+
+/* Asks the library for its table. dlopen keeps it for the life of the process. */
+static enum err_code open_library(struct onnx_runtime *runtime, const char *path, struct err *err)
+{
+    ort_get_base_fn *get_base = NULL;
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+
+    if (library == NULL) {
+        const char *why = dlerror();
+        return err_set(err, E_UNAVAILABLE, "cannot load ONNX Runtime from %s: %s", path,
+                       why != NULL ? why : "no reason given");
+    }
+    *(void **)(void *)&get_base = dlsym(library, "OrtGetApiBase");
+    const struct ort_base *base = get_base != NULL ? get_base() : NULL;
+    if (base == NULL)
+        return err_set(err, E_UNAVAILABLE, "%s is not ONNX Runtime: it lacks OrtGetApiBase", path);
+    runtime->version = base->version();
+    runtime->api = base->api(ORT_API_VERSION_WANTED);
+    if (runtime->api == NULL)
+        return err_set(err, E_UNAVAILABLE,
+                       "ONNX Runtime %s at %s is too old: version 1.%d or later is needed",
+                       runtime->version, path, ORT_API_VERSION_WANTED);
+    return OK;
+}
+
+static enum err_code start(struct onnx_runtime *runtime, const struct penstock_host *host,
+                           struct err *err)
+{
+    const struct ort_api *api = runtime->api;
+    char **list = NULL;
+    int count = 0;
+    /* The library keeps the context for ever; a host outlives its backends. */
+    union {
+        const void *in;
+        void *out;
+    } context = { .in = host };
+
+    struct ort_status *status =
+        api->env_create(on_log, context.out, ORT_LOG_WARNING, "", &runtime->env);
+    if (status == NULL)
+        status = api->telemetry_off(runtime->env);
+    if (status == NULL)
+        status = api->memory_create(ORT_ALLOCATOR_DEVICE, ORT_MEMORY_DEFAULT, &runtime->memory);
+    if (status == NULL)
+        status = api->allocator_default(&runtime->allocator);
+    if (status == NULL)
+        status = api->providers_list(&list, &count);
+    if (status != NULL)
+        return onnx_status_take(runtime, status, err, "ONNX Runtime does not start");
+    /* The list is kept as it is: it is small and made once. */
+    for (int i = 0; i < count && runtime->providers_count < PROVIDERS_MAX; i++)
+        runtime->providers[runtime->providers_count++] = list[i];
+    return OK;
+}
+
+const struct onnx_runtime *onnx_runtime_get(const struct penstock_host *host, struct err *err)
+{
+    char path[PATH_BYTES_MAX];
+
+    pthread_mutex_lock(&lock);
+    if (current == NULL) {
+        struct onnx_runtime fresh = { 0 };
+        enum err_code code =
+            find_library(path, sizeof path, host->runtime_path("onnxruntime"), err);
+        if (code == OK)
+            code = open_library(&fresh, path, err);
+        if (code == OK)
+            code = start(&fresh, host, err);
+        if (code == OK) {
+            loaded = fresh;
+            current = &loaded;
+        }
+    }
+    const struct onnx_runtime *runtime = current;
+    pthread_mutex_unlock(&lock);
+    return runtime;
+}
