@@ -470,8 +470,9 @@ TEST(a_deadline_is_kept_while_queued_and_while_running)
     check(calls[1].err.code == E_DEADLINE && strstr(calls[1].err.text, "queue") != NULL, "%s",
           calls[1].err.text);
     check(took < 2000 * NS_PER_MS, "%llu ms", (unsigned long long)(took / NS_PER_MS));
-    check(atomic_load(&runs) == 1 && atomic_load(&cancels) == 1, "%u runs, %u cancels",
-          atomic_load(&runs), atomic_load(&cancels));
+    /* The backend may see the deadline itself before the loop tells it. */
+    check(atomic_load(&runs) == 1 && atomic_load(&saw_cancel) == 1 && atomic_load(&cancels) <= 1,
+          "%u runs, %u saw it", atomic_load(&runs), atomic_load(&saw_cancel));
     call_drop(&calls[0]);
     call_drop(&calls[1]);
     call_make(&calls[0], NULL, 1);
