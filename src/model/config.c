@@ -533,7 +533,8 @@ static uint32_t full_shape(const struct model_config *config, const struct confi
 }
 
 /* A model's scalar is listed as [1] (or [1,1] ...), since Triton's clients have no rank 0; what
- * the backend sees is then a reshape to []. */
+ * the backend sees is then a reshape to []. An output of rank 0 may also be one whose rank the
+ * runtime does not know, so that any dims fit it. */
 static bool is_listed_scalar(const struct config_tensor *t)
 {
     for (uint32_t i = 0; i < t->rank; i++)
@@ -556,16 +557,17 @@ static enum err_code check_batch_dim(const struct model_config *config, const ch
                    shape_text(has, sizeof has, d->rank, d->dims));
 }
 
-static enum err_code compare_dims(const struct model_config *config, const char *kind,
+static enum err_code compare_dims(const struct model_config *config, bool is_output,
                                   const struct config_tensor *t, const struct declared_tensor *d,
                                   struct err *err)
 {
+    const char *kind = is_output ? "output" : "input";
     int64_t full[PENSTOCK_RANK_MAX + 1];
     uint32_t rank = full_shape(config, t, full);
     char said[200], has[200];
     bool fits = rank == d->rank;
 
-    if (d->rank == 0 && is_listed_scalar(t))
+    if (d->rank == 0 && (is_output || is_listed_scalar(t)))
         return OK;
     for (uint32_t i = 0; fits && i < rank; i++)
         fits = d->dims[i] == -1 || d->dims[i] == full[i];
@@ -578,8 +580,9 @@ static enum err_code compare_dims(const struct model_config *config, const char 
                    shape_text(has, sizeof has, d->rank, d->dims));
 }
 
-/* Fills dims from the model's full shape. */
-static void take_dims(const struct model_config *config, struct config_tensor *t,
+/* Fills dims from the model's full shape. As Triton does, what has no dims of its own is shown as [1]
+ * and reshaped to [] - but not an output of rank 0, which comes in the shape that it has. */
+static void take_dims(const struct model_config *config, bool is_output, struct config_tensor *t,
                       const struct declared_tensor *d)
 {
     uint32_t skip = config->batch_max > 0;
@@ -587,7 +590,7 @@ static void take_dims(const struct model_config *config, struct config_tensor *t
     t->rank = d->rank - skip;
     for (uint32_t i = 0; i < t->rank; i++)
         t->dims[i] = d->dims[i + skip];
-    if (t->rank == 0) {
+    if (t->rank == 0 && !(is_output && d->rank == 0)) {
         t->rank = 1;
         t->dims[0] = 1;
         t->has_reshape = true;
@@ -644,10 +647,10 @@ static enum err_code complete_listed(struct model_config *config, bool is_output
                            kind, t->name);
         TRY(check_batch_dim(config, kind, d, err));
         if (t->has_dims)
-            TRY(compare_dims(config, kind, t, d, err));
+            TRY(compare_dims(config, is_output, t, d, err));
         else
-            take_dims(config, t, d);
-        if (d->rank == 0 && !t->has_reshape && config->batch_max == 0 && t->rank != 0) {
+            take_dims(config, is_output, t, d);
+        if (d->rank == 0 && !t->has_reshape && t->rank != 0 && is_listed_scalar(t)) {
             t->has_reshape = true;
             t->reshape_rank = 0;
         }
@@ -682,7 +685,7 @@ static enum err_code fill_tensors(struct model_config *config, bool is_output,
         t->dtype = declared[i].dtype;
         t->is_optional = !is_output && declared[i].is_optional;
         TRY(check_batch_dim(config, is_output ? "output" : "input", &declared[i], err));
-        take_dims(config, t, &declared[i]);
+        take_dims(config, is_output, t, &declared[i]);
         if (!put_tensor(config, object, t, is_output) || !yyjson_mut_arr_append(list, object))
             return no_memory(err);
     }

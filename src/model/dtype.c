@@ -76,18 +76,16 @@ const char *shape_text(char *out, size_t out_size, uint32_t rank, const int64_t 
 bool shape_count(uint32_t rank, const int64_t *shape, uint64_t *ret)
 {
     uint64_t count = 1;
+    bool is_empty = false; /* then no other dim matters, however large */
 
-    for (uint32_t i = 0; i < rank; i++)
+    for (uint32_t i = 0; i < rank; i++) {
         if (shape[i] < 0)
             return false;
-    for (uint32_t i = 0; i < rank; i++) {
-        if (shape[i] == 0) {
-            *ret = 0;
-            return true;
-        }
+        is_empty = is_empty || shape[i] == 0;
+    }
+    for (uint32_t i = 0; i < rank && !is_empty; i++)
         if (__builtin_mul_overflow(count, (uint64_t)shape[i], &count) || count > INT64_MAX)
             return false;
-    }
-    *ret = count;
+    *ret = is_empty ? 0 : count;
     return true;
 }

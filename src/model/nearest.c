@@ -56,8 +56,8 @@ void nearest_offer(struct nearest *nearest, const char *name)
 
 const char *nearest_best(const struct nearest *nearest)
 {
-    /* More than a third of the letters wrong is another word, not a slip. */
-    if (nearest->best == NULL || nearest->edits > 1 + nearest->got.size / 3 ||
+    /* More than a quarter of the letters wrong is another word, not a slip. */
+    if (nearest->best == NULL || nearest->edits > MAX(1u, nearest->got.size / 4) ||
         nearest->edits >= nearest->got.size)
         return NULL;
     return nearest->best;

@@ -424,18 +424,13 @@ static enum err_code parse_enum(struct parser *p, const struct schema_field *fie
     const char *name = NULL;
 
     if (p->token.kind == TOKEN_NAME) {
-        struct nearest nearest = nearest_to(p->token.text);
-        for (uint32_t i = 0; i < values->count; i++) {
-            nearest_offer(&nearest, values->values[i].name);
+        for (uint32_t i = 0; i < values->count; i++)
             if (slice_is(p->token.text, values->values[i].name))
                 name = values->values[i].name;
+        if (name == NULL) {
+            schema_refuse_enum(values, p->token.text, p->err);
+            return at_place(p, p->token.line, p->token.line_start, p->token.text.data);
         }
-        const char *best = nearest_best(&nearest);
-        if (name == NULL)
-            return fail_token(p, &p->token, "'%.*s' is no value of %s; %s '%s'",
-                              (int)MIN(p->token.text.size, 64u), (const char *)p->token.text.data,
-                              values->name, best != NULL ? "the nearest is" : "one is",
-                              best != NULL ? best : values->values[values->count - 1].name);
     } else {
         struct token start = p->token;
         bool is_negative = is_mark(&p->token, '-');

@@ -11,7 +11,7 @@
 #include <yyjson.h>
 
 #include "base/mem.h"
-#include "base/utf8.h"
+#include "base/text.h"
 #include "model/nearest.h"
 
 static void *heap_alloc(void *context UNUSED, size_t size)
@@ -60,6 +60,27 @@ const char *schema_enum_name(const struct schema_enum *values, int64_t number)
         if (values->values[i].number == number)
             return values->values[i].name;
     return NULL;
+}
+
+enum err_code schema_refuse_enum(const struct schema_enum *values, struct slice got,
+                                 struct err *err)
+{
+    struct nearest nearest = nearest_to(got);
+    uint8_t room[500];
+    struct text names;
+
+    text_init_fixed(&names, room, sizeof room - 1);
+    for (uint32_t i = 0; i < values->count; i++) {
+        nearest_offer(&nearest, values->values[i].name);
+        text_printf(&names, "%s%s", i == 0 ? "" : ", ", values->values[i].name);
+    }
+    const char *best = nearest_best(&nearest);
+    got = slice_first(got, 64);
+    if (best != NULL)
+        return err_set(err, E_INVALID, "'%.*s' is no value of %s; the nearest is '%s'",
+                       SLICE_ARG(got), values->name, best);
+    return err_set(err, E_INVALID, "'%.*s' is no value of %s: %s", SLICE_ARG(got), values->name,
+                   text_cstr(&names));
 }
 
 uint32_t schema_cost(const struct schema_field *field)
@@ -269,12 +290,10 @@ static enum err_code read_enum(struct reader *r, const struct schema_field *fiel
                                yyjson_val *value, const char **ret)
 {
     struct slice text = yyjson_is_str(value) ? text_of(value) : slice_make("", 0);
-    struct nearest nearest = nearest_to(text);
     uint64_t magnitude = 0;
     bool is_negative = false;
 
     for (uint32_t i = 0; i < field->values->count; i++) {
-        nearest_offer(&nearest, field->values->values[i].name);
         if (slice_is(text, field->values->values[i].name)) {
             *ret = field->values->values[i].name;
             return OK;
@@ -287,14 +306,11 @@ static enum err_code read_enum(struct reader *r, const struct schema_field *fiel
             return OK;
         return refuse(r, "%u is no value of %s", (unsigned)magnitude, field->values->name);
     }
-    const char *best = nearest_best(&nearest);
     if (text.size == 0)
         return refuse(r, "a name of %s is expected, such as \"%s\"", field->values->name,
                       field->values->values[field->values->count - 1].name);
-    return refuse(r, "'%.*s' is no value of %s; %s%s%s", (int)MIN(text.size, 64u),
-                  (const char *)text.data, field->values->name,
-                  best != NULL ? "the nearest is '" : "write one of its names, such as '",
-                  best != NULL ? best : field->values->values[field->values->count - 1].name, "'");
+    schema_refuse_enum(field->values, text, r->err);
+    return place(r);
 }
 
 static enum err_code read_message(struct reader *r, const struct schema_message *message,

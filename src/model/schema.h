@@ -80,6 +80,10 @@ extern const struct yyjson_alc schema_heap;
 
 const struct schema_field *schema_find(const struct schema_message *message, struct slice name);
 const char *schema_type_name(const struct schema_field *field); /* "int64", "DataType" */
+/* "'GREN' is no value of Color; the nearest is 'GREEN'", or all the names when none is near. Returns
+ * E_INVALID. */
+enum err_code schema_refuse_enum(const struct schema_enum *values, struct slice got,
+                                 struct err *err);
 /* NULL: no such value. */
 const char *schema_enum_name(const struct schema_enum *values, int64_t number);
 

@@ -11,7 +11,7 @@ static const struct signature_tensor *find(const struct signature_tensor *list, 
                                            struct slice name, uint32_t *ret_index)
 {
     for (uint32_t i = 0; i < count; i++) {
-        if (!slice_is(name, list[i].name))
+        if (list[i].is_hidden || !slice_is(name, list[i].name))
             continue;
         if (ret_index != NULL)
             *ret_index = i;
@@ -40,6 +40,9 @@ enum err_code signature_check_shape(const struct signature_tensor *t, uint32_t r
     for (uint32_t i = 0; fits && i < rank; i++)
         fits = shape[i] >= 0 && (t->dims[i] == -1 || t->dims[i] == shape[i]);
     if (LIKELY(fits))
+        return OK;
+    /* What the backend sees as a scalar is listed as [1]: who knows that it is one sends []. */
+    if (rank == 0 && t->is_reshaped && t->reshape_rank == 0)
         return OK;
     char got[160], want[160];
     return err_set(err, E_INVALID, "unexpected shape for input '%s': got %s, expected %s", t->name,
@@ -77,28 +80,38 @@ static bool build(struct signature_tensor *out, const struct config_tensor *t, b
     out->is_reshaped = t->has_reshape;
     if (t->has_reshape)
         out->reshape_rank = copy_dims(has_batch, t->reshape_rank, t->reshape, out->reshape);
-    out->min = out->max = (double)NAN;
+    return out->name != NULL;
+}
+
+static bool build_hidden(struct signature_tensor *out, const struct declared_tensor *d,
+                         struct arena *arena)
+{
+    out->name = arena_strndup(arena, d->name, strlen(d->name));
+    out->dtype = d->dtype;
+    out->rank = copy_dims(false, d->rank, d->dims, out->dims);
+    out->is_optional = true;
+    out->is_hidden = true;
     return out->name != NULL;
 }
 
 static bool build_all(struct signature_tensor **ret, uint32_t *ret_count,
-                      const struct config_tensor *list, uint32_t count,
+                      const struct config_tensor *list, uint32_t list_count,
                       const struct declared_tensor *declared, uint32_t declared_count,
                       bool has_batch, struct arena *arena)
 {
+    uint32_t count = declared_count == 0 ? list_count : declared_count;
     struct signature_tensor *out = arena_zalloc(arena, count * sizeof *out);
 
-    *ret = out;
-    *ret_count = 0;
-    for (uint32_t i = 0; out != NULL && i < (declared_count == 0 ? count : declared_count); i++) {
+    for (uint32_t i = 0; i < count && out != NULL; i++) {
         const struct config_tensor *t =
-            declared_count == 0 ? &list[i] : find_listed(list, count, declared[i].name);
-        if (t == NULL || *ret_count == count)
-            continue;
-        if (!build(&out[*ret_count], t, has_batch, arena))
+            declared_count == 0 ? &list[i] : find_listed(list, list_count, declared[i].name);
+        out[i].min = out[i].max = (double)NAN;
+        if (t != NULL ? !build(&out[i], t, has_batch, arena)
+                      : !build_hidden(&out[i], &declared[i], arena))
             return false;
-        ++*ret_count;
     }
+    *ret = out;
+    *ret_count = count;
     return out != NULL;
 }
 

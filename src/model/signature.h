@@ -33,6 +33,8 @@ struct signature_tensor {
     uint32_t rank;
     int64_t dims[PENSTOCK_RANK_MAX];
     bool is_optional;
+    bool is_hidden;                /* the configuration does not list it: clients neither see it nor
+                                      name it. It is here so that indexes are the backend's */
     bool is_reshaped;              /* configuration's reshape: `dims` is what clients see */
     uint32_t reshape_rank;         /* what the backend sees when is_reshaped, batch dim included */
     int64_t reshape[PENSTOCK_RANK_MAX];
@@ -59,7 +61,7 @@ struct signature {
     const char *example_json;      /* a whole typed request, as JSON text, or NULL */
 };
 
-/* NULL when there is none of that name. */
+/* NULL when there is none of that name, or it is hidden. */
 const struct signature_tensor *signature_input(const struct signature *s, struct slice name,
                                                uint32_t *ret_index);
 const struct signature_tensor *signature_output(const struct signature *s, struct slice name,
@@ -73,9 +75,9 @@ struct declared;
 struct model_config;
 
 /* Builds the signature from a completed configuration and what the model declared (NULL or empty:
- * it did not say; then in the configuration's order). Only tensors that the configuration lists are
- * in it. Dims are what clients see: the batch first when batch_max > 0. Everything lies in `arena`;
- * human members are empty. E_EXHAUSTED is the only failure. */
+ * it did not say; then in the configuration's order). What was declared and is not listed is hidden.
+ * Dims are what clients see: the batch first when batch_max > 0. Everything lies in `arena`; human
+ * members are empty. E_EXHAUSTED is the only failure. */
 MUST_USE enum err_code signature_from_config(const struct model_config *config,
                                              const struct declared *declared,
                                              struct arena *arena, struct signature **ret,
