@@ -10,18 +10,23 @@
  * FP32, FP16 and BF16 round the correctly rounded double again, which is right unless that lies in
  * the middle of two of theirs; then it is first moved by one bit to the side where the text is.
  *
- * Writing is Schubfach (Giulietti, "The Schubfach way to render doubles", 2020): value and the
- * borders of what rounds to it, scaled by a power of ten, are compared as integers whose lowest
- * bit says "and a bit more" (rounding to odd). FP32 and the 16-bit formats need 64 bits of the
- * power only; that they do for all 65,536 values each is tested one by one.
+ * Writing scales the value by a power of ten so that of what rounds back to it - the value and half
+ * a last bit on each side - one to ten whole numbers lie inside, and takes one of them:
+ *   1. number_print.h: as fixed point with 60 bits behind the point. If no decision hangs on the
+ *      last of them, it is right.
+ *   2. shortest_64 and _32: Schubfach (Giulietti, "The Schubfach way to render doubles", 2020),
+ *      which compares integers whose lowest bit says "and a bit more" (rounding to odd). FP32 and
+ *      the 16-bit formats need 64 bits of the power only; that these suffice for the 65,536 values
+ *      of each 16-bit format is tested one by one.
  */
 #include "codec/number.h"
 
 #include <math.h>
 
+#include "codec/number_print.h"
 #include "codec/number_scan.h"
 
-__extension__ typedef unsigned __int128 u128;
+typedef number_u128 u128;
 
 const double number_pow10_f64[23] = {
     1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -299,12 +304,6 @@ static COLD uint64_t settle(const struct decimal *d, uint64_t bits)
 
 /* -- reading: decimal to binary ---------------------------------------------------------------- */
 
-/* floor(log2(10^q)), for |q| < 1233 */
-static int log2_of_pow10(int q)
-{
-    return (q * 1741647) >> 19;
-}
-
 /* Door 2: the double nearest to digits * 10^q, as bits. False when the 128 bits do not tell; then
  * *ret is near. */
 static bool eisel_lemire(uint64_t digits, int64_t q64, uint64_t *ret)
@@ -336,7 +335,7 @@ static bool eisel_lemire(uint64_t digits, int64_t q64, uint64_t *ret)
     int top = (int)(high >> 63);
     int shift = top + 64 - F64_FRACTION_BITS - 3;
     uint64_t mantissa = high >> shift;
-    int biased = log2_of_pow10(q) + 63 + top - zeros + 1023;
+    int biased = number_log2_of_pow10(q) + 63 + top - zeros + 1023;
     if (biased <= 0) { /* subnormal, or nothing */
         if (1 - biased >= 64) {
             *ret = 0;
@@ -514,33 +513,22 @@ struct shortest {
     int exponent;
 };
 
-/* floor(log10(2^q)), or floor(log10(3/4 * 2^q)) */
-static int log10_of_pow2(int q, bool is_three_quarters)
-{
-    return (q * 1262611 - (is_three_quarters ? 524031 : 0)) >> 22;
-}
-
 /* Chooses among the decimals around a value. All three are four times the scaled value or border,
  * rounded to odd; a border counts as inside when the mantissa is even, as it then rounds to it. */
-static inline struct shortest choose(uint64_t value, uint64_t lower, uint64_t upper, bool is_even,
-                                     int k)
+static struct shortest choose(uint64_t value, uint64_t lower, uint64_t upper, bool is_even, int k)
 {
-    uint64_t digits = value / 4;
+    uint64_t digits = value / 4, tens = digits / 10, middle = 4 * digits + 2;
 
     lower += !is_even;
     upper -= !is_even;
-    if (digits >= 10) { /* one digit fewer, if that is inside */
-        uint64_t tens = digits / 10;
-        bool is_below_inside = lower <= 40 * tens, is_above_inside = 40 * tens + 40 <= upper;
-        if (is_below_inside != is_above_inside)
-            return (struct shortest){ tens + is_above_inside, k + 1 };
-    }
-    bool is_below_inside = lower <= 4 * digits, is_above_inside = 4 * digits + 4 <= upper;
-    if (is_below_inside != is_above_inside)
-        return (struct shortest){ digits + is_above_inside, k };
-    uint64_t middle = 4 * digits + 2;
-    bool is_up = value > middle || (value == middle && digits % 2 == 1);
-    return (struct shortest){ digits + is_up, k };
+    bool is_below = lower <= 40 * tens, is_above = 40 * tens + 40 <= upper;
+    if (digits >= 10 && is_below != is_above) /* one digit fewer */
+        return (struct shortest){ tens + is_above, k + 1 };
+    is_below = lower <= 4 * digits;
+    is_above = 4 * digits + 4 <= upper;
+    if (is_below == is_above) /* the nearer one, or the even one */
+        is_above = value > middle || (value == middle && digits % 2 == 1);
+    return (struct shortest){ digits + is_above, k };
 }
 
 static inline uint64_t times_power_odd(struct pow10_bits power, uint64_t factor)
@@ -553,10 +541,10 @@ static inline uint64_t times_power_odd(struct pow10_bits power, uint64_t factor)
 
 /* mantissa * 2^q, with up to 53 bits of mantissa. is_close: the next value below is only half as
  * far as the next above (the mantissa is a power of two). */
-static inline struct shortest shortest_64(uint64_t mantissa, int q, bool is_close)
+static struct shortest shortest_64(uint64_t mantissa, int q, bool is_close)
 {
-    int k = log10_of_pow2(q, is_close);
-    int h = q + log2_of_pow10(-k) + 1;
+    int k = number_log10_of_pow2(q, is_close);
+    int h = q + number_log2_of_pow10(-k) + 1;
     struct pow10_bits power = number_pow10[-k - NUMBER_POW10_MIN];
 
     power.low += -k > 55; /* the table rounds those down; here all must be rounded up */
@@ -573,10 +561,10 @@ static inline uint64_t times_power_odd_32(uint64_t power, uint64_t factor)
 }
 
 /* The same with up to 24 bits of mantissa and exponents as FP32, FP16 and BF16 have them. */
-static inline struct shortest shortest_32(uint64_t mantissa, int q, bool is_close)
+static struct shortest shortest_32(uint64_t mantissa, int q, bool is_close)
 {
-    int k = log10_of_pow2(q, is_close);
-    int h = q + log2_of_pow10(-k) + 1;
+    int k = number_log10_of_pow2(q, is_close);
+    int h = q + number_log2_of_pow10(-k) + 1;
     struct pow10_bits power = number_pow10[-k - NUMBER_POW10_MIN];
     uint64_t high = power.high + (power.low != 0);
 
@@ -594,23 +582,6 @@ static unsigned digits_count(uint64_t value) /* value > 0 */
     return guess + (guess < 20 && value >= number_pow10_u64[guess]);
 }
 
-/* Eight digits as eight bytes 0 to 9, the first one lowest: fours, pairs, single ones. */
-static inline uint64_t bytes_of_number(uint64_t value)
-{
-    uint64_t fours = value / 10000 | value % 10000 << 32;
-    uint64_t hundreds = fours * 10486 >> 20 & 0x0000007f0000007fu;
-    uint64_t pairs = hundreds | (fours - 100 * hundreds) << 16;
-    uint64_t tens = pairs * 103 >> 10 & 0x000f000f000f000fu;
-
-    return tens | (pairs - 10 * tens) << 8;
-}
-
-static inline void store_digits(char *out, uint64_t bytes)
-{
-    bytes |= 0x3030303030303030u;
-    memcpy(out, &bytes, sizeof bytes);
-}
-
 static COLD size_t write_exponent(char *out, int exponent)
 {
     size_t at = 0;
@@ -620,52 +591,42 @@ static COLD size_t write_exponent(char *out, int exponent)
     return at + number_write_u64(out + at, (uint64_t)(exponent < 0 ? -exponent : exponent));
 }
 
-/* Writes a decimal that is not 0 with at most 17 digits (9 when !is_wide). All digits are stored,
- * as zeros where there are none, before the length is known: no loop, hardly a branch. */
-static inline size_t write_decimal(char *out, struct shortest s, bool is_wide)
+/* Writes a decimal of up to 17 digits that is not 0, wherever its point is. */
+static COLD size_t write_decimal(char *out, struct shortest s)
 {
     unsigned count = digits_count(s.digits);
     int first = s.exponent + (int)count - 1; /* exponent of ten of the first digit */
-    uint64_t lead, high, low = 0;
+    uint64_t all = s.digits * number_pow10_u64[17 - count];
+    char digits[24]; /* 17 and zeros behind them */
+    size_t size = 17, at = 0;
 
-    if (is_wide) {
-        uint64_t all = s.digits * number_pow10_u64[17 - count];
-        low = all % 100000000;
-        high = all / 100000000;
-    } else {
-        high = s.digits * number_pow10_u64[9 - count];
-    }
-    lead = high / 100000000;
-    high = bytes_of_number(high % 100000000);
-    low = is_wide ? bytes_of_number(low) : 0;
-    unsigned size = 1; /* digits up to the last that is not 0 */
-    if (is_wide && low != 0)
-        size = 17 - (unsigned)__builtin_clzll(low) / 8;
-    else if (high != 0)
-        size = 9 - (unsigned)__builtin_clzll(high) / 8;
-
-    char *digits = out;
-    if (first < 0 && first >= -5) {
-        memcpy(out, "0.000000", 8);
-        digits = out + 1 - first;
-    }
-    digits[0] = (char)('0' + lead);
-    store_digits(digits + 1, high);
-    store_digits(digits + 9, low);
-    if (digits != out)
-        return (size_t)(1 - first) + size;
-    if (UNLIKELY(first < -5 || first > 15)) {
-        memmove(out + 2, out + 1, 16);
-        out[1] = '.';
-        size_t at = size == 1 ? 1 : size + 1;
+    digits[0] = (char)('0' + all / 10000000000000000);
+    number_store_digits(digits + 1, __builtin_bswap64(number_bytes_of(all / 100000000 % 100000000)));
+    number_store_digits(digits + 9, __builtin_bswap64(number_bytes_of(all % 100000000)));
+    memset(digits + 17, '0', sizeof digits - 17);
+    while (size > 1 && digits[size - 1] == '0')
+        size--;
+    if (first < -5 || first > 15) { /* d.ddde+20 */
+        out[at++] = digits[0];
+        if (size > 1) {
+            out[at++] = '.';
+            memcpy(out + at, digits + 1, size - 1);
+            at += size - 1;
+        }
         return at + write_exponent(out + at, first);
     }
-    /* Make room for the point: what moves up by one is the rest of the digits and the zeros. */
-    uint64_t tail[2];
-    memcpy(tail, out + first + 1, sizeof tail);
-    memcpy(out + first + 2, tail, sizeof tail);
-    out[first + 1] = '.';
-    return MAX(size, (unsigned)first + 2) + 1;
+    if (first < 0) { /* 0.00ddd */
+        memcpy(out, "0.000000", 8);
+        at = (size_t)(1 - first);
+        memcpy(out + at, digits, size);
+        return at + size;
+    }
+    at = (size_t)first + 1; /* ddd.ddd */
+    size = MAX(size, at + 1);
+    memcpy(out, digits, at);
+    out[at] = '.';
+    memcpy(out + at + 1, digits + at, size - at);
+    return size + 1;
 }
 
 static size_t write_zero(char *out)
@@ -679,17 +640,15 @@ size_t number_write_u64(char *out, uint64_t value)
     char digits[24];
 
     if (value < 100000000) { /* most are: all at once, without the zeros before */
-        uint64_t bytes = bytes_of_number(value);
+        uint64_t bytes = __builtin_bswap64(number_bytes_of(value));
         unsigned zeros = (unsigned)__builtin_ctzll(bytes | (uint64_t)1 << 56) / 8;
-        char eight[8];
-        store_digits(eight, bytes);
-        memcpy(out, eight + zeros, 8 - zeros);
+        number_store_digits(out, bytes >> 8 * zeros);
         return 8 - zeros;
     }
     uint64_t high = value / 100000000;
-    store_digits(digits + 16, bytes_of_number(value % 100000000));
-    store_digits(digits + 8, bytes_of_number(high % 100000000));
-    store_digits(digits, bytes_of_number(high / 100000000));
+    number_store_digits(digits + 16, __builtin_bswap64(number_bytes_of(value % 100000000)));
+    number_store_digits(digits + 8, __builtin_bswap64(number_bytes_of(high % 100000000)));
+    number_store_digits(digits, __builtin_bswap64(number_bytes_of(high / 100000000)));
     unsigned count = digits_count(value);
     memcpy(out, digits + 24 - count, count);
     return count;
@@ -709,48 +668,43 @@ static struct shortest shortest_f64(uint64_t bits)
     uint64_t mantissa = split(bits, &exponent);
     bool is_close = mantissa == (uint64_t)1 << F64_FRACTION_BITS && exponent > 1 - F64_BIAS;
 
+    require(bits != 0 && bits >> F64_FRACTION_BITS < F64_INFINITE);
     return shortest_64(mantissa, (int)exponent, is_close);
-}
-
-size_t number_write_f64(char *out, double value)
-{
-    uint64_t bits = bits_of_f64(value);
-    size_t sign = bits >> 63;
-
-    require(isfinite(value));
-    *out = '-';
-    out += sign;
-    bits &= INT64_MAX;
-    if (bits == 0)
-        return sign + write_zero(out);
-    double size = f64_of_bits(bits);
-    if (size < 9007199254740992.0 && (double)(int64_t)size == size)
-        return sign + write_decimal(out, (struct shortest){ (uint64_t)size, 0 }, true);
-    return sign + write_decimal(out, shortest_f64(bits), true);
 }
 
 static struct shortest shortest_f32(uint32_t bits)
 {
     uint32_t biased = bits >> 23, fraction = bits & 0x7fffff;
 
+    require(bits != 0 && biased < 255);
     if (biased == 0)
         return shortest_32(fraction, -149, false);
     return shortest_32(fraction | 0x800000, (int)biased - 150, fraction == 0 && biased > 1);
 }
 
+size_t number_exact_write_f64(char *out, uint64_t bits)
+{
+    return bits == 0 ? write_zero(out) : write_decimal(out, shortest_f64(bits));
+}
+
+size_t number_exact_write_f32(char *out, uint32_t bits)
+{
+    return bits == 0 ? write_zero(out) : write_decimal(out, shortest_f32(bits));
+}
+
+size_t number_exact_write(char *out, uint64_t digits, int exponent)
+{
+    return write_decimal(out, (struct shortest){ digits, exponent });
+}
+
+size_t number_write_f64(char *out, double value)
+{
+    return number_print_f64(out, value);
+}
+
 size_t number_write_f32(char *out, float value)
 {
-    uint32_t bits;
-
-    memcpy(&bits, &value, sizeof bits);
-    size_t sign = bits >> 31;
-    *out = '-';
-    out += sign;
-    bits &= INT32_MAX;
-    require(bits < 0x7f800000);
-    if (bits == 0)
-        return sign + write_zero(out);
-    return sign + write_decimal(out, shortest_f32(bits), false);
+    return number_print_f32(out, value);
 }
 
 static struct shortest shortest_f16(uint16_t bits)
@@ -770,7 +724,7 @@ size_t number_write_f16(char *out, uint16_t bits)
     out += sign;
     bits &= INT16_MAX;
     require(bits < 0x7c00);
-    return sign + (bits == 0 ? write_zero(out) : write_decimal(out, shortest_f16(bits), false));
+    return sign + (bits == 0 ? write_zero(out) : write_decimal(out, shortest_f16(bits)));
 }
 
 static struct shortest shortest_bf16(uint16_t bits)
@@ -790,7 +744,7 @@ size_t number_write_bf16(char *out, uint16_t bits)
     out += sign;
     bits &= INT16_MAX;
     require(bits < 0x7f80);
-    return sign + (bits == 0 ? write_zero(out) : write_decimal(out, shortest_bf16(bits), false));
+    return sign + (bits == 0 ? write_zero(out) : write_decimal(out, shortest_bf16(bits)));
 }
 
 /* Rounds `s`, the shortest decimal of the positive `value` in its own format, to `digits` digits,
@@ -818,7 +772,7 @@ static size_t write_rounded(char *out, bool is_negative, struct shortest s, doub
         s.exponent += drop;
         s.digits += side > 0 || (side == 0 && s.digits % 2 == 1);
     }
-    return is_negative + write_decimal(out, s, true);
+    return is_negative + write_decimal(out, s);
 }
 
 size_t number_write_f64_digits(char *out, double value, int digits)

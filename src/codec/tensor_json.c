@@ -14,6 +14,7 @@
 #include "base/utf8.h"
 #include "codec/bytes.h"
 #include "codec/number.h"
+#include "codec/number_print.h"
 #include "codec/number_scan.h"
 #include "model/dtype.h"
 
@@ -272,6 +273,7 @@ static size_t unescape(uint8_t *out, const uint8_t *at, const uint8_t *end)
 /* What the elements of one tensor have in common. */
 struct reading {
     enum penstock_dtype dtype;
+    size_t size;                         /* of an element; 0 for BYTES */
     uint64_t positive_max, negative_max; /* whole numbers: the largest size on each side */
     struct text *text;                   /* BYTES go here */
     uint64_t count;
@@ -350,7 +352,7 @@ ELEMENT element_whole(const uint8_t *at, const uint8_t *end, uint8_t *out, const
     if (UNLIKELY(value > (is_negative ? r->negative_max : r->positive_max)))
         return NULL;
     value = is_negative ? 0 - value : value;
-    switch (dtype_size(r->dtype)) { /* little-endian: the first bytes are the narrow number */
+    switch (r->size) { /* little-endian: the first bytes are the narrow number */
     case 1: memcpy(out, &value, 1); break;
     case 2: memcpy(out, &value, 2); break;
     case 4: memcpy(out, &value, 4); break;
@@ -605,8 +607,10 @@ done:
 
 static void set_range(struct reading *r)
 {
-    size_t bits = 8 * dtype_size(r->dtype);
+    size_t bits;
 
+    r->size = dtype_size(r->dtype);
+    bits = 8 * r->size;
     switch (r->dtype) {
     case PENSTOCK_UINT8:
     case PENSTOCK_UINT16:
@@ -639,7 +643,7 @@ enum err_code tensor_json_read(void *out, enum penstock_dtype dtype, uint64_t co
     case PENSTOCK_BF16: return read_elements(&r, out, 2, element_f16);
     case PENSTOCK_FP32: return read_elements(&r, out, 4, element_f32);
     case PENSTOCK_FP64: return read_elements(&r, out, 8, element_f64);
-    default: return read_elements(&r, out, dtype_size(dtype), element_whole);
+    default: return read_elements(&r, out, r.size, element_whole);
     }
 }
 
@@ -809,43 +813,55 @@ write_one(char *out, enum penstock_dtype dtype, const uint8_t *element,
         uint16_t u16;
         uint32_t u32;
         uint64_t u64;
-        int8_t i8;
-        int16_t i16;
-        int32_t i32;
-        int64_t i64;
     } v;
 
-    memcpy(&v, element, dtype_size(dtype));
     switch (dtype) {
     case PENSTOCK_FP32:
+        memcpy(&v.f32, element, 4);
         if (UNLIKELY(!isfinite(v.f32)))
             return write_word(out, (double)v.f32, style.nonfinite);
-        return style.precision == 0 ? number_write_f32(out, v.f32)
+        return style.precision == 0 ? number_print_f32(out, v.f32)
                                     : number_write_f32_digits(out, v.f32, style.precision);
     case PENSTOCK_FP64:
+        memcpy(&v.f64, element, 8);
         if (UNLIKELY(!isfinite(v.f64)))
             return write_word(out, v.f64, style.nonfinite);
-        return style.precision == 0 ? number_write_f64(out, v.f64)
+        return style.precision == 0 ? number_print_f64(out, v.f64)
                                     : number_write_f64_digits(out, v.f64, style.precision);
     case PENSTOCK_FP16:
+        memcpy(&v.u16, element, 2);
         if (UNLIKELY((v.u16 & 0x7c00) == 0x7c00))
             return write_word(out, number_of_f16(v.u16), style.nonfinite);
         return style.precision == 0 ? number_write_f16(out, v.u16)
                                     : number_write_f16_digits(out, v.u16, style.precision);
     case PENSTOCK_BF16:
+        memcpy(&v.u16, element, 2);
         if (UNLIKELY((v.u16 & 0x7f80) == 0x7f80))
             return write_word(out, number_of_bf16(v.u16), style.nonfinite);
         return style.precision == 0 ? number_write_bf16(out, v.u16)
                                     : number_write_bf16_digits(out, v.u16, style.precision);
-    case PENSTOCK_BOOL: memcpy(out, v.u8 != 0 ? "true " : "false", 5); return v.u8 != 0 ? 4 : 5;
-    case PENSTOCK_UINT8: return number_write_u64(out, v.u8);
-    case PENSTOCK_UINT16: return number_write_u64(out, v.u16);
-    case PENSTOCK_UINT32: return number_write_u64(out, v.u32);
-    case PENSTOCK_UINT64: return number_write_u64(out, v.u64);
-    case PENSTOCK_INT8: return number_write_i64(out, v.i8);
-    case PENSTOCK_INT16: return number_write_i64(out, v.i16);
-    case PENSTOCK_INT32: return number_write_i64(out, v.i32);
-    default: return number_write_i64(out, v.i64);
+    case PENSTOCK_BOOL:
+        memcpy(out, *element != 0 ? "true " : "false", 5);
+        return *element != 0 ? 4 : 5;
+    case PENSTOCK_UINT8:
+    case PENSTOCK_INT8:
+        v.u8 = *element;
+        return dtype == PENSTOCK_UINT8 ? number_write_u64(out, v.u8)
+                                       : number_write_i64(out, (int8_t)v.u8);
+    case PENSTOCK_UINT16:
+    case PENSTOCK_INT16:
+        memcpy(&v.u16, element, 2);
+        return dtype == PENSTOCK_UINT16 ? number_write_u64(out, v.u16)
+                                        : number_write_i64(out, (int16_t)v.u16);
+    case PENSTOCK_UINT32:
+    case PENSTOCK_INT32:
+        memcpy(&v.u32, element, 4);
+        return dtype == PENSTOCK_UINT32 ? number_write_u64(out, v.u32)
+                                        : number_write_i64(out, (int32_t)v.u32);
+    default:
+        memcpy(&v.u64, element, 8);
+        return dtype == PENSTOCK_UINT64 ? number_write_u64(out, v.u64)
+                                        : number_write_i64(out, (int64_t)v.u64);
     }
 }
 
@@ -866,6 +882,31 @@ struct writing {
     struct slice data;
     uint64_t index; /* of the next element */
 };
+
+/* `count` elements with a comma behind each, without asking for room; returns where they end. */
+static inline __attribute__((always_inline)) char *write_some(char *at, enum penstock_dtype dtype,
+                                                              const uint8_t *element, size_t size,
+                                                              size_t count,
+                                                              struct tensor_json_style style)
+{
+    for (size_t i = 0; i < count; i++, element += size) {
+        at += write_one(at, dtype, element, style);
+        *at++ = ',';
+    }
+    return at;
+}
+
+/* The loop above once for each dtype that is worth it. */
+static char *write_chunk(char *at, enum penstock_dtype dtype, const uint8_t *element, size_t count,
+                         struct tensor_json_style style)
+{
+    switch (dtype) {
+    case PENSTOCK_FP32: return write_some(at, PENSTOCK_FP32, element, 4, count, style);
+    case PENSTOCK_FP64: return write_some(at, PENSTOCK_FP64, element, 8, count, style);
+    case PENSTOCK_INT64: return write_some(at, PENSTOCK_INT64, element, 8, count, style);
+    default: return write_some(at, dtype, element, dtype_size(dtype), count, style);
+    }
+}
 
 /* `count` elements with commas between them, straight into the text's memory. */
 static void write_run(struct writing *w, uint64_t count)
@@ -890,13 +931,10 @@ static void write_run(struct writing *w, uint64_t count)
         char *begin = (char *)text_room(w->out, some * (NUMBER_TEXT_MAX + 1));
         if (begin == NULL)
             return;
-        char *at = begin;
-        for (size_t i = 0; i < some; i++, element += size) {
-            at += write_one(at, dtype, element, w->style);
-            *at++ = ',';
-        }
+        size_t used = (size_t)(write_chunk(begin, dtype, element, some, w->style) - begin);
+        element += some * size;
         count -= some;
-        w->out->size += (size_t)(at - begin) - (count == 0);
+        w->out->size += used - (count == 0);
     }
 }
 
