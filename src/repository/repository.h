@@ -4,7 +4,7 @@
  * is one model, a folder of bare files (iris.onnx, beside it iris.yaml), or a bare file. A model's
  * `model.yaml` lies beside its config.pbtxt. Everything a model opens lies beneath its own folder.
  *
- * Threads  repository_load_all and repository_close block and belong to the starting thread; every
+ * Threads  repository_open, _load_all and _close block and belong to the starting thread; every
  *          other function is for any thread and does not block (readers see an immutable table that
  *          is exchanged whole).
  */
@@ -15,7 +15,9 @@
 #include "base/slice.h"
 
 struct engine;
+struct env;
 struct model;
+struct penstock_backend;
 struct repository;
 
 enum model_state { MODEL_UNKNOWN, MODEL_LOADING, MODEL_READY, MODEL_UNAVAILABLE, MODEL_UNLOADING };
@@ -23,17 +25,22 @@ const char *model_state_name(enum model_state state); /* "READY"; "" for MODEL_U
 
 struct repository_settings {
     struct engine *engine;
+    struct env *env;          /* where loading threads come from; borrowed */
+    const struct penstock_backend *const *plugins; /* beside the built-in ones; borrowed */
+    uint32_t plugins_count;
     const char *const *paths; /* as given on the command line; borrowed while it lives */
     uint32_t paths_count;
     uint32_t load_threads;    /* 1 to 16 */
     uint32_t models_max;      /* limit on the table: --models-max */
 };
 
+/* Finds everything: E_NOT_FOUND, E_INVALID ... when a path is missing or no model was found at all.
+ * From then on every version is listed as LOADING, or with the reason why it cannot be loaded. */
 MUST_USE enum err_code repository_open(struct repository **ret,
                                        const struct repository_settings *settings,
                                        struct err *err);
-/* Finds and loads everything. E_NOT_FOUND, E_INVALID ... when a path is missing or no model was
- * found at all; a model that fails is an entry with its reason and no error here. */
+/* Loads what was found, small files first, and lists each as soon as it is ready. A model that
+ * fails is an entry with its reason and no error here. Once. */
 MUST_USE enum err_code repository_load_all(struct repository *repository, struct err *err);
 void repository_close(struct repository **repository); /* lets go of every model */
 
@@ -63,5 +70,8 @@ void repository_snapshot_take(struct repository *repository, struct repository_s
 void repository_snapshot_give(struct repository_snapshot *snapshot);
 /* Every entry is ready (and loading is over)? */
 bool repository_is_ready(struct repository *repository);
+
+/* Things worth saying of what was found ("models/iris: folder 'v1' is no version"); borrowed. */
+uint32_t repository_notes(const struct repository *repository, const char *const **ret);
 
 #endif
