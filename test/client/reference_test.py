@@ -38,7 +38,7 @@ def to_bytes(datatype, data):
     if datatype == "BYTES":
         encoded = [text.encode() if isinstance(text, str) else text for text in data]
         return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
-    return np().asarray(data).astype(DTYPES[datatype]).tobytes() if data else b""
+    return np().array(data, dtype=DTYPES[datatype]).tobytes()
 
 
 def from_bytes(datatype, data):
@@ -264,9 +264,7 @@ def odd(name):
 def odd_references(name):
     with open(shared("models/odd/odd.ref.json")) as file:
         rows = [row for row in json.load(file) if row["model"] == name]
-    if not rows:
-        check(name in ("identity_fp32", "external_data"), "no reference of %s", name)
-        return
+    check(rows, "no reference of %s", name)
     np()
     with odd(name) as folder, Server(folder) as server:
         for row in rows:
@@ -274,7 +272,8 @@ def odd_references(name):
                 compare(ask(server, name, row["inputs"]), row["outputs"], 1e-5, "%s by %s" % (name, ask.__name__))
 
 
-odd_reference = cases({name: (name,) for name in LOADS})(odd_references)
+# the other two have cases of their own below
+odd_reference = cases({name: (name,) for name in LOADS if name not in ("identity_fp32", "external_data")})(odd_references)
 
 
 @case

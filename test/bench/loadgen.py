@@ -1,0 +1,115 @@
+"""The load generator says what happened: stalls are charged to all who waited, and wrong answers end the run."""
+import contextlib
+import json
+import os
+import socketserver
+import subprocess
+import tempfile
+import threading
+import time
+
+from harness import ROOT, case, cases, check, equal, main, need_program
+
+REQUEST = b"POST /x HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 2\r\n\r\nhi"
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """A server that gives `answer(number)` to each request, counted over all connections."""
+    lock, count = threading.Lock(), [0]
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            data = b""
+            with contextlib.suppress(OSError):
+                while True:
+                    piece = self.request.recv(65536)
+                    if not piece:
+                        return
+                    data += piece
+                    while len(data) >= len(REQUEST):
+                        check(data.startswith(REQUEST), "not the request: %r", data)
+                        data = data[len(REQUEST):]
+                        with lock:          # one at a time: a stall holds everybody up
+                            count[0] += 1
+                            said = answer(count[0])
+                        self.request.sendall(said)
+
+    class Listener(socketserver.ThreadingTCPServer):
+        daemon_threads, allow_reuse_address, request_queue_size = True, True, 128
+
+    with Listener(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever, daemon=True)
+        thread.start()
+        yield listener.server_address[1]
+        listener.shutdown()
+
+
+def loadgen(port, *arguments, expect=b"hello"):
+    """(exit status, figures or None, what stderr says)"""
+    compiler = need_program("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        program = folder + "/loadgen"
+        subprocess.run([compiler, "-std=gnu17", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror",
+                        os.path.join(ROOT, "bench", "loadgen.c"), "-o", program], check=True)
+        for name, data in (("request", REQUEST), ("expect", expect)):
+            with open("%s/%s" % (folder, name), "wb") as file:
+                file.write(data)
+        done = subprocess.run([program, "--port", str(port), "--request", folder + "/request", "--expect", folder + "/expect",
+                               "--warmup", "0", *arguments], capture_output=True, text=True, timeout=60)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.returncode, lines[-1] if lines and lines[-1]["mark"] == "end" else None, done.stderr
+
+
+@case
+def closed_loop_counts():
+    with answering(lambda number: GOOD) as port:
+        status, found, _ = loadgen(port, "--connections", "4", "--requests", "500")
+    equal((status, found["answers"], found["latency"][0]["count"]), (0, 500, 500))
+    latency = found["latency"][0]
+    check(0 < latency["p50_us"] <= latency["p99_us"] <= latency["p999_us"] <= latency["max_us"], "%s", latency)
+
+
+@case
+def closed_loop_measures_a_known_time():
+    def answer(number):
+        time.sleep(0.01)
+        return GOOD
+    with answering(answer) as port:
+        status, found, _ = loadgen(port, "--connections", "1", "--requests", "50")
+    equal(status, 0)
+    check(10000 <= found["latency"][0]["p50_us"] < 20000, "%s", found)
+
+
+@case
+def open_loop_charges_a_stall_to_all_who_were_due():
+    """500 a second for 2 s, and one stall of 400 ms: one request was slow, two hundred were due meanwhile."""
+    def answer(number):
+        if number == 300:
+            time.sleep(0.4)
+        return GOOD
+    with answering(answer) as port:
+        status, found, _ = loadgen(port, "--connections", "8", "--seconds", "2", "--rate", "500")
+    equal((status, found["answers"]), (0, 1000))
+    latency = found["latency"][0]
+    check(latency["p99_us"] > 300000, "p99 does not know of the stall: %s", latency)
+    check(latency["p90_us"] > 100000, "p90 does not know of the stall: %s", latency)
+    check(latency["p50_us"] < 100000, "%s", latency)
+    check(found["backlog_max"] > 100, "%s", found)
+
+
+@cases({"another_body": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhullo", "differs"),
+        "another_size": (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhell", "4 bytes"),
+        "an_error": (b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\nhello", "503"),
+        "closing": (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello", "keep-alive"),
+        "two_answers": (GOOD + GOOD, ""), "no_length": (b"HTTP/1.1 200 OK\r\n\r\nhello", "content-length")})
+def wrong_answers_end_the_run(wrong, word):
+    with answering(lambda number: wrong if number == 50 else GOOD) as port:
+        status, found, text = loadgen(port, "--connections", "2", "--requests", "200")
+    equal((status, found), (1, None))
+    check(word in text and text.startswith("loadgen: "), "%r", text)
+
+
+if __name__ == "__main__":
+    main()
