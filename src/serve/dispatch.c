@@ -1,0 +1,132 @@
+/* dispatch.c - from a request's head to its handler: Host, Origin, route.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The same for every transport: it sees an exchange, not a connection. What is refused here is
+ * answered in the dialect of the path.
+ */
+#include "serve/internal.h"
+
+#include "base/text.h"
+
+static const struct slice allow_all = SLICE_LIT("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
+
+static void add(struct serve_exchange *e, const char *name, struct slice value)
+{
+    require(e->more_count < HEADERS_MORE_MAX);
+    e->more[e->more_count++] = (struct header){ slice_of(name), value };
+}
+
+/* "allow" lives in the arena, because answers are written later than this returns. */
+static struct slice allow_of(struct serve_exchange *e, uint32_t methods)
+{
+    char text[64];
+    struct slice allow = router_allow(methods, text);
+    char *copy = arena_strndup(e->x.arena, allow.data, allow.size);
+
+    return copy == NULL ? allow_all : slice_make(copy, allow.size);
+}
+
+static void answer_options(struct serve_exchange *e, struct slice allow)
+{
+    struct exchange *x = &e->x;
+    struct slice origin = exchange_header(x, "origin");
+    struct slice wanted = exchange_header(x, "access-control-request-headers");
+
+    add(e, "allow", allow);
+    if (origin.data != NULL && exchange_header(x, "access-control-request-method").data != NULL) {
+        /* Fetch, CORS preflight. The origin was judged before; the header names are the client's
+         * own words, and a field value can hold nothing that ends the line. */
+        add(e, "access-control-allow-methods", allow);
+        if (wanted.size > 0)
+            add(e, "access-control-allow-headers", wanted);
+        add(e, "access-control-max-age", slice_of("600"));
+    }
+    exchange_answer(x, 204, NULL, NULL, 0, slice_make(NULL, 0), NULL);
+}
+
+COLD static void no_method(struct serve_exchange *e, uint32_t methods)
+{
+    struct exchange *x = &e->x;
+    struct slice allow = allow_of(e, methods);
+    struct err err = { 0 };
+
+    if (x->method == METHOD_OPTIONS) {
+        answer_options(e, allow);
+        return;
+    }
+    add(e, "allow", allow);
+    err_set(&err, E_UNIMPLEMENTED, "%.*s is not possible for %.*s; possible: %.*s",
+            (int)MIN(x->method_text.size, (size_t)32), (const char *)x->method_text.data,
+            (int)MIN(x->path.size, (size_t)200), (const char *)x->path.data, SLICE_ARG(allow));
+    api_fail(x, e->dialect, 405, &err);
+}
+
+COLD static void no_path(struct serve_exchange *e)
+{
+    struct exchange *x = &e->x;
+    struct err err = { 0 };
+
+    if (x->method == METHOD_OPTIONS && slice_is(x->path, "*")) {
+        answer_options(e, allow_all);
+        return;
+    }
+    err_set(&err, E_NOT_FOUND, "there is nothing at %.*s", (int)MIN(x->path.size, (size_t)200),
+            (const char *)x->path.data);
+    api_fail(x, e->dialect, 404, &err);
+}
+
+/* What browsers and caches must know about who may read the answer. */
+static void add_origin(struct serve_exchange *e, enum origin_verdict verdict, struct slice origin)
+{
+    const struct origin_rules *rules = &e->l->serve->origins;
+
+    if (rules->origins_count == 0)
+        return;
+    if (!rules->is_any_origin)
+        add(e, "vary", slice_of("origin"));
+    if (verdict != ORIGIN_ALLOWED)
+        return;
+    add(e, "access-control-allow-origin", rules->is_any_origin ? slice_of("*") : origin);
+    add(e, "access-control-expose-headers", slice_of("*"));
+}
+
+void serve_dispatch(struct serve_exchange *e)
+{
+    struct exchange *x = &e->x;
+    struct serve *serve = e->l->serve;
+    struct router_result found;
+    struct err err;
+    struct origin_request asked = {
+        .scheme = x->scheme,
+        .authority = x->authority,
+        .origin = exchange_header(x, "origin"),
+        .is_local = e->listener->is_local,
+        .is_unix = e->listener->is_unix,
+    };
+
+    e->dialect = DIALECT_PLAIN;
+    err.retry_after_ms = 0;
+    enum origin_verdict verdict = origin_judge(&serve->origins, &asked, &err);
+    if (UNLIKELY(verdict == ORIGIN_REFUSED)) {
+        stat_add(&e->l->stats.hosts_refused, 1);
+        e->dialect = api_dialect_of_path(x->path);
+        api_fail(x, e->dialect, 403, &err);
+        return;
+    }
+    add_origin(e, verdict, asked.origin);
+    enum router_answer answer =
+        router_find(serve->router, x->method, x->path, x->arena, &found, &err);
+    if (LIKELY(answer == ROUTER_FOUND)) {
+        e->match = found.match;
+        e->match.api = serve->settings.api;
+        e->dialect = e->match.route->dialect;
+        e->match.route->handle(x, &e->match);
+        return;
+    }
+    e->dialect = api_dialect_of_path(x->path);
+    switch (answer) {
+    case ROUTER_NO_METHOD: no_method(e, found.methods); break;
+    case ROUTER_NO_PATH: no_path(e); break;
+    default: api_fail(x, e->dialect, 400, &err);
+    }
+}

@@ -1,0 +1,1337 @@
+/* http1_conn.c - one HTTP/1.1 connection: bytes of a socket on one side, exchanges on the other.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * How it runs. Everything happens in conn_run, which is entered from the socket, from a timer, or
+ * at the end of the turn when somebody called an exchange from elsewhere. It takes one step after
+ * the other (read a head, hand over body bytes, finish an answer) until nothing more can be done
+ * now, sends what was written, and then either rests or ends the connection. The calls that a handler makes only leave marks,
+ * so no callback ever re-enters and nothing disappears below somebody's feet.
+ *
+ * Order. One exchange at a time: what a peer sends ahead waits as bytes, at most one input's worth,
+ * then in the kernel. So answers leave in the order of the requests, and a handler never runs
+ * for a peer that does not read. Of requests that lie ready, pipeline_max are answered
+ * in a turn before other connections get theirs.
+ *
+ * Memory. An idle connection holds none but itself. A head stays in the input it was received into
+ * and the exchange holds that; body bytes go from there, or straight from the socket, into the
+ * memory its reader offered. Small answers are copied behind their head, so that they leave as one
+ * piece; large ones are sent from where they lie, and hold their buf or their exchange until then.
+ *
+ * Leaving. Half-close is departure on HTTP/1.1: whoever closes a connection looks the same at
+ * first, and compute for nobody is worse than an answer less for a client that closes its sending
+ * side early. But nothing that is ready is withheld: requests that arrived before the FIN are still
+ * read, what can be answered at once is answered, and what has ended is sent. Only
+ * a request whose handler would have to be waited for is cancelled. So `printf ... | nc -N` gets
+ * the answers of models that run inline, and a queued one is taken out of its queue.
+ *
+ * Time. A connection has one timer, and moves it rarely: the field deadline_ns is what counts, the
+ * timer only looks at it, and goes on when it is later. A request that arrives whole on a
+ * connection that stays open touches no heap.
+ */
+#include "serve/internal.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/uio.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+enum {
+    INPUT_BYTES = 16 * 1024,   /* received at once; with its header, one pooled input */
+    OUTPUT_BYTES = 16 * 1024,  /* of one pooled output */
+    COPY_MAX = 4096,           /* answers' pieces up to this are copied behind their head */
+    ARENA_FIRST = 16 * 1024,
+    ARENA_CAP = 64 * 1024 * 1024,
+    ROOM_BYTES = 256 * 1024,   /* output that may wait before exchange_room is 0 */
+    AHEAD_OUTPUT_MAX = 64 * 1024, /* output that may wait before the next request is begun */
+    TURN_BYTES_MAX = 1024 * 1024, /* received for one connection before others get their turn */
+    TURN_ROUNDS_MAX = 8,          /* of a producer that refills what was sent */
+    SKIP_BYTES_MAX = 256 * 1024,  /* of a body nobody wanted, to keep the connection */
+    LINGER_BYTES_MAX = 16 * 1024 * 1024,
+    LINGER_MS = 2000,
+    DIRECT_MIN = 2048,         /* known body bytes from which receiving them in place pays */
+    PIECES_MAX = 64,           /* of one sendmsg */
+    RATE_CHECK_MS = 1000,      /* how often a body's rate is looked at */
+    RATE_GRACE_MS = 5000,      /* of waiting, before its rate counts */
+};
+
+/* Bytes on their way to the socket: its own, or somebody's that it holds. */
+struct output {
+    struct output *next;
+    const uint8_t *data;
+    size_t size;
+    struct buf *holder;          /* owned reference, or NULL */
+    struct serve_exchange *keep; /* owned reference: its arena holds the bytes; or NULL */
+    uint32_t room;               /* of bytes; 0: a reference */
+    bool is_pooled;
+    uint8_t bytes[];
+};
+
+enum conn_state {
+    CONN_OPEN,
+    CONN_SKIPPING,  /* the answer is out, the rest of its request is read and dropped */
+    CONN_LINGERING, /* we have finished; what comes is dropped until the peer has seen it */
+};
+
+struct conn {
+    struct loop_fd watch;
+    struct loop_task task;
+    struct timer timer;
+    uint64_t deadline_ns;
+    struct list_node node;
+    struct serve_loop *l;
+    const struct listener *listener;
+
+    enum conn_state state;
+    struct http1 http;
+    struct input *input; /* owned reference; NULL: nothing received that is not used */
+    uint32_t input_at, input_end;
+    struct serve_exchange *now; /* owned reference; the request being answered */
+    struct output *output, *output_last;
+    size_t output_bytes;
+
+    uint64_t begun_ns;      /* when the first byte of the request was seen; 0: none yet */
+    uint64_t body_bytes, body_waited_ns; /* of the present body; only waiting counts for its rate */
+    uint64_t body_wait_ns;  /* since when its reader waits; 0: it does not */
+    uint64_t write_moved_ns;
+    size_t write_unsent;    /* what lay in the kernel when the socket was full */
+    uint64_t skipped;
+    uint32_t requests;
+    uint32_t turn_requests, turn_bytes;
+
+    bool is_running;
+    bool can_read;    /* the socket probably has bytes, or its end */
+    bool fin_seen;    /* the peer has closed its side; bytes before that may lie there still */
+    bool at_end;      /* and they are all read */
+    bool is_lost;     /* nothing can be sent or read any more, or nothing should */
+    bool is_closing;  /* after the present answer */
+    bool must_linger; /* and the peer may be sending meanwhile */
+    bool is_rejected; /* over connections_max: only told so */
+    uint8_t peer_size;
+    char peer[PEER_TEXT_MAX];
+};
+
+static const struct exchange_ops ops;
+
+static void conn_run(struct conn *c);
+
+/* -- memory ---------------------------------------------------------------------------------- */
+
+static struct input *input_take(struct serve_loop *l, size_t room)
+{
+    struct input *input;
+    int is_fresh;
+
+    if (room <= INPUT_BYTES - sizeof *input) {
+        input = pool_take(&l->inputs, &is_fresh);
+        room = INPUT_BYTES - sizeof *input;
+    } else {
+        input = mem_alloc(sizeof *input + room);
+    }
+    if (input == NULL)
+        return NULL;
+    input->refs = 1;
+    input->room = (uint32_t)room;
+    input->is_pooled = room == INPUT_BYTES - sizeof *input;
+    return input;
+}
+
+static void input_give(struct serve_loop *l, struct input **slot)
+{
+    struct input *input = TAKE(*slot);
+
+    if (input == NULL || --input->refs > 0)
+        return;
+    if (!input->is_pooled || !pool_give(&l->inputs, input))
+        mem_free(input);
+}
+
+static void exchange_finish(void *object)
+{
+    struct serve_exchange *e = object;
+
+    arena_free(&e->x.arena);
+}
+
+static struct serve_exchange *exchange_take(struct conn *c)
+{
+    struct serve_loop *l = c->l;
+    int is_fresh;
+    struct serve_exchange *e = pool_take(&l->exchanges, &is_fresh);
+
+    if (UNLIKELY(e == NULL))
+        return NULL;
+    struct arena *arena = is_fresh ? arena_new(ARENA_FIRST, ARENA_CAP) : e->x.arena;
+    if (UNLIKELY(arena == NULL)) {
+        mem_free(e);
+        return NULL;
+    }
+    exchange_init(&e->x, &ops, arena, l->loop);
+    e->input = NULL;
+    e->match.route = NULL;
+    e->dialect = DIALECT_PLAIN;
+    e->more_count = 0;
+    e->promised = -1;
+    e->drops_body = e->is_chunked = e->is_aborted = e->wants_room = false;
+    e->expects_continue = false;
+    e->l = l;
+    e->conn = c;
+    e->listener = c->listener;
+    e->x.scheme = "http";
+    e->x.protocol = "HTTP/1.1";
+    e->x.budget = l->serve->settings.budget;
+    e->x.begun_ns = c->begun_ns;
+    memcpy(e->peer, c->peer, sizeof e->peer);
+    e->x.peer = slice_make(e->peer, c->peer_size);
+    e->x.headers = (const struct header *)(const void *)e->fields;
+    return e;
+}
+
+static void on_release(struct exchange *x)
+{
+    struct serve_exchange *e = CONTAINER_OF(x, struct serve_exchange, x);
+    struct serve_loop *l = e->l;
+
+    require(loop_is_mine(l->loop));
+    input_give(l, &e->input);
+    arena_reset(x->arena);
+    if (!pool_give(&l->exchanges, e)) {
+        arena_free(&x->arena);
+        mem_free(e);
+    }
+}
+
+/* -- output ---------------------------------------------------------------------------------- */
+
+static struct output *output_take(struct serve_loop *l, size_t room)
+{
+    struct output *o;
+    int is_fresh;
+
+    if (room == 0)
+        o = pool_take(&l->references, &is_fresh);
+    else if (room <= OUTPUT_BYTES - sizeof *o)
+        o = pool_take(&l->outputs, &is_fresh);
+    else
+        o = mem_alloc(sizeof *o + room);
+    if (o == NULL)
+        return NULL;
+    o->is_pooled = room <= OUTPUT_BYTES - sizeof *o;
+    o->room = room == 0 ? 0 : (uint32_t)MAX(room, OUTPUT_BYTES - sizeof *o);
+    o->next = NULL;
+    o->data = o->bytes;
+    o->size = 0;
+    o->holder = NULL;
+    o->keep = NULL;
+    return o;
+}
+
+static void output_give(struct serve_loop *l, struct output *o)
+{
+    if (UNLIKELY(o->room == 0)) {
+        buf_unref(&o->holder);
+        if (o->keep != NULL) {
+            struct exchange *x = &TAKE(o->keep)->x;
+            exchange_unref(&x);
+        }
+    }
+    if (!o->is_pooled || !pool_give(o->room == 0 ? &l->references : &l->outputs, o))
+        mem_free(o);
+}
+
+static void output_append(struct conn *c, struct output *o)
+{
+    if (c->output == NULL) {
+        c->output = o;
+        c->write_moved_ns = loop_now_ns(c->l->loop);
+    } else {
+        c->output_last->next = o;
+    }
+    c->output_last = o;
+}
+
+COLD static void out_of_memory(struct conn *c)
+{
+    stat_add(&c->l->stats.no_memory, 1);
+    c->is_lost = true;
+}
+
+/* `size` bytes in one piece behind what is written; NULL: no memory, and the connection is lost. */
+static uint8_t *output_room(struct conn *c, size_t size)
+{
+    struct output *o = c->output_last;
+
+    if (c->output != NULL && o->room > 0) {
+        size_t used = (size_t)(o->data + o->size - o->bytes);
+        if (LIKELY(size <= o->room - used))
+            return o->bytes + used;
+    }
+    o = output_take(c->l, size);
+    if (UNLIKELY(o == NULL)) {
+        out_of_memory(c);
+        return NULL;
+    }
+    output_append(c, o);
+    return o->bytes;
+}
+
+static void output_wrote(struct conn *c, size_t size)
+{
+    c->output_last->size += size;
+    c->output_bytes += size;
+}
+
+static void output_copy(struct conn *c, const void *data, size_t size)
+{
+    uint8_t *at = output_room(c, size);
+
+    if (at == NULL)
+        return;
+    memcpy(at, data, size);
+    output_wrote(c, size);
+}
+
+static void output_refer(struct conn *c, struct serve_exchange *e, struct slice bytes,
+                         struct buf *holder)
+{
+    struct output *o = output_take(c->l, 0);
+
+    if (UNLIKELY(o == NULL)) {
+        out_of_memory(c);
+        return;
+    }
+    o->data = bytes.data;
+    o->size = bytes.size;
+    if (holder != NULL) {
+        o->holder = buf_ref(holder);
+    } else {
+        exchange_ref(&e->x);
+        o->keep = e;
+    }
+    output_append(c, o);
+    c->output_bytes += bytes.size;
+}
+
+static void output_drop(struct conn *c, size_t size)
+{
+    c->output_bytes -= size;
+    while (size > 0) {
+        struct output *o = c->output;
+        size_t part = MIN(size, o->size);
+        o->data += part;
+        o->size -= part;
+        size -= part;
+        if (o->size > 0)
+            return;
+        c->output = o->next;
+        output_give(c->l, o);
+    }
+}
+
+/* Sends until all is gone or the socket is full; true: all is gone. */
+static bool output_flush(struct conn *c)
+{
+    while (c->output != NULL && !c->is_lost) {
+        struct output *o = c->output;
+        size_t asked = o->size;
+        ssize_t sent;
+        if (LIKELY(o->next == NULL)) {
+            sent = socket_send(c->watch.fd, o->data, o->size);
+        } else {
+            struct iovec pieces[PIECES_MAX];
+            size_t count = 0;
+            for (asked = 0; o != NULL && count < PIECES_MAX; o = o->next, count++) {
+                pieces[count].iov_base = (void *)(uintptr_t)o->data;
+                pieces[count].iov_len = o->size;
+                asked += o->size;
+            }
+            sent = socket_send_pieces(c->watch.fd, pieces, count);
+        }
+        if (UNLIKELY(sent < 0)) {
+            if (sent != -EAGAIN)
+                c->is_lost = true;
+            c->write_unsent = socket_unsent(c->watch.fd);
+            break;
+        }
+        stat_add(&c->l->stats.bytes_out, (uint64_t)sent);
+        c->write_moved_ns = loop_now_ns(c->l->loop);
+        output_drop(c, (size_t)sent);
+        if (UNLIKELY((size_t)sent < asked)) {
+            c->write_unsent = socket_unsent(c->watch.fd);
+            break; /* the socket is full: epoll tells when it is not */
+        }
+    }
+    return c->output == NULL;
+}
+
+/* -- what a handler calls -------------------------------------------------------------------- */
+
+/* The connection looks at the marks at the end of the turn, unless it is looking anyway. */
+static void run_later(struct conn *c)
+{
+    if (!c->is_running)
+        loop_defer(c->l->loop, &c->task);
+}
+
+static struct serve_exchange *of(struct exchange *x)
+{
+    return CONTAINER_OF(x, struct serve_exchange, x);
+}
+
+static void op_read(struct exchange *x)
+{
+    run_later(of(x)->conn);
+}
+
+/* Can what is unread of this request's body be skipped, so that the next request may follow? */
+static bool can_skip(const struct conn *c, const struct exchange *x)
+{
+    if (x->body_is_over || c->http.body_size == 0)
+        return true;
+    /* A client that waits for 100 may send the body or not: nobody can tell what comes next. */
+    if (CONTAINER_OF(x, struct serve_exchange, x)->expects_continue || c->http.body_size < 0)
+        return false;
+    return http1_data_left(&c->http) <= SKIP_BYTES_MAX;
+}
+
+static bool is_last(const struct conn *c)
+{
+    const struct serve_settings *settings = &c->l->serve->settings;
+
+    return c->l->is_draining || (settings->requests_per_connection_max != 0 &&
+                                 c->requests >= settings->requests_per_connection_max);
+}
+
+static void op_respond(struct exchange *x, uint16_t status, const struct header *headers,
+                       uint32_t headers_count, int64_t body_size)
+{
+    struct serve_exchange *e = of(x);
+    struct conn *c = e->conn;
+    bool is_bare = status == 204 || status == 304;
+    struct http1_answer answer = {
+        .status = status,
+        .length = (uint64_t)body_size,
+        .date = serve_loop_date(c->l),
+        .fields = (const struct http1_field *)(const void *)headers,
+        .fields_count = headers_count,
+        .more = (const struct http1_field *)(const void *)e->more,
+        .more_count = e->more_count,
+    };
+
+    e->promised = body_size;
+    e->drops_body = x->is_head || is_bare;
+    if (is_bare) {
+        answer.framing = HTTP1_NO_LENGTH;
+    } else if (LIKELY(body_size >= 0)) {
+        answer.framing = HTTP1_LENGTH;
+    } else if (x->is_head) {
+        answer.framing = HTTP1_NO_LENGTH;
+    } else if (c->http.minor == 1) {
+        answer.framing = HTTP1_CHUNKED;
+        e->is_chunked = true;
+    } else { /* HTTP/1.0: the end of the connection is the end of the body */
+        answer.framing = HTTP1_NO_LENGTH;
+        c->is_closing = true;
+    }
+    if (UNLIKELY(!c->is_closing && (is_last(c) || !can_skip(c, x)))) {
+        if (!c->l->is_draining && can_skip(c, x))
+            stat_add(&c->l->stats.limit_requests, 1);
+        c->is_closing = c->must_linger = true;
+    }
+    answer.connection = c->is_closing           ? HTTP1_CLOSE
+                        : c->http.minor == 0 ? HTTP1_KEEP_SAID
+                                             : HTTP1_KEEP;
+    uint8_t *at = output_room(c, http1_answer_bytes_max(&answer));
+    if (at != NULL)
+        output_wrote(c, (size_t)(http1_answer_write(&answer, at) - at));
+    run_later(c);
+}
+
+static void op_send(struct exchange *x, struct slice bytes, struct buf *holder)
+{
+    struct serve_exchange *e = of(x);
+    struct conn *c = e->conn;
+
+    require(e->promised < 0 || x->body_sent <= (uint64_t)e->promised);
+    if (e->drops_body || c->is_lost)
+        return;
+    /* One answer of any size may wait, since it exists anyway; who piles up more is not read. */
+    if (UNLIKELY(c->output_bytes > c->l->serve->settings.output_bytes_max)) {
+        stat_add(&c->l->stats.limit_output, 1);
+        c->is_lost = true;
+        run_later(c);
+        return;
+    }
+    if (e->is_chunked) {
+        uint8_t *at = output_room(c, HTTP1_CHUNK_BYTES_MAX);
+        if (at == NULL)
+            return;
+        output_wrote(c, (size_t)(http1_chunk_write(bytes.size, at) - at));
+    }
+    if (LIKELY(bytes.size <= COPY_MAX))
+        output_copy(c, bytes.data, bytes.size);
+    else
+        output_refer(c, e, bytes, holder);
+    if (e->is_chunked)
+        output_copy(c, "\r\n", 2);
+    run_later(c);
+}
+
+static void op_end(struct exchange *x, const struct header *trailers, uint32_t trailers_count)
+{
+    struct serve_exchange *e = of(x);
+    struct conn *c = e->conn;
+
+    if (e->is_chunked && !c->is_lost) {
+        output_copy(c, "0\r\n", 3);
+        for (uint32_t i = 0; i < trailers_count && !c->is_lost; i++) {
+            size_t size = trailers[i].name.size + trailers[i].value.size + 4;
+            uint8_t *at = output_room(c, size);
+            if (at != NULL)
+                output_wrote(c, (size_t)(http1_field_write(
+                                             (const struct http1_field *)(const void *)&trailers[i],
+                                             at) -
+                                         at));
+        }
+        output_copy(c, "\r\n", 2);
+    }
+    run_later(c);
+}
+
+static void op_abort(struct exchange *x)
+{
+    of(x)->is_aborted = true;
+    run_later(of(x)->conn);
+}
+
+static size_t op_room(struct exchange *x)
+{
+    struct serve_exchange *e = of(x);
+    struct conn *c = e->conn;
+
+    e->wants_room = c->output_bytes >= ROOM_BYTES;
+    return e->wants_room ? 0 : ROOM_BYTES - c->output_bytes;
+}
+
+static const struct exchange_ops ops = {
+    .read = op_read,
+    .respond = op_respond,
+    .send = op_send,
+    .end = op_end,
+    .abort = op_abort,
+    .room = op_room,
+    .release = on_release,
+};
+
+/* -- the end --------------------------------------------------------------------------------- */
+
+/* Tells who works on it that nothing can be sent any more. */
+static void exchange_leave(struct exchange *x)
+{
+    if (x->is_gone)
+        return;
+    x->is_gone = true;
+    x->has_offer = false;
+    if (x->user != NULL && x->user->on_gone != NULL)
+        x->user->on_gone(x);
+}
+
+/* Takes the present exchange off the connection. */
+static void conn_let_go(struct conn *c)
+{
+    struct serve_exchange *e = TAKE(c->now);
+    struct exchange *x = &e->x;
+
+    e->conn = NULL;
+    exchange_unref(&x);
+}
+
+static void conn_free(struct conn *c)
+{
+    struct serve_loop *l = c->l;
+
+    c->is_running = true; /* what on_gone calls only leaves marks */
+    if (c->now != NULL) {
+        stat_add(&l->stats.departed, 1);
+        exchange_leave(&c->now->x);
+        conn_let_go(c);
+    }
+    for (struct output *o = c->output, *next; o != NULL; o = next) {
+        next = o->next;
+        if (o->keep != NULL)
+            exchange_leave(&o->keep->x);
+        output_give(l, o);
+    }
+    input_give(l, &c->input);
+    loop_undefer(&c->task);
+    timer_stop(l->loop, &c->timer);
+    loop_unwatch(l->loop, &c->watch);
+    socket_close(&c->watch.fd);
+    list_remove(&c->node);
+    if (c->is_rejected)
+        l->rejecting--;
+    if (!pool_give(&l->conns_pool, c))
+        mem_free(c);
+    serve_connection_gone(l);
+}
+
+static void conn_linger(struct conn *c)
+{
+    c->state = CONN_LINGERING;
+    c->skipped = 0;
+    input_give(c->l, &c->input);
+    socket_finish(c->watch.fd);
+    c->deadline_ns = loop_now_ns(c->l->loop) + LINGER_MS * NS_PER_MS;
+}
+
+/* -- failing --------------------------------------------------------------------------------- */
+
+/* Answers for a request that has no handler (any more) and ends the connection after it. When
+ * an answer has begun already, cutting it off is all that can be said. */
+COLD static void conn_fail(struct conn *c, uint16_t status, const struct err *err)
+{
+    struct serve_exchange *before = c->now;
+    enum dialect dialect;
+    struct slice path = slice_make(NULL, 0);
+
+    c->is_closing = c->must_linger = true;
+    if (before != NULL && before->x.status != 0) {
+        c->is_lost = true;
+        return;
+    }
+    struct serve_exchange *e = exchange_take(c);
+    if (e == NULL) {
+        out_of_memory(c);
+        return;
+    }
+    if (before != NULL) {
+        char *copy = arena_strndup(e->x.arena, before->x.path.data, before->x.path.size);
+        path = slice_make(copy, copy == NULL ? 0 : before->x.path.size);
+        dialect = before->match.route != NULL ? before->dialect : api_dialect_of_path(path);
+        e->x.method = before->x.method;
+        e->x.is_head = before->x.is_head;
+        exchange_leave(&before->x);
+        conn_let_go(c);
+    } else {
+        /* The target as far as it was understood; api looks at its beginning only. */
+        if (c->input != NULL) {
+            path = http1_target(&c->http, c->input->bytes + c->input_at);
+            path = slice_first(path, slice_find(path, '?'));
+            e->input = c->input;
+            c->input->refs++;
+        }
+        dialect = api_dialect_of_path(path);
+    }
+    e->x.path = path;
+    e->x.body_is_over = true;
+    e->dialect = dialect;
+    c->http.body_size = 0;
+    c->now = e;
+    api_fail(&e->x, dialect, status, err);
+}
+
+COLD static void conn_malformed(struct conn *c, const struct err *err)
+{
+    struct serve_stats *stats = &c->l->stats;
+
+    stat_add(&stats->malformed, 1);
+    if (c->http.status == 431 || c->http.status == 414)
+        stat_add(c->http.status == 431 && strstr(err->text, "fields") != NULL
+                     ? &stats->limit_fields
+                     : &stats->limit_head,
+                 1);
+    conn_fail(c, c->http.status, err);
+}
+
+/* -- receiving ------------------------------------------------------------------------------- */
+
+/* What a recv told: true when bytes came. */
+static bool received(struct conn *c, ssize_t got, size_t asked)
+{
+    if (LIKELY(got > 0)) {
+        /* Less than asked for: the socket is empty, unless its end is there as well. */
+        c->can_read = (size_t)got == asked || c->fin_seen;
+        c->turn_bytes += (uint32_t)got;
+        stat_add(&c->l->stats.bytes_in, (uint64_t)got);
+        return true;
+    }
+    c->can_read = false;
+    if (got == 0)
+        c->at_end = c->fin_seen = true;
+    else if (got != -EAGAIN)
+        c->is_lost = true;
+    return false;
+}
+
+/* May more be received now? Others want their turn, and the bytes do not run away. */
+static bool may_receive(const struct conn *c)
+{
+    return c->can_read && !c->at_end && !c->is_lost && c->turn_bytes < TURN_BYTES_MAX;
+}
+
+/* Makes room behind the unread bytes: moves them to the front of a fresh input when there is none.
+ * The bytes of the head that is being received stay in one piece. */
+static bool input_make_room(struct conn *c)
+{
+    size_t unread = c->input_end - c->input_at;
+    size_t room = INPUT_BYTES - sizeof(struct input);
+
+    if (c->input != NULL && c->input->room - c->input_end >= room / 4)
+        return true;
+    if (c->input != NULL && c->input->refs == 1 && c->input_at >= c->input->room / 2) {
+        memmove(c->input->bytes, c->input->bytes + c->input_at, unread);
+    } else {
+        if (unread >= room / 2) /* a long head: its limit is the parser's to watch */
+            room = MAX(room, 2 * unread);
+        struct input *fresh = input_take(c->l, room);
+        if (fresh == NULL) {
+            out_of_memory(c);
+            return false;
+        }
+        if (unread > 0)
+            memcpy(fresh->bytes, c->input->bytes + c->input_at, unread);
+        input_give(c->l, &c->input);
+        c->input = fresh;
+    }
+    c->input_at = 0;
+    c->input_end = (uint32_t)unread;
+    return true;
+}
+
+static bool input_receive(struct conn *c)
+{
+    if (!may_receive(c) || !input_make_room(c))
+        return false;
+    size_t asked = c->input->room - c->input_end;
+    ssize_t got = socket_recv(c->watch.fd, c->input->bytes + c->input_end, asked);
+    if (!received(c, got, asked))
+        return false;
+    c->input_end += (uint32_t)got;
+    return true;
+}
+
+static size_t input_size(const struct conn *c)
+{
+    return c->input_end - c->input_at;
+}
+
+static void input_used(struct conn *c, size_t size)
+{
+    c->input_at += (uint32_t)size;
+    if (c->input_at == c->input_end) {
+        input_give(c->l, &c->input);
+        c->input_at = c->input_end = 0;
+    }
+}
+
+/* -- requests -------------------------------------------------------------------------------- */
+
+/* The head of the next request is complete: makes its exchange and calls the handler. */
+static void begin_request(struct conn *c, size_t head_size)
+{
+    const struct serve_settings *settings = &c->l->serve->settings;
+    struct http1 *h = &c->http;
+    uint8_t *head = c->input->bytes + c->input_at;
+    struct serve_exchange *e = exchange_take(c);
+    struct err err;
+
+    if (UNLIKELY(e == NULL)) {
+        out_of_memory(c);
+        return;
+    }
+    if (UNLIKELY(http1_parse(h, head, head_size, e->fields, &err) == HTTP1_BAD)) {
+        struct exchange *x = &e->x;
+        exchange_unref(&x);
+        conn_malformed(c, &err);
+        return;
+    }
+    struct exchange *x = &e->x;
+    x->method = (enum exchange_method)h->method;
+    x->is_head = h->method == HTTP1_HEAD_METHOD;
+    x->method_text = h->method_text;
+    x->path = h->path;
+    x->query = h->query;
+    x->authority = h->authority;
+    x->headers_count = h->fields_count;
+    x->body_size = h->body_size;
+    x->body_is_over = h->body_size == 0;
+    if (UNLIKELY(h->minor == 0))
+        x->protocol = "HTTP/1.0";
+    e->expects_continue = h->expects_continue;
+    e->input = c->input;
+    c->input->refs++;
+    input_used(c, head_size);
+
+    c->now = e;
+    c->requests++;
+    c->turn_requests++;
+    c->body_bytes = c->body_waited_ns = c->body_wait_ns = c->begun_ns = 0;
+    stat_add(&c->l->stats.requests, 1);
+    if (UNLIKELY(!h->is_keep_alive))
+        c->is_closing = true;
+    if (UNLIKELY(h->body_size > 0 && (uint64_t)h->body_size > settings->body_bytes_max)) {
+        stat_add(&c->l->stats.limit_body, 1);
+        err_set(&err, E_RANGE, "the body has %lld bytes; the most is %llu, and --max-body raises it",
+                (long long)h->body_size, (unsigned long long)settings->body_bytes_max);
+        conn_fail(c, 413, &err);
+        return;
+    }
+    serve_dispatch(e);
+}
+
+static bool next_request(struct conn *c)
+{
+    const struct serve_settings *settings = &c->l->serve->settings;
+    struct err err;
+    size_t head_size;
+
+    if (c->is_closing || c->output_bytes > AHEAD_OUTPUT_MAX)
+        return false;
+    if (UNLIKELY(c->turn_requests >= settings->pipeline_max)) {
+        if (input_size(c) > 0)
+            stat_add(&c->l->stats.limit_pipeline, 1);
+        return false;
+    }
+    if (input_size(c) == 0 && !input_receive(c))
+        return false;
+    for (;;) {
+        if (c->begun_ns == 0)
+            c->begun_ns = loop_now_ns(c->l->loop);
+        enum http1_step step = http1_scan(&c->http, c->input->bytes + c->input_at, input_size(c),
+                                          &head_size, &err);
+        if (LIKELY(step == HTTP1_HEAD)) {
+            begin_request(c, head_size);
+            return true;
+        }
+        if (step == HTTP1_BAD) {
+            conn_malformed(c, &err);
+            return true;
+        }
+        if (!input_receive(c))
+            return false;
+    }
+}
+
+/* -- bodies ---------------------------------------------------------------------------------- */
+
+/* The reader waits: a client that asked whether it may send is told so, once. */
+static void say_continue(struct conn *c, struct serve_exchange *e)
+{
+    static const char text[] = "HTTP/1.1 100 Continue\r\n\r\n";
+
+    if (LIKELY(!e->expects_continue))
+        return;
+    e->expects_continue = false;
+    if (e->x.status == 0)
+        output_copy(c, text, sizeof text - 1);
+}
+
+/* Fills the offer with what there is; *ret_is_end: the body is complete. False: nothing came. */
+static bool fill_offer(struct conn *c, struct exchange *x, size_t *ret_filled, bool *ret_is_end)
+{
+    struct http1 *h = &c->http;
+    struct slice data;
+    struct err err;
+    size_t filled = 0, used;
+
+    while (filled < x->offer_size && !http1_is_over(h)) {
+        size_t size = MIN(input_size(c), x->offer_size - filled);
+        if (size == 0) {
+            uint64_t left = http1_data_left(h);
+            if (!may_receive(c))
+                break;
+            if (h->body_size < 0 && left < DIRECT_MIN) {
+                if (!input_receive(c))
+                    break;
+                continue;
+            }
+            /* Nothing but data comes next: it goes where its reader wants it. */
+            size_t asked = (size_t)MIN(left, (uint64_t)(x->offer_size - filled));
+            ssize_t got = socket_recv(c->watch.fd, x->offer + filled, asked);
+            if (!received(c, got, asked))
+                break;
+            http1_data_taken(h, (uint64_t)got);
+            filled += (size_t)got;
+            continue;
+        }
+        enum http1_step step =
+            http1_body(h, c->input->bytes + c->input_at, size, &used, &data, &err);
+        if (UNLIKELY(step == HTTP1_BAD)) {
+            conn_malformed(c, &err);
+            return false;
+        }
+        if (step == HTTP1_DATA) {
+            memcpy(x->offer + filled, data.data, data.size);
+            filled += data.size;
+        }
+        input_used(c, used);
+    }
+    *ret_filled = filled;
+    *ret_is_end = http1_is_over(h);
+    return filled > 0 || *ret_is_end;
+}
+
+static bool deliver(struct conn *c)
+{
+    const struct serve_settings *settings = &c->l->serve->settings;
+    struct serve_exchange *e = c->now;
+    struct exchange *x = &e->x;
+    uint64_t now = loop_now_ns(c->l->loop);
+    struct err err;
+    size_t filled = 0;
+    bool is_end = true;
+
+    if (LIKELY(!x->body_is_over)) {
+        if (!fill_offer(c, x, &filled, &is_end)) {
+            if (c->now != e) /* malformed */
+                return true;
+            say_continue(c, e);
+            if (c->body_wait_ns == 0)
+                c->body_wait_ns = now;
+            return false;
+        }
+        e->expects_continue = false;
+        c->body_bytes += filled;
+        if (c->body_wait_ns != 0) {
+            c->body_waited_ns += now - c->body_wait_ns;
+            c->body_wait_ns = 0;
+        }
+        if (UNLIKELY(c->body_bytes > settings->body_bytes_max)) {
+            stat_add(&c->l->stats.limit_body, 1);
+            err_set(&err, E_RANGE,
+                    "the body has more than %llu bytes, the most that is accepted; --max-body "
+                    "raises it",
+                    (unsigned long long)settings->body_bytes_max);
+            conn_fail(c, 413, &err);
+            return true;
+        }
+        x->body_is_over = is_end;
+    }
+    x->has_offer = false;
+    if (x->user != NULL && x->user->on_body != NULL)
+        x->user->on_body(x, filled, is_end);
+    return true;
+}
+
+/* Reads what nobody wants of the last request's body. True: it is over. */
+static bool skip_body(struct conn *c)
+{
+    struct http1 *h = &c->http;
+    struct slice data;
+    struct err err;
+    size_t used;
+
+    while (!http1_is_over(h)) {
+        if (input_size(c) > 0) {
+            if (http1_body(h, c->input->bytes + c->input_at, input_size(c), &used, &data, &err) ==
+                HTTP1_BAD) {
+                c->is_closing = true;
+                return false;
+            }
+            input_used(c, used);
+        } else if (!input_receive(c)) {
+            return false;
+        }
+    }
+    c->state = CONN_OPEN;
+    http1_next(h);
+    return true;
+}
+
+/* -- one thing after the other ----------------------------------------------------------------- */
+
+static void count_answer(struct conn *c, uint16_t status)
+{
+    struct serve_stats *stats = &c->l->stats;
+
+    stat_add(status < 300   ? &stats->status_2xx
+             : status < 400 ? &stats->status_3xx
+             : status < 500 ? &stats->status_4xx
+                            : &stats->status_5xx,
+             1);
+}
+
+/* The answer is complete, if perhaps not sent. */
+static void finish_request(struct conn *c)
+{
+    struct serve_exchange *e = c->now;
+    struct exchange *x = &e->x;
+
+    count_answer(c, x->status);
+    if (UNLIKELY(e->promised >= 0 && !e->drops_body && x->body_sent != (uint64_t)e->promised)) {
+        log_error("an answer of %llu bytes for %.*s was promised and %llu were given: cut off",
+                  (unsigned long long)e->promised, SLICE_ARG(x->path),
+                  (unsigned long long)x->body_sent);
+        c->is_lost = true;
+    }
+    if (UNLIKELY(!x->body_is_over)) {
+        if (!c->is_closing && can_skip(c, x)) {
+            c->state = CONN_SKIPPING;
+            c->skipped = 0;
+        } else {
+            c->is_closing = c->must_linger = true;
+        }
+    } else if (!c->is_closing) {
+        http1_next(&c->http);
+    }
+    conn_let_go(c);
+}
+
+/* Does the next thing that can be done; false: nothing can be done now. */
+static bool step(struct conn *c)
+{
+    struct serve_exchange *e = c->now;
+
+    if (UNLIKELY(c->is_lost || c->state == CONN_LINGERING))
+        return false;
+    if (e == NULL) {
+        if (UNLIKELY(c->state == CONN_SKIPPING) && (c->is_closing || !skip_body(c)))
+            return false;
+        return next_request(c);
+    }
+    if (UNLIKELY(e->is_aborted)) {
+        c->is_lost = true;
+        return false;
+    }
+    if (e->x.is_ended) {
+        finish_request(c);
+        return true;
+    }
+    return e->x.has_offer && deliver(c);
+}
+
+/* A producer that was told to wait may go on. */
+static bool give_room(struct conn *c)
+{
+    struct serve_exchange *e = c->now;
+
+    if (LIKELY(e == NULL || !e->wants_room) || c->output_bytes > ROOM_BYTES / 2 || e->x.is_ended)
+        return false;
+    e->wants_room = false;
+    if (e->x.user == NULL || e->x.user->on_room == NULL)
+        return false;
+    e->x.user->on_room(&e->x);
+    return true;
+}
+
+/* -- resting --------------------------------------------------------------------------------- */
+
+static void set_deadline(struct conn *c, uint64_t due_ns)
+{
+    c->deadline_ns = due_ns;
+    if (UNLIKELY(due_ns != UINT64_MAX && (c->timer.slot == 0 || due_ns < c->timer.due_ns)) &&
+        timer_start(c->l->loop, &c->timer, due_ns, NULL) != OK)
+        out_of_memory(c);
+}
+
+/* What the connection waits for, and until when. */
+static uint64_t deadline_of(struct conn *c)
+{
+    const struct serve_settings *settings = &c->l->serve->settings;
+    uint64_t now = loop_now_ns(c->l->loop);
+
+    if (UNLIKELY(c->state == CONN_LINGERING))
+        return c->deadline_ns;
+    if (UNLIKELY(c->output != NULL))
+        return c->write_moved_ns + settings->write_timeout_ms * NS_PER_MS;
+    if (UNLIKELY(c->state == CONN_SKIPPING))
+        return now + settings->body_timeout_ms * NS_PER_MS;
+    if (c->now == NULL)
+        return c->begun_ns != 0 ? c->begun_ns + settings->header_timeout_ms * NS_PER_MS
+                                : now + settings->idle_timeout_ms * NS_PER_MS;
+    if (c->now->x.has_offer && c->body_wait_ns != 0) {
+        uint64_t still = settings->body_timeout_ms;
+        uint64_t rate = settings->body_rate_min == 0 ? still : MIN(still / 2, RATE_CHECK_MS);
+        return MIN(c->body_wait_ns + still * NS_PER_MS, now + rate * NS_PER_MS);
+    }
+    return UINT64_MAX; /* the handler works */
+}
+
+/* Watches for what is needed now. The interest in input is left on until it is a nuisance, so that
+ * a request answered at once changes nothing. */
+static void watch_for(struct conn *c)
+{
+    uint32_t events = c->watch.events & EPOLLIN;
+    bool wants_input = c->now == NULL ? c->output_bytes <= AHEAD_OUTPUT_MAX && !c->is_closing
+                                      : c->now->x.has_offer;
+
+    if (c->state == CONN_LINGERING || (wants_input && !c->at_end))
+        events = EPOLLIN;
+    else if (c->can_read)
+        events = 0; /* it would come again and again */
+    if (!c->fin_seen)
+        events |= EPOLLRDHUP;
+    if (c->output != NULL)
+        events |= EPOLLOUT;
+    loop_rewatch(c->l->loop, &c->watch, events);
+}
+
+/* Nothing more can be done now: ends the connection, or lets it rest. */
+static void conn_rest(struct conn *c)
+{
+    bool is_waiting = c->now != NULL && !c->now->x.is_ended;
+
+    if (UNLIKELY(c->is_lost) || (c->fin_seen && is_waiting && !(c->now->x.has_offer && c->can_read))) {
+        conn_free(c);
+        return;
+    }
+    if (c->state != CONN_LINGERING && c->now == NULL && c->output == NULL) {
+        if (UNLIKELY(c->is_closing)) {
+            if (!c->must_linger || c->at_end) {
+                conn_free(c);
+                return;
+            }
+            conn_linger(c);
+        } else if (c->at_end) {
+            conn_free(c);
+            return;
+        }
+    }
+    /* Bytes that lie ready and wait for our next turn are not announced again. */
+    if (UNLIKELY(c->now == NULL && !c->is_closing && input_size(c) > 0 &&
+                 c->turn_requests >= c->l->serve->settings.pipeline_max &&
+                 c->output_bytes <= AHEAD_OUTPUT_MAX))
+        loop_defer(c->l->loop, &c->task);
+    watch_for(c);
+    set_deadline(c, deadline_of(c));
+    if (UNLIKELY(c->is_lost)) /* no memory for the timer */
+        conn_free(c);
+}
+
+static void linger_on(struct conn *c)
+{
+    while (may_receive(c)) {
+        ssize_t got = socket_discard(c->watch.fd, 256 * 1024);
+        if (!received(c, got, 256 * 1024))
+            break;
+        c->skipped += (uint64_t)got;
+    }
+    if (c->at_end || c->skipped > LINGER_BYTES_MAX)
+        c->is_lost = true;
+}
+
+static void conn_run(struct conn *c)
+{
+    uint32_t rounds = 0;
+    bool has_moved;
+
+    c->is_running = true;
+    c->turn_requests = c->turn_bytes = 0;
+    if (UNLIKELY(c->state == CONN_LINGERING))
+        linger_on(c);
+    do {
+        has_moved = false;
+        while (step(c))
+            has_moved = true;
+        output_flush(c);
+        has_moved |= give_room(c);
+    } while (has_moved && !c->is_lost && rounds++ < TURN_ROUNDS_MAX);
+    c->is_running = false;
+    if (UNLIKELY(has_moved)) /* it could go on: after the others */
+        loop_defer(c->l->loop, &c->task);
+    conn_rest(c);
+}
+
+/* -- events ---------------------------------------------------------------------------------- */
+
+static void on_ready(struct loop_fd *watch, uint32_t events)
+{
+    struct conn *c = CONTAINER_OF(watch, struct conn, watch);
+
+    if (UNLIKELY(events & EPOLLERR))
+        c->is_lost = true;
+    if (UNLIKELY(events & (EPOLLRDHUP | EPOLLHUP)))
+        c->fin_seen = c->can_read = true;
+    if (events & EPOLLIN)
+        c->can_read = true;
+    conn_run(c);
+}
+
+static void on_task(struct loop_task *task)
+{
+    conn_run(CONTAINER_OF(task, struct conn, task));
+}
+
+/* Has the reader taken enough of what lies in the kernel since the socket was found full? */
+static bool reader_moves(struct conn *c)
+{
+    const struct serve_settings *settings = &c->l->serve->settings;
+    size_t unsent = socket_unsent(c->watch.fd);
+    uint64_t enough = MAX(settings->body_rate_min * settings->write_timeout_ms / 1000, UINT64_C(1));
+
+    if (unsent + MIN(enough, (uint64_t)c->write_unsent) > c->write_unsent || c->write_unsent == 0)
+        return false;
+    c->write_unsent = unsent;
+    c->write_moved_ns = loop_now_ns(c->l->loop);
+    return true;
+}
+
+/* A body that stands still, or arrives too slowly, is refused; false: it may go on. */
+static bool body_is_late(struct conn *c)
+{
+    const struct serve_settings *settings = &c->l->serve->settings;
+    uint64_t now = loop_now_ns(c->l->loop), since = now - c->body_wait_ns;
+    uint64_t waited = c->body_waited_ns + since;
+    uint64_t grace = MIN(settings->body_timeout_ms, (uint64_t)RATE_GRACE_MS) * NS_PER_MS;
+    struct err err;
+
+    err.retry_after_ms = 0;
+    if (since >= settings->body_timeout_ms * NS_PER_MS) {
+        stat_add(&c->l->stats.timeout_body, 1);
+        err_set(&err, E_DEADLINE,
+                "the body stood still for %llu ms after %llu bytes (--body-timeout)",
+                (unsigned long long)settings->body_timeout_ms, (unsigned long long)c->body_bytes);
+    } else if (waited > grace &&
+               (double)c->body_bytes * (double)NS_PER_S <
+                   (double)settings->body_rate_min * (double)waited) {
+        stat_add(&c->l->stats.rate_body, 1);
+        err_set(&err, E_DEADLINE,
+                "the body arrives at less than %llu bytes a second (--body-rate-min)",
+                (unsigned long long)settings->body_rate_min);
+    } else {
+        return false;
+    }
+    conn_fail(c, 408, &err);
+    return true;
+}
+
+static void on_due(struct timer *timer)
+{
+    struct conn *c = CONTAINER_OF(timer, struct conn, timer);
+    struct serve_stats *stats = &c->l->stats;
+    struct err err;
+
+    if (c->deadline_ns > loop_now_ns(c->l->loop)) { /* it has moved on meanwhile */
+        set_deadline(c, c->deadline_ns);
+        if (c->is_lost)
+            conn_free(c);
+        return;
+    }
+    c->is_running = true;
+    if (c->state == CONN_LINGERING) {
+        c->is_lost = true;
+    } else if (c->output != NULL) {
+        c->is_lost = !reader_moves(c);
+        stat_add(&stats->timeout_write, c->is_lost);
+    } else if (c->state == CONN_SKIPPING) {
+        stat_add(&stats->timeout_body, 1);
+        c->is_lost = true;
+    } else if (c->now != NULL) {
+        if (c->now->x.has_offer && c->body_wait_ns != 0)
+            body_is_late(c);
+    } else if (c->begun_ns != 0) {
+        stat_add(&stats->timeout_head, 1);
+        err.retry_after_ms = 0;
+        err_set(&err, E_DEADLINE,
+                "the head of the request did not arrive within %llu ms (--header-timeout)",
+                (unsigned long long)c->l->serve->settings.header_timeout_ms);
+        conn_fail(c, 408, &err);
+    } else {
+        stat_add(&stats->timeout_idle, 1);
+        c->is_lost = true;
+    }
+    conn_run(c);
+}
+
+/* -- life ------------------------------------------------------------------------------------ */
+
+void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
+               const struct address *peer, bool is_rejected)
+{
+    char text[ADDRESS_TEXT_MAX];
+    int is_fresh;
+    struct conn *c = pool_take(&l->conns_pool, &is_fresh);
+    struct err err;
+
+    if (c == NULL) {
+        socket_close(&fd);
+        stat_add(&l->stats.no_memory, 1);
+        l->rejecting -= is_rejected;
+        serve_connection_gone(l);
+        return;
+    }
+    memset(c, 0, sizeof *c);
+    c->l = l;
+    c->listener = listener;
+    c->watch.fd = fd;
+    c->watch.on_ready = on_ready;
+    c->task.run = on_task;
+    c->timer.on_due = on_due;
+    c->is_rejected = is_rejected;
+    http1_init(&c->http, &l->serve->limits);
+    size_t size = MIN(address_text(peer, text), sizeof c->peer - 1);
+    memcpy(c->peer, text, size);
+    c->peer_size = (uint8_t)size;
+    list_push(&l->conns, &c->node);
+    if (loop_watch(l->loop, &c->watch, EPOLLIN | EPOLLRDHUP, &err) != OK) {
+        stat_add(&l->stats.no_memory, 1);
+        list_remove(&c->node);
+        l->rejecting -= is_rejected;
+        if (!pool_give(&l->conns_pool, c))
+            mem_free(c);
+        socket_close(&fd);
+        serve_connection_gone(l);
+        return;
+    }
+    if (UNLIKELY(is_rejected)) {
+        err.retry_after_ms = 1000;
+        err_set(&err, E_UNAVAILABLE,
+                "the server has %u connections, the most it takes (--connections-max); retry later",
+                l->serve->settings.connections_max);
+        c->is_running = true;
+        conn_fail(c, 503, &err);
+        conn_run(c);
+        return;
+    }
+    /* One that says nothing at first gets no longer than one that has begun. */
+    set_deadline(c, loop_now_ns(l->loop) +
+                        l->serve->settings.header_timeout_ms * NS_PER_MS);
+    if (c->is_lost)
+        conn_free(c);
+}
+
+struct conn *conn_of_node(struct list_node *node)
+{
+    return CONTAINER_OF(node, struct conn, node);
+}
+
+void conn_drain(struct conn *c)
+{
+    bool is_begun = c->now == NULL ? c->begun_ns != 0 || input_size(c) > 0 : c->now->x.status == 0;
+
+    if (c->state == CONN_LINGERING)
+        return;
+    if (!is_begun) /* else its answer will be the last: is_last */
+        c->is_closing = c->must_linger = true;
+    conn_run(c);
+}
+
+void conn_cut(struct conn *c)
+{
+    conn_free(c);
+}
+
+void serve_loop_pools_init(struct serve_loop *l)
+{
+    enum { KEEP_MAX = 64 };
+    size_t fields = l->serve->limits.fields_max * sizeof(struct http1_field);
+
+    list_init(&l->conns);
+    pool_init(&l->conns_pool, sizeof(struct conn), KEEP_MAX);
+    pool_init(&l->exchanges, sizeof(struct serve_exchange) + fields, KEEP_MAX);
+    pool_init(&l->inputs, INPUT_BYTES, KEEP_MAX);
+    pool_init(&l->outputs, OUTPUT_BYTES, KEEP_MAX);
+    pool_init(&l->references, sizeof(struct output), 4 * KEEP_MAX);
+}
+
+void serve_loop_pools_deinit(struct serve_loop *l)
+{
+    pool_deinit(&l->conns_pool, NULL);
+    pool_deinit(&l->exchanges, exchange_finish);
+    pool_deinit(&l->inputs, NULL);
+    pool_deinit(&l->outputs, NULL);
+    pool_deinit(&l->references, NULL);
+}

@@ -1,0 +1,293 @@
+/* serve.c - the life of the server: listeners, loops and their threads, start and end.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The starting thread never touches what belongs to a loop: it posts a message and waits until
+ * each loop has answered. When all loops have stopped, what is left is its own again.
+ */
+#include "serve/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "io/cpu.h"
+
+enum {
+    BACKLOG = 4096,
+    TARGET_BYTES_MAX = 8192, /* as most servers: longer ones belong into a body */
+    LOOPS_MAX = 256,
+};
+
+enum err_code serve_new(struct serve **ret, struct env *env, const struct serve_settings *settings,
+                        struct err *err)
+{
+    struct serve *serve = mem_zalloc(sizeof *serve);
+
+    if (serve == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the server");
+    pthread_mutex_init(&serve->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&serve->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    serve->env = env;
+    serve->settings = *settings;
+    serve->settings.pipeline_max = MAX(settings->pipeline_max, 1u);
+    serve->limits.head_bytes_max = settings->header_bytes_max;
+    serve->limits.target_bytes_max = MIN((uint32_t)TARGET_BYTES_MAX, settings->header_bytes_max);
+    serve->limits.fields_max = settings->headers_max;
+    origin_rules_init(&serve->origins, settings->hosts_allowed, settings->hosts_allowed_count,
+                      settings->origins_allowed, settings->origins_allowed_count);
+    serve->loops_count = settings->loops_count != 0 ? settings->loops_count : cpu_usable();
+    serve->loops_count = MIN(serve->loops_count, (uint32_t)LOOPS_MAX);
+    if (router_new(&serve->router, settings->tables, settings->tables_count, err) != OK ||
+        serve_stats_register(serve, settings->metrics, err) != OK) {
+        enum err_code code = err->code;
+        serve_free(&serve);
+        return code;
+    }
+    *ret = serve;
+    return OK;
+}
+
+enum err_code serve_listen(struct serve *serve, const char *address, struct err *err)
+{
+    struct listener *listener = &serve->listeners[serve->listeners_count];
+    char text[ADDRESS_TEXT_MAX];
+    struct address bound;
+
+    require(!serve->is_started);
+    if (serve->listeners_count == LISTENERS_MAX)
+        return err_set(err, E_INVALID, "at most %d addresses to listen on", LISTENERS_MAX);
+    TRY(address_parse(&bound, address, err));
+    TRY(socket_listen(&listener->fd, &bound, BACKLOG, err));
+    listener->address = bound;
+    listener->is_local = address_is_loopback(&bound);
+    listener->is_unix = bound.any.sa_family == AF_UNIX;
+    address_text(&bound, text);
+    snprintf(listener->url, sizeof listener->url, "%s%s", listener->is_unix ? "" : "http://", text);
+    serve->listeners_count++;
+    return OK;
+}
+
+uint32_t serve_listeners(const struct serve *serve)
+{
+    return serve->listeners_count;
+}
+
+const char *serve_listener_url(const struct serve *serve, uint32_t index)
+{
+    require(index < serve->listeners_count);
+    return serve->listeners[index].url;
+}
+
+uint32_t serve_loops(const struct serve *serve)
+{
+    return serve->loops_count;
+}
+
+const char *serve_loop_date(struct serve_loop *l)
+{
+    uint64_t now = loop_now_ns(l->loop);
+
+    if (UNLIKELY(now >= l->date_due_ns)) {
+        uint64_t wall = l->serve->env->wall_ns(l->serve->env);
+        http1_date(l->date, wall);
+        l->date_due_ns = now + NS_PER_S - wall % NS_PER_S;
+    }
+    return l->date;
+}
+
+/* -- between the starting thread and the loops ------------------------------------------------- */
+
+static void say_done(struct serve *serve)
+{
+    pthread_mutex_lock(&serve->mutex);
+    serve->answered++;
+    pthread_cond_broadcast(&serve->changed);
+    pthread_mutex_unlock(&serve->mutex);
+}
+
+/* Posts each loop its message and waits until all have done it. */
+static void ask_all(struct serve *serve, size_t msg_offset, void (*run)(struct loop_msg *msg))
+{
+    serve->answered = 0;
+    for (uint32_t i = 0; i < serve->loops_count; i++) {
+        struct loop_msg *msg = (struct loop_msg *)(void *)((char *)&serve->loops[i] + msg_offset);
+        msg->run = run;
+        loop_post(serve->loops[i].loop, msg);
+    }
+    pthread_mutex_lock(&serve->mutex);
+    while (serve->answered < serve->loops_count)
+        pthread_cond_wait(&serve->changed, &serve->mutex);
+    pthread_mutex_unlock(&serve->mutex);
+}
+
+void serve_connection_gone(struct serve_loop *l)
+{
+    struct serve *serve = l->serve;
+
+    atomic_fetch_sub(&l->open, 1);
+    if (atomic_fetch_sub(&serve->connections, 1) == 1 && atomic_load(&serve->is_draining)) {
+        pthread_mutex_lock(&serve->mutex);
+        pthread_cond_broadcast(&serve->changed);
+        pthread_mutex_unlock(&serve->mutex);
+    }
+}
+
+static void loop_thread(void *arg)
+{
+    struct serve_loop *l = arg;
+
+    loop_run(l->loop);
+}
+
+static void on_start(struct loop_msg *msg)
+{
+    struct serve_loop *l = CONTAINER_OF(msg, struct serve_loop, start_msg);
+
+    listener_watch_all(l);
+    say_done(l->serve);
+}
+
+static enum err_code loops_make(struct serve *serve, struct err *err)
+{
+    serve->loops = mem_aligned(64, serve->loops_count * sizeof *serve->loops);
+    if (serve->loops == NULL) {
+        serve->loops_count = 0;
+        return err_set(err, E_EXHAUSTED, "no memory for the loops");
+    }
+    memset(serve->loops, 0, serve->loops_count * sizeof *serve->loops);
+    for (uint32_t i = 0; i < serve->loops_count; i++) {
+        struct serve_loop *l = &serve->loops[i];
+        l->serve = serve;
+        serve_loop_pools_init(l);
+    }
+    for (uint32_t i = 0; i < serve->loops_count; i++)
+        TRY(loop_new(&serve->loops[i].loop, serve->env, i, err));
+    return OK;
+}
+
+enum err_code serve_start(struct serve *serve, struct err *err)
+{
+    struct env *env = serve->env;
+    enum err_code code;
+    char name[16];
+
+    require(!serve->is_started);
+    if (serve->listeners_count == 0)
+        return err_set(err, E_INVALID, "there is no address to listen on");
+    serve->is_started = true;
+    code = loops_make(serve, err);
+    for (uint32_t i = 0; code == OK && i < serve->loops_count; i++) {
+        snprintf(name, sizeof name, "loop-%u", i);
+        code = env->worker_start(env, &serve->loops[i].worker, name, loop_thread,
+                                 &serve->loops[i], err);
+    }
+    if (code == OK) {
+        ask_all(serve, offsetof(struct serve_loop, start_msg), on_start);
+        for (uint32_t i = 0; code == OK && i < serve->loops_count; i++)
+            if ((code = serve->loops[i].start_code) != OK)
+                *err = serve->loops[i].start_err;
+    }
+    if (code != OK)
+        serve_stop(serve);
+    return code;
+}
+
+static void on_drain(struct loop_msg *msg)
+{
+    struct serve_loop *l = CONTAINER_OF(msg, struct serve_loop, drain_msg);
+    struct list_node *next;
+
+    listener_drain(l);
+    l->is_draining = true;
+    for (struct list_node *node = list_first(&l->conns); node != NULL; node = next) {
+        next = list_next(&l->conns, node);
+        conn_drain(conn_of_node(node));
+    }
+    say_done(l->serve);
+}
+
+static void on_cut(struct loop_msg *msg)
+{
+    struct serve_loop *l = CONTAINER_OF(msg, struct serve_loop, cut_msg);
+    struct list_node *node;
+
+    listener_unwatch_all(l);
+    l->is_draining = l->is_cut = true;
+    while ((node = list_first(&l->conns)) != NULL)
+        conn_cut(conn_of_node(node));
+    say_done(l->serve);
+}
+
+static void listeners_close(struct serve *serve)
+{
+    for (uint32_t i = 0; i < serve->listeners_count; i++)
+        socket_unlisten(&serve->listeners[i].fd, &serve->listeners[i].address);
+}
+
+void serve_drain(struct serve *serve, uint64_t grace_ms)
+{
+    uint64_t due = clock_mono_ns() + grace_ms * NS_PER_MS;
+    struct timespec until = { (time_t)(due / NS_PER_S), (long)(due % NS_PER_S) };
+    int error = 0;
+
+    if (!serve->is_started || serve->loops_count == 0 || atomic_load(&serve->is_draining))
+        return;
+    atomic_store(&serve->is_draining, true);
+    if (serve->settings.api != NULL && serve->settings.api->is_draining != NULL)
+        atomic_store(serve->settings.api->is_draining, true);
+    ask_all(serve, offsetof(struct serve_loop, drain_msg), on_drain);
+    listeners_close(serve);
+    pthread_mutex_lock(&serve->mutex);
+    while (error == 0 && atomic_load(&serve->connections) > 0)
+        error = pthread_cond_timedwait(&serve->changed, &serve->mutex, &until);
+    pthread_mutex_unlock(&serve->mutex);
+    if (error != 0) {
+        log_warn("%u connections were cut: their requests did not end within %llu ms",
+                 atomic_load(&serve->connections), (unsigned long long)grace_ms);
+        ask_all(serve, offsetof(struct serve_loop, cut_msg), on_cut);
+    }
+}
+
+void serve_stop(struct serve *serve)
+{
+    struct env *env = serve->env;
+    bool all_run = serve->is_started && serve->loops != NULL;
+
+    for (uint32_t i = 0; all_run && i < serve->loops_count; i++)
+        all_run = serve->loops[i].worker != NULL;
+    if (all_run)
+        ask_all(serve, offsetof(struct serve_loop, cut_msg), on_cut);
+    for (uint32_t i = 0; serve->loops != NULL && i < serve->loops_count; i++) {
+        if (serve->loops[i].worker == NULL)
+            continue;
+        loop_stop(serve->loops[i].loop);
+        env->worker_join(env, &serve->loops[i].worker);
+    }
+    listeners_close(serve);
+}
+
+void serve_free(struct serve **slot)
+{
+    struct serve *serve = TAKE(*slot);
+
+    if (serve == NULL)
+        return;
+    if (serve->is_started)
+        serve_stop(serve);
+    listeners_close(serve);
+    for (uint32_t i = 0; serve->loops != NULL && i < serve->loops_count; i++) {
+        loop_free(&serve->loops[i].loop);
+        serve_loop_pools_deinit(&serve->loops[i]);
+    }
+    mem_free(serve->loops);
+    router_free(&serve->router);
+    pthread_cond_destroy(&serve->changed);
+    pthread_mutex_destroy(&serve->mutex);
+    mem_free(serve);
+}

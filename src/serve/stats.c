@@ -1,0 +1,44 @@
+/* stats.c - SPDX-License-Identifier: Apache-2.0 */
+#include "serve/stats.h"
+
+#include "serve/internal.h"
+#include "telemetry/metrics.h"
+
+static const struct {
+    size_t offset;
+    const char *name, *labels, *help;
+} counters[] = {
+#define X(member, name, labels, help) { offsetof(struct serve_stats, member), "penstock_" name, labels, help },
+    SERVE_COUNTERS(X)
+#undef X
+};
+
+static void render(void *context, struct text *out)
+{
+    struct serve *serve = context;
+    const char *before = "";
+
+    metrics_family(out, "penstock_connections_open", "gauge", "Connections open now");
+    metrics_sample_u64(out, "penstock_connections_open", "", atomic_load(&serve->connections));
+    for (size_t i = 0; i < COUNT(counters); i++) {
+        const char *name = counters[i].name;
+        uint64_t sum = 0;
+        for (uint32_t j = 0; j < serve->loops_count; j++) {
+            const char *stats = (const char *)&serve->loops[j].stats;
+            sum += atomic_load_explicit(
+                (const _Atomic uint64_t *)(const void *)(stats + counters[i].offset),
+                memory_order_relaxed);
+        }
+        if (strcmp(before, name) != 0)
+            metrics_family(out, name, "counter", counters[i].help);
+        before = name;
+        metrics_sample_u64(out, name, counters[i].labels, sum);
+    }
+}
+
+enum err_code serve_stats_register(struct serve *serve, struct metrics *metrics, struct err *err)
+{
+    if (metrics == NULL)
+        return OK;
+    return metrics_add_source(metrics, render, serve, err);
+}
