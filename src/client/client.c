@@ -29,7 +29,7 @@
 enum { READ_BYTES = 64 << 10, HEAD_BYTES_MAX = 64 << 10, TIMEOUT_S_USUAL = 60 };
 
 struct client {
-    struct address address;
+    struct url url;
     uint64_t timeout_ns;
     struct answer_limits limits;
     int fd; /* -1: not connected */
@@ -40,13 +40,13 @@ struct client {
 enum err_code client_new(struct client **ret, const struct client_settings *settings,
                          struct err *err)
 {
-    struct address address;
+    struct url url;
 
-    TRY(address_parse(&address, slice_of(settings->url), err));
+    TRY(url_parse(&url, slice_of(settings->url), err));
     struct client *client = mem_alloc(sizeof *client);
     if (client == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for a client");
-    client->address = address;
+    client->url = url;
     client->timeout_ns = settings->timeout_ns != 0 ? settings->timeout_ns
                                                    : TIMEOUT_S_USUAL * NS_PER_S;
     client->limits = settings->limits;
@@ -73,9 +73,9 @@ void client_free(struct client **slot)
     mem_free(client);
 }
 
-const struct address *client_address(const struct client *client)
+const struct url *client_url(const struct client *client)
 {
-    return &client->address;
+    return &client->url;
 }
 
 struct client_times client_times(const struct client *client)
@@ -87,7 +87,7 @@ struct client_times client_times(const struct client *client)
 
 static enum err_code refuse_late(const struct client *client, const char *what, struct err *err)
 {
-    return err_set(err, E_DEADLINE, "%s %s within %.3g s", client->address.shown, what,
+    return err_set(err, E_DEADLINE, "%s %s within %.3g s", client->url.shown, what,
                    (double)client->timeout_ns / 1e9);
 }
 
@@ -116,7 +116,7 @@ static enum err_code wait_for(const struct client *client, short events, uint64_
 
 static enum err_code refuse_connect(const struct client *client, int error, struct err *err)
 {
-    const char *shown = client->address.shown;
+    const char *shown = client->url.shown;
 
     if (error == ECONNREFUSED || error == ENOENT)
         return err_set(err, E_UNAVAILABLE, "nobody listens on %s", shown);
@@ -153,7 +153,7 @@ static enum err_code connect_unix(struct client *client, uint64_t due_ns, struct
     struct sockaddr_un to = { .sun_family = AF_UNIX };
 
     snprintf(to.sun_path, sizeof to.sun_path, "%.*s", (int)sizeof to.sun_path - 1,
-             client->address.host);
+             client->url.host);
     return connect_to(client, (const struct sockaddr *)(const void *)&to, sizeof to, due_ns, err);
 }
 
@@ -170,10 +170,10 @@ static enum err_code connect_inet(struct client *client, uint64_t due_ns, struct
     char port[8];
     enum err_code code = E_UNAVAILABLE;
 
-    snprintf(port, sizeof port, "%u", client->address.port);
-    int error = getaddrinfo(client->address.host, port, &hints, &list);
+    snprintf(port, sizeof port, "%u", client->url.port);
+    int error = getaddrinfo(client->url.host, port, &hints, &list);
     if (error != 0)
-        return err_set(err, E_UNAVAILABLE, "there is no host '%s': %s", client->address.host,
+        return err_set(err, E_UNAVAILABLE, "there is no host '%s': %s", client->url.host,
                        gai_strerror(error));
     for (struct addrinfo *at = list; at != NULL; at = at->ai_next) {
         code = connect_to(client, at->ai_addr, at->ai_addrlen, due_ns, err);
@@ -187,7 +187,7 @@ static enum err_code connect_inet(struct client *client, uint64_t due_ns, struct
 static enum err_code reconnect(struct client *client, uint64_t due_ns, struct err *err)
 {
     uint64_t begun = clock_mono_ns();
-    enum err_code code = client->address.is_unix ? connect_unix(client, due_ns, err)
+    enum err_code code = client->url.is_unix ? connect_unix(client, due_ns, err)
                                                  : connect_inet(client, due_ns, err);
 
     client->times.connect_ns = clock_mono_ns() - begun;
@@ -205,7 +205,7 @@ static enum err_code write_head(struct text *head, const struct client *client,
                     strcmp(request->method, "PUT") == 0;
 
     text_printf(head, "%s %s%s HTTP/1.1\r\nhost: %s\r\nuser-agent: penstock/" PENSTOCK_VERSION "\r\n",
-                request->method, client->address.base, request->target, client->address.authority);
+                request->method, client->url.base, request->target, client->url.authority);
     for (uint32_t i = 0; i < request->headers_count; i++) {
         const char *value = request->headers[i].value;
         if (strpbrk(value, "\r\n") != NULL || strpbrk(request->headers[i].name, "\r\n: ") != NULL)
@@ -284,7 +284,7 @@ static enum err_code exchange(struct client *client, const struct client_request
     enum err_code code = receive(client, answer, due_ns, ret_has_begun, err);
     /* "127.0.0.1:8000: it closed the connection without an answer" */
     if (code != OK && code != E_DEADLINE)
-        return err_wrap(err, "%s", client->address.shown);
+        return err_wrap(err, "%s", client->url.shown);
     answer->keeps_alive &= is_whole;
     return code;
 }

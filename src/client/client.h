@@ -9,13 +9,13 @@
 #ifndef CLIENT_CLIENT_H
 #define CLIENT_CLIENT_H
 
-#include "client/address.h"
+#include "client/url.h"
 #include "client/answer.h"
 
 struct client;
 
 struct client_settings {
-    const char *url;     /* see address.h */
+    const char *url;     /* see url.h */
     uint64_t timeout_ns; /* of one call, all together; 0: 60 s */
     struct answer_limits limits;
 };
@@ -26,7 +26,7 @@ struct client_header {
 
 struct client_request {
     const char *method; /* "GET" */
-    const char *target; /* "/models", percent-encoded, behind the address's base */
+    const char *target; /* "/models", percent-encoded, behind the base of the url */
     const struct client_header *headers;
     uint32_t headers_count;
     struct slice body;  /* with content-length when the method has a body or size > 0 */
@@ -45,7 +45,7 @@ void client_free(struct client **client);
  * E_DATA_LOSS: no HTTP. E_RANGE: an answer past the limits. Any status is an answer. */
 MUST_USE enum err_code client_call(struct client *client, const struct client_request *request,
                                    struct answer **ret, struct err *err);
-const struct address *client_address(const struct client *client);
+const struct url *client_url(const struct client *client);
 struct client_times client_times(const struct client *client);
 
 #endif

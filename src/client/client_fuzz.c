@@ -1,6 +1,6 @@
 /* client_fuzz.c - any bytes as an answer: whole and one at a time they must come to the same, and
  * as an address. SPDX-License-Identifier: Apache-2.0 */
-#include "client/address.h"
+#include "client/url.h"
 #include "client/answer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     CLEANUP(answer_free) struct answer *whole = NULL;
     CLEANUP(answer_free) struct answer *pieces = NULL;
-    struct address address;
+    struct url address;
     struct err err = { 0 };
 
     if (size == 0)
@@ -43,10 +43,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         for (uint32_t i = 0; i < whole->headers_count; i++)
             require(slice_eq(whole->headers[i].value, pieces->headers[i].value));
     }
-    if (address_parse(&address, bytes, &err) == OK) {
-        struct address again;
+    if (url_parse(&address, bytes, &err) == OK) {
+        struct url again;
         /* What is shown is an address, and the same one. */
-        require(address_parse(&again, slice_of(address.shown), &err) == OK);
+        require(url_parse(&again, slice_of(address.shown), &err) == OK);
         require(strcmp(again.host, address.host) == 0 && again.port == address.port);
     }
     return 0;

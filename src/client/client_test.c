@@ -46,9 +46,9 @@ static const struct {
 TEST(address_cases)
 {
     for (size_t i = 0; i < COUNT(addresses); i++) {
-        struct address a = { 0 };
+        struct url a = { 0 };
         struct err err = { 0 };
-        enum err_code code = address_parse(&a, slice_of(addresses[i].url), &err);
+        enum err_code code = url_parse(&a, slice_of(addresses[i].url), &err);
         check(code == addresses[i].code, "'%s': %s", addresses[i].url, err.text);
         if (code != OK) {
             check(err.text[0] != '\0', "'%s' has no text", addresses[i].url);

@@ -1,5 +1,5 @@
-/* address.c - SPDX-License-Identifier: Apache-2.0 */
-#include "client/address.h"
+/* url.c - SPDX-License-Identifier: Apache-2.0 */
+#include "client/url.h"
 
 #include <stdio.h>
 #include <sys/un.h>
@@ -21,7 +21,7 @@ static bool has_control(struct slice text)
     return false;
 }
 
-static enum err_code parse_unix(struct address *ret, struct slice url, struct slice path,
+static enum err_code parse_unix(struct url *ret, struct slice url, struct slice path,
                                 struct err *err)
 {
     if (slice_starts(path, "//"))
@@ -38,7 +38,7 @@ static enum err_code parse_unix(struct address *ret, struct slice url, struct sl
 }
 
 /* Takes host and port off the front of "host:port"; `rest` is what stands behind the host. */
-static enum err_code parse_port(struct address *ret, struct slice url, struct slice rest,
+static enum err_code parse_port(struct url *ret, struct slice url, struct slice rest,
                                 struct err *err)
 {
     uint64_t port = 80;
@@ -52,11 +52,11 @@ static enum err_code parse_port(struct address *ret, struct slice url, struct sl
     return OK;
 }
 
-enum err_code address_parse(struct address *ret, struct slice url, struct err *err)
+enum err_code url_parse(struct url *ret, struct slice url, struct err *err)
 {
     struct slice left = url, host, rest;
 
-    *ret = (struct address){ .port = 80 };
+    *ret = (struct url){ .port = 80 };
     if (has_control(url))
         return refuse(err, url, "it has blanks or control characters");
     if (slice_starts(left, "unix:"))
