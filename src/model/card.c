@@ -24,8 +24,8 @@
 #include "model/nearest.h"
 
 enum {
-    TENSORS_MAX = 4096,
-    FEATURES_MAX = 4096, /* each name is compared with each */
+    TENSORS_MAX = 4096, /* each name is compared with each */
+    FEATURES_MAX = 4096,
     NUMBER_BYTES_MAX = 400
 };
 
@@ -75,8 +75,8 @@ static enum err_code next(struct reader *r)
             return no_memory(r->err);
         const char *problem = r->yaml.problem != NULL ? r->yaml.problem : "not readable";
         if (r->yaml.error == YAML_READER_ERROR)
-            return err_set(r->err, E_INVALID, "byte %zu: not YAML: %s",
-                           r->yaml.problem_offset + 1, problem);
+            return err_set(r->err, E_INVALID, "byte %zu: not YAML: %s", r->yaml.problem_offset + 1,
+                           problem);
         return fail_at(r, mark, "not YAML: %s%s%s", problem, r->yaml.context != NULL ? ", " : "",
                        r->yaml.context != NULL ? r->yaml.context : "");
     }
@@ -116,12 +116,11 @@ static bool is_null(const struct reader *r)
 /* Tags change what a value is; only the one that says "a text" is taken. */
 static enum err_code check_tag(struct reader *r)
 {
-    const yaml_char_t *tag = r->event.type == YAML_SCALAR_EVENT ? r->event.data.scalar.tag
-                             : r->event.type == YAML_SEQUENCE_START_EVENT
-                                 ? r->event.data.sequence_start.tag
-                             : r->event.type == YAML_MAPPING_START_EVENT
-                                 ? r->event.data.mapping_start.tag
-                                 : NULL;
+    const yaml_char_t *tag =
+        r->event.type == YAML_SCALAR_EVENT           ? r->event.data.scalar.tag
+        : r->event.type == YAML_SEQUENCE_START_EVENT ? r->event.data.sequence_start.tag
+        : r->event.type == YAML_MAPPING_START_EVENT  ? r->event.data.mapping_start.tag
+                                                     : NULL;
 
     if (tag == NULL || (is_scalar(r) && strcmp((const char *)tag, "!") == 0) ||
         (is_scalar(r) && strcmp((const char *)tag, YAML_STR_TAG) == 0))
@@ -250,8 +249,8 @@ static bool is_json_number(struct slice text)
         (text.data[at + 1] | 0x20) != 'e')
         return false;
     size_t dot = slice_find(text, '.');
-    return dot >= text.size || (dot + 1 < text.size && text.data[dot + 1] >= '0' &&
-                                text.data[dot + 1] <= '9');
+    return dot >= text.size ||
+           (dot + 1 < text.size && text.data[dot + 1] >= '0' && text.data[dot + 1] <= '9');
 }
 
 static enum err_code scalar_to_json(struct reader *r, const char *key, struct text *out)
@@ -291,11 +290,6 @@ static enum err_code scalar_to_json(struct reader *r, const char *key, struct te
     return next(r);
 }
 
-static void free_map(struct map **map)
-{
-    map_free(map);
-}
-
 static enum err_code value_to_json(struct reader *r, const char *key, struct text *out)
 {
     bool is_first = true;
@@ -313,7 +307,7 @@ static enum err_code value_to_json(struct reader *r, const char *key, struct tex
         return leave(r);
     }
     TRY(enter(r, YAML_MAPPING_START_EVENT, key));
-    CLEANUP(free_map) struct map *seen = map_new();
+    CLEANUP(map_free) struct map *seen = map_new();
     if (seen == NULL)
         return no_memory(r->err);
     text_byte(out, '{');
@@ -449,9 +443,12 @@ static enum err_code read_feature(struct reader *r, struct feature *f)
 static enum err_code tensor_features(struct reader *r, const char *key, void *into)
 {
     struct signature_tensor *t = &((struct card_tensor *)into)->human;
+    CLEANUP(map_free) struct map *seen = map_new();
     struct feature *list = NULL;
     uint32_t room = 0;
 
+    if (seen == NULL)
+        return no_memory(r->err);
     TRY(enter(r, YAML_SEQUENCE_START_EVENT, key));
     while (!is_end(r)) {
         yaml_mark_t mark = r->event.start_mark;
@@ -467,9 +464,9 @@ static enum err_code tensor_features(struct reader *r, const char *key, void *in
         }
         struct feature *f = &list[t->features_count];
         TRY(read_feature(r, f));
-        for (uint32_t i = 0; i < t->features_count; i++)
-            if (strcmp(list[i].name, f->name) == 0)
-                return fail_at(r, mark, "the feature '%.60s' is listed twice", f->name);
+        if (map_get(seen, slice_of(f->name)) != NULL)
+            return fail_at(r, mark, "the feature '%.60s' is listed twice", f->name);
+        TRY(map_put(seen, slice_of(f->name), f, r->err));
         t->features_count++;
         t->features = list;
     }
@@ -581,9 +578,12 @@ static const struct key input_keys[] = {
 };
 
 static const struct key output_keys[] = {
-    { "title", tensor_title },       { "description", tensor_description },
-    { "unit", tensor_unit },         { "role", tensor_role },
-    { "features", tensor_features }, { "labels", tensor_labels },
+    { "title", tensor_title },
+    { "description", tensor_description },
+    { "unit", tensor_unit },
+    { "role", tensor_role },
+    { "features", tensor_features },
+    { "labels", tensor_labels },
     { "labels_file", tensor_labels_file },
 };
 
@@ -670,9 +670,8 @@ static enum err_code card_outputs(struct reader *r, const char *key, void *into)
 }
 
 static const struct key card_keys[] = {
-    { "title", card_title },     { "description", card_description },
-    { "license", card_license }, { "inputs", card_inputs },
-    { "outputs", card_outputs }, { "example", card_example },
+    { "title", card_title },   { "description", card_description }, { "license", card_license },
+    { "inputs", card_inputs }, { "outputs", card_outputs },         { "example", card_example },
 };
 
 static enum err_code read_card(struct reader *r, struct card *card)
@@ -692,8 +691,7 @@ static enum err_code read_card(struct reader *r, struct card *card)
     return OK;
 }
 
-enum err_code card_parse(struct card **ret, struct arena *arena, struct slice yaml,
-                         struct err *err)
+enum err_code card_parse(struct card **ret, struct arena *arena, struct slice yaml, struct err *err)
 {
     struct reader r = { .arena = arena, .err = err };
     struct card *card = arena_zalloc(arena, sizeof *card);
@@ -828,8 +826,10 @@ static enum err_code apply_tensors(const struct card_tensor *cards, uint32_t car
         for (uint32_t j = 0; title != NULL && j < count; j++) {
             const char *other = list[j].title != NULL ? list[j].title : list[j].name;
             if (strcmp(list[j].name, cards[i].name) != 0 && strcmp(other, title) == 0)
-                return err_set(err, E_INVALID, "line %d: two of the model's %ss would be called "
-                                               "'%s'", cards[i].line, kind, title);
+                return err_set(err, E_INVALID,
+                               "line %d: two of the model's %ss would be called "
+                               "'%s'",
+                               cards[i].line, kind, title);
         }
     }
     return OK;
@@ -898,8 +898,8 @@ static enum output_role decide_role(const struct signature *s, const struct sign
 
     for (uint32_t i = 0; i < s->outputs_count; i++)
         has_scores = has_scores || (&s->outputs[i] != t && is_named_like_scores(&s->outputs[i]));
-    if (is_int(t->dtype) && (t->labels_count != 0 || (has_scores && (name_has(t, "label") ||
-                                                                     name_has(t, "class")))))
+    if (is_int(t->dtype) &&
+        (t->labels_count != 0 || (has_scores && (name_has(t, "label") || name_has(t, "class")))))
         return ROLE_LABEL;
     if (is_float(t->dtype) && t->rank != 0 &&
         (name_has(t, "prob") || (t->labels_count != 0 && last == (int64_t)t->labels_count)))

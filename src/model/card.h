@@ -19,8 +19,9 @@
  *       probabilities: {role: probabilities, labels_file: labels.txt}
  *     example: {sepal_length: 5.1, ...}
  *
- * A list of plain names is also fine for features and labels. Unknown keys, wrong types, repeated
- * keys and anchors that refer to themselves are errors with line and column.
+ * A feature or label may be a plain name; plain scalars are taken as the text that they are (labels:
+ * [no, 1]). Unknown keys, wrong types, repeated keys, aliases (*name) and tags other than !!str are
+ * errors with line and column. An empty file is an empty card.
  */
 #ifndef MODEL_CARD_H
 #define MODEL_CARD_H
@@ -48,16 +49,19 @@ struct card {
 MUST_USE enum err_code card_parse(struct card **ret, struct arena *arena, struct slice yaml,
                                   struct err *err);
 /* Puts what the card says into the signature (which lives as long as the arena). E_INVALID when it
- * names a tensor that the model lacks, or counts do not match the dims. Labels files are the
- * caller's to read: see signature_set_labels. */
+ * names a tensor that the model lacks, counts do not match the dims, or two inputs or two outputs
+ * would have one name. Labels files are the caller's to read: see signature_set_labels. */
 MUST_USE enum err_code card_apply(const struct card *card, struct signature *signature,
                                   struct arena *arena, struct err *err);
-/* One label a line (LF or CRLF); a last empty line does not count. */
+/* One label a line (LF or CRLF); what follows the last line's end does not count, an empty line
+ * elsewhere is an empty label. How many there are is not compared with the dims (label files of
+ * config.pbtxt may be longer or shorter, as in Triton). */
 MUST_USE enum err_code signature_set_labels(struct signature_tensor *tensor, struct slice text,
                                             struct arena *arena, struct err *err);
 /* Decides ROLE_AUTO: an integer output with labels or named like label/class beside
  * probabilities/scores is a label; a float output whose last dim equals the labels' count, or named
- * like probabilities, is probabilities; else a value. */
+ * like probabilities, is probabilities; else a value. When one output only has labels, they are
+ * also those of the other label and probabilities outputs that they fit. Call it last. */
 void signature_decide_roles(struct signature *signature);
 
 #endif

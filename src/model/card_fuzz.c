@@ -20,14 +20,16 @@ static void check_json(const char *text)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct signature_tensor inputs[] = { { .name = "input", .dtype = PENSTOCK_FP32, .rank = 2,
-                                           .dims = { -1, 4 } } };
+    struct signature_tensor inputs[] = {
+        { .name = "input", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 4 } }
+    };
     struct signature_tensor outputs[] = {
         { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .dims = { -1 } },
         { .name = "probabilities", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 3 } },
     };
-    struct signature signature = { .inputs_count = 1, .inputs = inputs, .outputs_count = 2,
-                                   .outputs = outputs };
+    struct signature signature = {
+        .inputs_count = 1, .inputs = inputs, .outputs_count = 2, .outputs = outputs
+    };
     struct arena *arena = arena_new(4096, 256 << 20);
     struct card *card = NULL;
     struct err err;

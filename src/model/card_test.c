@@ -36,11 +36,6 @@ static const char iris[] =
     "example: {sepal_length: 5.1, list: [1, 0x1f, 0o17, +5, 007, .5, 5., -1e3, 1.50, true, Null,\n"
     "          ~, 'true', yes, 12345678901234567890, 1e-400], text: \"a\\\"b\", empty: }\n";
 
-static void free_arena(struct arena **arena)
-{
-    arena_free(arena);
-}
-
 static bool same(const char *a, const char *b)
 {
     return a != NULL && strcmp(a, b) == 0;
@@ -48,7 +43,7 @@ static bool same(const char *a, const char *b)
 
 TEST(card_members)
 {
-    CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+    CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
     struct card *card = NULL;
     struct err err = { 0 };
 
@@ -66,36 +61,42 @@ TEST(card_members)
     check(same(in->human.title, "measurements") && same(in->human.unit, "cm") &&
               same(in->human.description, "Four lengths") &&
               same(in->human.content_type, "image/png") &&
-              same(in->human.example_json, "[5.1,3.5,1.4,0.2]"), "texts");
+              same(in->human.example_json, "[5.1,3.5,1.4,0.2]"),
+          "texts");
     check(fabs(in->human.min) < 1e-9 && fabs(in->human.max - 100) < 1e-9, "range");
     check_or_stop(in->human.features_count == 4, "%u features", in->human.features_count);
     const struct feature *f = in->human.features;
     check(same(f[0].name, "sepal_length") && same(f[0].unit, "cm") &&
               same(f[0].description, "long") && fabs(f[0].max - 30) < 1e-9 &&
-              fabs(f[0].example - 5.1) < 1e-9, "feature 0");
+              fabs(f[0].example - 5.1) < 1e-9,
+          "feature 0");
     check(same(f[1].name, "sepal_width") && isnan(f[1].min) && isnan(f[1].example), "feature 1");
     check(same(f[3].name, "4th"), "feature 3");
     const struct card_tensor *label = &card->outputs[0], *probabilities = &card->outputs[1];
     check(label->human.role == ROLE_LABEL && label->human.labels_count == 3 &&
-              same(label->human.labels[2], "no") && label->labels_file == NULL, "label");
+              same(label->human.labels[2], "no") && label->labels_file == NULL,
+          "label");
     check(isnan(label->human.min), "no range");
     check(probabilities->human.role == ROLE_PROBABILITIES &&
               same(probabilities->labels_file, "labels.txt") &&
-              same(probabilities->human.unit, "%"), "probabilities");
+              same(probabilities->human.unit, "%"),
+          "probabilities");
 }
 
 TEST(card_may_be_empty)
 {
-    static const char *const empty[] = { "", "\n", "# nothing\n", "---\n", "---\n...\n", "~", "{}" };
+    static const char *const empty[] = {
+        "", "\n", "# nothing\n", "---\n", "---\n...\n", "~", "{}"
+    };
 
     for (size_t i = 0; i < COUNT(empty); i++) {
-        CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+        CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
         struct card *card = NULL;
         struct err err = { 0 };
         check_or_stop(card_parse(&card, arena, slice_of(empty[i]), &err) == OK, "'%s': %s",
                       empty[i], err.text);
-        check(card->title == NULL && card->inputs_count == 0 && card->example_json == NULL,
-              "'%s'", empty[i]);
+        check(card->title == NULL && card->inputs_count == 0 && card->example_json == NULL, "'%s'",
+              empty[i]);
     }
 }
 
@@ -132,7 +133,8 @@ static const struct {
     { "inputs: [a]", "line 1, column 9: inputs is expected to be a mapping (key: value)" },
     { "inputs:", "line 1, column 8: inputs is expected to be a mapping (key: value)" },
     { "inputs: {a: 5}", "line 1, column 13: input 'a' is expected to be a mapping (key: value)" },
-    { "inputs: {[a]: 5}", "line 1, column 10: a key of 'inputs' is expected to be a tensor's name" },
+    { "inputs: {[a]: 5}",
+      "line 1, column 10: a key of 'inputs' is expected to be a tensor's name" },
     { "inputs: {'': {}}", "line 1, column 10: 'a tensor's name' is empty: give it a text or remove "
                           "it" },
     { "inputs:\n  a: {}\n  a: {}", "line 3, column 3: 'a' is given twice" },
@@ -165,8 +167,7 @@ static const struct {
     { "inputs: {a: {content_type: image/}}",
       "line 1, column 28: 'content_type' is expected to be a type such as image/png" },
     { "inputs: {a: {features: x}}", "line 1, column 24: features is expected to be a list" },
-    { "inputs: {a: {features: [x, y, x]}}",
-      "line 1, column 31: the feature 'x' is listed twice" },
+    { "inputs: {a: {features: [x, y, x]}}", "line 1, column 31: the feature 'x' is listed twice" },
     { "inputs: {a: {features: [{unit: cm}]}}", "line 1, column 25: the feature has no name" },
     { "inputs: {a: {features: [{name: x, nim: 1}]}}",
       "line 1, column 35: unknown key 'nim' of a feature" },
@@ -195,19 +196,19 @@ static const struct {
 TEST(card_errors)
 {
     for (size_t i = 0; i < COUNT(wrong); i++) {
-        CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+        CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
         struct card *card = NULL;
         struct err err = { 0 };
         check(card_parse(&card, arena, slice_of(wrong[i].text), &err) == E_INVALID &&
-                  card == NULL && strcmp(err.text, wrong[i].error) == 0, "%s\n  gave %s",
-              wrong[i].text, card != NULL ? "a card" : err.text);
+                  card == NULL && strcmp(err.text, wrong[i].error) == 0,
+              "%s\n  gave %s", wrong[i].text, card != NULL ? "a card" : err.text);
     }
 }
 
 TEST(card_cut_at_every_byte)
 {
     for (size_t size = 0; size < sizeof iris; size++) {
-        CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+        CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
         CLEANUP(mem_free_slot) uint8_t *copy = mem_alloc(size);
         struct card *card = NULL;
         struct err err = { 0 };
@@ -221,7 +222,7 @@ TEST(card_cut_at_every_byte)
 TEST(card_is_bounded)
 {
     size_t size = CARD_BYTES_MAX + 1, at;
-    CLEANUP(free_arena) struct arena *arena = arena_new(4096, 256 << 20);
+    CLEANUP(arena_free) struct arena *arena = arena_new(4096, 256 << 20);
     CLEANUP(mem_free_slot) char *text = mem_alloc(size + 100);
     struct card *card = NULL;
     struct err err = { 0 };
@@ -271,16 +272,19 @@ static void flower_init(struct flower *f)
         .inputs = { { .name = "input", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 4 } },
                     { .name = "text", .dtype = PENSTOCK_BYTES, .rank = 2, .dims = { -1, -1 } } },
         .outputs = { { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .dims = { -1 } },
-                     { .name = "probabilities", .dtype = PENSTOCK_FP32, .rank = 2,
+                     { .name = "probabilities",
+                       .dtype = PENSTOCK_FP32,
+                       .rank = 2,
                        .dims = { -1, 3 } },
                      { .name = "boxes", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 4 } } },
     };
-    f->signature = (struct signature){ .inputs_count = COUNT(f->inputs), .inputs = f->inputs,
-                                       .outputs_count = COUNT(f->outputs), .outputs = f->outputs };
+    f->signature = (struct signature){ .inputs_count = COUNT(f->inputs),
+                                       .inputs = f->inputs,
+                                       .outputs_count = COUNT(f->outputs),
+                                       .outputs = f->outputs };
 }
 
-static enum err_code apply(struct flower *f, const char *yaml, struct arena *arena,
-                           struct err *err)
+static enum err_code apply(struct flower *f, const char *yaml, struct arena *arena, struct err *err)
 {
     struct card *card = NULL;
 
@@ -290,18 +294,20 @@ static enum err_code apply(struct flower *f, const char *yaml, struct arena *are
 
 TEST(card_goes_into_the_signature)
 {
-    CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+    CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
     struct flower f;
     struct err err = { 0 };
 
     flower_init(&f);
     check_or_stop(apply(&f, iris, arena, &err) == OK, "%s", err.text);
     check(same(f.signature.title, "Iris species") && same(f.signature.license, "Apache-2.0") &&
-              f.signature.description != NULL && f.signature.example_json != NULL, "the model");
+              f.signature.description != NULL && f.signature.example_json != NULL,
+          "the model");
     check(same(f.inputs[0].title, "measurements") && f.inputs[0].features_count == 4 &&
               same(f.inputs[0].content_type, "image/png") && fabs(f.inputs[0].max - 100) < 1e-9 &&
               same(f.inputs[0].example_json, "[5.1,3.5,1.4,0.2]") && same(f.inputs[0].unit, "cm") &&
-              same(f.inputs[0].description, "Four lengths"), "input");
+              same(f.inputs[0].description, "Four lengths"),
+          "input");
     check(f.outputs[0].labels_count == 3 && f.outputs[0].role == ROLE_LABEL, "label");
     check(f.outputs[1].role == ROLE_PROBABILITIES, "probabilities");
     check(strcmp(f.inputs[0].name, "input") == 0 && f.inputs[0].rank == 2, "the tensor's own");
@@ -339,7 +345,7 @@ TEST(card_against_the_model)
     };
 
     for (size_t i = 0; i < COUNT(rows); i++) {
-        CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+        CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
         struct flower f;
         struct err err = { 0 };
         flower_init(&f);
@@ -352,7 +358,7 @@ TEST(card_against_the_model)
 
 TEST(card_roles_that_cannot_be)
 {
-    CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+    CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
     struct flower f;
     struct err err = { 0 };
 
@@ -360,7 +366,8 @@ TEST(card_roles_that_cannot_be)
     f.outputs[0].dtype = PENSTOCK_BYTES;
     check(apply(&f, "outputs: {label: {role: label}}", arena, &err) == E_INVALID, "strings");
     check(strcmp(err.text, "line 1: the role label is for class numbers, and output 'label' is "
-                           "BYTES") == 0, "%s", err.text);
+                           "BYTES") == 0,
+          "%s", err.text);
     f.outputs[1].rank = 0;
     check(apply(&f, "outputs: {probabilities: {role: probabilities}}", arena, &err) == E_INVALID,
           "a scalar");
@@ -382,18 +389,23 @@ TEST(labels_of_a_file)
         { "a\r\nb", 4, { "a", "b" }, 2, NULL },
         { "a\n\nc\n", 5, { "a", "", "c" }, 3, NULL },
         { "\n", 1, { "" }, 1, NULL },
-        { "\xef\xbb\xbf" "caf\xc3\xa9\r\n", 10, { "caf\xc3\xa9" }, 1, NULL },
+        { "\xef\xbb\xbf"
+          "caf\xc3\xa9\r\n",
+          10,
+          { "caf\xc3\xa9" },
+          1,
+          NULL },
         { "", 0, { NULL }, 0, "there are no labels: write one a line" },
         { "a\n\xff\n", 4, { NULL }, 0, "line 2: the label is not UTF-8 text" },
         { "a\nb\0c", 5, { NULL }, 0, "line 2: the label is not UTF-8 text" },
     };
 
     for (size_t i = 0; i < COUNT(rows); i++) {
-        CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+        CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
         struct signature_tensor t = { .labels_count = 0 };
         struct err err = { 0 };
-        enum err_code code = signature_set_labels(&t, slice_make(rows[i].text, rows[i].size), arena,
-                                                  &err);
+        enum err_code code =
+            signature_set_labels(&t, slice_make(rows[i].text, rows[i].size), arena, &err);
         check(code == (rows[i].error != NULL ? E_INVALID : OK) && t.labels_count == rows[i].count,
               "%zu: %u labels, %s", i, t.labels_count, err.text);
         check(rows[i].error == NULL || strcmp(err.text, rows[i].error) == 0, "%s", err.text);
@@ -404,7 +416,7 @@ TEST(labels_of_a_file)
 
 TEST(labels_are_bounded)
 {
-    CLEANUP(free_arena) struct arena *arena = arena_new(4096, 16 << 20);
+    CLEANUP(arena_free) struct arena *arena = arena_new(4096, 16 << 20);
     CLEANUP(mem_free_slot) char *text = mem_alloc(CARD_LABELS_MAX + 1);
     struct signature_tensor t = { .labels_count = 0 };
     struct err err = { 0 };
@@ -426,9 +438,17 @@ TEST(roles_are_decided)
         { .name = "output_probability", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, -1 } },
         { .name = "embedding", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 3 } },
         { .name = "class_count", .dtype = PENSTOCK_FP64, .rank = 1, .dims = { 1 } },
-        { .name = "logits", .dtype = PENSTOCK_FP16, .rank = 2, .dims = { -1, 3 }, .labels_count = 3,
+        { .name = "logits",
+          .dtype = PENSTOCK_FP16,
+          .rank = 2,
+          .dims = { -1, 3 },
+          .labels_count = 3,
           .labels = labels },
-        { .name = "index", .dtype = PENSTOCK_INT32, .rank = 1, .dims = { -1 }, .labels_count = 3,
+        { .name = "index",
+          .dtype = PENSTOCK_INT32,
+          .rank = 1,
+          .dims = { -1 },
+          .labels_count = 3,
           .labels = labels },
         { .name = "prob", .dtype = PENSTOCK_FP32, .rank = 1, .dims = { 3 }, .role = ROLE_VALUE },
         { .name = "label_text", .dtype = PENSTOCK_BYTES, .rank = 1, .dims = { -1 } },
@@ -451,7 +471,7 @@ TEST(roles_are_decided)
 TEST(card_survives_every_fault)
 {
     for_each_fault(nth) {
-        CLEANUP(free_arena) struct arena *arena = arena_new(1024, 1 << 20);
+        CLEANUP(arena_free) struct arena *arena = arena_new(1024, 1 << 20);
         struct flower f;
         struct err err = { 0 };
         flower_init(&f);

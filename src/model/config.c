@@ -193,8 +193,8 @@ static enum err_code read_tensor(struct model_config *config, yyjson_mut_val *ob
 }
 
 static enum err_code read_tensors(struct model_config *config, yyjson_mut_val *list,
-                                  const char *kind, struct config_tensor **ret,
-                                  uint32_t *ret_count, struct err *err)
+                                  const char *kind, struct config_tensor **ret, uint32_t *ret_count,
+                                  struct err *err)
 {
     size_t total = yyjson_mut_arr_size(list), index, count;
     yyjson_mut_val *each;
@@ -243,8 +243,8 @@ static enum err_code add_notice(struct model_config *config, bool is_refusal, co
                                 struct err *err)
 {
     size_t size = config->notices_count * sizeof *config->notices;
-    struct config_notice *grown = arena_resize(config->arena, config->notices, size,
-                                               size + sizeof *grown);
+    struct config_notice *grown =
+        arena_resize(config->arena, config->notices, size, size + sizeof *grown);
 
     if (text == NULL || grown == NULL)
         return no_memory(err);
@@ -300,8 +300,7 @@ static enum err_code read_group(struct model_config *config, yyjson_mut_val *obj
                       err);
 }
 
-static enum err_code read_groups(struct model_config *config, yyjson_mut_val *list,
-                                 struct err *err)
+static enum err_code read_groups(struct model_config *config, yyjson_mut_val *list, struct err *err)
 {
     size_t total = yyjson_mut_arr_size(list), index, count;
     yyjson_mut_val *each;
@@ -332,8 +331,9 @@ static enum err_code read_versions(struct model_config *config, yyjson_mut_val *
     if (yyjson_mut_obj_get(latest, "num_versions") != NULL) {
         config->versions_latest = (uint32_t)get_int(latest, "num_versions");
         if (config->versions_latest == 0)
-            return err_set(err, E_INVALID, "version_policy.latest.num_versions is 0: no version "
-                                           "would be served; write 1 or more");
+            return err_set(err, E_INVALID,
+                           "version_policy.latest.num_versions is 0: no version "
+                           "would be served; write 1 or more");
     }
     if (specific == NULL)
         return OK;
@@ -417,8 +417,8 @@ static enum err_code read_members(struct model_config *config, struct err *err)
         : yyjson_mut_obj_get(root, "ensemble_scheduling") != NULL ? SCHEDULING_ENSEMBLE
                                                                   : SCHEDULING_NONE;
     read_queue(config, yyjson_mut_obj_get(root, "dynamic_batching"));
-    config->is_decoupled = get_bool(yyjson_mut_obj_get(root, "model_transaction_policy"),
-                                    "decoupled");
+    config->is_decoupled =
+        get_bool(yyjson_mut_obj_get(root, "model_transaction_policy"), "decoupled");
     if (!schema_walk_acts(config_schema, root, on_act, &notices))
         return notices.code;
     return OK;
@@ -553,8 +553,7 @@ static enum err_code check_batch_dim(const struct model_config *config, const ch
     return err_set(err, E_INVALID,
                    "%s '%s': max_batch_size is %u, but the model says %s, whose first dimension is "
                    "not free for a batch: write max_batch_size: 0 and the dims in full",
-                   kind, d->name, config->batch_max,
-                   shape_text(has, sizeof has, d->rank, d->dims));
+                   kind, d->name, config->batch_max, shape_text(has, sizeof has, d->rank, d->dims));
 }
 
 static enum err_code compare_dims(const struct model_config *config, bool is_output,
@@ -605,10 +604,11 @@ static bool put_tensor(struct model_config *config, yyjson_mut_val *object,
     yyjson_mut_val *dims = yyjson_mut_arr_with_sint64(config->doc, t->dims, t->rank);
 
     if (!put(config, object, "name", copy_text(config, t->name)) ||
-        !put(config, object, "data_type", yyjson_mut_str(config->doc, dtype_config_name(t->dtype)))
-        || !put(config, object, "dims", dims) ||
-        (!is_output && !put(config, object, "optional",
-                            yyjson_mut_bool(config->doc, t->is_optional))))
+        !put(config, object, "data_type",
+             yyjson_mut_str(config->doc, dtype_config_name(t->dtype))) ||
+        !put(config, object, "dims", dims) ||
+        (!is_output &&
+         !put(config, object, "optional", yyjson_mut_bool(config->doc, t->is_optional))))
         return false;
     /* A scalar of a model that does not batch is dims [1] alone in Triton's own completion. */
     if (!t->has_reshape || (t->reshape_rank == 0 && config->batch_max == 0))
@@ -638,13 +638,12 @@ static enum err_code complete_listed(struct model_config *config, bool is_output
         if (t->dtype == PENSTOCK_INVALID)
             t->dtype = d->dtype;
         else if (t->dtype != d->dtype)
-            return err_set(err, E_INVALID,
-                           "%s '%s': the configuration says %s, the model %s", kind, t->name,
-                           dtype_config_name(t->dtype), dtype_config_name(d->dtype));
+            return err_set(err, E_INVALID, "%s '%s': the configuration says %s, the model %s", kind,
+                           t->name, dtype_config_name(t->dtype), dtype_config_name(d->dtype));
         if (t->is_optional && !d->is_optional)
             return err_set(err, E_INVALID,
-                           "%s '%s': the configuration says optional, but the model needs it",
-                           kind, t->name);
+                           "%s '%s': the configuration says optional, but the model needs it", kind,
+                           t->name);
         TRY(check_batch_dim(config, kind, d, err));
         if (t->has_dims)
             TRY(compare_dims(config, is_output, t, d, err));
@@ -716,8 +715,10 @@ static enum err_code check_whole(const char *kind, const struct config_tensor *t
                        kind, kind);
     for (uint32_t i = 0; i < count; i++)
         if (tensors[i].dtype == PENSTOCK_INVALID || !tensors[i].has_dims)
-            return err_set(err, E_INVALID, "%s '%s': %s is missing, and the model itself does not "
-                                           "say", kind, tensors[i].name,
+            return err_set(err, E_INVALID,
+                           "%s '%s': %s is missing, and the model itself does not "
+                           "say",
+                           kind, tensors[i].name,
                            tensors[i].dtype == PENSTOCK_INVALID ? "data_type" : "dims");
     return OK;
 }
@@ -835,8 +836,8 @@ static bool complete_policies(struct model_config *config, yyjson_mut_val *root)
 }
 
 enum err_code config_complete(struct model_config *config, const char *name, const char *backend,
-                              const char *platform, const struct declared *declared,
-                              bool can_batch, uint32_t batch_max_default, struct err *err)
+                              const char *platform, const struct declared *declared, bool can_batch,
+                              uint32_t batch_max_default, struct err *err)
 {
     yyjson_mut_val *root = yyjson_mut_doc_get_root(config->doc);
     struct {

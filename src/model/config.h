@@ -43,10 +43,11 @@ struct config_instance_group {
 
 enum config_scheduling { SCHEDULING_NONE, SCHEDULING_DYNAMIC, SCHEDULING_SEQUENCE, SCHEDULING_ENSEMBLE };
 
-/* What config.pbtxt asks for that is not built: found by config_check. */
+/* What config.pbtxt asks for that is not built, at most one for each field: config_schema.def says
+ * which and why. Parsing fills them in; whoever loads the model logs or refuses. */
 struct config_notice {
     bool is_refusal;   /* answers would change by it: the model must not load */
-    const char *text;  /* "sequence_batching is not built yet: ..." */
+    const char *text;  /* "instance_group[1].rate_limiter is not built yet: ..." */
 };
 
 struct model_config {
@@ -80,7 +81,8 @@ struct model_config {
 /* Parses config.pbtxt. Errors carry line and column: "line 3, column 9: unknown field 'dimms' of
  * ModelInput; the nearest is 'dims'". On failure *ret is untouched. */
 MUST_USE enum err_code config_parse(struct model_config **ret, struct slice pbtxt, struct err *err);
-/* The same from the JSON form (repository load override). */
+/* The same from the JSON form (repository load override): proto or lowerCamelCase names, integers
+ * also as strings. Errors carry the path: "instance_group[0].count: ...". */
 MUST_USE enum err_code config_parse_json(struct model_config **ret, struct slice json,
                                          struct err *err);
 /* An empty one, for models without a file. */
@@ -105,7 +107,9 @@ struct declared {
  * with what the model says: a name that the model lacks, another dtype, dims that cannot fit are
  * E_INVALID with both sides named. `can_batch`: first dims are free and the backend can batch;
  * `batch_max_default` is then used when the file says nothing (0: none). Inputs that the runtime
- * declares optional need not be listed. */
+ * declares optional need not be listed, nor any output. `declared` NULL or empty: the model does not
+ * say, and the file must. May be called again (for another version) with the same names. After a
+ * failure the configuration is good for config_free only. */
 MUST_USE enum err_code config_complete(struct model_config *config, const char *name,
                                        const char *backend, const char *platform,
                                        const struct declared *declared, bool can_batch,

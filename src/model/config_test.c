@@ -47,32 +47,38 @@ TEST(config_members)
     check_or_stop(config_parse(&c, slice_of(whole), &err) == OK, "%s", err.text);
     check(strcmp(c->name, "iris") == 0 && strcmp(c->backend, "onnxruntime") == 0 &&
               strcmp(c->platform, "onnxruntime_onnx") == 0 &&
-              strcmp(c->default_model_filename, "iris.onnx") == 0, "texts");
+              strcmp(c->default_model_filename, "iris.onnx") == 0,
+          "texts");
     check(c->has_batch_max && c->batch_max == 32, "batch");
     check_or_stop(c->inputs_count == 2 && c->outputs_count == 2, "tensors");
     const struct config_tensor *x = &c->inputs[0], *o = &c->inputs[1];
     check(strcmp(x->name, "X") == 0 && x->dtype == PENSTOCK_FP32 && x->has_dims && x->rank == 2 &&
               x->dims[1] == 2 && x->has_reshape && x->reshape_rank == 1 && x->reshape[0] == 4 &&
-              !x->is_optional && x->label_filename == NULL, "X");
+              !x->is_optional && x->label_filename == NULL,
+          "X");
     check(o->dtype == PENSTOCK_BYTES && o->dims[0] == -1 && o->is_optional && !o->has_reshape, "o");
     const struct config_tensor *label = &c->outputs[0], *scores = &c->outputs[1];
     check(label->has_reshape && label->reshape_rank == 0 &&
-              strcmp(label->label_filename, "l.txt") == 0, "label");
+              strcmp(label->label_filename, "l.txt") == 0,
+          "label");
     check(scores->dtype == PENSTOCK_INVALID && !scores->has_dims, "scores");
     check(!c->versions_all && c->versions_count == 3 && c->versions[2] == 7, "versions");
     check_or_stop(c->groups_count == 3, "groups");
     check(c->groups[0].kind == INSTANCE_CPU && c->groups[0].count == 2, "group 0");
     check(c->groups[1].kind == INSTANCE_MODEL && c->groups[1].count == 1, "group 1");
     check(c->groups[2].kind == INSTANCE_AUTO && c->groups[2].gpus_count == 2 &&
-              c->groups[2].gpus[1] == 1, "group 2");
+              c->groups[2].gpus[1] == 1,
+          "group 2");
     check(c->parameters_count == 2 && strcmp(c->parameters[0].key, "execution") == 0 &&
               strcmp(c->parameters[0].value, "queued") == 0 &&
-              strcmp(c->parameters[1].value, "") == 0, "parameters");
+              strcmp(c->parameters[1].value, "") == 0,
+          "parameters");
     check(c->is_decoupled && c->scheduling == SCHEDULING_DYNAMIC, "policies");
     check(c->queue_size_max == 7 && c->queue_timeout_us == 5 && c->allow_timeout_override, "queue");
     check(c->notices_count == 2 && !c->notices[0].is_refusal &&
               strcmp(c->notices[0].text, "instance_group[2].gpus has no effect: the model runs on "
-                                         "the processor") == 0, "%u", c->notices_count);
+                                         "the processor") == 0,
+          "%u", c->notices_count);
 }
 
 TEST(config_defaults)
@@ -84,7 +90,8 @@ TEST(config_defaults)
     check(strcmp(c->name, "") == 0 && strcmp(c->default_model_filename, "") == 0, "texts");
     check(!c->has_batch_max && c->batch_max == 0 && c->versions_latest == 1 && !c->versions_all &&
               c->versions_count == 0 && c->groups_count == 0 && c->inputs_count == 0 &&
-              c->scheduling == SCHEDULING_NONE && c->notices_count == 0, "defaults");
+              c->scheduling == SCHEDULING_NONE && c->notices_count == 0,
+          "defaults");
     char *json = config_json(c, false);
     check(json != NULL && strcmp(json, "{}") == 0, "%s", json);
     mem_free(json);
@@ -101,8 +108,7 @@ static const struct {
       "line 1, column 31: 'TYPE_FLOAT32' is no value of DataType: TYPE_INVALID, TYPE_BOOL, "
       "TYPE_UINT8, TYPE_UINT16, TYPE_UINT32, TYPE_UINT64, TYPE_INT8, TYPE_INT16, TYPE_INT32, "
       "TYPE_INT64, TYPE_FP16, TYPE_FP32, TYPE_FP64, TYPE_STRING, TYPE_BF16" },
-    { "max_batch_size: -1",
-      "max_batch_size is -1: write 0 for no batching, or the largest batch" },
+    { "max_batch_size: -1", "max_batch_size is -1: write 0 for no batching, or the largest batch" },
     { "input { dims: 4 }", "input[0]: the name is missing" },
     { "input { name: 'a' } input { name: 'a' }", "input 'a' is listed twice" },
     { "output { name: 'a' } output { name: 'b' } output { name: 'a' }",
@@ -159,8 +165,8 @@ TEST(config_errors)
         struct model_config *c = NULL;
         struct err err = { 0 };
         check(config_parse(&c, slice_of(wrong[i].text), &err) == E_INVALID && c == NULL &&
-                  strcmp(err.text, wrong[i].error) == 0, "%s\n  gave %s", wrong[i].text,
-              c != NULL ? "a configuration" : err.text);
+                  strcmp(err.text, wrong[i].error) == 0,
+              "%s\n  gave %s", wrong[i].text, c != NULL ? "a configuration" : err.text);
         config_free(&c);
     }
 }
@@ -201,10 +207,12 @@ static const struct {
     { "batch_input {}", 'r', "batch_input is not", 1 },
     { "batch_input []", 0, "", 0 },
     { "batch_output {}", 'r', "batch_output is not", 1 },
-    { "input { name: 'a' allow_ragged_batch: true }", 'r', "input[0].allow_ragged_batch is not", 1 },
+    { "input { name: 'a' allow_ragged_batch: true }", 'r', "input[0].allow_ragged_batch is not",
+      1 },
     { "input { name: 'a' allow_ragged_batch: false }", 0, "", 0 },
     { "input { name: 'a' } input { name: 'b' is_shape_tensor: true } input { name: 'c' "
-      "is_shape_tensor: true }", 'r', "input[1].is_shape_tensor belongs to TensorRT", 1 },
+      "is_shape_tensor: true }",
+      'r', "input[1].is_shape_tensor belongs to TensorRT", 1 },
     { "output { name: 'a' is_shape_tensor: true }", 'r', "output[0].is_shape_tensor belongs", 1 },
     { "input { name: 'a' is_non_linear_format_io: true }", 'r', "input[0].is_non_linear", 1 },
     { "output { name: 'a' is_non_linear_format_io: true }", 'r', "output[0].is_non_linear", 1 },
@@ -218,10 +226,12 @@ static const struct {
       "cpu_execution_accelerator { name: 'openvino' } } }",
       'w', "optimization.execution_accelerators.gpu_execution_accelerator has no effect", 2 },
     { "optimization { input_pinned_memory { enable: true } output_pinned_memory { enable: true } "
-      "gather_kernel_buffer_threshold: 5 eager_batching: true }", 0, "", 0 },
+      "gather_kernel_buffer_threshold: 5 eager_batching: true }",
+      0, "", 0 },
     { "instance_group { kind: KIND_GPU gpus: 0 }", 'r',
       "instance_group[0].kind is KIND_GPU, and this server runs models on the processor only: write "
-      "KIND_CPU or KIND_AUTO", 1 },
+      "KIND_CPU or KIND_AUTO",
+      1 },
     { "instance_group { kind: KIND_CPU count: 4 name: 'x' }", 0, "", 0 },
     { "instance_group [{}, { rate_limiter { priority: 2 } }]", 'w',
       "instance_group[1].rate_limiter is not", 1 },
@@ -241,7 +251,8 @@ static const struct {
     { "response_cache { enable: true }", 'w', "response_cache.enable is not", 1 },
     { "response_cache { enable: false }", 0, "", 0 },
     { "model_metrics { metric_control { metric_identifier { family: 'f' } histogram_options { "
-      "buckets: [1, 2.5] } } }", 'w', "model_metrics.metric_control is not", 1 },
+      "buckets: [1, 2.5] } } }",
+      'w', "model_metrics.metric_control is not", 1 },
     { "runtime: 'other'", 'w', "runtime has no effect", 1 },
     { "parameters { key: 'a' value { string_value: 'b' } }", 0, "", 0 },
     { "version_policy { all {} }", 0, "", 0 },
@@ -291,9 +302,12 @@ TEST(config_delay_never_times_out)
 {
     CLEANUP(config_free) struct model_config *c = NULL;
 
-    check_or_stop(config_parse(&c, slice_of("dynamic_batching { default_queue_policy { "
-                                            "timeout_action: DELAY default_timeout_microseconds: 9 "
-                                            "} }"), NULL) == OK, "parsed");
+    check_or_stop(config_parse(&c,
+                               slice_of("dynamic_batching { default_queue_policy { "
+                                        "timeout_action: DELAY default_timeout_microseconds: 9 "
+                                        "} }"),
+                               NULL) == OK,
+                  "parsed");
     check(c->queue_timeout_us == 0, "%llu", (unsigned long long)c->queue_timeout_us);
 }
 
@@ -306,26 +320,28 @@ static const struct declared_tensor free_out[] = {
     { "scores", PENSTOCK_FP32, 2, { -1, 3 }, false },
 };
 static const struct declared free_model = { 2, 2, free_in, free_out };
-static const struct declared_tensor fixed_in[] = { { "img", PENSTOCK_UINT8, 3, { 1, -1, 3 }, false },
-                                                   { "rate", PENSTOCK_INT64, 0, { 0 }, false } };
+static const struct declared_tensor fixed_in[] = {
+    { "img", PENSTOCK_UINT8, 3, { 1, -1, 3 }, false }, { "rate", PENSTOCK_INT64, 0, { 0 }, false }
+};
 static const struct declared_tensor fixed_out[] = { { "y", PENSTOCK_FP32, 2, { 1, 5 }, false },
                                                     { "n", PENSTOCK_INT64, 0, { 0 }, false } };
 static const struct declared fixed_model = { 2, 2, fixed_in, fixed_out };
 static const struct declared silent_model = { 0, 0, NULL, NULL };
 
-#define INPUT(name, type, dims, more, optional)                                                    \
-    "{\"name\":\"" name "\",\"data_type\":\"TYPE_" type "\",\"format\":\"FORMAT_NONE\",\"dims\":[" \
-    dims "]," more "\"is_shape_tensor\":false,\"allow_ragged_batch\":false,\"optional\":" optional \
+#define INPUT(name, type, dims, more, optional)                                     \
+    "{\"name\":\"" name "\",\"data_type\":\"TYPE_" type                             \
+    "\",\"format\":\"FORMAT_NONE\",\"dims\":[" dims "]," more                       \
+    "\"is_shape_tensor\":false,\"allow_ragged_batch\":false,\"optional\":" optional \
     ",\"is_non_linear_format_io\":false}"
-#define OUTPUT(name, type, dims, more, file)                                                       \
-    "{\"name\":\"" name "\",\"data_type\":\"TYPE_" type "\",\"dims\":[" dims "]," more             \
+#define OUTPUT(name, type, dims, more, file)                                           \
+    "{\"name\":\"" name "\",\"data_type\":\"TYPE_" type "\",\"dims\":[" dims "]," more \
     "\"label_filename\":\"" file "\",\"is_shape_tensor\":false,\"is_non_linear_format_io\":false}"
-#define GROUP(name, kind, count)                                                                   \
-    "{\"name\":\"" name "\",\"kind\":\"" kind "\",\"count\":" count                                \
+#define GROUP(name, kind, count)                                    \
+    "{\"name\":\"" name "\",\"kind\":\"" kind "\",\"count\":" count \
     ",\"gpus\":[],\"secondary_devices\":[],\"profile\":[],\"passive\":false,\"host_policy\":\"\"}"
-#define OPTIMIZATION(enable)                                                                       \
-    "\"optimization\":{\"priority\":\"PRIORITY_DEFAULT\",\"input_pinned_memory\":{\"enable\":"     \
-    enable "},\"output_pinned_memory\":{\"enable\":true},\"gather_kernel_buffer_threshold\":0,"    \
+#define OPTIMIZATION(enable)                                                                          \
+    "\"optimization\":{\"priority\":\"PRIORITY_DEFAULT\",\"input_pinned_memory\":{\"enable\":" enable \
+    "},\"output_pinned_memory\":{\"enable\":true},\"gather_kernel_buffer_threshold\":0,"              \
     "\"eager_batching\":false}"
 
 /* What comes out is, word for word, the JSON that Triton writes for the same model (fields without
@@ -335,53 +351,64 @@ static const struct {
     const struct declared *declared;
     uint32_t batch_max_default;
     const char *json;
-} documents[] = {
-    { "", &free_model, 0,
-      "{\"name\":\"m\",\"platform\":\"onnxruntime_onnx\",\"backend\":\"onnxruntime\",\"runtime\":"
-      "\"\",\"version_policy\":{\"latest\":{\"num_versions\":1}},\"max_batch_size\":0,\"input\":["
-      INPUT("X", "FP32", "-1,4", "", "false") "," INPUT("bias", "FP32", "-1,1", "", "true")
-      "],\"output\":[" OUTPUT("label", "INT64", "-1", "", "") ","
-      OUTPUT("scores", "FP32", "-1,3", "", "") "],\"batch_input\":[],\"batch_output\":[],"
-      OPTIMIZATION("true") ",\"instance_group\":[" GROUP("m", "KIND_CPU", "1")
-      "],\"default_model_filename\":\"\",\"cc_model_filenames\":{},\"metric_tags\":{},"
-      "\"parameters\":{},\"model_warmup\":[]}" },
-    { "", &free_model, 4,
-      "{\"name\":\"m\",\"platform\":\"onnxruntime_onnx\",\"backend\":\"onnxruntime\",\"runtime\":"
-      "\"\",\"version_policy\":{\"latest\":{\"num_versions\":1}},\"max_batch_size\":4,\"input\":["
-      INPUT("X", "FP32", "4", "", "false") "," INPUT("bias", "FP32", "1", "", "true")
-      "],\"output\":[" OUTPUT("label", "INT64", "1", "\"reshape\":{\"shape\":[]},", "") ","
-      OUTPUT("scores", "FP32", "3", "", "") "],\"batch_input\":[],\"batch_output\":[],"
-      OPTIMIZATION("true") ",\"instance_group\":[" GROUP("m", "KIND_CPU", "1")
-      "],\"default_model_filename\":\"\",\"cc_model_filenames\":{},\"metric_tags\":{},"
-      "\"parameters\":{},\"model_warmup\":[]}" },
-    { "name: 'm' max_batch_size: 8 platform: 'p' output { name: 'scores' label_filename: 'l' } "
-      "input { name: 'X' dims: [2, 2] reshape { shape: 4 } } instance_group [{ count: 3 }, { name: "
-      "'g' kind: KIND_MODEL }] dynamic_batching {} optimization { input_pinned_memory {} } "
-      "parameters { key: 'k' value {} } version_policy { latest {} } response_cache { enable: true "
-      "}",
-      &free_model, 4,
-      "{\"name\":\"m\",\"platform\":\"p\",\"backend\":\"onnxruntime\",\"runtime\":\"\","
-      "\"version_policy\":{\"latest\":{\"num_versions\":1}},\"max_batch_size\":8,\"input\":["
-      INPUT("X", "FP32", "2,2", "\"reshape\":{\"shape\":[4]},", "false") "],\"output\":["
-      OUTPUT("scores", "FP32", "3", "", "l") "],\"batch_input\":[],\"batch_output\":[],"
-      OPTIMIZATION("false") ",\"dynamic_batching\":{\"preferred_batch_size\":[8],"
-      "\"max_queue_delay_microseconds\":0,\"preserve_ordering\":false,\"priority_levels\":0,"
-      "\"default_priority_level\":0,\"priority_queue_policy\":{}},\"instance_group\":["
-      GROUP("m_0", "KIND_CPU", "3") "," GROUP("g", "KIND_MODEL", "1")
-      "],\"default_model_filename\":\"\",\"cc_model_filenames\":{},\"metric_tags\":{},"
-      "\"parameters\":{\"k\":{\"string_value\":\"\"}},\"model_warmup\":[],\"response_cache\":{"
-      "\"enable\":true}}" },
-    { "version_policy { all {} } instance_group { kind: KIND_AUTO gpus: 0 } input { name: 'img' } "
-      "input { name: 'rate' data_type: TYPE_INT64 dims: [1] }",
-      &fixed_model, 4,
-      "{\"name\":\"m\",\"platform\":\"onnxruntime_onnx\",\"backend\":\"onnxruntime\",\"runtime\":"
-      "\"\",\"version_policy\":{\"all\":{}},\"max_batch_size\":0,\"input\":["
-      INPUT("img", "UINT8", "1,-1,3", "", "false") "," INPUT("rate", "INT64", "1", "", "false")
-      "],\"output\":[" OUTPUT("y", "FP32", "1,5", "", "") "," OUTPUT("n", "INT64", "", "", "")
-      "],\"batch_input\":[],\"batch_output\":[]," OPTIMIZATION("true") ",\"instance_group\":["
-      GROUP("m_0", "KIND_CPU", "1") "],\"default_model_filename\":\"\",\"cc_model_filenames\":{},"
-      "\"metric_tags\":{},\"parameters\":{},\"model_warmup\":[]}" },
-};
+} documents
+    [] = {
+        { "", &free_model, 0,
+          "{\"name\":\"m\",\"platform\":\"onnxruntime_onnx\",\"backend\":\"onnxruntime\",\"runtime\":"
+          "\"\",\"version_policy\":{\"latest\":{\"num_versions\":1}},\"max_batch_size\":0,\"input\":[" INPUT(
+              "X", "FP32", "-1,4", "",
+              "false") "," INPUT("bias", "FP32", "-1,1", "",
+                                 "true") "],\"output\":[" OUTPUT("label", "INT64", "-1", "",
+                                                                 "") "," OUTPUT("scores", "FP32",
+                                                                                "-1,3", "",
+                                                                                "") "],\"batch_input\":[],\"batch_output\":[]," OPTIMIZATION("true") ",\"instance_group\":[" GROUP("m",
+                                                                                                                                                                                   "KIND_CPU",
+                                                                                                                                                                                   "1") "],\"default_model_filename\":\"\",\"cc_model_filenames\":{},\"metric_tags\":{},"
+                                                                                                                                                                                        "\"parameters\":{},\"model_warmup\":[]}" },
+        { "", &free_model, 4,
+          "{\"name\":\"m\",\"platform\":\"onnxruntime_onnx\",\"backend\":\"onnxruntime\",\"runtime\":"
+          "\"\",\"version_policy\":{\"latest\":{\"num_versions\":1}},\"max_batch_size\":4,\"input\":[" INPUT(
+              "X", "FP32", "4", "",
+              "false") "," INPUT("bias", "FP32", "1", "",
+                                 "true") "],\"output\":[" OUTPUT("label", "INT64", "1",
+                                                                 "\"reshape\":{\"shape\":[]},",
+                                                                 "") "," OUTPUT("scores", "FP32",
+                                                                                "3", "",
+                                                                                "") "],\"batch_input\":[],\"batch_output\":[]," OPTIMIZATION("true") ",\"instance_group\":[" GROUP("m",
+                                                                                                                                                                                   "KIND_CPU",
+                                                                                                                                                                                   "1") "],\"default_model_filename\":\"\",\"cc_model_filenames\":{},\"metric_tags\":{},"
+                                                                                                                                                                                        "\"parameters\":{},\"model_warmup\":[]}" },
+        { "name: 'm' max_batch_size: 8 platform: 'p' output { name: 'scores' label_filename: 'l' } "
+          "input { name: 'X' dims: [2, 2] reshape { shape: 4 } } instance_group [{ count: 3 }, { name: "
+          "'g' kind: KIND_MODEL }] dynamic_batching {} optimization { input_pinned_memory {} } "
+          "parameters { key: 'k' value {} } version_policy { latest {} } response_cache { enable: true "
+          "}",
+          &free_model, 4,
+          "{\"name\":\"m\",\"platform\":\"p\",\"backend\":\"onnxruntime\",\"runtime\":\"\","
+          "\"version_policy\":{\"latest\":{\"num_versions\":1}},\"max_batch_size\":8,\"input\":[" INPUT(
+              "X", "FP32",
+              "2,2", "\"reshape\":{\"shape\":[4]},", "false") "],\"output\":[" OUTPUT("scores",
+                                                                                      "FP32", "3", "", "l") "],\"batch_input\":[],\"batch_output\":[]," OPTIMIZATION("false") ",\"dynamic_batching\":{\"preferred_batch_size\":[8],"
+                                                                                                                                                                              "\"max_queue_delay_microseconds\":0,\"preserve_ordering\":false,\"priority_levels\":0,"
+                                                                                                                                                                              "\"default_priority_level\":0,\"priority_queue_policy\":{}},\"instance_group\":[" GROUP("m_0", "KIND_CPU", "3") "," GROUP(
+                                                                                                                                                                                  "g",
+                                                                                                                                                                                  "KIND_MODEL",
+                                                                                                                                                                                  "1") "],\"default_model_filename\":\"\",\"cc_model_filenames\":{},\"metric_tags\":{},"
+                                                                                                                                                                                       "\"parameters\":{\"k\":{\"string_value\":\"\"}},\"model_warmup\":[],\"response_cache\":{"
+                                                                                                                                                                                       "\"enable\":true}}" },
+        { "version_policy { all {} } instance_group { kind: KIND_AUTO gpus: 0 } input { name: 'img' } "
+          "input { name: 'rate' data_type: TYPE_INT64 dims: [1] }",
+          &fixed_model, 4,
+          "{\"name\":\"m\",\"platform\":\"onnxruntime_onnx\",\"backend\":\"onnxruntime\",\"runtime\":"
+          "\"\",\"version_policy\":{\"all\":{}},\"max_batch_size\":0,\"input\":[" INPUT("img", "UINT8", "1,-1,3", "", "false") "," INPUT(
+              "rate", "INT64", "1", "",
+              "false") "],\"output\":[" OUTPUT("y", "FP32", "1,5", "",
+                                               "") "," OUTPUT("n", "INT64", "", "",
+                                                              "") "],\"batch_input\":[],\"batch_output\":[]," OPTIMIZATION("true") ",\"instance_group\":[" GROUP("m_0",
+                                                                                                                                                                 "KIND_CPU",
+                                                                                                                                                                 "1") "],\"default_model_filename\":\"\",\"cc_model_filenames\":{},"
+                                                                                                                                                                      "\"metric_tags\":{},\"parameters\":{},\"model_warmup\":[]}" },
+    };
 
 static enum err_code complete(struct model_config *c, const struct declared *declared,
                               uint32_t batch_max_default, struct err *err)
@@ -400,14 +427,15 @@ TEST(config_documents)
         /* Twice: a model of several versions is completed for each. */
         for (unsigned round = 0; round < 2; round++) {
             check_or_stop(complete(c, documents[i].declared, documents[i].batch_max_default,
-                                   &err) == OK, "%zu: %s", i, err.text);
+                                   &err) == OK,
+                          "%zu: %s", i, err.text);
             CLEANUP(mem_free_slot) char *json = config_json(c, false);
             check(strcmp(json, documents[i].json) == 0, "%zu, round %u:\n%s\n%s", i, round, json,
                   documents[i].json);
         }
         /* What /config says may be given back as an override. */
-        check_or_stop(config_parse_json(&again, slice_of(documents[i].json), &err) == OK,
-                      "%zu: %s", i, err.text);
+        check_or_stop(config_parse_json(&again, slice_of(documents[i].json), &err) == OK, "%zu: %s",
+                      i, err.text);
         check(complete(again, documents[i].declared, 0, &err) == OK, "%zu: %s", i, err.text);
         CLEANUP(mem_free_slot) char *json = config_json(again, false);
         check(strcmp(json, documents[i].json) == 0, "%zu, by JSON:\n%s\n%s", i, json,
@@ -480,7 +508,8 @@ static const struct {
     { "input { name: 'a' data_type: TYPE_FP32 dims: 1 } output { name: 'b' data_type: TYPE_BOOL }",
       &silent_model, "output 'b': dims is missing, and the model itself does not say" },
     { "input { name: 'a' data_type: TYPE_FP32 dims: 1 } output { name: 'b' data_type: TYPE_BOOL "
-      "dims: [] } max_batch_size: 5", &silent_model, NULL },
+      "dims: [] } max_batch_size: 5",
+      &silent_model, NULL },
 };
 
 TEST(config_against_the_model)
@@ -519,7 +548,8 @@ TEST(config_batch_defaults)
         struct err err = { 0 };
         check_or_stop(config_parse(&c, slice_of(rows[i].text), &err) == OK, "%s", err.text);
         check(config_complete(c, "m", "b", NULL, &free_model, rows[i].can_batch,
-                              rows[i].batch_default, &err) == OK, "%zu: %s", i, err.text);
+                              rows[i].batch_default, &err) == OK,
+              "%zu: %s", i, err.text);
         check(c->batch_max == rows[i].batch_max && c->has_batch_max, "%zu: %u", i, c->batch_max);
         check(strcmp(c->platform, "") == 0, "%zu: a platform from nowhere", i);
     }
@@ -545,7 +575,8 @@ TEST(config_is_bounded)
         memcpy(text + at, "input{}", 7);
     check(config_parse(&c, slice_make(text, size - 6), &err) == E_INVALID, "too much");
     check(strcmp(err.text, "line 1, column 183504: the configuration holds more than 262144 "
-                           "values") == 0, "%s", err.text);
+                           "values") == 0,
+          "%s", err.text);
     size_t at = 0;
     for (unsigned i = 0; i < 4097; i++)
         at += (size_t)snprintf(text + at, size - at, "output{name:'%u'}", i);
@@ -592,9 +623,9 @@ TEST(config_survives_every_fault)
                 CLEANUP(config_free) struct model_config *c = NULL;
                 struct err err = { 0 };
                 char *json = NULL;
-                enum err_code code =
-                    by_json ? config_parse_json(&c, slice_of(documents[i].json), &err)
-                            : config_parse(&c, slice_of(documents[i].pbtxt), &err);
+                enum err_code code = by_json
+                                         ? config_parse_json(&c, slice_of(documents[i].json), &err)
+                                         : config_parse(&c, slice_of(documents[i].pbtxt), &err);
                 check((code == OK) == (c != NULL), "fault %u", nth);
                 if (code == OK)
                     code = complete(c, documents[i].declared, documents[i].batch_max_default, &err);

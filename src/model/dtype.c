@@ -62,8 +62,7 @@ const char *shape_text(char *out, size_t out_size, uint32_t rank, const int64_t 
     require(out_size >= 3);
     out[at++] = '[';
     for (uint32_t i = 0; i < rank; i++) {
-        int n = snprintf(out + at, out_size - at, "%s%lld", i == 0 ? "" : ",",
-                         (long long)shape[i]);
+        int n = snprintf(out + at, out_size - at, "%s%lld", i == 0 ? "" : ",", (long long)shape[i]);
         if (n < 0 || at + (size_t)n + 2 > out_size)
             break;
         at += (size_t)n;

@@ -28,8 +28,7 @@ static unsigned count_edits(struct slice a, struct slice b)
             int left = tolower(a.data[i - 1]), right = tolower(b.data[j - 1]);
             unsigned edits = old[j - 1] + (left != right);
             edits = MIN(edits, MIN(old[j], now[j - 1]) + 1);
-            if (i > 1 && j > 1 && left == tolower(b.data[j - 2]) &&
-                right == tolower(a.data[i - 2]))
+            if (i > 1 && j > 1 && left == tolower(b.data[j - 2]) && right == tolower(a.data[i - 2]))
                 edits = MIN(edits, older[j - 2] + 1);
             now[j] = edits;
         }

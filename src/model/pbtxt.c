@@ -73,10 +73,10 @@ static enum err_code at_place(struct parser *p, uint32_t line, const uint8_t *li
     return E_INVALID;
 }
 
-#define fail_token(p, token, ...)                                                                  \
-    (err_set((p)->err, E_INVALID, __VA_ARGS__),                                                    \
+#define fail_token(p, token, ...)               \
+    (err_set((p)->err, E_INVALID, __VA_ARGS__), \
      at_place(p, (token)->line, (token)->line_start, (token)->text.data))
-#define fail_byte(p, byte, ...)                                                                    \
+#define fail_byte(p, byte, ...) \
     (err_set((p)->err, E_INVALID, __VA_ARGS__), at_place(p, (p)->line, (p)->line_start, byte))
 
 /* What stands there, for "... but got ...". */
@@ -166,8 +166,10 @@ static enum err_code scan_number(struct parser *p, struct token *t)
     } else if (*p->at == '0' && is_digit(peek(p, 1))) {
         for (p->at++; is_digit(peek(p, 0)); p->at++) {
             if (*p->at > '7')
-                return fail_byte(p, start, "a number that begins with 0 is octal, and '%c' is no "
-                                           "octal digit", *p->at);
+                return fail_byte(p, start,
+                                 "a number that begins with 0 is octal, and '%c' is no "
+                                 "octal digit",
+                                 *p->at);
             add_digit(t, 8, (unsigned)(*p->at - '0'));
         }
     } else {
@@ -195,8 +197,10 @@ static enum err_code scan_number(struct parser *p, struct token *t)
         }
     }
     if (is_letter(peek(p, 0)) || is_digit(peek(p, 0)) || peek(p, 0) == '.')
-        return fail_byte(p, p->at, "'%c' directly after a number: put a blank between, or is the "
-                                   "number not what was meant?", *p->at);
+        return fail_byte(p, p->at,
+                         "'%c' directly after a number: put a blank between, or is the "
+                         "number not what was meant?",
+                         *p->at);
     return OK;
 }
 
@@ -262,7 +266,7 @@ static enum err_code unescape(struct parser *p, const struct token *t, const uin
     const char *found = c == '\0' ? NULL : strchr(plain, c);
     uint32_t code = 0;
 
-#define fail_escape(...)                                                                           \
+#define fail_escape(...) \
     (err_set(p->err, E_INVALID, __VA_ARGS__), at_place(p, t->line, t->line_start, start))
     if (found != NULL) {
         text_byte(&p->string, (uint8_t)means[found - plain]);
@@ -323,7 +327,8 @@ static enum err_code parse_string(struct parser *p)
             const uint8_t *plain = at;
             while (at < end && *at != '\\')
                 at++;
-            text_put(&p->string, plain, (size_t)(at - plain));
+            if (at != plain)
+                text_put(&p->string, plain, (size_t)(at - plain));
             if (at == end)
                 break;
             at++;
@@ -385,7 +390,8 @@ static enum err_code parse_float(struct parser *p, const struct schema_field *fi
         value = HUGE_VAL;
     } else if (p->token.kind == TOKEN_NAME && slice_is_nocase(text, "nan")) {
         value = (double)NAN;
-    } else if (p->token.kind == TOKEN_FLOAT || (p->token.kind == TOKEN_INT && p->token.is_decimal)) {
+    } else if (p->token.kind == TOKEN_FLOAT ||
+               (p->token.kind == TOKEN_INT && p->token.is_decimal)) {
         /* strtod stops at the suffix f; the copy gives it an end. */
         p->string.size = 0;
         text_slice_put(&p->string, text);
@@ -443,8 +449,8 @@ static enum err_code parse_enum(struct parser *p, const struct schema_field *fie
             name = schema_enum_name(values, (int64_t)p->token.number);
         if (name == NULL)
             return fail_token(p, &start, "%s%.*s is no value of %s", is_negative ? "-" : "",
-                              (int)MIN(p->token.text.size, 40u),
-                              (const char *)p->token.text.data, values->name);
+                              (int)MIN(p->token.text.size, 40u), (const char *)p->token.text.data,
+                              values->name);
     }
     *ret = yyjson_mut_str(p->doc, name);
     return advance(p);
@@ -461,8 +467,7 @@ static enum err_code parse_message(struct parser *p, const struct schema_message
     if (!is_mark(&open, '{') && !is_mark(&open, '<'))
         return fail_value(p, field, "'{'");
     if (p->depth == p->depth_max)
-        return fail_token(p, &open, "messages lie within messages more than %u deep",
-                          p->depth_max);
+        return fail_token(p, &open, "messages lie within messages more than %u deep", p->depth_max);
     p->depth++;
     TRY(advance(p));
     TRY(parse_fields(p, message, &open, ret));
@@ -540,8 +545,7 @@ static enum err_code parse_entry(struct parser *p, const struct schema_field *ma
             key = yyjson_mut_str(p->doc, "");
     } else {
         if (key != NULL)
-            snprintf(number, sizeof number, "%llu",
-                     (unsigned long long)yyjson_mut_get_uint(key));
+            snprintf(number, sizeof number, "%llu", (unsigned long long)yyjson_mut_get_uint(key));
         key = yyjson_mut_strcpy(p->doc, number);
     }
     if (value == NULL && map->type == SCHEMA_MESSAGE)
@@ -572,8 +576,7 @@ static enum err_code fail_name(struct parser *p, const struct schema_message *me
 }
 
 static enum err_code check_presence(struct parser *p, const struct schema_message *message,
-                                    const struct schema_field *field,
-                                    struct yyjson_mut_val *object)
+                                    const struct schema_field *field, struct yyjson_mut_val *object)
 {
     if (field->label == SCHEMA_MANY || field->label == SCHEMA_MAP)
         return OK;
@@ -583,8 +586,10 @@ static enum err_code check_presence(struct parser *p, const struct schema_messag
         const struct schema_field *other = &message->fields[i];
         if (other->label == SCHEMA_ONEOF && strcmp(other->oneof, field->oneof) == 0 &&
             yyjson_mut_obj_get(object, other->name) != NULL)
-            return fail_token(p, &p->token, "'%s' cannot be given beside '%s': only one of %s may "
-                                            "be", field->name, other->name, field->oneof);
+            return fail_token(p, &p->token,
+                              "'%s' cannot be given beside '%s': only one of %s may "
+                              "be",
+                              field->name, other->name, field->oneof);
     }
     return OK;
 }
@@ -682,11 +687,12 @@ static enum err_code parse_fields(struct parser *p, const struct schema_message 
             break;
         }
         if (is_mark(&p->token, '['))
-            return fail_token(p, &p->token, "extensions and Any are not part of %s",
-                              message->name);
+            return fail_token(p, &p->token, "extensions and Any are not part of %s", message->name);
         if (p->token.kind != TOKEN_NAME)
             return fail_token(p, &p->token, "expected a field of %s%s, got %s", message->name,
-                              close == '}' ? " or '}'" : close == '>' ? " or '>'" : "",
+                              close == '}'   ? " or '}'"
+                              : close == '>' ? " or '>'"
+                                             : "",
                               describe(&p->token, got, sizeof got));
         TRY(parse_field(p, message, object));
     }

@@ -38,7 +38,10 @@ static const struct schema_field all_fields[] = {
       .key_type = SCHEMA_UINT64,
       .message = &all },
     { .name = "left", .label = SCHEMA_ONEOF, .type = SCHEMA_BOOL, .oneof = "side" },
-    { .name = "right", .label = SCHEMA_ONEOF, .type = SCHEMA_MESSAGE, .oneof = "side",
+    { .name = "right",
+      .label = SCHEMA_ONEOF,
+      .type = SCHEMA_MESSAGE,
+      .oneof = "side",
       .message = &all },
 };
 const struct schema_message all = { "All", COUNT(all_fields), all_fields };
@@ -75,7 +78,9 @@ static const struct {
     { "", "{}", NULL },
     { " \t\r\n\v\f# only a comment", "{}", NULL },
     { "# one\n#two\nb:true#three", "{\"b\":true}", NULL },
-    { "\xef\xbb\xbf" "b: 1", "{\"b\":true}", NULL },
+    { "\xef\xbb\xbf"
+      "b: 1",
+      "{\"b\":true}", NULL },
     { "i32 : 1 # a\n : 2", NULL, "line 2, column 2: expected a field of All, got ':'" },
 
     /* separators */
@@ -85,7 +90,8 @@ static const struct {
     { "; b: true", NULL, "line 1, column 1: expected a field of All, got ';'" },
     { "b true", NULL, "line 1, column 3: expected ':' after 'b', got 'true'" },
     { "b", NULL, "line 1, column 2: expected ':' after 'b', got the end of the file" },
-    { "b: ", NULL, "line 1, column 4: 'b' is bool: expected true or false, got the end of the file" },
+    { "b: ", NULL,
+      "line 1, column 4: 'b' is bool: expected true or false, got the end of the file" },
 
     /* names */
     { "intz: 1", NULL, "line 1, column 1: unknown field 'intz' of All; the nearest is 'ints'" },
@@ -239,12 +245,14 @@ static const struct {
     { "e: 7", "{\"e\":\"BLUE\"}", NULL },
     { "e: -0", "{\"e\":\"RED\"}", NULL },
     { "e: GREN", NULL, "line 1, column 4: 'GREN' is no value of Color; the nearest is 'GREEN'" },
-    { "e: CHARTREUSE", NULL, "line 1, column 4: 'CHARTREUSE' is no value of Color: RED, GREEN, BLUE" },
+    { "e: CHARTREUSE", NULL,
+      "line 1, column 4: 'CHARTREUSE' is no value of Color: RED, GREEN, BLUE" },
     { "e: 2", NULL, "line 1, column 4: 2 is no value of Color" },
     { "e: -7", NULL, "line 1, column 4: -7 is no value of Color" },
     { "e: 18446744073709551617", NULL,
       "line 1, column 4: 18446744073709551617 is no value of Color" },
-    { "e: 'RED'", NULL, "line 1, column 4: 'e' is Color: expected a name without quotes, got 'RED'" },
+    { "e: 'RED'", NULL,
+      "line 1, column 4: 'e' is Color: expected a name without quotes, got 'RED'" },
 
     /* messages */
     { "m {}", "{\"m\":{}}", NULL },
@@ -273,12 +281,15 @@ static const struct {
     { "ints [1]", NULL, "line 1, column 6: expected ':' after 'ints', got '['" },
     { "ints: [1,]", NULL, "line 1, column 10: 'ints' is int32: expected a whole number, got ']'" },
     { "ints: [,1]", NULL, "line 1, column 8: 'ints' is int32: expected a whole number, got ','" },
-    { "ints: [1 2]", NULL, "line 1, column 10: in the list of 'ints': expected ',' or ']', got '2'" },
-    { "ints: [1; 2]", NULL, "line 1, column 9: in the list of 'ints': expected ',' or ']', got ';'" },
+    { "ints: [1 2]", NULL,
+      "line 1, column 10: in the list of 'ints': expected ',' or ']', got '2'" },
+    { "ints: [1; 2]", NULL,
+      "line 1, column 9: in the list of 'ints': expected ',' or ']', got ';'" },
     { "ints: [1, 2", NULL, "line 1, column 7: the list of 'ints' is not closed: a ']' is missing" },
     { "ints: [[1]]", NULL, "line 1, column 8: 'ints' is int32: expected a whole number, got '['" },
     { "texts: ['a' 'b', \"c\"]", "{\"texts\":[\"ab\",\"c\"]}", NULL },
-    { "all {} all { i32: 1 } all: [{}, <b: 1>]", "{\"all\":[{},{\"i32\":1},{},{\"b\":true}]}", NULL },
+    { "all {} all { i32: 1 } all: [{}, <b: 1>]", "{\"all\":[{},{\"i32\":1},{},{\"b\":true}]}",
+      NULL },
     { "all [{}, {}]", "{\"all\":[{},{}]}", NULL },
     { "all []", "{\"all\":[]}", NULL },
 
@@ -339,8 +350,8 @@ TEST(pbtxt_cases_cut_and_changed_at_every_byte)
                 err = (struct err){ 0 };
                 changed[at] = (uint8_t)with[change];
                 json = parse(slice_make(changed, size), &err);
-                check((json == NULL) == (err.code == E_INVALID), "%s changed at %zu",
-                      cases[i].text, at);
+                check((json == NULL) == (err.code == E_INVALID), "%s changed at %zu", cases[i].text,
+                      at);
                 mem_free(json);
             }
             changed[at] = (uint8_t)cases[i].text[at];
@@ -358,8 +369,9 @@ TEST(pbtxt_values_are_bounded)
     for (size_t i = 0; i < count; i++)
         memcpy(text + 6 + 2 * i, "1,", 2);
     check(parse(slice_make(text, 6 + 2 * count), &err) == NULL, "too many");
-    check(strcmp(err.text, "line 1, column 524295: the configuration holds more than 262144 values")
-              == 0, "%s", err.text);
+    check(strcmp(err.text,
+                 "line 1, column 524295: the configuration holds more than 262144 values") == 0,
+          "%s", err.text);
 }
 
 TEST(pbtxt_map_entries_are_bounded)
@@ -405,8 +417,8 @@ static const struct {
     { "{}", "{}", NULL },
     { "{\"b\":true,\"i32\":-5,\"u64\":18446744073709551615}",
       "{\"b\":true,\"i32\":-5,\"u64\":18446744073709551615}", NULL },
-    { "{\"i64\":\"-9223372036854775808\",\"i32\":1.0}",
-      "{\"i64\":-9223372036854775808,\"i32\":1}", NULL },
+    { "{\"i64\":\"-9223372036854775808\",\"i32\":1.0}", "{\"i64\":-9223372036854775808,\"i32\":1}",
+      NULL },
     { "{\"mapAll\":{\"5\":{\"i32\":1}},\"map\":{\"x\":\"y\"}}",
       "{\"map_all\":{\"5\":{\"i32\":1}},\"map\":{\"x\":\"y\"}}", NULL },
     { "{\"e\":1,\"d\":\"-Infinity\",\"f\":0.1,\"s\":null}",
@@ -414,7 +426,8 @@ static const struct {
     { "{\"all\":[{\"ints\":[1,\"2\"]}],\"left\":false}",
       "{\"all\":[{\"ints\":[1,2]}],\"left\":false}", NULL },
     { "", NULL, "line 1, column 1: not JSON: input length is 0" },
-    { "{\n \"b\": tru }", NULL, "line 2, column 7: not JSON: invalid literal, expected a valid literal such as 'true'" },
+    { "{\n \"b\": tru }", NULL,
+      "line 2, column 7: not JSON: invalid literal, expected a valid literal such as 'true'" },
     { "[]", NULL, "an object is expected" },
     { "{\"b\":1}", NULL, "b: true or false is expected" },
     { "{\"i32\":2147483648}", NULL,
@@ -431,8 +444,7 @@ static const struct {
     { "{\"s\":5}", NULL, "s: a string is expected" },
     { "{\"s\":\"a\\u0000b\"}", NULL, "s: the string holds a zero byte" },
     { "{\"e\":\"GREN\"}", NULL, "e: 'GREN' is no value of Color; the nearest is 'GREEN'" },
-    { "{\"e\":\"x\"}", NULL,
-      "e: 'x' is no value of Color: RED, GREEN, BLUE" },
+    { "{\"e\":\"x\"}", NULL, "e: 'x' is no value of Color: RED, GREEN, BLUE" },
     { "{\"e\":3}", NULL, "e: 3 is no value of Color" },
     { "{\"e\":{}}", NULL, "e: a name of Color is expected, such as \"BLUE\"" },
     { "{\"m\":{\"m\":{\"intz\":1}}}", NULL,
@@ -441,8 +453,7 @@ static const struct {
     { "{\"ints\":5}", NULL, "ints: a list is expected" },
     { "{\"ints\":[1,null]}", NULL,
       "ints[1]: a whole number of int32 (-2147483648 to 2147483647) is expected" },
-    { "{\"all\":[{},{\"all\":[{\"b\":0}]}]}", NULL,
-      "all[1].all[0].b: true or false is expected" },
+    { "{\"all\":[{},{\"all\":[{\"b\":0}]}]}", NULL, "all[1].all[0].b: true or false is expected" },
     { "{\"map\":[]}", NULL, "map: an object is expected" },
     { "{\"map\":{\"k\":1}}", NULL, "map['k']: a string is expected" },
     { "{\"map\":{\"k\":\"\",\"k\":\"\"}}", NULL, "map['k']: the key is given twice" },
@@ -492,9 +503,9 @@ TEST(schema_completes_in_order)
     CLEANUP(free_doc) yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = NULL;
     static const char text[] = "ints: 3 m { s: 'x' } b: true map_all { key: 1 value { left: 0 } }";
-#define REST(b, s, ints, maps)                                                                     \
-    "{\"b\":" b ",\"i32\":0,\"i64\":0,\"u32\":0,\"u64\":0,\"f\":0.0,\"d\":0.0,\"s\":\"" s          \
-    "\",\"e\":\"RED\"%s\"ints\":[" ints "],\"texts\":[],\"all\":[],\"map\":{},\"map_all\":{" maps  \
+#define REST(b, s, ints, maps)                                                                    \
+    "{\"b\":" b ",\"i32\":0,\"i64\":0,\"u32\":0,\"u64\":0,\"f\":0.0,\"d\":0.0,\"s\":\"" s         \
+    "\",\"e\":\"RED\"%s\"ints\":[" ints "],\"texts\":[],\"all\":[],\"map\":{},\"map_all\":{" maps \
     "}%s}"
     char inner[400], entry[400], whole[1200];
 

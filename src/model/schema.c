@@ -223,10 +223,10 @@ static enum err_code refuse_key(struct reader *r, const struct schema_message *m
         nearest_offer(&nearest, message->fields[i].name);
     const char *best = nearest_best(&nearest);
     if (best != NULL)
-        return refuse(r, "unknown field '%.*s' of %s; the nearest is '%s'",
-                      (int)MIN(key.size, 64u), (const char *)key.data, message->name, best);
-    return refuse(r, "unknown field '%.*s' of %s", (int)MIN(key.size, 64u),
-                  (const char *)key.data, message->name);
+        return refuse(r, "unknown field '%.*s' of %s; the nearest is '%s'", (int)MIN(key.size, 64u),
+                      (const char *)key.data, message->name, best);
+    return refuse(r, "unknown field '%.*s' of %s", (int)MIN(key.size, 64u), (const char *)key.data,
+                  message->name);
 }
 
 static struct slice text_of(yyjson_val *value)
@@ -396,8 +396,8 @@ static enum err_code read_list(struct reader *r, const struct schema_field *fiel
     return OK;
 }
 
-static enum err_code read_map(struct reader *r, const struct schema_field *field,
-                              yyjson_val *value, struct yyjson_mut_val **ret)
+static enum err_code read_map(struct reader *r, const struct schema_field *field, yyjson_val *value,
+                              struct yyjson_mut_val **ret)
 {
     struct yyjson_mut_val *map = yyjson_mut_obj(r->doc);
     size_t index, count;
@@ -414,8 +414,7 @@ static enum err_code read_map(struct reader *r, const struct schema_field *field
         struct yyjson_mut_val *item = NULL;
         struct slice name = text_of(key);
         uint64_t number;
-        size_t before = path_push(r, "['%.*s']", (int)MIN(name.size, 64u),
-                                  (const char *)name.data);
+        size_t before = path_push(r, "['%.*s']", (int)MIN(name.size, 64u), (const char *)name.data);
         TRY(check_string(r, name));
         if (field->key_type == SCHEMA_UINT64 && !slice_to_u64(name, &number))
             return refuse(r, "the key must be a whole number");
@@ -661,10 +660,9 @@ static bool walk_message(struct walk *w, const struct schema_message *message,
         struct yyjson_mut_val *given = yyjson_mut_obj_get(value, field->name);
         if (given == NULL || is_default(field, given))
             continue;
-        size_t before = path_push(&w->path, "%s%s", w->path.path_size == 0 ? "" : ".",
-                                  field->name);
-        bool is_told = field->act == ACT_IGNORED || field->act == ACT_PARTLY ||
-                       field->act == ACT_REFUSED;
+        size_t before = path_push(&w->path, "%s%s", w->path.path_size == 0 ? "" : ".", field->name);
+        bool is_told =
+            field->act == ACT_IGNORED || field->act == ACT_PARTLY || field->act == ACT_REFUSED;
         bool goes_on = field->act == ACT_BUILT || field->act == ACT_PARTLY;
         if (is_told && !tell(w, field))
             return false;

@@ -50,15 +50,15 @@ struct schema_enum {
     const struct schema_value {
         const char *name;
         int32_t number;
-    } *values;
+    } * values;
 };
 
 struct schema_field {
     const char *name;
     enum schema_label label;
     enum schema_type type;
-    enum schema_type key_type;          /* of a map: SCHEMA_STRING or SCHEMA_UINT64 */
-    const char *oneof;                  /* its name, for SCHEMA_ONEOF */
+    enum schema_type key_type;            /* of a map: SCHEMA_STRING or SCHEMA_UINT64 */
+    const char *oneof;                    /* its name, for SCHEMA_ONEOF */
     const struct schema_message *message; /* for SCHEMA_MESSAGE */
     const struct schema_enum *values;     /* for SCHEMA_ENUM */
     enum schema_act act;

@@ -139,8 +139,8 @@ enum err_code signature_from_config(const struct model_config *config,
                    d->outputs, d->outputs_count, has_batch, arena))
         return err_set(err, E_EXHAUSTED, "no memory for the model's signature; retry later");
     s->batch_max = config->batch_max;
-    s->is_batchable = all_free(s->inputs, s->inputs_count) &&
-                      all_free(s->outputs, s->outputs_count);
+    s->is_batchable =
+        all_free(s->inputs, s->inputs_count) && all_free(s->outputs, s->outputs_count);
     *ret = s;
     return OK;
 }

@@ -16,10 +16,12 @@ TEST(dtype_names_go_there_and_back)
         const char *name, *config;
         size_t size;
     } rows[] = {
-        { "BOOL", "TYPE_BOOL", 1 },     { "UINT8", "TYPE_UINT8", 1 },   { "UINT16", "TYPE_UINT16", 2 },
-        { "UINT32", "TYPE_UINT32", 4 }, { "UINT64", "TYPE_UINT64", 8 }, { "INT8", "TYPE_INT8", 1 },
-        { "INT16", "TYPE_INT16", 2 },   { "INT32", "TYPE_INT32", 4 },   { "INT64", "TYPE_INT64", 8 },
-        { "FP16", "TYPE_FP16", 2 },     { "FP32", "TYPE_FP32", 4 },     { "FP64", "TYPE_FP64", 8 },
+        { "BOOL", "TYPE_BOOL", 1 },     { "UINT8", "TYPE_UINT8", 1 },
+        { "UINT16", "TYPE_UINT16", 2 }, { "UINT32", "TYPE_UINT32", 4 },
+        { "UINT64", "TYPE_UINT64", 8 }, { "INT8", "TYPE_INT8", 1 },
+        { "INT16", "TYPE_INT16", 2 },   { "INT32", "TYPE_INT32", 4 },
+        { "INT64", "TYPE_INT64", 8 },   { "FP16", "TYPE_FP16", 2 },
+        { "FP32", "TYPE_FP32", 4 },     { "FP64", "TYPE_FP64", 8 },
         { "BYTES", "TYPE_STRING", 0 },  { "BF16", "TYPE_BF16", 2 },
     };
 
@@ -82,7 +84,8 @@ TEST(signature_shapes)
     check(signature_check_shape(&image, 3, (int64_t[]){ 2, 3, 0 }, &err) == OK, "fits");
     check(signature_check_shape(&image, 3, (int64_t[]){ 2, 4, 5 }, &err) == E_INVALID, "dim");
     check(strcmp(err.text, "unexpected shape for input 'image': got [2,4,5], expected [-1,3,-1]") ==
-              0, "%s", err.text);
+              0,
+          "%s", err.text);
     check(signature_check_shape(&image, 2, (int64_t[]){ 2, 3 }, &err) == E_INVALID, "rank");
     check(signature_check_shape(&image, 3, (int64_t[]){ -1, 3, 5 }, &err) == E_INVALID, "-1");
     check(signature_check_shape(&scalar, 1, (int64_t[]){ 1 }, &err) == OK, "as listed");
@@ -96,10 +99,16 @@ TEST(nearest_cases)
     static const struct {
         const char *got, *best;
     } rows[] = {
-        { "inptu", "input" },        { "inputs", "input" }, { "INPUT", "input" },
-        { "maxBatchSize", "max_batch_size" }, { "instancegroup", "instance_group" },
-        { "zzz", NULL },             { "", NULL },          { "i", NULL },
-        { "in", NULL },              { "ouput", "output" },
+        { "inptu", "input" },
+        { "inputs", "input" },
+        { "INPUT", "input" },
+        { "maxBatchSize", "max_batch_size" },
+        { "instancegroup", "instance_group" },
+        { "zzz", NULL },
+        { "", NULL },
+        { "i", NULL },
+        { "in", NULL },
+        { "ouput", "output" },
     };
 
     for (unsigned i = 0; i < COUNT(rows); i++) {
@@ -128,11 +137,6 @@ static struct signature *build(const char *pbtxt, const struct declared *declare
     return signature;
 }
 
-static void free_arena(struct arena **arena)
-{
-    arena_free(arena);
-}
-
 TEST(signature_of_a_batching_model)
 {
     static const struct declared_tensor in[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false },
@@ -140,10 +144,11 @@ TEST(signature_of_a_batching_model)
     static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 2, { -1, -1 }, false },
                                                   { "y", PENSTOCK_FP32, 2, { -1, 2 }, false } };
     static const struct declared declared = { 2, 2, in, out };
-    CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+    CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
     /* Listed in another order than declared, one output not at all. */
     struct signature *s = build("max_batch_size: 8 input [{name: 'b'}, {name: 'a' dims: [2, 2] "
-                                "reshape { shape: 4 }}] output { name: 'y' }", &declared, arena);
+                                "reshape { shape: 4 }}] output { name: 'y' }",
+                                &declared, arena);
 
     check_or_stop(s != NULL, "built");
     check(s->inputs_count == 2 && s->outputs_count == 2 && s->batch_max == 8 && s->is_batchable,
@@ -151,13 +156,16 @@ TEST(signature_of_a_batching_model)
     const struct signature_tensor *a = &s->inputs[0], *b = &s->inputs[1], *x = &s->outputs[0];
     check(strcmp(a->name, "a") == 0 && a->rank == 3 && a->dims[0] == -1 && a->dims[1] == 2 &&
               a->dims[2] == 2 && a->is_reshaped && a->reshape_rank == 2 && a->reshape[0] == -1 &&
-              a->reshape[1] == 4 && isnan(a->min) && isnan(a->max) && !a->is_hidden, "a");
+              a->reshape[1] == 4 && isnan(a->min) && isnan(a->max) && !a->is_hidden,
+          "a");
     check(b->dtype == PENSTOCK_INT64 && b->rank == 2 && b->dims[0] == -1 && b->dims[1] == 1 &&
-              b->is_reshaped && b->reshape_rank == 1 && b->reshape[0] == -1, "b");
+              b->is_reshaped && b->reshape_rank == 1 && b->reshape[0] == -1,
+          "b");
     check(x->is_hidden && x->rank == 2 && strcmp(x->name, "x") == 0, "x is hidden");
     check(signature_output(s, slice_of("x"), NULL) == NULL, "x cannot be named");
     uint32_t at = 0;
-    check(signature_output(s, slice_of("y"), &at) == &s->outputs[1] && at == 1, "y keeps its index");
+    check(signature_output(s, slice_of("y"), &at) == &s->outputs[1] && at == 1,
+          "y keeps its index");
 }
 
 TEST(signature_without_batching)
@@ -168,14 +176,15 @@ TEST(signature_without_batching)
     static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 0, { 0 }, false } };
     static const struct declared declared = { 3, 1, in, out };
     static const struct declared only_free = { 1, 1, in, in };
-    CLEANUP(free_arena) struct arena *arena = arena_new(4096, 1 << 20);
+    CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
     struct signature *s = build("", &declared, arena);
 
     check_or_stop(s != NULL, "built");
     check(s->batch_max == 0 && !s->is_batchable, "a scalar is no batch");
     check(s->inputs[0].rank == 2 && !s->inputs[0].is_reshaped, "as declared");
     check(s->inputs[1].rank == 1 && s->inputs[1].dims[0] == 1 && s->inputs[1].is_reshaped &&
-              s->inputs[1].reshape_rank == 0, "a scalar is shown as [1]");
+              s->inputs[1].reshape_rank == 0,
+          "a scalar is shown as [1]");
     check(s->inputs[2].is_optional && !s->inputs[2].is_hidden, "optional");
     check(s->outputs[0].rank == 0 && !s->outputs[0].is_reshaped, "of a rank that may be unknown");
     s = build("input { name: 'a' } output { name: 'a' dims: [7, 4] }", &only_free, arena);
@@ -184,8 +193,8 @@ TEST(signature_without_batching)
     s = build("", &only_free, arena);
     check(s != NULL && s->is_batchable && s->batch_max == 0, "free first dims may be rows");
     s = build("input { name: 'q' data_type: TYPE_STRING dims: 1 } input { name: 'p' data_type: "
-              "TYPE_FP32 dims: [-1] } output { name: 'r' data_type: TYPE_BOOL dims: [] }", NULL,
-              arena);
+              "TYPE_FP32 dims: [-1] } output { name: 'r' data_type: TYPE_BOOL dims: [] }",
+              NULL, arena);
     check_or_stop(s != NULL, "built");
     check(strcmp(s->inputs[0].name, "q") == 0 && s->inputs[0].dtype == PENSTOCK_BYTES,
           "in the configuration's order");
