@@ -1,120 +1,40 @@
 /* kserve_classify.c - the classification extension: the k largest values of each row, as text.
  * SPDX-License-Identifier: Apache-2.0
  *
- * A heap of k indexes keeps the best seen so far with the worst of them on top, so that a row of n
- * costs n log k; equal values are ordered by index. Values are written as std::to_string does
- * (Triton's form): six digits behind the point.
+ * Values are written as std::to_string does (Triton's form): six digits behind the point.
  */
-#include <math.h>
 #include <stdio.h>
 
 #include "api/kserve.h"
-#include "base/arena.h"
-#include "codec/number.h"
+#include "contract/choose.h"
 #include "contract/tensor_memory.h"
 #include "model/dtype.h"
 
 enum { VALUE_TEXT_MAX = 352 }; /* %f of the largest double */
 
+/* One row of the output. */
 struct scores {
     enum penstock_dtype dtype;
-    const uint8_t *at; /* the row's first element */
+    const uint8_t *at;
 };
-
-#define LOAD(type)                                                                                 \
-    __extension__({                                                                                \
-        type load_value_;                                                                          \
-        memcpy(&load_value_, row->at + i * sizeof(type), sizeof(type));                            \
-        load_value_;                                                                               \
-    })
-
-static double as_double(const struct scores *row, uint64_t i)
-{
-    switch (row->dtype) {
-    case PENSTOCK_BOOL:
-    case PENSTOCK_UINT8: return row->at[i];
-    case PENSTOCK_UINT16: return LOAD(uint16_t);
-    case PENSTOCK_UINT32: return LOAD(uint32_t);
-    case PENSTOCK_UINT64: return (double)LOAD(uint64_t);
-    case PENSTOCK_INT8: return LOAD(int8_t);
-    case PENSTOCK_INT16: return LOAD(int16_t);
-    case PENSTOCK_INT32: return LOAD(int32_t);
-    case PENSTOCK_INT64: return (double)LOAD(int64_t);
-    case PENSTOCK_FP16: return number_of_f16(LOAD(uint16_t));
-    case PENSTOCK_BF16: return number_of_bf16(LOAD(uint16_t));
-    case PENSTOCK_FP32: return (double)LOAD(float);
-    case PENSTOCK_FP64: return LOAD(double);
-    default: return 0;
-    }
-}
-
-/* Does a come before b? 64-bit integers are compared as such: as doubles, neighbours are equal. */
-static bool is_better(const struct scores *row, uint64_t a, uint64_t b)
-{
-    if (row->dtype == PENSTOCK_INT64 || row->dtype == PENSTOCK_UINT64) {
-        uint64_t i = a, flip = row->dtype == PENSTOCK_INT64 ? UINT64_C(1) << 63 : 0;
-        uint64_t va = LOAD(uint64_t) ^ flip;
-        i = b;
-        uint64_t vb = LOAD(uint64_t) ^ flip;
-        return va != vb ? va > vb : a < b;
-    }
-    double va = as_double(row, a), vb = as_double(row, b);
-    if (isnan(va) || isnan(vb))
-        return isnan(va) && isnan(vb) ? a < b : isnan(vb); /* NaN comes last */
-    return va > vb || (!(va < vb) && a < b);
-}
-
-static void sift_down(const struct scores *row, uint64_t *heap, uint64_t size, uint64_t at)
-{
-    for (;;) {
-        uint64_t worst = at, left = 2 * at + 1, right = left + 1;
-        if (left < size && is_better(row, heap[worst], heap[left]))
-            worst = left;
-        if (right < size && is_better(row, heap[worst], heap[right]))
-            worst = right;
-        if (worst == at)
-            return;
-        uint64_t held = heap[at];
-        heap[at] = heap[worst];
-        heap[worst] = held;
-        at = worst;
-    }
-}
-
-/* Leaves the indexes of the k best in `best`, the best first. */
-static void choose(const struct scores *row, uint64_t n, uint64_t k, uint64_t *best)
-{
-    for (uint64_t i = 0; i < k; i++)
-        best[i] = i;
-    for (uint64_t i = k / 2; i-- > 0;)
-        sift_down(row, best, k, i);
-    for (uint64_t i = k; i < n; i++) {
-        if (is_better(row, i, best[0])) {
-            best[0] = i;
-            sift_down(row, best, k, 0);
-        }
-    }
-    for (uint64_t size = k; size > 1; size--) {
-        uint64_t worst = best[0];
-        best[0] = best[size - 1];
-        best[size - 1] = worst;
-        sift_down(row, best, size - 1, 0);
-    }
-}
 
 static size_t put_value(char out[VALUE_TEXT_MAX], const struct scores *row, uint64_t i)
 {
     int size;
 
-    if (row->dtype == PENSTOCK_INT64)
-        size = snprintf(out, VALUE_TEXT_MAX, "%lld", (long long)LOAD(int64_t));
-    else if (row->dtype == PENSTOCK_UINT64)
-        size = snprintf(out, VALUE_TEXT_MAX, "%llu", (unsigned long long)LOAD(uint64_t));
-    else if (row->dtype == PENSTOCK_FP16 || row->dtype == PENSTOCK_BF16 ||
-             row->dtype == PENSTOCK_FP32 || row->dtype == PENSTOCK_FP64)
-        size = snprintf(out, VALUE_TEXT_MAX, "%f", as_double(row, i));
-    else
-        size = snprintf(out, VALUE_TEXT_MAX, "%lld", (long long)as_double(row, i));
+    if (row->dtype == PENSTOCK_INT64 || row->dtype == PENSTOCK_UINT64) {
+        uint64_t value;
+        memcpy(&value, row->at + i * sizeof value, sizeof value);
+        size = row->dtype == PENSTOCK_INT64
+                   ? snprintf(out, VALUE_TEXT_MAX, "%lld", (long long)value)
+                   : snprintf(out, VALUE_TEXT_MAX, "%llu", (unsigned long long)value);
+    } else if (row->dtype == PENSTOCK_FP16 || row->dtype == PENSTOCK_BF16 ||
+               row->dtype == PENSTOCK_FP32 || row->dtype == PENSTOCK_FP64) {
+        size = snprintf(out, VALUE_TEXT_MAX, "%f", element_f64(row->dtype, row->at, i));
+    } else {
+        size = snprintf(out, VALUE_TEXT_MAX, "%lld",
+                        (long long)element_f64(row->dtype, row->at, i));
+    }
     return (size_t)size;
 }
 
@@ -174,7 +94,7 @@ enum err_code kserve_classify(struct penstock_tensor *ret, const struct penstock
         text_init_fixed(&out, bytes, room);
         for (uint64_t row = 0; row < rows; row++) {
             struct scores at = { scores->dtype, (const uint8_t *)scores->data + row * n * element };
-            choose(&at, n, k, indexes);
+            choose_largest(at.dtype, at.at, n, k, indexes);
             for (uint64_t i = 0; i < k; i++)
                 put_class(&out, &at, ((uint64_t *)indexes)[i], described);
         }

@@ -123,10 +123,14 @@ void api_fail_encoding(struct exchange *x, enum dialect dialect, const struct er
 
 void api_fail_body(struct exchange *x, enum dialect dialect, const struct err *err)
 {
-    if (err->code == E_UNIMPLEMENTED)
-        api_fail_encoding(x, dialect, err);
-    else
-        fail_with(x, dialect, err->code == E_RANGE ? 413 : 0, err, NULL, 0);
+    if (err->code == E_UNIMPLEMENTED) {
+        struct err said = *err;
+        if (dialect == DIALECT_KSERVE)
+            err_wrap(&said, "Unsupported compression type");
+        api_fail_encoding(x, dialect, &said);
+        return;
+    }
+    fail_with(x, dialect, err->code == E_RANGE ? 413 : 0, err, NULL, 0);
 }
 
 enum dialect api_dialect_of_path(struct slice path)

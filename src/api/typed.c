@@ -1,0 +1,425 @@
+/* typed.c - POST /models/{model}:predict, and what there is to call: GET /models.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * Fields, rows and roles are contract/typed.h; here are the bodies they come in. curl -d says
+ * application/x-www-form-urlencoded whatever it sends, so a body of that type which begins as JSON
+ * is JSON.
+ */
+#include "api/typed.h"
+
+#include <stdio.h>
+
+#include "api/infer.h"
+#include "api/reply.h"
+#include "base/buf.h"
+#include "base/mem.h"
+#include "repository/repository.h"
+
+enum { ARENA_ANSWER_MAX = 3072, FORM_FIELDS_MAX = 4096, MEDIA_UNSUPPORTED = 415 };
+
+static const char json_type[] = "application/json";
+
+struct typed_call {
+    struct infer infer;
+    const struct typed_plan *plan;
+    struct typed_query query;
+    struct typed_reader reader;
+    uint16_t status; /* of a failure, where the code does not say it */
+};
+
+static void release_plan(void *plan)
+{
+    typed_plan_free(plan);
+}
+
+enum err_code typed_plan_of(struct model *model, const struct typed_plan **ret, struct err *err)
+{
+    struct typed_plan *plan = model_attached(model, ATTACHMENT_TYPED);
+
+    if (UNLIKELY(plan == NULL)) {
+        TRY(typed_plan_new(&plan, model_name(model), model_signature(model), err));
+        plan = model_attach(model, ATTACHMENT_TYPED, plan, release_plan);
+    }
+    *ret = plan;
+    return OK;
+}
+
+/* -- bodies ------------------------------------------------------------------------------------ */
+
+static struct slice media_type(struct slice content_type)
+{
+    return slice_trim(slice_first(content_type, slice_find(content_type, ';')));
+}
+
+static bool is_json_type(struct slice type)
+{
+    if (type.size == 0 || slice_is_nocase(type, "application/json") ||
+        slice_is_nocase(type, "text/json"))
+        return true;
+    return type.size > 5 && slice_is_nocase(slice_skip(type, type.size - 5), "+json");
+}
+
+static bool begins_as_json(struct slice body)
+{
+    size_t at = 0;
+
+    while (at < body.size && (body.data[at] == ' ' || body.data[at] == '\t' ||
+                              body.data[at] == '\r' || body.data[at] == '\n'))
+        at++;
+    return at < body.size &&
+           (body.data[at] == '{' || body.data[at] == '[' || body.data[at] == '"');
+}
+
+static enum err_code read_form(struct typed_call *call, struct slice body, struct err *err)
+{
+    for (unsigned count = 0;; count++) {
+        struct slice name, value;
+        bool more;
+        TRY(typed_pair_next(&body, call->infer.x->arena, &more, &name, &value, err));
+        if (!more)
+            return OK;
+        if (count == FORM_FIELDS_MAX)
+            return err_set(err, E_INVALID, "a form of more than %d fields", FORM_FIELDS_MAX);
+        TRY(typed_read_text(&call->reader, name, value, err));
+    }
+}
+
+static bool is_npy(struct slice bytes)
+{
+    return slice_starts(bytes, "\x93NUMPY");
+}
+
+static bool is_npy_type(struct slice type)
+{
+    return slice_is_nocase(type, "application/x-npy") || slice_is_nocase(type, "application/npy") ||
+           slice_is_nocase(type, "application/x-numpy");
+}
+
+/* The input that declares this content type, or NULL. */
+static const struct signature_tensor *input_of_type(const struct typed_plan *plan,
+                                                    struct slice type)
+{
+    for (uint32_t i = 0; i < plan->inputs_count; i++) {
+        const struct signature_tensor *t = plan->inputs[i].tensor;
+        if (t->content_type != NULL && slice_is_nocase(type, t->content_type))
+            return t;
+    }
+    return NULL;
+}
+
+static COLD enum err_code unsupported(struct typed_call *call, struct slice type, struct err *err)
+{
+    const struct typed_plan *plan = call->plan;
+    char more[160] = "";
+
+    if (plan->only_input >= 0) {
+        const struct signature_tensor *t = plan->inputs[plan->only_input].tensor;
+        snprintf(more, sizeof more, ", application/x-npy, application/octet-stream%s%s%s",
+                 t->dtype == PENSTOCK_BYTES ? ", text/plain" : "",
+                 t->content_type != NULL ? ", " : "",
+                 t->content_type != NULL ? t->content_type : "");
+    }
+    call->status = MEDIA_UNSUPPORTED;
+    return err_set(err, E_INVALID,
+                   "content type '%.*s' is not taken by model '%s'; it takes application/json, "
+                   "forms (urlencoded or multipart)%s",
+                   SLICE_ARG(slice_first(type, 80)), plan->model, more);
+}
+
+/* A body that is the one input's value. */
+static enum err_code read_raw(struct typed_call *call, struct slice type, struct slice body,
+                              struct err *err)
+{
+    const struct typed_plan *plan = call->plan;
+    const struct signature_tensor *t = input_of_type(plan, type);
+
+    if (t == NULL && plan->only_input >= 0)
+        t = plan->inputs[plan->only_input].tensor;
+    if (t == NULL)
+        return unsupported(call, type, err);
+    struct slice name = slice_of(t->name);
+    if (is_npy_type(type) || (slice_is_nocase(type, "application/octet-stream") && is_npy(body)))
+        return typed_read_npy(&call->reader, name, body, err);
+    if (t->content_type != NULL && slice_is_nocase(type, t->content_type))
+        return typed_read_bytes(&call->reader, name, body, err);
+    if (slice_is_nocase(type, "application/octet-stream"))
+        return typed_read_bytes(&call->reader, name, body, err);
+    if (slice_is_nocase(type, "text/plain") && t->dtype == PENSTOCK_BYTES)
+        return typed_read_bytes(&call->reader, name, body, err);
+    return unsupported(call, type, err);
+}
+
+static HOT enum err_code read_body(struct typed_call *call, struct slice body, struct err *err)
+{
+    struct slice type = media_type(call->infer.headers.content_type);
+
+    if (LIKELY(is_json_type(type)))
+        return typed_read_json(&call->reader, body, err);
+    if (slice_is_nocase(type, "application/x-www-form-urlencoded"))
+        return begins_as_json(body) ? typed_read_json(&call->reader, body, err)
+                                    : read_form(call, body, err);
+    return read_raw(call, type, body, err);
+}
+
+/* -- the call ---------------------------------------------------------------------------------- */
+
+static enum err_code begin(struct infer *infer, struct err *err)
+{
+    struct typed_call *call = (struct typed_call *)infer;
+
+    if (UNLIKELY(model_is_decoupled(infer->model)))
+        return err_set(err, E_UNIMPLEMENTED,
+                       "model '%s' answers with any number of responses; this route takes one, and "
+                       "streams are not built yet",
+                       model_name(infer->model));
+    TRY(typed_plan_of(infer->model, &call->plan, err));
+    return typed_query_read(&call->query, call->plan, infer->x->query, infer->x->arena, err);
+}
+
+static HOT enum err_code decode(struct infer *infer, struct slice body, struct err *err)
+{
+    struct typed_call *call = (struct typed_call *)infer;
+    struct request *request = infer->request;
+
+    TRY(typed_read_begin(&call->reader, call->plan, infer->x->arena, infer->x->budget, err));
+    TRY(read_body(call, body, err));
+    TRY(typed_read_end(&call->reader, request->inputs, request->has_input, err));
+    typed_query_wants(&call->query, call->plan, request->wants);
+    return OK;
+}
+
+static HOT enum err_code encode(struct infer *infer, struct err *err)
+{
+    struct typed_call *call = (struct typed_call *)infer;
+    struct exchange *x = infer->x;
+    CLEANUP(buf_unref) struct buf *buf = NULL;
+    const struct response_output *outputs = infer->response->outputs;
+    struct header headers[INFER_HEADERS_MAX];
+    uint64_t rows = call->reader.rows;
+    struct text out;
+    size_t bound = typed_answer_bound(call->plan, &call->query, rows, outputs);
+
+    if (LIKELY(bound <= ARENA_ANSWER_MAX)) {
+        text_init_arena(&out, x->arena, bound);
+    } else {
+        TRY(buf_new(&buf, x->budget, bound, err));
+        text_init_fixed(&out, buf_fill(buf), bound);
+    }
+    TRY(typed_write(&out, call->plan, &call->query, rows, call->reader.is_list, outputs, x->arena,
+                    err));
+    if (text_failed(&out))
+        return err_set(err, E_EXHAUSTED, "no memory for the answer; retry later");
+    if (buf != NULL)
+        buf_trim(buf, out.size);
+    infer_timing(infer);
+    uint32_t count = infer_answer_headers(infer, headers, json_type, NULL);
+    exchange_respond(x, 200, headers, count, (int64_t)out.size);
+    exchange_send(x, text_slice(&out), buf);
+    exchange_end(x);
+    return OK;
+}
+
+static void fail_call(struct infer *infer, const struct err *err)
+{
+    struct typed_call *call = (struct typed_call *)infer;
+    const struct typed_reader *r = &call->reader;
+
+    api_fail_field(infer->x, call->status, err, r->field,
+                   r->shows_example && call->plan != NULL ? call->plan->example : NULL);
+}
+
+static const struct infer_dialect typed_dialect = {
+    .dialect = DIALECT_TYPED,
+    .size = sizeof(struct typed_call),
+    .begin = begin,
+    .decode = decode,
+    .encode = encode,
+    .fail = fail_call,
+};
+
+static void predict(struct exchange *x, const struct route_match *match)
+{
+    infer_begin(x, match, &typed_dialect, match->params[0],
+                match->params_count > 1 ? match->params[1] : slice_make("", 0));
+}
+
+/* -- what there is to call ----------------------------------------------------------------------- */
+
+void typed_put_segment(struct text *out, struct slice name)
+{
+    static const char hex[] = "0123456789ABCDEF";
+
+    for (size_t i = 0; i < name.size; i++) {
+        uint8_t c = name.data[i];
+        bool is_plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                        c == '-' || c == '.' || c == '_' || c == '~';
+        if (is_plain) {
+            text_byte(out, c);
+        } else {
+            uint8_t escape[3] = { '%', (uint8_t)hex[c >> 4], (uint8_t)hex[c & 15] };
+            text_put(out, escape, sizeof escape);
+        }
+    }
+}
+
+/* Whether the Host a caller sent can stand in a line for a shell. */
+static bool is_plain_authority(struct slice authority)
+{
+    for (size_t i = 0; i < authority.size; i++) {
+        uint8_t c = authority.data[i];
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '-' || c == '.' || c == ':' || c == '[' || c == ']'))
+            return false;
+    }
+    return authority.size != 0;
+}
+
+void typed_put_curl(struct text *out, const struct exchange *x, const char *model,
+                    const struct typed_plan *plan)
+{
+    if (plan->example == NULL)
+        return;
+    text_str(out, "curl ");
+    if (is_plain_authority(x->authority)) {
+        /* curl takes [..] for a range unless told otherwise. */
+        if (x->authority.data[0] == '[')
+            text_str(out, "-g ");
+        text_str(out, x->scheme != NULL ? x->scheme : "http");
+        text_str(out, "://");
+        text_slice_put(out, x->authority);
+    } else {
+        text_str(out, "http://127.0.0.1:8000");
+    }
+    text_str(out, "/models/");
+    typed_put_segment(out, slice_of(model));
+    text_str(out, ":predict -d '");
+    for (const char *c = plan->example; *c != '\0'; c++) {
+        if (*c == '\'')
+            text_str(out, "'\\''");
+        else
+            text_byte(out, (uint8_t)*c);
+    }
+    text_byte(out, '\'');
+}
+
+static void put_link(struct text *out, const char *before, const char *name, const char *after)
+{
+    struct text path;
+
+    text_init(&path, 64 << 10);
+    text_str(&path, before);
+    typed_put_segment(&path, slice_of(name));
+    text_str(&path, after);
+    if (text_failed(&path))
+        text_str(out, "null");
+    else
+        text_json(out, text_slice(&path));
+    text_deinit(&path);
+}
+
+static void put_links(struct text *out, const char *name)
+{
+    text_str(out, ",\"links\":{\"self\":");
+    put_link(out, "/models/", name, "");
+    text_str(out, ",\"predict\":");
+    put_link(out, "/models/", name, ":predict");
+    text_str(out, ",\"infer\":");
+    put_link(out, "/v2/models/", name, "/infer");
+    text_byte(out, '}');
+}
+
+static void put_summary(struct text *out, const struct repository_entry *entry)
+{
+    const struct typed_plan *plan;
+    struct err err = { 0 };
+
+    text_str(out, "{\"name\":");
+    text_json(out, slice_of(entry->name));
+    text_str(out, ",\"version\":");
+    text_json(out, slice_of(entry->version));
+    text_str(out, ",\"state\":");
+    text_json(out, slice_of(model_state_name(entry->state)));
+    if (entry->reason[0] != '\0') {
+        text_str(out, ",\"reason\":");
+        text_json(out, slice_of(entry->reason));
+    }
+    if (entry->model != NULL) {
+        put_links(out, entry->name);
+        if (typed_plan_of(entry->model, &plan, &err) == OK) {
+            text_byte(out, ',');
+            typed_describe(out, plan);
+        }
+    }
+    text_byte(out, '}');
+}
+
+static void list_models(struct exchange *x, const struct route_match *match)
+{
+    struct repository_snapshot snapshot;
+    struct text out;
+    bool is_first = true;
+
+    repository_snapshot_take(match->api->repository, &snapshot);
+    text_init(&out, REPLY_BYTES_MAX);
+    text_str(&out, "{\"models\":[");
+    for (uint32_t i = 0; i < snapshot.count; i++) {
+        /* Older versions that are served beside the default one are at their own address. */
+        if (snapshot.entries[i].model != NULL && !snapshot.entries[i].is_default)
+            continue;
+        if (!is_first)
+            text_byte(&out, ',');
+        is_first = false;
+        put_summary(&out, &snapshot.entries[i]);
+    }
+    text_str(&out, "]}");
+    repository_snapshot_give(&snapshot);
+    api_answer_text(x, DIALECT_TYPED, 200, json_type, NULL, 0, &out);
+}
+
+static void describe_model(struct exchange *x, const struct route_match *match)
+{
+    CLEANUP(model_unref) struct model *model = NULL;
+    const struct typed_plan *plan;
+    struct err err = { 0 };
+    struct text out, curl;
+
+    if (engine_want_model(match->api->engine, &model, match->params[0],
+                          match->params_count > 1 ? match->params[1] : slice_make("", 0),
+                          &err) != OK ||
+        typed_plan_of(model, &plan, &err) != OK) {
+        api_fail(x, DIALECT_TYPED, 0, &err);
+        return;
+    }
+    text_init(&out, REPLY_BYTES_MAX);
+    text_str(&out, "{\"name\":");
+    text_json(&out, slice_of(model_name(model)));
+    text_str(&out, ",\"version\":");
+    text_json(&out, slice_of(model_version_text(model)));
+    text_str(&out, ",\"platform\":");
+    text_json(&out, slice_of(model_platform(model)));
+    put_links(&out, model_name(model));
+    text_byte(&out, ',');
+    typed_describe(&out, plan);
+    text_init(&curl, REPLY_BYTES_MAX);
+    typed_put_curl(&curl, x, model_name(model), plan);
+    if (curl.size != 0 && !text_failed(&curl)) {
+        text_str(&out, ",\"curl\":");
+        text_json(&out, text_slice(&curl));
+    }
+    text_deinit(&curl);
+    text_byte(&out, '}');
+    api_answer_text(x, DIALECT_TYPED, 200, json_type, NULL, 0, &out);
+}
+
+#define GET (1u << METHOD_GET)
+#define POST (1u << METHOD_POST)
+
+static const struct route routes[] = {
+    { GET, "/models", list_models, DIALECT_TYPED },
+    { GET, "/models/{model}", describe_model, DIALECT_TYPED },
+    { GET, "/models/{model}/versions/{version}", describe_model, DIALECT_TYPED },
+    { POST, "/models/{model}:predict", predict, DIALECT_TYPED },
+    { POST, "/models/{model}/versions/{version}:predict", predict, DIALECT_TYPED },
+};
+
+const struct route_table typed_routes = { routes, COUNT(routes) };

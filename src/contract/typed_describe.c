@@ -1,0 +1,153 @@
+/* typed_describe.c - a model's fields in words a program can read.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+
+#include "codec/number.h"
+#include "contract/typed.h"
+#include "model/dtype.h"
+
+static void put_string(struct text *out, const char *key, const char *value)
+{
+    if (value == NULL)
+        return;
+    text_str(out, key);
+    text_json(out, slice_of(value));
+}
+
+static void put_number(struct text *out, const char *key, double value)
+{
+    char digits[NUMBER_TEXT_MAX];
+
+    if (!isfinite(value))
+        return;
+    text_str(out, key);
+    if (value == floor(value) && fabs(value) < 1e15)
+        text_i64(out, (int64_t)value);
+    else
+        text_put(out, digits, number_write_f64(digits, value));
+}
+
+static void put_dims(struct text *out, uint32_t rank, const int64_t *dims)
+{
+    text_byte(out, '[');
+    for (uint32_t i = 0; i < rank; i++) {
+        if (i != 0)
+            text_byte(out, ',');
+        text_i64(out, dims[i]);
+    }
+    text_byte(out, ']');
+}
+
+static void put_feature(struct text *out, const struct feature *f)
+{
+    text_str(out, "{\"name\":");
+    text_json(out, slice_of(f->name));
+    put_string(out, ",\"unit\":", f->unit);
+    put_string(out, ",\"description\":", f->description);
+    put_number(out, ",\"min\":", f->min);
+    put_number(out, ",\"max\":", f->max);
+    put_number(out, ",\"example\":", f->example);
+    text_byte(out, '}');
+}
+
+static const char *type_of(enum penstock_dtype dtype)
+{
+    switch (dtype) {
+    case PENSTOCK_BYTES: return "string";
+    case PENSTOCK_BOOL: return "boolean";
+    case PENSTOCK_FP16:
+    case PENSTOCK_BF16:
+    case PENSTOCK_FP32:
+    case PENSTOCK_FP64: return "number";
+    default: return "integer";
+    }
+}
+
+static void put_tensor(struct text *out, const struct signature_tensor *t, const char *name)
+{
+    text_str(out, "{\"name\":");
+    text_json(out, slice_of(name));
+    text_str(out, ",\"tensor\":");
+    text_json(out, slice_of(t->name));
+    text_printf(out, ",\"type\":\"%s\",\"datatype\":\"%s\",\"shape\":", type_of(t->dtype),
+                dtype_name(t->dtype));
+    put_dims(out, t->rank, t->dims);
+    put_string(out, ",\"unit\":", t->unit);
+    put_string(out, ",\"description\":", t->description);
+    put_number(out, ",\"min\":", t->min);
+    put_number(out, ",\"max\":", t->max);
+}
+
+static void put_input(struct text *out, const struct typed_input *in)
+{
+    const struct signature_tensor *t = in->tensor;
+
+    put_tensor(out, t, in->title);
+    if (t->is_optional)
+        text_str(out, ",\"optional\":true");
+    put_string(out, ",\"content_type\":", t->content_type);
+    if (t->features_count != 0) {
+        text_str(out, ",\"features\":[");
+        for (uint32_t i = 0; i < t->features_count; i++) {
+            if (i != 0)
+                text_byte(out, ',');
+            put_feature(out, &t->features[i]);
+        }
+        text_byte(out, ']');
+    }
+    if (t->example_json != NULL) {
+        text_str(out, ",\"example\":");
+        text_str(out, t->example_json);
+    }
+    text_byte(out, '}');
+}
+
+static void put_item(struct text *out, const struct typed_plan *plan, const struct typed_item *item)
+{
+    static const char *const roles[] = { [ITEM_LABEL] = "label",
+                                         [ITEM_PROBABILITY] = "probability",
+                                         [ITEM_VALUE] = "value" };
+
+    put_tensor(out, &plan->signature->outputs[item->output], item->name);
+    text_printf(out, ",\"role\":\"%s\"", roles[item->kind]);
+    if (item->kind == ITEM_LABEL && item->labels_count != 0) {
+        text_str(out, ",\"labels\":[");
+        for (uint32_t i = 0; i < item->labels_count; i++) {
+            if (i != 0)
+                text_byte(out, ',');
+            text_json(out, slice_of(item->labels[i]));
+        }
+        text_byte(out, ']');
+    }
+    text_byte(out, '}');
+}
+
+void typed_describe(struct text *out, const struct typed_plan *plan)
+{
+    const struct signature *s = plan->signature;
+
+    put_string(out, "\"title\":", s->title != NULL ? s->title : plan->model);
+    put_string(out, ",\"description\":", s->description);
+    put_string(out, ",\"license\":", s->license);
+    text_str(out, ",\"batch\":");
+    text_str(out, plan->has_batch ? "true" : "false");
+    if (s->batch_max != 0)
+        text_printf(out, ",\"batch_max\":%u", s->batch_max);
+    text_str(out, ",\"inputs\":[");
+    for (uint32_t i = 0; i < plan->inputs_count; i++) {
+        if (i != 0)
+            text_byte(out, ',');
+        put_input(out, &plan->inputs[i]);
+    }
+    text_str(out, "],\"outputs\":[");
+    for (uint32_t i = 0; i < plan->items_count; i++) {
+        if (i != 0)
+            text_byte(out, ',');
+        put_item(out, plan, &plan->items[i]);
+    }
+    text_byte(out, ']');
+    if (plan->example != NULL) {
+        text_str(out, ",\"example\":");
+        text_str(out, plan->example);
+    }
+}

@@ -1,0 +1,471 @@
+/* typed_write.c - outputs as people's JSON, by their roles.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * A row at a time: the view of each output knows where its row begins (strings have to be walked).
+ * An output that is not split by rows although the model has a batch dimension (its first dimension
+ * depends on the data) is shown whole when there is one row, and is an error when there are more.
+ */
+#include <math.h>
+#include <stdio.h>
+
+#include "base/arena.h"
+#include "codec/bytes.h"
+#include "codec/number.h"
+#include "codec/tensor_json.h"
+#include "contract/choose.h"
+#include "contract/typed.h"
+#include "model/dtype.h"
+
+struct view {
+    const struct penstock_tensor *tensor; /* NULL: not given */
+    uint32_t rank;                        /* of one row */
+    const int64_t *shape;
+    uint64_t count;                       /* elements of one row */
+    size_t element;                       /* 0: BYTES */
+    bool is_scalar;                       /* by the signature: one element whatever comes */
+    struct slice rest;                    /* of BYTES: the rows to come */
+    struct slice now;                     /* this row's bytes */
+};
+
+struct writer {
+    struct text *out;
+    const struct typed_plan *plan;
+    const struct typed_query *query;
+    struct view *views;                   /* by output */
+    uint64_t *best;                       /* room for top k indexes */
+    struct tensor_json_style style;
+    struct err *err;
+};
+
+static bool is_shown(const struct writer *w, uint32_t item)
+{
+    return w->query->items == NULL || w->query->items[item];
+}
+
+/* -- rows ----------------------------------------------------------------------------------------- */
+
+static enum err_code open_view(struct writer *w, struct view *view, uint32_t output,
+                               const struct penstock_tensor *t, uint64_t rows, bool is_list)
+{
+    const struct signature_tensor *s = &w->plan->signature->outputs[output];
+    uint32_t skip = w->plan->has_batch && t->rank != 0 && (uint64_t)t->shape[0] == rows ? 1 : 0;
+
+    if (w->plan->has_batch && skip == 0 && is_list)
+        return err_set(w->err, E_INTERNAL,
+                       "output '%s' of model '%s' is not one row for each of the %llu given; call "
+                       "it with one row at a time, or by /v2/models/%s/infer",
+                       s->name, w->plan->model, (unsigned long long)rows, w->plan->model);
+    *view = (struct view){
+        .tensor = t,
+        .rank = t->rank - skip,
+        .shape = t->shape + skip,
+        .element = dtype_size(t->dtype),
+        .is_scalar = !(w->plan->has_batch && skip == 0) && s->rank == t->rank,
+    };
+    if (!shape_count(view->rank, view->shape, &view->count))
+        return err_set(w->err, E_INTERNAL, "output '%s' of model '%s' is too large", s->name,
+                       w->plan->model);
+    for (uint32_t i = skip; view->is_scalar && i < s->rank; i++)
+        view->is_scalar = s->dims[i] == 1;
+    view->is_scalar &= view->count == 1;
+    view->rest = slice_make(t->data, t->size);
+    return OK;
+}
+
+/* Moves to the next row. */
+static enum err_code next_row(struct writer *w, struct view *view)
+{
+    const uint8_t *begin = view->rest.data;
+
+    if (view->element != 0) {
+        size_t size = (size_t)view->count * view->element;
+        view->now = slice_first(view->rest, size);
+        view->rest = slice_skip(view->rest, view->now.size);
+        if (view->now.size == size)
+            return OK;
+    } else {
+        uint64_t i = 0;
+        struct slice element;
+        while (i < view->count && bytes_next(&view->rest, &element))
+            i++;
+        view->now = slice_make(begin, (size_t)(view->rest.data - begin));
+        if (i == view->count)
+            return OK;
+    }
+    return err_set(w->err, E_INTERNAL, "output '%s' has less data than its shape says",
+                   view->tensor->name);
+}
+
+/* -- numbers -------------------------------------------------------------------------------------- */
+
+size_t typed_put_probability(char *out, double p)
+{
+    double distance = p < 0.5 ? p : 1 - p; /* from what it must not be shown as */
+    int digits = 2;
+
+    if (distance <= 0)
+        return number_write_digits(out, p, 1);
+    for (double step = 0.01; distance < step && digits < 17; step /= 10)
+        digits++;
+    /* `digits` behind the point are as many significant ones, less the leading zeros. */
+    for (double leading = 0.1; p < leading && digits > 1; leading /= 10)
+        digits--;
+    return number_write_digits(out, p, digits);
+}
+
+static void put_probability(struct writer *w, enum penstock_dtype dtype, const uint8_t *data,
+                            uint64_t index)
+{
+    const uint8_t *element = data + index * dtype_size(dtype);
+    double p = element_f64(dtype, data, index);
+    char text[NUMBER_TEXT_MAX];
+
+    if (w->query->precision == TYPED_PRECISION_DEFAULT && p >= 0 && p <= 1)
+        text_put(w->out, text, typed_put_probability(text, p));
+    else
+        tensor_json_write_element(w->out, dtype, element, w->style);
+}
+
+static enum err_code put_value(struct writer *w, const struct view *view)
+{
+    struct penstock_tensor row = { .name = view->tensor->name,
+                                   .dtype = view->tensor->dtype,
+                                   .rank = view->is_scalar ? 0 : view->rank,
+                                   .data = view->now.data,
+                                   .size = view->now.size };
+
+    memcpy(row.shape, view->shape, view->rank * sizeof row.shape[0]);
+    return tensor_json_write(w->out, &row, w->style, w->err);
+}
+
+/* -- classes -------------------------------------------------------------------------------------- */
+
+static void put_class(struct writer *w, const struct typed_item *item, uint64_t index)
+{
+    if (index < item->labels_count)
+        text_json(w->out, slice_of(item->labels[index]));
+    else
+        text_u64(w->out, index);
+}
+
+/* A class number as the model gave it: it may be none that has a name. */
+static void put_class_number(struct writer *w, const struct typed_item *item,
+                             const struct view *view, uint64_t at)
+{
+    double number = element_f64(view->tensor->dtype, view->now.data, at);
+
+    if (number >= 0 && number < item->labels_count)
+        text_json(w->out, slice_of(item->labels[(uint32_t)number]));
+    else
+        tensor_json_write_element(w->out, view->tensor->dtype, view->now.data + at * view->element,
+                                  w->style);
+}
+
+static uint64_t largest(const struct view *view)
+{
+    uint64_t best = 0;
+
+    choose_largest(view->tensor->dtype, view->now.data, view->count, MIN(view->count, UINT64_C(1)),
+                   &best);
+    return best;
+}
+
+static enum err_code put_label(struct writer *w, const struct typed_item *item)
+{
+    if (item->label == -1) {
+        const struct view *scores = &w->views[item->probabilities];
+        if (scores->tensor == NULL || scores->count == 0)
+            text_str(w->out, "null");
+        else
+            put_class(w, item, largest(scores));
+        return OK;
+    }
+    const struct view *view = &w->views[item->label];
+    if (view->element == 0 || item->labels_count == 0)
+        return put_value(w, view);
+    if (view->is_scalar) {
+        put_class_number(w, item, view, 0);
+        return OK;
+    }
+    text_byte(w->out, '[');
+    for (uint64_t i = 0; i < view->count; i++) {
+        if (i != 0)
+            text_byte(w->out, ',');
+        put_class_number(w, item, view, i);
+    }
+    text_byte(w->out, ']');
+    return OK;
+}
+
+/* Which of the scores is the label's own; the largest when that cannot be told: a class number says
+ * so only where the classes have names, for then they are numbered from 0. */
+static uint64_t own_score(const struct writer *w, const struct typed_item *item,
+                          const struct view *scores)
+{
+    const struct view *label = item->label == -1 ? NULL : &w->views[item->label];
+
+    if (label != NULL && label->tensor != NULL && label->count == 1 && item->labels_count != 0) {
+        if (label->element != 0) {
+            double number = element_f64(label->tensor->dtype, label->now.data, 0);
+            if (number >= 0 && number < (double)scores->count)
+                return (uint64_t)number;
+        } else {
+            struct slice bytes = label->now, name;
+            for (uint32_t i = 0; bytes_next(&bytes, &name) && i < item->labels_count; i++) {
+                bytes = label->now;
+                if (slice_is(name, item->labels[i]) && i < scores->count)
+                    return i;
+            }
+        }
+    }
+    return largest(scores);
+}
+
+static enum err_code put_item(struct writer *w, const struct typed_item *item)
+{
+    const struct view *view = &w->views[item->output];
+
+    text_slice_put(w->out, item->key);
+    switch (item->kind) {
+    case ITEM_LABEL: return put_label(w, item);
+    case ITEM_PROBABILITY:
+        if (view->count == 0)
+            text_str(w->out, "null");
+        else
+            put_probability(w, view->tensor->dtype, view->now.data, own_score(w, item, view));
+        return OK;
+    case ITEM_VALUE: break;
+    }
+    return put_value(w, view);
+}
+
+static void put_top(struct writer *w, const struct typed_item *item)
+{
+    const struct view *view = &w->views[item->probabilities];
+    uint64_t k = MIN(w->query->top, view->count);
+
+    choose_largest(view->tensor->dtype, view->now.data, view->count, k, w->best);
+    text_byte(w->out, '[');
+    for (uint64_t i = 0; i < k; i++) {
+        text_str(w->out, i == 0 ? "{\"label\":" : ",{\"label\":");
+        put_class(w, item, w->best[i]);
+        text_str(w->out, ",\"probability\":");
+        put_probability(w, view->tensor->dtype, view->now.data, w->best[i]);
+        text_byte(w->out, '}');
+    }
+    text_byte(w->out, ']');
+}
+
+/* -- one row -------------------------------------------------------------------------------------- */
+
+static enum err_code put_object(struct writer *w)
+{
+    bool is_first = true;
+
+    text_byte(w->out, '{');
+    for (uint32_t i = 0; i < w->plan->items_count; i++) {
+        const struct typed_item *item = &w->plan->items[i];
+        if (!is_shown(w, i) || w->views[item->output].tensor == NULL)
+            continue;
+        if (!is_first)
+            text_byte(w->out, ',');
+        is_first = false;
+        TRY(put_item(w, item));
+    }
+    text_byte(w->out, '}');
+    return OK;
+}
+
+/* Of one classifier alone the list itself; else an object with a list for each classifier. */
+static enum err_code put_top_object(struct writer *w)
+{
+    const struct typed_item *only = NULL;
+    uint32_t heads = 0, others = 0;
+    bool is_first = true;
+
+    for (uint32_t i = 0; i < w->plan->items_count; i++) {
+        const struct typed_item *item = &w->plan->items[i];
+        if (!is_shown(w, i) || w->views[item->output].tensor == NULL)
+            continue;
+        if (item->probabilities == -1 || w->views[item->probabilities].tensor == NULL) {
+            others++;
+        } else if (only == NULL || only->probabilities != item->probabilities) {
+            only = item;
+            heads++;
+        }
+    }
+    if (heads == 1 && others == 0) {
+        put_top(w, only);
+        return OK;
+    }
+    text_byte(w->out, '{');
+    int64_t done = -1;
+    for (uint32_t i = 0; i < w->plan->items_count; i++) {
+        const struct typed_item *item = &w->plan->items[i];
+        if (!is_shown(w, i) || w->views[item->output].tensor == NULL ||
+            (item->probabilities != -1 && item->probabilities == done))
+            continue;
+        if (!is_first)
+            text_byte(w->out, ',');
+        is_first = false;
+        if (item->probabilities == -1 || w->views[item->probabilities].tensor == NULL) {
+            TRY(put_item(w, item));
+            continue;
+        }
+        done = item->probabilities;
+        if (heads == 1)
+            text_str(w->out, "\"top\"");
+        else
+            text_json(w->out, slice_of(w->plan->signature->outputs[done].name));
+        text_byte(w->out, ':');
+        put_top(w, item);
+    }
+    text_byte(w->out, '}');
+    return OK;
+}
+
+/* -- the whole ------------------------------------------------------------------------------------ */
+
+static enum err_code put_raw(struct writer *w, const struct response_output *outputs)
+{
+    bool is_first = true;
+
+    text_byte(w->out, '{');
+    for (uint32_t i = 0; i < w->plan->signature->outputs_count; i++) {
+        bool is_asked = w->query->items == NULL;
+        for (uint32_t k = 0; !is_asked && k < w->plan->items_count; k++)
+            is_asked = w->plan->items[k].output == i && w->query->items[k];
+        if (!is_asked || !outputs[i].is_set)
+            continue;
+        if (!is_first)
+            text_byte(w->out, ',');
+        is_first = false;
+        text_json(w->out, slice_of(w->plan->signature->outputs[i].name));
+        text_byte(w->out, ':');
+        TRY(tensor_json_write(w->out, &outputs[i].tensor, w->style, w->err));
+    }
+    text_byte(w->out, '}');
+    return OK;
+}
+
+static uint64_t top_room(const struct typed_plan *plan, const struct typed_query *query,
+                         const struct response_output *outputs)
+{
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; query->has_top && i < plan->items_count; i++) {
+        int64_t p = plan->items[i].probabilities;
+        if (p == -1 || !outputs[p].is_set)
+            continue;
+        const struct penstock_tensor *t = &outputs[p].tensor;
+        most = MAX(most, t->rank == 0 ? 1 : (uint64_t)t->shape[t->rank - 1]);
+    }
+    return MIN(most, query->top);
+}
+
+enum err_code typed_write(struct text *out, const struct typed_plan *plan,
+                          const struct typed_query *query, uint64_t rows, bool is_list,
+                          const struct response_output *outputs, struct arena *arena,
+                          struct err *err)
+{
+    struct view few[8];
+    uint32_t count = plan->signature->outputs_count;
+    uint64_t top = top_room(plan, query, outputs);
+    struct writer w = {
+        .out = out, .plan = plan, .query = query, .views = few, .err = err,
+        .style = { .nonfinite = JSON_NONFINITE_STRINGS,
+                   .precision = query->precision > 0 ? query->precision : 0,
+                   .is_nested = true },
+    };
+
+    if (query->is_raw)
+        return put_raw(&w, outputs);
+    if (count > COUNT(few))
+        w.views = arena_alloc(arena, count * sizeof *w.views);
+    if (top != 0)
+        w.best = arena_alloc(arena, top * sizeof *w.best);
+    if (w.views == NULL || (top != 0 && w.best == NULL))
+        return err_set(err, E_EXHAUSTED, "no memory for the answer; retry later");
+    for (uint32_t i = 0; i < count; i++) {
+        w.views[i].tensor = NULL;
+        if (outputs[i].is_set)
+            TRY(open_view(&w, &w.views[i], i, &outputs[i].tensor, rows, is_list));
+    }
+    if (is_list)
+        text_byte(out, '[');
+    for (uint64_t row = 0; row < rows; row++) {
+        if (row != 0)
+            text_byte(out, ',');
+        for (uint32_t i = 0; i < count; i++)
+            if (w.views[i].tensor != NULL)
+                TRY(next_row(&w, &w.views[i]));
+        TRY(query->has_top ? put_top_object(&w) : put_object(&w));
+    }
+    if (is_list)
+        text_byte(out, ']');
+    return OK;
+}
+
+/* -- how much it can be --------------------------------------------------------------------------- */
+
+/* Digits, comma, and a pair of brackets for every dimension, should each be of length 1. */
+static size_t tensor_bound(const struct penstock_tensor *t)
+{
+    size_t per_element = NUMBER_TEXT_MAX + 4 + 3 * (size_t)t->rank, count, bound, lists = 1;
+
+    if (t->dtype == PENSTOCK_BYTES) {
+        count = t->size / 4;
+        per_element = 8 + 3 * (size_t)t->rank;
+    } else {
+        count = t->size / dtype_size(t->dtype);
+    }
+    if (__builtin_mul_overflow(count, per_element, &bound) ||
+        (t->dtype == PENSTOCK_BYTES && (t->size > SIZE_MAX / 16 ||
+                                        __builtin_add_overflow(bound, t->size * 6, &bound))))
+        return SIZE_MAX;
+    /* A shape with a 0 in it has lists without elements. */
+    for (uint32_t i = 0; i < t->rank && count == 0 && t->shape[i] != 0; i++)
+        if (__builtin_mul_overflow(lists, (size_t)t->shape[i], &lists) || lists > SIZE_MAX / 64)
+            return SIZE_MAX;
+    return __builtin_add_overflow(bound, 3 * lists + 64, &bound) ? SIZE_MAX : bound;
+}
+
+static size_t add_bounds(size_t a, size_t b)
+{
+    size_t sum;
+
+    return __builtin_add_overflow(a, b, &sum) ? SIZE_MAX : sum;
+}
+
+static size_t times(size_t a, size_t b)
+{
+    size_t product;
+
+    return __builtin_mul_overflow(a, b, &product) ? SIZE_MAX : product;
+}
+
+size_t typed_answer_bound(const struct typed_plan *plan, const struct typed_query *query,
+                          uint64_t rows, const struct response_output *outputs)
+{
+    uint64_t top = top_room(plan, query, outputs);
+    size_t bound = 64;
+
+    for (uint32_t i = 0; i < plan->items_count; i++) {
+        const struct typed_item *item = &plan->items[i];
+        size_t row = item->key.size + 8, name = strlen(plan->signature->outputs[item->output].name);
+        if (!outputs[item->output].is_set)
+            continue;
+        const struct penstock_tensor *t = &outputs[item->output].tensor;
+        if (item->kind != ITEM_VALUE && !query->is_raw) {
+            row = add_bounds(row, item->label_bytes_max + NUMBER_TEXT_MAX + 6 * name + 16);
+            row = add_bounds(row, times((size_t)top, item->label_bytes_max + NUMBER_TEXT_MAX + 32));
+        }
+        if (item->kind == ITEM_LABEL && item->label != -1)
+            bound = add_bounds(bound, times(t->dtype == PENSTOCK_BYTES ? 0 : t->size / dtype_size(t->dtype),
+                                            item->label_bytes_max + 1));
+        if (item->kind == ITEM_VALUE || item->label == (int64_t)item->output || query->is_raw)
+            bound = add_bounds(bound, add_bounds(tensor_bound(t), 6 * name + 16));
+        bound = add_bounds(bound, times((size_t)rows, row));
+    }
+    return bound;
+}
