@@ -155,6 +155,12 @@ static void fill_entry(struct repository_entry *entry, const struct slot *slot)
         .reason = slot->reason == NULL ? "" : slot->reason,
         .model = slot->state == MODEL_READY ? model_ref(slot->model) : NULL,
         .folder = slot->found->folder,
+        .path = slot->version->path,
+        .backend = slot->found->backend == NULL ? NULL : slot->found->backend->name,
+        .backend_why = slot->found->backend_why,
+        .config_file = slot->found->config_file,
+        .card_file = slot->found->card_file,
+        .config_keys = slot->found->config_keys,
     };
 }
 

@@ -59,6 +59,12 @@ struct repository_entry {
     struct model *model;      /* MODEL_READY: borrowed while the snapshot is held; else NULL */
     bool is_default;          /* what a request without a version gets */
     const char *folder;
+    /* for explain; NULL: there is none */
+    const char *path;         /* what the backend opens */
+    const char *backend;      /* its name, also when it could not open the model */
+    const char *backend_why;  /* "config.pbtxt: backend", "by the file that it opens" */
+    const char *config_file, *card_file; /* relative to folder */
+    const char *config_keys;  /* top-level keys of config_file, blanks between: "name input" */
 };
 struct repository_snapshot {
     uint32_t count;

@@ -18,6 +18,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <yyjson.h>
+
 #include "base/arena.h"
 #include "base/fault.h"
 #include "base/map.h"
@@ -549,6 +551,23 @@ static enum err_code set_only_version(struct scan *scan, struct found *found,
     return OK;
 }
 
+/* Which facts come from the file, before the model adds its own. */
+static enum err_code keep_keys(struct scan *scan, struct found *found,
+                               const struct model_config *config, struct err *err)
+{
+    yyjson_mut_obj_iter at = yyjson_mut_obj_iter_with(yyjson_mut_doc_get_root(config->doc));
+    yyjson_mut_val *key;
+    struct text out;
+
+    if (found->config_file == NULL)
+        return OK;
+    text_init_arena(&out, scan->arena, 64);
+    while ((key = yyjson_mut_obj_iter_next(&at)) != NULL)
+        text_printf(&out, "%s%s", out.size == 0 ? "" : " ", yyjson_mut_get_str(key));
+    found->config_keys = text_cstr(&out);
+    return text_failed(&out) ? no_memory(err) : OK;
+}
+
 static const char *refusal_of(const struct model_config *config)
 {
     for (uint32_t i = 0; i < config->notices_count; i++) {
@@ -575,6 +594,7 @@ static enum err_code fill_model(struct scan *scan, struct found *found, const st
             found->versions[found->versions_count - 1].is_served = true;
         return set_problem(scan, found, keep_text(scan, &own), err);
     }
+    TRY(keep_keys(scan, found, config, err));
     const char *refusal = refusal_of(config);
     if (refusal != NULL)
         return set_problem(scan, found, arena_printf(scan->arena, "%s: %s", found->config_file, refusal),
@@ -717,6 +737,8 @@ static enum err_code add_file(struct scan *scan, const char *folder, const char 
         if (scan_config(&config, found, scan->arena, &own) != OK)
             TRY(set_problem(scan, found, keep_text(scan, &own), err));
         else
+            TRY(keep_keys(scan, found, config, err));
+        if (config != NULL)
             TRY(set_backend(scan, found, config, err));
     }
     return add_found(scan, found, err);

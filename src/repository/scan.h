@@ -37,6 +37,7 @@ struct found {
     const char *folder;  /* absolute, without links */
     const char *where;   /* what to call it in texts: its folder or its file */
     const char *config_file, *card_file; /* in folder; NULL: none */
+    const char *config_keys; /* its top-level keys, blanks between; NULL: none */
     const struct penstock_backend *backend;
     const char *backend_why; /* "config.pbtxt says so", "it opens model.onnx files" */
     const char *problem; /* NULL: none; then no version can be loaded */

@@ -1,0 +1,89 @@
+/* ask.c - SPDX-License-Identifier: Apache-2.0 */
+#include "cli/ask.h"
+
+#include <yyjson.h>
+
+#include "base/clock.h"
+#include "cli/options.h"
+
+enum { JSON_BYTES_MAX = 256 << 20 };
+
+enum err_code ask_open(struct client **ret, const struct options *options, struct err *err)
+{
+    struct client_settings settings = { .url = options_text(options, OPT_SERVER),
+                                        .timeout_ns = options_number(options, OPT_TIMEOUT) };
+    char where[ERR_TEXT_MAX];
+
+    if (client_new(ret, &settings, err) != OK)
+        return err_wrap(err, "%s", options_origin(options, OPT_SERVER, where, sizeof where));
+    return OK;
+}
+
+enum err_code ask(struct client *client, const char *method, const char *target,
+                  const char *content_type, struct slice body, struct answer **ret,
+                  struct err *err)
+{
+    struct client_header headers[] = { { "accept", "application/json" },
+                                       { "content-type", content_type } };
+    struct client_request request = { .method = method,
+                                      .target = target,
+                                      .headers = headers,
+                                      .headers_count = content_type != NULL ? 2 : 1,
+                                      .body = body };
+    enum err_code code = client_call(client, &request, ret, err);
+    struct err first = *err;
+
+    if (code == E_UNAVAILABLE && strncmp(first.text, "nobody listens", 14) == 0)
+        return err_set(err, code, "%s: start `penstock serve`, or name the server with --server",
+                       first.text);
+    if (code == E_DEADLINE)
+        return err_set(err, code, "%s (--timeout)", first.text);
+    return code;
+}
+
+/* The text of the error in a document, or NULL. */
+static const char *error_text(yyjson_val *root)
+{
+    yyjson_val *error = yyjson_obj_get(root, "error");
+
+    if (yyjson_is_obj(error))
+        error = yyjson_obj_get(error, "message");
+    return yyjson_get_str(error);
+}
+
+enum err_code ask_refusal(const struct answer *answer, struct err *err)
+{
+    yyjson_doc *doc = yyjson_read((const char *)answer->body.data, answer->body.size, 0);
+    const char *text = error_text(yyjson_doc_get_root(doc));
+    enum err_code code = answer->status == 404 ? E_NOT_FOUND : E_UNKNOWN;
+
+    if (text != NULL && text[0] != '\0')
+        err_set(err, code, "%s", text);
+    else if (doc == NULL && slice_trim(answer->body).size > 0)
+        err_set(err, code, "status %u: %.*s", answer->status,
+                SLICE_ARG(slice_first(slice_trim(answer->body), 500)));
+    else
+        err_set(err, code, "the server answered with status %u", answer->status);
+    yyjson_doc_free(doc);
+    return code;
+}
+
+enum err_code ask_json(struct client *client, const char *method, const char *target,
+                       struct slice body, struct yyjson_doc **ret, struct err *err)
+{
+    CLEANUP(answer_free) struct answer *answer = NULL;
+    yyjson_read_err problem;
+
+    TRY(ask(client, method, target, body.size > 0 ? "application/json" : NULL, body, &answer, err));
+    if (answer->status != 200)
+        return ask_refusal(answer, err);
+    if (answer->body.size > JSON_BYTES_MAX)
+        return err_set(err, E_RANGE, "%s: the answer is larger than %d bytes", target,
+                       JSON_BYTES_MAX);
+    *ret = yyjson_read_opts((char *)(uintptr_t)answer->body.data, answer->body.size, 0, NULL,
+                            &problem);
+    if (*ret == NULL)
+        return err_set(err, E_DATA_LOSS, "%s: the answer is not JSON (byte %zu: %s); is %s a penstock?",
+                       target, problem.pos, problem.msg, client_url(client)->shown);
+    return OK;
+}

@@ -1,0 +1,26 @@
+/* ask.h - asking a server, for the verbs: one connection, JSON in, failures as sentences. */
+#ifndef CLI_ASK_H
+#define CLI_ASK_H
+
+#include "base/err.h"
+#include "base/slice.h"
+#include "client/client.h"
+
+struct options;
+struct yyjson_doc;
+
+/* A client for --server and --timeout. */
+MUST_USE enum err_code ask_open(struct client **ret, const struct options *options,
+                                struct err *err);
+/* One request; the text of a failure says what to do. `body` NULL: none. */
+MUST_USE enum err_code ask(struct client *client, const char *method, const char *target,
+                           const char *content_type, struct slice body, struct answer **ret,
+                           struct err *err);
+/* The same, and the answer must be 200 with JSON. A refusal's own words are the text. */
+MUST_USE enum err_code ask_json(struct client *client, const char *method, const char *target,
+                                struct slice body, struct yyjson_doc **ret, struct err *err);
+/* The sentence in an answer that is no success: of {"error":"..."}, {"error":{"message":"..."}} or
+ * plain text, with the status when there is none. */
+enum err_code ask_refusal(const struct answer *answer, struct err *err);
+
+#endif

@@ -1,0 +1,479 @@
+/* call.c - the verb call: inputs as options, sent as a form, so that the server's typed route reads
+ * numbers, lists and texts by the model's own types.
+ *
+ * The model's description is asked for first, on the same connection: it tells a slip of the finger
+ * before anything is sent, lets --sepal-length stand for sepal_length, and whether 1,2 is a list or
+ * a text.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <unistd.h>
+#include <yyjson.h>
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "cli/ask.h"
+#include "cli/example.h"
+#include "cli/options.h"
+#include "cli/print.h"
+#include "cli/verbs.h"
+#include "model/nearest.h"
+
+enum { BODY_BYTES_MAX = 1 << 30, TARGET_BYTES_MAX = 4096, PRINT_BYTES_MAX = 1 << 30 };
+
+static void free_doc(struct yyjson_doc **doc)
+{
+    yyjson_doc_free(*doc);
+}
+
+struct call {
+    const struct options *options;
+    const char *model;
+    struct client *client;      /* owned */
+    struct yyjson_doc *about;   /* owned: the model's description */
+    struct text body;           /* owned */
+    const char *content_type;
+    struct buf *file;           /* owned: the file read last */
+    struct text input;          /* owned: standard input, once it was read */
+    bool has_read_input;
+};
+
+/* -- what the model takes --------------------------------------------------------------------------- */
+
+/* One name that the typed route takes. */
+struct field {
+    struct slice name;
+    bool is_text, is_whole;
+};
+
+/* `on_field` is called with every name; stops at true. */
+static bool each_field(const struct call *call, bool (*on_field)(void *context, struct field field),
+                       void *context)
+{
+    yyjson_val *inputs = yyjson_obj_get(yyjson_doc_get_root(call->about), "inputs");
+    size_t at, count, f, features_count;
+    yyjson_val *input, *feature;
+
+    yyjson_arr_foreach(inputs, at, count, input)
+    {
+        const char *type = yyjson_get_str(yyjson_obj_get(input, "type"));
+        bool is_text = type != NULL && strcmp(type, "string") == 0;
+        static const char *const keys[] = { "name", "tensor" };
+        for (size_t k = 0; k < COUNT(keys); k++) {
+            const char *name = yyjson_get_str(yyjson_obj_get(input, keys[k]));
+            if (name != NULL && on_field(context, (struct field){ slice_of(name), is_text, true }))
+                return true;
+        }
+        yyjson_arr_foreach(yyjson_obj_get(input, "features"), f, features_count, feature)
+        {
+            const char *name = yyjson_get_str(yyjson_obj_get(feature, "name"));
+            if (name != NULL && on_field(context, (struct field){ slice_of(name), is_text, false }))
+                return true;
+        }
+    }
+    return false;
+}
+
+struct search {
+    struct slice wanted;
+    bool ignores_dashes;
+    struct field found;
+    struct nearest nearest;
+};
+
+static bool is_alike(struct slice a, struct slice b)
+{
+    if (a.size != b.size)
+        return false;
+    for (size_t i = 0; i < a.size; i++) {
+        if ((a.data[i] == '-' ? '_' : a.data[i]) != (b.data[i] == '-' ? '_' : b.data[i]))
+            return false;
+    }
+    return true;
+}
+
+static bool is_wanted(void *context, struct field field)
+{
+    struct search *search = context;
+
+    nearest_offer(&search->nearest, (const char *)field.name.data);
+    if (search->ignores_dashes ? !is_alike(search->wanted, field.name)
+                               : !slice_eq(search->wanted, field.name))
+        return false;
+    search->found = field;
+    return true;
+}
+
+struct listing {
+    char *out;
+    size_t size, at;
+};
+
+static bool add_name(void *context, struct field field)
+{
+    struct listing *list = context;
+
+    list->at += (size_t)snprintf(list->out + list->at, list->size - list->at, "%s--%.*s",
+                                 list->at == 0 ? "" : ", ", SLICE_ARG(slice_first(field.name, 60)));
+    return list->at + 70 > list->size;
+}
+
+static enum err_code find_field(const struct call *call, const char *name, struct field *ret,
+                                struct err *err)
+{
+    struct search search = { .wanted = slice_of(name), .nearest = nearest_to(slice_of(name)) };
+    char names[400] = "";
+    struct listing list = { names, sizeof names, 0 };
+
+    bool is_found = each_field(call, is_wanted, &search);
+    search.ignores_dashes = true;
+    is_found = is_found || each_field(call, is_wanted, &search);
+    if (is_found) {
+        *ret = search.found;
+        return OK;
+    }
+    for (uint32_t i = 0; i < OPT_IDS; i++) {
+        if (option_rows[i].verbs & VERB_CALL)
+            nearest_offer(&search.nearest, option_rows[i].name);
+    }
+    each_field(call, add_name, &list);
+    const char *best = nearest_best(&search.nearest);
+    return err_set(err, E_INVALID, "model '%s' has no input '%s'%s%s%s; its inputs are %s", call->model,
+                   name, best != NULL ? "; did you mean --" : "", best != NULL ? best : "",
+                   best != NULL ? "?" : "", names[0] != '\0' ? names : "none");
+}
+
+/* -- values ------------------------------------------------------------------------------------------ */
+
+static enum err_code read_input(struct call *call, struct err *err)
+{
+    while (!call->has_read_input) {
+        uint8_t *room = text_room(&call->input, 65536);
+        ssize_t got = room == NULL ? -1 : read(STDIN_FILENO, room, 65536);
+        if (got < 0 && room != NULL && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_set(err, E_RANGE, "cannot read standard input: %s",
+                           room == NULL ? "it is too large" : strerror(errno));
+        call->input.size += (size_t)got;
+        call->has_read_input = got == 0;
+    }
+    return OK;
+}
+
+/* "-" is standard input, "@file" what the file holds, "@@x" is "@x". The slice lives until the next
+ * call. */
+static enum err_code read_value(struct call *call, const char *value, struct slice *ret,
+                                struct err *err)
+{
+    *ret = slice_of(value);
+    if (strcmp(value, "-") == 0) {
+        if (call->has_read_input)
+            return err_set(err, E_INVALID, "standard input (-) is there for one value only");
+        TRY(read_input(call, err));
+        *ret = text_slice(&call->input);
+        return OK;
+    }
+    if (value[0] != '@')
+        return OK;
+    if (value[1] == '@') {
+        *ret = slice_of(value + 1);
+        return OK;
+    }
+    buf_unref(&call->file);
+    TRY(file_read(&call->file, NULL, value + 1, BODY_BYTES_MAX, err));
+    *ret = buf_bytes(call->file);
+    return OK;
+}
+
+/* 5.1,3.5 for a tensor of numbers is the list [5.1,3.5]. */
+static bool is_bare_list(struct field field, struct slice value)
+{
+    struct slice text = slice_trim(value);
+
+    return !field.is_text && field.is_whole && text.size > 0 && text.data[0] != '[' &&
+           text.data[0] != '{' && slice_find(text, ',') < text.size;
+}
+
+static bool is_npy(struct slice bytes)
+{
+    return slice_starts(bytes, "\x93NUMPY");
+}
+
+static enum err_code put_field(struct call *call, const struct option_field *given, uint32_t index,
+                               struct err *err)
+{
+    const struct options *o = call->options;
+    struct slice value;
+    struct field field = { .is_text = true };
+
+    TRY(find_field(call, given->name, &field, err));
+    for (uint32_t i = 0; i < index; i++) {
+        if (is_alike(slice_of(o->fields[i].name), slice_of(given->name)))
+            return err_set(err, E_INVALID, "--%s is given twice", given->name);
+    }
+    TRY(read_value(call, given->value, &value, err));
+    if (is_npy(value) && o->fields_count == 1) {
+        text_slice_put(&call->body, value);
+        call->content_type = "application/x-npy";
+        return OK;
+    }
+    bool is_list = is_bare_list(field, value);
+    text_str(&call->body, index == 0 ? "" : "&");
+    print_percent(&call->body, field.name);
+    text_str(&call->body, is_list ? "=%5B" : "=");
+    print_percent(&call->body, value);
+    text_str(&call->body, is_list ? "%5D" : "");
+    return OK;
+}
+
+/* What -d sends, going by how it begins. */
+static const char *type_of(struct slice body)
+{
+    static const struct {
+        const char *begins, *type;
+    } kinds[] = { { "\x93NUMPY", "application/x-npy" },
+                  { "\x89PNG", "image/png" },
+                  { "\xff\xd8\xff", "image/jpeg" },
+                  { "RIFF", "audio/wav" } };
+
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        if (slice_starts(body, kinds[i].begins))
+            return kinds[i].type;
+    }
+    return "application/json";
+}
+
+static enum err_code make_body(struct call *call, struct err *err)
+{
+    const struct options *o = call->options;
+    const char *data = options_text(o, OPT_DATA);
+    struct slice value;
+
+    if (options_is_set(o, OPT_DATA)) {
+        if (o->fields_count > 0)
+            return err_set(err, E_INVALID, "-d is the whole body; --%s has no place beside it",
+                           o->fields[0].name);
+        TRY(read_value(call, data, &value, err));
+        text_slice_put(&call->body, value);
+        call->content_type = type_of(value);
+    } else {
+        call->content_type = "application/x-www-form-urlencoded";
+        for (uint32_t i = 0; i < o->fields_count; i++)
+            TRY(put_field(call, &o->fields[i], i, err));
+    }
+    return text_failed(&call->body) ? err_set(err, E_RANGE, "the inputs are larger than %d bytes",
+                                              BODY_BYTES_MAX)
+                                    : OK;
+}
+
+/* -- the answer in words -------------------------------------------------------------------------------- */
+
+static void put_value(struct text *out, yyjson_val *value)
+{
+    if (yyjson_is_str(value)) {
+        print_escaped(out, slice_make(yyjson_get_str(value), yyjson_get_len(value)), true);
+        return;
+    }
+    char *json = yyjson_val_write(value, 0, NULL);
+    print_escaped(out, slice_of(json == NULL ? "" : json), false);
+    mem_free(json);
+}
+
+static void put_object(struct text *out, yyjson_val *object)
+{
+    size_t at, count;
+    yyjson_val *key, *value;
+    uint32_t width = 0;
+
+    yyjson_obj_foreach(object, at, count, key, value)
+    {
+        width = MIN(MAX(width, print_width(slice_of(yyjson_get_str(key)))), 40u);
+    }
+    yyjson_obj_foreach(object, at, count, key, value)
+    {
+        char bytes[512];
+        struct text name;
+        text_init_fixed(&name, bytes, sizeof bytes);
+        print_escaped(&name, slice_first(slice_of(yyjson_get_str(key)), 100), false);
+        print_padded(out, text_slice(&name), width);
+        text_str(out, "  ");
+        put_value(out, value);
+        text_byte(out, '\n');
+    }
+}
+
+static void put_words(struct text *out, yyjson_val *root)
+{
+    size_t at, count;
+    yyjson_val *row;
+
+    if (yyjson_is_obj(root)) {
+        put_object(out, root);
+        return;
+    }
+    if (!yyjson_is_arr(root) || !yyjson_is_obj(yyjson_arr_get_first(root))) {
+        put_value(out, root);
+        text_byte(out, '\n');
+        return;
+    }
+    yyjson_arr_foreach(root, at, count, row)
+    {
+        text_printf(out, at == 0 ? "row %zu\n" : "\nrow %zu\n", at + 1);
+        put_object(out, row);
+    }
+}
+
+/* server-timing: decode;dur=0.012, queue;dur=0, ... in ms. */
+static void put_stages(struct text *out, struct slice timing)
+{
+    while (timing.size > 0) {
+        struct slice part = slice_trim(slice_first(timing, slice_find(timing, ',')));
+        timing = slice_skip(timing, MIN(slice_find(timing, ',') + 1, timing.size));
+        struct slice name = slice_trim(slice_first(part, slice_find(part, ';')));
+        const uint8_t *dur = part.size == 0 ? NULL : memmem(part.data, part.size, "dur=", 4);
+        if (dur == NULL)
+            continue;
+        struct slice ms = slice_skip(part, (size_t)(dur - part.data) + 4);
+        text_str(out, "  server, ");
+        print_padded(out, slice_first(name, 16), 8);
+        text_str(out, " ");
+        print_escaped(out, slice_first(ms, slice_find(ms, ';')), false);
+        text_str(out, " ms\n");
+    }
+}
+
+static void say_timing(const struct call *call, const struct answer *answer)
+{
+    struct client_times t = client_times(call->client);
+    struct text out;
+
+    text_init(&out, 1 << 16);
+    text_printf(&out, "  connect          %.3f ms%s\n", (double)t.connect_ns / 1e6,
+                t.was_kept ? " (kept from before)" : "");
+    text_printf(&out, "  send             %.3f ms\n", (double)t.send_ns / 1e6);
+    text_printf(&out, "  wait for answer  %.3f ms\n", (double)t.wait_ns / 1e6);
+    text_printf(&out, "  receive          %.3f ms\n", (double)t.receive_ns / 1e6);
+    put_stages(&out, answer_header(answer, "server-timing"));
+    (void)print_out(STDERR_FILENO, &out);
+    text_deinit(&out);
+}
+
+static bool say_answer(const struct call *call, const struct answer *answer)
+{
+    bool is_raw = options_flag(call->options, OPT_JSON) || !isatty(STDOUT_FILENO);
+    CLEANUP(free_doc) struct yyjson_doc *doc = NULL;
+    struct text out;
+
+    text_init(&out, PRINT_BYTES_MAX);
+    if (!is_raw)
+        doc = yyjson_read((const char *)answer->body.data, answer->body.size, 0);
+    if (doc != NULL) {
+        put_words(&out, yyjson_doc_get_root(doc));
+    } else {
+        text_slice_put(&out, answer->body);
+        if (answer->body.size > 0 && answer->body.data[answer->body.size - 1] != '\n')
+            text_byte(&out, '\n');
+    }
+    bool was_whole = print_out(STDOUT_FILENO, &out);
+    text_deinit(&out);
+    return was_whole;
+}
+
+/* -- the verb -------------------------------------------------------------------------------------------- */
+
+/* "penstock call spam --text 'You won'": what the description offers as an example. */
+static void add_example(const struct call *call, struct err *err)
+{
+    yyjson_val *example = yyjson_obj_get(yyjson_doc_get_root(call->about), "example");
+    char *json = example == NULL ? NULL : yyjson_val_write(example, 0, NULL);
+    char bytes[400];
+    struct text line;
+
+    if (json == NULL)
+        return;
+    text_init_fixed(&line, bytes, sizeof bytes - 1);
+    text_str(&line, "; for example: penstock call ");
+    print_shell(&line, slice_of(call->model));
+    example_flags(&line, slice_of(json));
+    mem_free(json);
+    if (text_failed(&line))
+        return;
+    bytes[line.size] = '\0';
+    size_t at = strlen(err->text);
+    snprintf(err->text + at, sizeof err->text - at, "%s", bytes);
+}
+
+/* "/models/iris", "/models/iris/versions/2"; `end` behind it. */
+static enum err_code make_target(const struct call *call, char *ret, size_t size, const char *end,
+                                 struct err *err)
+{
+    struct text target;
+
+    text_init_fixed(&target, ret, size - 1);
+    text_str(&target, "/models/");
+    print_percent(&target, slice_of(call->model));
+    if (options_number(call->options, OPT_MODEL_VERSION) > 0)
+        text_printf(&target, "/versions/%llu",
+                    (unsigned long long)options_number(call->options, OPT_MODEL_VERSION));
+    text_str(&target, end);
+    ret[target.size] = '\0';
+    return text_failed(&target) ? err_set(err, E_INVALID, "the name of the model is too long") : OK;
+}
+
+static enum err_code run(struct call *call, struct err *err)
+{
+    const struct options *o = call->options;
+    CLEANUP(answer_free) struct answer *answer = NULL;
+    char target[TARGET_BYTES_MAX];
+
+    TRY(ask_open(&call->client, o, err));
+    if (!options_is_set(o, OPT_DATA)) {
+        TRY(make_target(call, target, sizeof target, "", err));
+        TRY(ask_json(call->client, "GET", target, slice_of(""), &call->about, err));
+        if (o->fields_count == 0) {
+            err_set(err, E_INVALID, "no input is given");
+            add_example(call, err);
+            return E_INVALID;
+        }
+    }
+    TRY(make_body(call, err));
+    TRY(make_target(call, target, sizeof target, ":predict", err));
+    TRY(ask(call->client, "POST", target, call->content_type, text_slice(&call->body), &answer, err));
+    if (options_flag(o, OPT_TIMING))
+        say_timing(call, answer);
+    if (answer->status != 200) {
+        if (options_flag(o, OPT_JSON))
+            (void)say_answer(call, answer);
+        enum err_code code = ask_refusal(answer, err);
+        add_example(call, err);
+        return code == E_INVALID ? E_UNKNOWN : code;
+    }
+    return say_answer(call, answer) ? OK : err_set(err, E_UNKNOWN, "cannot write the answer");
+}
+
+int verb_call(const struct options *options)
+{
+    struct call call = { .options = options };
+    struct err err = { 0 };
+
+    if (options->arguments_count != 1 || options->arguments[0][0] == '\0')
+        return print_failure(EXIT_USAGE, "call takes one model: penstock call MODEL --INPUT VALUE "
+                                         "(penstock call --help)");
+    call.model = options->arguments[0];
+    text_init(&call.body, BODY_BYTES_MAX);
+    text_init(&call.input, BODY_BYTES_MAX);
+    enum err_code code = run(&call, &err);
+    client_free(&call.client);
+    yyjson_doc_free(call.about);
+    text_deinit(&call.body);
+    text_deinit(&call.input);
+    buf_unref(&call.file);
+    if (code == OK)
+        return EXIT_OK;
+    return print_failure(code == E_INVALID ? EXIT_USAGE : EXIT_FAILED, err.text);
+}

@@ -1,0 +1,143 @@
+/* example.c - SPDX-License-Identifier: Apache-2.0 */
+#include "cli/example.h"
+
+#include <stdlib.h>
+#include <yyjson.h>
+
+#include "api/typed.h"
+#include "cli/options.h"
+#include "cli/print.h"
+#include "contract/typed.h"
+#include "engine/model.h"
+
+static bool is_plain_name(struct slice name)
+{
+    for (size_t i = 0; i < name.size; i++) {
+        if (name.data[i] <= ' ' || name.data[i] == '=' || name.data[i] >= 0x7f)
+            return false;
+    }
+    enum option_id id = option_find(name);
+    return name.size > 0 && name.data[0] != '-' &&
+           (id == OPT_IDS || !(option_rows[id].verbs & VERB_CALL));
+}
+
+/* False when this member cannot be said by an option. */
+static bool put_flag(struct text *out, yyjson_val *key, yyjson_val *value)
+{
+    struct slice name = slice_make(yyjson_get_str(key), yyjson_get_len(key));
+    char *json = yyjson_val_write(value, 0, NULL);
+    struct slice words = slice_of(json == NULL ? "" : json);
+
+    /* An object has no form as a word that the typed route would read. */
+    bool fits = json != NULL && is_plain_name(name) && !yyjson_is_null(value) &&
+                !yyjson_is_obj(value);
+    if (yyjson_is_str(value)) {
+        words = slice_make(yyjson_get_str(value), yyjson_get_len(value));
+        /* "@x" and "-" mean something else as a value of an option. */
+        fits = fits && words.size > 0 && words.data[0] != '@' && words.data[0] != '-';
+    }
+    if (fits) {
+        text_printf(out, " --%.*s ", SLICE_ARG(name));
+        print_shell(out, words);
+    }
+    free(json);
+    return fits;
+}
+
+void example_flags(struct text *out, struct slice body)
+{
+    yyjson_doc *doc = yyjson_read((const char *)body.data, body.size, 0);
+    size_t before = out->size, index, count;
+    bool fits = yyjson_is_obj(yyjson_doc_get_root(doc));
+    yyjson_val *key, *value;
+
+    yyjson_obj_foreach(yyjson_doc_get_root(doc), index, count, key, value)
+    {
+        fits = fits && put_flag(out, key, value);
+    }
+    yyjson_doc_free(doc);
+    if (fits)
+        return;
+    out->size = before;
+    text_str(out, " -d ");
+    print_shell(out, body);
+}
+
+/* A listener's address as one can call it: "every address" is reached as this machine. */
+static void put_url(struct text *out, const char *url)
+{
+    static const char v4[] = "http://0.0.0.0:", v6[] = "http://[::]:";
+
+    if (slice_starts(slice_of(url), v4))
+        text_printf(out, "http://127.0.0.1:%s", url + strlen(v4));
+    else if (slice_starts(slice_of(url), v6))
+        text_printf(out, "http://[::1]:%s", url + strlen(v6));
+    else
+        text_str(out, url);
+}
+
+static void put_curl(struct text *out, struct slice name, struct slice body, const char *url)
+{
+    char bytes[4096];
+    struct text target;
+
+    text_str(out, "  curl ");
+    text_init_fixed(&target, bytes, sizeof bytes);
+    if (slice_starts(slice_of(url), "unix:")) {
+        text_str(out, "--unix-socket ");
+        print_shell(out, slice_of(url + strlen("unix:")));
+        text_byte(out, ' ');
+        text_str(&target, "http://localhost");
+    } else {
+        put_url(&target, url);
+    }
+    text_str(&target, "/models/");
+    print_percent(&target, name);
+    text_str(&target, ":predict");
+    /* Brackets of an IPv6 address are a range to curl unless it is told not to look for one. */
+    if (slice_find(text_slice(&target), '[') < target.size)
+        text_str(out, "-g ");
+    print_shell(out, text_slice(&target));
+    text_str(out, " -d ");
+    print_shell(out, body);
+    text_byte(out, '\n');
+}
+
+static void put_call(struct text *out, struct slice name, struct slice body, const char *program,
+                     const char *url)
+{
+    bool is_dashed = name.size > 0 && name.data[0] == '-';
+    char bytes[4096];
+    struct text server;
+
+    text_str(out, "  ");
+    print_shell(out, slice_of(program));
+    text_str(out, " call ");
+    if (!is_dashed)
+        print_shell(out, name);
+    text_init_fixed(&server, bytes, sizeof bytes);
+    put_url(&server, url);
+    if (!slice_is(text_slice(&server), option_rows[OPT_SERVER].fallback)) {
+        text_str(out, " --server ");
+        print_shell(out, text_slice(&server));
+    }
+    example_flags(out, body);
+    if (is_dashed) {
+        text_str(out, " -- ");
+        print_shell(out, name);
+    }
+    text_byte(out, '\n');
+}
+
+void example_lines(struct text *out, struct model *model, const char *program, const char *url)
+{
+    const struct typed_plan *plan = NULL;
+    struct slice name = slice_of(model_name(model));
+    struct err err;
+
+    /* Kept with the model: its first caller finds it made. */
+    if (typed_plan_of(model, &plan, &err) != OK || plan->example == NULL)
+        return;
+    put_curl(out, name, slice_of(plan->example), url);
+    put_call(out, name, slice_of(plan->example), program, url);
+}

@@ -1,0 +1,18 @@
+/* example.h - lines that work when pasted. */
+#ifndef CLI_EXAMPLE_H
+#define CLI_EXAMPLE_H
+
+#include "base/slice.h"
+#include "base/text.h"
+
+struct model;
+
+/* Two lines, each indented: curl with the model's example, and the same as `penstock call`. Nothing
+ * when no example can be made. `program` is how this program was called, `url` a listener's. */
+void example_lines(struct text *out, struct model *model, const char *program, const char *url);
+
+/* A body as `penstock call` takes it: " --sepal_length 5.1 --sepal_width 3.5", or " -d JSON" where
+ * options cannot say it. */
+void example_flags(struct text *out, struct slice body);
+
+#endif

@@ -1,0 +1,49 @@
+/* main.c - finds the verb and runs it. SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <unistd.h>
+
+#include "cli/options.h"
+#include "cli/print.h"
+#include "cli/verbs.h"
+
+static int say_help(const struct options *options)
+{
+    struct text out;
+
+    text_init(&out, 1 << 20);
+    if (options->help_form[0] != '\0')
+        help_markdown(&out);
+    else
+        help_write(&out, options->verb, print_columns(STDOUT_FILENO),
+                   print_has_colour(STDOUT_FILENO));
+    bool was_whole = print_out(STDOUT_FILENO, &out);
+    text_deinit(&out);
+    return was_whole ? EXIT_OK : EXIT_FAILED;
+}
+
+static int run(const struct options *options)
+{
+    if (options->wants_help)
+        return say_help(options);
+    switch (options->verb) {
+    case VERB_SERVE: return verb_serve(options);
+    case VERB_CALL: return verb_call(options);
+    case VERB_MODELS: return verb_models(options);
+    case VERB_EXPLAIN: return verb_explain(options);
+    case VERB_VERSION: return verb_version(options);
+    case VERB_NONE: break;
+    }
+    return print_failure(EXIT_USAGE, "no verb");
+}
+
+int main(int argc, char **argv)
+{
+    CLEANUP(options_free) struct options *options = NULL;
+    struct err err = { 0 };
+
+    enum err_code code = options_read(&options, argc, (const char *const *)argv,
+                                      (const char *const *)environ, &err);
+    if (code != OK)
+        return print_failure(code == E_INVALID ? EXIT_USAGE : EXIT_FAILED, err.text);
+    return run(options);
+}

@@ -1,0 +1,323 @@
+/* serve.c - the verb serve: joins the rooms, starts them in order, stops them in the other.
+ *
+ *   start   options, budget, engine, what there is to serve, listeners - a failure up to here ends
+ *           it before the port opens - loops, loading, what is printed
+ *   stop    SIGTERM: readiness false, connections finish, loops end, models close
+ *
+ * Signals are blocked in every thread; the starting thread waits for them. While models load there
+ * is nothing to finish, and a signal ends the process as it would end any other.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/example.h"
+#include "cli/explain.h"
+#include "cli/options.h"
+#include "cli/print.h"
+#include "cli/stack.h"
+#include "cli/verbs.h"
+#include "engine/engine.h"
+#include "engine/model.h"
+#include "io/cpu.h"
+#include "repository/repository.h"
+#include "serve/serve.h"
+#include "telemetry/metrics.h"
+
+enum { TRY_LINES_MAX = 4, SHOWN_MODELS_MAX = 200, PRINT_BYTES_MAX = 4 << 20, PORTS_MAX = 256 };
+
+struct server {
+    struct stack stack;
+    struct metrics *metrics;
+    struct serve *serve;
+    struct api api;
+    _Atomic bool is_draining;
+};
+
+/* -- opening -------------------------------------------------------------------------------------- */
+
+static struct serve_settings settings_of(const struct options *o, struct server *server,
+                                         uint32_t loops_count,
+                                         const struct route_table *const *tables,
+                                         uint32_t tables_count)
+{
+    return (struct serve_settings){
+        .loops_count = loops_count,
+        .connections_max = options_u32(o, OPT_CONNECTIONS_MAX),
+        .header_bytes_max = options_u32(o, OPT_HEADER_BYTES_MAX),
+        .headers_max = options_u32(o, OPT_HEADERS_MAX),
+        .body_bytes_max = options_number(o, OPT_MAX_BODY),
+        .pipeline_max = options_u32(o, OPT_PIPELINE_MAX),
+        .output_bytes_max = options_number(o, OPT_OUTPUT_BYTES_MAX),
+        .header_timeout_ms = options_ms(o, OPT_HEADER_TIMEOUT),
+        .body_timeout_ms = options_ms(o, OPT_BODY_TIMEOUT),
+        .idle_timeout_ms = options_ms(o, OPT_IDLE_TIMEOUT),
+        .write_timeout_ms = options_ms(o, OPT_WRITE_TIMEOUT),
+        .body_rate_min = options_number(o, OPT_BODY_RATE_MIN),
+        .requests_per_connection_max = options_u32(o, OPT_REQUESTS_PER_CONNECTION_MAX),
+        .hosts_allowed = o->values[OPT_ALLOW_HOST].items,
+        .hosts_allowed_count = o->values[OPT_ALLOW_HOST].items_count,
+        .origins_allowed = o->values[OPT_CORS_ORIGIN].items,
+        .origins_allowed_count = o->values[OPT_CORS_ORIGIN].items_count,
+        .budget = &server->stack.budget,
+        .metrics = server->metrics,
+        .api = &server->api,
+        .tables = tables,
+        .tables_count = tables_count,
+    };
+}
+
+static enum err_code listen_all(struct server *server, const struct options *o, struct err *err)
+{
+    const struct option_value *listen = &o->values[OPT_LISTEN];
+    char where[ERR_TEXT_MAX];
+
+    if (listen->items_count > PORTS_MAX)
+        return err_set(err, E_INVALID, "more than %d listeners", PORTS_MAX);
+    for (uint32_t i = 0; i < listen->items_count; i++) {
+        if (serve_listen(server->serve, listen->items[i], err) != OK)
+            return err_wrap(err, "%s", options_origin(o, OPT_LISTEN, where, sizeof where));
+    }
+    return OK;
+}
+
+static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
+{
+    static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
+                                                        &health_routes, &explain_routes };
+    const struct option_value *paths = &o->values[OPT_MODELS];
+    uint32_t loops = options_u32(o, OPT_LOOPS);
+
+    if (paths->items_count == 0)
+        return err_set(err, E_INVALID,
+                       "no model to serve: penstock serve PATH, where PATH is a model file or a folder "
+                       "of models (penstock serve --help)");
+    if (loops == 0)
+        loops = cpu_usable();
+    server->metrics = metrics_new();
+    if (server->metrics == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the metrics");
+    TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
+    server->api = (struct api){
+        .engine = server->stack.engine,
+        .repository = server->stack.repository,
+        .metrics = server->metrics,
+        .body_bytes_max = options_number(o, OPT_MAX_BODY),
+        .server_timing = options_flag(o, OPT_SERVER_TIMING),
+        .is_strict_ready = options_flag(o, OPT_STRICT_READINESS),
+        .is_draining = &server->is_draining,
+        .server_name = "penstock",
+        .server_version = PENSTOCK_VERSION,
+    };
+    struct serve_settings settings = settings_of(o, server, loops, tables, COUNT(tables));
+    TRY(serve_new(&server->serve, server->stack.env, &settings, err));
+    return listen_all(server, o, err);
+}
+
+static void close_server(struct server *server)
+{
+    if (server->serve != NULL)
+        serve_stop(server->serve);
+    serve_free(&server->serve);
+    stack_close(&server->stack);
+    metrics_free(&server->metrics);
+}
+
+/* -- what is printed ------------------------------------------------------------------------------ */
+
+static const char *state_word(const struct repository_entry *entry)
+{
+    return entry->state == MODEL_READY ? "ready" : "NOT READY";
+}
+
+static void put_entry(struct text *out, const struct repository_entry *entry, uint32_t width,
+                      bool has_colour)
+{
+    bool is_ready = entry->state == MODEL_READY;
+
+    text_str(out, "  ");
+    print_padded(out, slice_of(entry->name), width);
+    text_printf(out, "  %-3s %s%-9s%s  ", entry->version[0] == '\0' ? "-" : entry->version,
+                !has_colour ? ""
+                : is_ready  ? "\033[32m"
+                            : "\033[31m",
+                state_word(entry), has_colour ? "\033[0m" : "");
+    if (is_ready)
+        print_signature(out, model_signature(entry->model));
+    else
+        print_escaped(out, slice_of(entry->reason), false);
+    text_byte(out, '\n');
+}
+
+static void put_models(struct text *out, const struct repository_snapshot *snapshot,
+                       bool has_colour)
+{
+    uint32_t width = 0, ready = 0, shown = MIN(snapshot->count, (uint32_t)SHOWN_MODELS_MAX);
+
+    for (uint32_t i = 0; i < snapshot->count; i++)
+        ready += snapshot->entries[i].state == MODEL_READY;
+    for (uint32_t i = 0; i < shown; i++)
+        width = MIN(MAX(width, print_width(slice_of(snapshot->entries[i].name))), 40u);
+    text_printf(out, "\nmodels: %u ready", ready);
+    if (ready < snapshot->count)
+        text_printf(out, ", %u not", snapshot->count - ready);
+    text_byte(out, '\n');
+    for (uint32_t i = 0; i < shown; i++)
+        put_entry(out, &snapshot->entries[i], width, has_colour);
+    if (shown < snapshot->count)
+        text_printf(out, "  and %u more (penstock models)\n", snapshot->count - shown);
+}
+
+static void put_tries(struct text *out, const struct repository_snapshot *snapshot,
+                      const char *program, const char *url)
+{
+    uint32_t shown = 0;
+
+    for (uint32_t i = 0; i < snapshot->count && shown < TRY_LINES_MAX; i++) {
+        const struct repository_entry *entry = &snapshot->entries[i];
+        if (!entry->is_default)
+            continue;
+        size_t before = out->size;
+        text_str(out, shown == 0 ? "\ntry:\n" : "");
+        size_t titled = out->size;
+        example_lines(out, entry->model, program, url);
+        shown += out->size > titled;
+        out->size = out->size > titled ? out->size : before;
+    }
+}
+
+static void say_what_is_served(struct server *server, const char *program)
+{
+    struct repository_snapshot snapshot;
+    struct text out;
+
+    text_init(&out, PRINT_BYTES_MAX);
+    for (uint32_t i = 0; i < serve_listeners(server->serve); i++)
+        text_printf(&out, "listening on %s\n", serve_listener_url(server->serve, i));
+    repository_snapshot_take(server->stack.repository, &snapshot);
+    put_models(&out, &snapshot, print_has_colour(STDOUT_FILENO));
+    put_tries(&out, &snapshot, program, serve_listener_url(server->serve, 0));
+    repository_snapshot_give(&snapshot);
+    (void)print_out(STDOUT_FILENO, &out);
+    text_deinit(&out);
+}
+
+/* -- stopping --------------------------------------------------------------------------------------- */
+
+static void stop_at_once(int signal_number)
+{
+    static const char words[] = "penstock: stopped at once, with requests under way\n";
+    ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);
+
+    (void)ignored;
+    _exit(128 + signal_number);
+}
+
+static void block_signals(sigset_t *ret)
+{
+    sigemptyset(ret);
+    sigaddset(ret, SIGTERM);
+    sigaddset(ret, SIGINT);
+    pthread_sigmask(SIG_BLOCK, ret, NULL);
+}
+
+static void wait_and_drain(struct server *server, const struct options *o, const sigset_t *signals)
+{
+    struct sigaction action = { .sa_handler = stop_at_once };
+    uint64_t grace_ms = options_ms(o, OPT_DRAIN_TIMEOUT);
+    int signal_number = 0;
+
+    while (sigwait(signals, &signal_number) != 0)
+        continue;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    pthread_sigmask(SIG_UNBLOCK, signals, NULL);
+    uint64_t under_way = engine_in_flight(server->stack.engine);
+    log_info("stopping: %llu requests under way have %llu ms to finish; %s again stops at once",
+             (unsigned long long)under_way, (unsigned long long)grace_ms,
+             signal_number == SIGINT ? "Ctrl-C" : "SIGTERM");
+    atomic_store(&server->is_draining, true);
+    serve_drain(server->serve, grace_ms);
+    engine_drain(server->stack.engine);
+}
+
+/* Loads with signals as any program has them: there is nothing yet that ought to finish. */
+static enum err_code load_models(struct server *server, const sigset_t *signals, struct err *err)
+{
+    const char *const *notes;
+    uint32_t count = repository_notes(server->stack.repository, &notes);
+
+    for (uint32_t i = 0; i < count; i++)
+        log_info("%s", notes[i]);
+    pthread_sigmask(SIG_UNBLOCK, signals, NULL);
+    enum err_code code = repository_load_all(server->stack.repository, err);
+    pthread_sigmask(SIG_BLOCK, signals, NULL);
+    return code;
+}
+
+static enum err_code refuse_failed(struct server *server, struct err *err)
+{
+    struct repository_snapshot snapshot;
+    enum err_code code = OK;
+
+    repository_snapshot_take(server->stack.repository, &snapshot);
+    for (uint32_t i = 0; i < snapshot.count && code == OK; i++) {
+        const struct repository_entry *entry = &snapshot.entries[i];
+        if (entry->state != MODEL_READY)
+            code = err_set(err, E_PRECONDITION, "model '%s' cannot be loaded (--exit-on-error): %s",
+                           entry->name, entry->reason);
+    }
+    repository_snapshot_give(&snapshot);
+    return code;
+}
+
+/* Loops run while models load, so that small ones answer before the large ones are there;
+ * --exit-on-error wants to know first. */
+static enum err_code start_server(struct server *server, const struct options *o,
+                                  const sigset_t *signals, struct err *err)
+{
+    bool loads_first = options_flag(o, OPT_EXIT_ON_ERROR);
+
+    if (loads_first) {
+        TRY(load_models(server, signals, err));
+        TRY(refuse_failed(server, err));
+    }
+    TRY(serve_start(server->serve, err));
+    if (!loads_first)
+        TRY(load_models(server, signals, err));
+    say_what_is_served(server, o->program);
+    return OK;
+}
+
+int verb_serve(const struct options *options)
+{
+    struct server *server = mem_aligned(64, sizeof *server);
+    struct err err = { 0 };
+    sigset_t signals;
+
+    if (server == NULL)
+        return print_failure(EXIT_FAILED, "no memory to start");
+    memset(server, 0, sizeof *server);
+    signal(SIGPIPE, SIG_IGN);
+    block_signals(&signals);
+    verbs_start_log(options);
+    enum err_code code = open_server(server, options, &err);
+    if (code == OK)
+        code = start_server(server, options, &signals, &err);
+    if (code == OK)
+        wait_and_drain(server, options, &signals);
+    close_server(server);
+    mem_free(server);
+    return code == OK ? EXIT_OK : print_failure(EXIT_FAILED, err.text);
+}
