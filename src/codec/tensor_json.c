@@ -67,12 +67,13 @@ static const char *snippet(char out[static 4 * SNIPPET_MAX], const uint8_t *at,
         snprintf(out, 4 * SNIPPET_MAX, "byte 0x%02x", *at);
         return out;
     }
-    /* One token: a string up to its end, else up to white space or punctuation. */
-    bool is_string = *at == '"';
+    /* One token: a string up to its end, one mark of punctuation, else up to the next of these. */
+    static const char marks[] = " ,:[]{}\"";
+    bool is_string = *at == '"', is_mark = !is_string && strchr(marks, *at) != NULL;
     while (at + size < end && size < SNIPPET_MAX && at[size] >= 0x20 && at[size] < 0x7f) {
-        uint8_t c = at[size];
-        if (size > 0 && (is_string ? at[size - 1] == '"' && size > 1
-                                   : is_space(c) || strchr(",:[]{}\"", c) != NULL))
+        bool is_past = is_mark || (is_string ? size > 1 && at[size - 1] == '"'
+                                             : strchr(marks, at[size]) != NULL);
+        if (size > 0 && is_past)
             break;
         size++;
     }
