@@ -33,7 +33,7 @@ static const char iris[] =
     "outputs:\n"
     "  label: {role: label, labels: [setosa, 'versicolor', no]}\n"
     "  probabilities: {role: probabilities, labels_file: labels.txt, unit: '%'}\n"
-    "example: {sepal_length: 5.1, list: [1, 0x1f, 0o17, +5, 007, .5, 5., -1e3, 1.50, true, Null,\n"
+    "example: {sepal_length: 5.1, list: [1, 0x1f, 0o17, +5, False, 007, .5, 5., -1e3, 1.50, true, Null,\n"
     "          ~, 'true', yes, 12345678901234567890, 1e-400], text: \"a\\\"b\", empty: }\n";
 
 static bool same(const char *a, const char *b)
@@ -52,7 +52,7 @@ TEST(card_members)
     check(same(card->description, "Which of three irises is it?\n"), "%s", card->description);
     check(same(card->license, "Apache-2.0"), "%s", card->license);
     check(same(card->example_json,
-               "{\"sepal_length\":5.1,\"list\":[1,31,15,5,7,0.5,5,-1e3,1.50,true,null,null,"
+               "{\"sepal_length\":5.1,\"list\":[1,31,15,5,false,7,0.5,5,-1e3,1.50,true,null,null,"
                "\"true\",\"yes\",12345678901234567890,1e-400],\"text\":\"a\\\"b\",\"empty\":null}"),
           "%s", card->example_json);
     check_or_stop(card->inputs_count == 1 && card->outputs_count == 2, "tensors");
@@ -466,6 +466,24 @@ TEST(roles_are_decided)
     o[0].role = ROLE_AUTO;
     signature_decide_roles(&s);
     check(o[0].role == ROLE_VALUE, "a label beside no scores and without labels is a number");
+}
+
+TEST(card_survives_wherever_its_arena_ends)
+{
+    bool was_enough = false;
+
+    for (size_t cap = 0; cap < 32768 && !was_enough; cap += 16) {
+        CLEANUP(arena_free) struct arena *arena = arena_new(1, cap);
+        struct flower f;
+        struct err err = { 0 };
+        flower_init(&f);
+        enum err_code code = apply(&f, iris, arena, &err);
+        if (code == OK)
+            code = signature_set_labels(&f.outputs[1], slice_of("a\nb\nc\n"), arena, &err);
+        check_or_stop(code == OK || code == E_EXHAUSTED, "cap %zu: %s", cap, err.text);
+        was_enough = code == OK;
+    }
+    check(was_enough, "32 KiB are not enough");
 }
 
 TEST(card_survives_every_fault)

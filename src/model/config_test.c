@@ -326,6 +326,14 @@ static const struct declared_tensor fixed_in[] = {
 static const struct declared_tensor fixed_out[] = { { "y", PENSTOCK_FP32, 2, { 1, 5 }, false },
                                                     { "n", PENSTOCK_INT64, 0, { 0 }, false } };
 static const struct declared fixed_model = { 2, 2, fixed_in, fixed_out };
+static const struct declared_tensor wide_out[] = {
+    { "o0", PENSTOCK_FP32, 0, { 0 }, false }, { "o1", PENSTOCK_FP32, 0, { 0 }, false },
+    { "o2", PENSTOCK_FP32, 0, { 0 }, false }, { "o3", PENSTOCK_FP32, 0, { 0 }, false },
+    { "o4", PENSTOCK_FP32, 0, { 0 }, false }, { "o5", PENSTOCK_FP32, 0, { 0 }, false },
+    { "o6", PENSTOCK_FP32, 0, { 0 }, false }, { "o7", PENSTOCK_FP32, 0, { 0 }, false },
+    { "o8", PENSTOCK_FP32, 0, { 0 }, false },
+};
+static const struct declared wide_model = { 2, 9, free_in, wide_out };
 static const struct declared silent_model = { 0, 0, NULL, NULL };
 
 #define INPUT(name, type, dims, more, optional)                                     \
@@ -453,6 +461,9 @@ static const struct {
       "one of them" },
     { "input { name: 'x' dims: [-1, 4] }", &free_model,
       "input 'x': the model has no input of that name; the nearest is 'X'; it has 'X', 'bias'" },
+    { "output { name: 'out' }", &wide_model,
+      "output 'out': the model has no output of that name; it has 'o0', 'o1', 'o2', 'o3', 'o4', "
+      "'o5', 'o6', 'o7' and 1 more" },
     { "input { name: 'image' }", &free_model,
       "input 'image': the model has no input of that name; it has 'X', 'bias'" },
     { "output { name: 'score' }", &free_model,
@@ -611,6 +622,38 @@ TEST(config_cut_at_every_byte)
                 mem_free(json);
             }
             config_free(&c);
+        }
+    }
+}
+
+/* Memory is taken in blocks, so that most steps find room. Growing names and lists move the places
+ * at which a block ends through all of them. */
+TEST(config_survives_faults_wherever_a_block_ends)
+{
+    char text[20000], name[600];
+
+    for (unsigned pad = 0; pad < 500; pad++) {
+        size_t at = 0;
+        memset(name, 'n', sizeof name);
+        name[pad] = '\0';
+        at += (size_t)snprintf(text + at, sizeof text - at,
+                               "%s runtime: '%s' default_model_filename: '%s' batch_input { "
+                               "target_name: [",
+                               documents[2].pbtxt, name, name);
+        for (unsigned i = 0; i < pad; i++)
+            at += (size_t)snprintf(text + at, sizeof text - at, "%s'%u'", i == 0 ? "" : ",", i);
+        at += (size_t)snprintf(text + at, sizeof text - at, "] }");
+        for_each_fault(nth) {
+            CLEANUP(config_free) struct model_config *c = NULL;
+            struct err err = { 0 };
+            enum err_code code = config_parse(&c, slice_make(text, at), &err);
+            if (code == OK)
+                code = complete(c, &free_model, 4, &err);
+            bool fired = fault_fired();
+            check_or_stop(code == (fired ? E_EXHAUSTED : OK), "%u, fault %u: %d %s", pad, nth, code,
+                          err.text);
+            if (!fired)
+                break;
         }
     }
 }

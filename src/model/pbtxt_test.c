@@ -101,6 +101,10 @@ static const struct {
     { "b: true\n\tI32: 1", NULL,
       "line 2, column 2: unknown field 'I32' of All; the nearest is 'i32'" },
     { "[a.b.c]: 1", NULL, "line 1, column 1: extensions and Any are not part of All" },
+    { "b: aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbc", NULL,
+      "line 1, column 4: 'b' is bool: expected true or false, got a long word" },
+    { "b: 'aaaaaaaaaabbbbbbbbbbaaaaaaaaaabbbbbbbbbbc'", NULL,
+      "line 1, column 4: 'b' is bool: expected true or false, got a string" },
     { "5: 1", NULL, "line 1, column 1: expected a field of All, got '5'" },
     { "\"b\": true", NULL, "line 1, column 1: expected a field of All, got \"b\"" },
     { "\x01", NULL, "line 1, column 1: expected a field of All, got byte 0x01" },
@@ -439,6 +443,9 @@ static const struct {
     { "{\"u32\":-1}", NULL, "u32: a whole number of uint32 (0 to 4294967295) is expected" },
     { "{\"u32\":\"x\"}", NULL, "u32: a whole number of uint32 (0 to 4294967295) is expected" },
     { "{\"u32\":\"\"}", NULL, "u32: a whole number of uint32 (0 to 4294967295) is expected" },
+    { "{\"d\":\"NaN\",\"f\":\"1.5\"}", "{\"d\":\"NaN\",\"f\":1.5}", NULL },
+    { "{\"d\":\"1.5.5\"}", NULL, "d: a number is expected" },
+    { "{\"zebra\":1}", NULL, "unknown field 'zebra' of All" },
     { "{\"d\":\"x\"}", NULL, "d: a number is expected" },
     { "{\"d\":[]}", NULL, "d: a number is expected" },
     { "{\"s\":5}", NULL, "s: a string is expected" },
@@ -496,6 +503,27 @@ TEST(schema_json_cases)
             mem_free(cut);
         }
     }
+}
+
+TEST(schema_json_is_bounded)
+{
+    size_t count = SCHEMA_VALUES_MAX + 10, at;
+    CLEANUP(mem_free_slot) char *text = mem_alloc(2 * count + 100);
+    struct err err = { 0 };
+
+    at = (size_t)sprintf(text, "{\"ints\":[1");
+    for (size_t i = 1; i < count; i++)
+        at += (size_t)sprintf(text + at, ",1");
+    at += (size_t)sprintf(text + at, "]}");
+    check(parse_json(slice_make(text, at), &err) == NULL, "too many");
+    check(strcmp(err.text, "ints[262144]: the configuration holds more than 262144 values") == 0,
+          "%s", err.text);
+    at = (size_t)sprintf(text, "{\"map\":{\"\":\"\"");
+    for (size_t i = 0; i < SCHEMA_MAP_MAX; i++)
+        at += (size_t)sprintf(text + at, ",\"%zu\":\"\"", i);
+    at += (size_t)sprintf(text + at, "}}");
+    check(parse_json(slice_make(text, at), &err) == NULL, "too many");
+    check(strcmp(err.text, "map: there are more than 1024 entries") == 0, "%s", err.text);
 }
 
 TEST(schema_completes_in_order)

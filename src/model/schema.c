@@ -603,10 +603,8 @@ static bool is_default(const struct schema_field *field, struct yyjson_mut_val *
     case SCHEMA_BOOL: return yyjson_mut_is_false(value);
     case SCHEMA_STRING: return yyjson_mut_get_len(value) == 0;
     case SCHEMA_ENUM: return yyjson_mut_equals_str(value, field->values->values[0].name);
-    case SCHEMA_FLOAT:
-    case SCHEMA_DOUBLE: return yyjson_mut_is_num(value) && !(fabs(yyjson_mut_get_num(value)) > 0);
     case SCHEMA_MESSAGE: return false;
-    default: return yyjson_mut_is_uint(value) && yyjson_mut_get_uint(value) == 0;
+    default: return yyjson_mut_is_num(value) && !(fabs(yyjson_mut_get_num(value)) > 0);
     }
 }
 

@@ -164,8 +164,37 @@ TEST(signature_of_a_batching_model)
     check(x->is_hidden && x->rank == 2 && strcmp(x->name, "x") == 0, "x is hidden");
     check(signature_output(s, slice_of("x"), NULL) == NULL, "x cannot be named");
     uint32_t at = 0;
+    check(signature_input(s, slice_of("b"), &at) == b && at == 1, "b");
+    check(signature_input(s, slice_of("c"), NULL) == NULL, "no c");
     check(signature_output(s, slice_of("y"), &at) == &s->outputs[1] && at == 1,
           "y keeps its index");
+}
+
+TEST(signature_survives_wherever_its_arena_ends)
+{
+    static const struct declared_tensor in[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false } };
+    static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 2, { -1, -1 }, false },
+                                                  { "y", PENSTOCK_FP32, 2, { -1, 2 }, false } };
+    static const struct declared declared = { 1, 2, in, out };
+    CLEANUP(config_free) struct model_config *config = NULL;
+    bool was_enough = false;
+    struct err err = { 0 };
+
+    check_or_stop(config_parse(&config, slice_of("output { name: 'y' }"), &err) == OK, "parsed");
+    check_or_stop(config_complete(config, "m", "b", NULL, &declared, true, 0, &err) == OK, "done");
+    for (size_t filled = 0; filled < 1024 && !was_enough; filled += 16) {
+        CLEANUP(arena_free) struct arena *arena = arena_new(1024, 0);
+        struct signature *signature = NULL;
+        /* The first block is always there: less and less of it is taken beforehand. */
+        check(arena_alloc(arena, 1024 - filled) != NULL, "a first block of 1 KiB");
+        enum err_code code = signature_from_config(config, &declared, arena, &signature, &err);
+        check((code == OK) == (signature != NULL) && (code == OK || code == E_EXHAUSTED), "%s",
+              err.text);
+        was_enough = code == OK;
+    }
+    CLEANUP(arena_free) struct arena *arena = arena_new(1024, 1 << 20);
+    struct signature *signature = NULL;
+    check(signature_from_config(config, &declared, arena, &signature, &err) == OK, "%s", err.text);
 }
 
 TEST(signature_without_batching)
