@@ -19,8 +19,8 @@
  *       probabilities: {role: probabilities, labels_file: labels.txt}
  *     example: {sepal_length: 5.1, ...}
  *
- * A feature or label may be a plain name; plain scalars are taken as the text that they are (labels:
- * [no, 1]). Unknown keys, wrong types, repeated keys, aliases (*name) and tags other than !!str are
+ * A feature or label may be a plain name; plain scalars are taken as the text that they are
+ * (labels: [no, 1]). Unknown keys, wrong types, repeated keys, aliases (*name) and tags other than !!str are
  * errors with line and column. An empty file is an empty card.
  */
 #ifndef MODEL_CARD_H

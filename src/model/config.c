@@ -579,8 +579,8 @@ static enum err_code compare_dims(const struct model_config *config, bool is_out
                    shape_text(has, sizeof has, d->rank, d->dims));
 }
 
-/* Fills dims from the model's full shape. As Triton does, what has no dims of its own is shown as [1]
- * and reshaped to [] - but not an output of rank 0, which comes in the shape that it has. */
+/* Fills dims from the model's full shape. As Triton does, what has no dims of its own is shown as
+ * [1] and reshaped to [] - but not an output of rank 0, which comes in the shape that it has. */
 static void take_dims(const struct model_config *config, bool is_output, struct config_tensor *t,
                       const struct declared_tensor *d)
 {

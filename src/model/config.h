@@ -41,7 +41,12 @@ struct config_instance_group {
     int32_t gpus[16];
 };
 
-enum config_scheduling { SCHEDULING_NONE, SCHEDULING_DYNAMIC, SCHEDULING_SEQUENCE, SCHEDULING_ENSEMBLE };
+enum config_scheduling {
+    SCHEDULING_NONE,
+    SCHEDULING_DYNAMIC,
+    SCHEDULING_SEQUENCE,
+    SCHEDULING_ENSEMBLE
+};
 
 /* What config.pbtxt asks for that is not built, at most one for each field: config_schema.def says
  * which and why. Parsing fills them in; whoever loads the model logs or refuses. */
@@ -107,8 +112,8 @@ struct declared {
  * with what the model says: a name that the model lacks, another dtype, dims that cannot fit are
  * E_INVALID with both sides named. `can_batch`: first dims are free and the backend can batch;
  * `batch_max_default` is then used when the file says nothing (0: none). Inputs that the runtime
- * declares optional need not be listed, nor any output. `declared` NULL or empty: the model does not
- * say, and the file must. May be called again (for another version) with the same names. After a
+ * declares optional need not be listed, nor any output. `declared` NULL or empty: the model does
+ * not say, and the file must. May be called again (for another version) with the same names. After a
  * failure the configuration is good for config_free only. */
 MUST_USE enum err_code config_complete(struct model_config *config, const char *name,
                                        const char *backend, const char *platform,

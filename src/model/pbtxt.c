@@ -490,6 +490,7 @@ static enum err_code parse_value(struct parser *p, const struct schema_field *fi
                                  struct yyjson_mut_val **ret)
 {
     struct yyjson_mut_val *made = NULL;
+    const char *text;
 
     TRY(charge(p, field));
     switch (field->type) {
@@ -506,7 +507,9 @@ static enum err_code parse_value(struct parser *p, const struct schema_field *fi
         if (p->token.kind != TOKEN_STRING)
             return fail_value(p, field, "a string in quotes");
         TRY(parse_string(p));
-        made = yyjson_mut_strncpy(p->doc, text_cstr(&p->string), p->string.size);
+        text = text_cstr(&p->string); /* "" when even the closing zero found no room */
+        if (!text_failed(&p->string))
+            made = yyjson_mut_strncpy(p->doc, text, p->string.size);
         break;
     }
     if (made == NULL)
