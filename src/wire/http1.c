@@ -227,7 +227,8 @@ struct slice http1_target(const struct http1 *h, const uint8_t *bytes)
 struct reader {
     struct http1_field *fields;
     uint32_t count, most;
-    bool is_over; /* too many */
+    uint16_t flags; /* llhttp's, at the end of the head: it forgets them with the message */
+    bool is_over;   /* too many */
     bool is_complete;
 };
 
@@ -260,6 +261,7 @@ static int on_complete(llhttp_t *parser)
     struct reader *reader = parser->data;
 
     reader->is_complete = true;
+    reader->flags = parser->flags;
     parser->upgrade = 0; /* else it would stop, as if another protocol began */
     return 0;
 }
@@ -367,9 +369,8 @@ COLD static enum http1_step refuse(struct http1 *h, const llhttp_t *parser, enum
     if (error == HPE_INVALID_METHOD || error == HPE_INVALID_CONSTANT)
         return BAD(501, "the method '%.*s' is not known here",
                    (int)MIN(h->method_text.size, (size_t)32), (const char *)h->method_text.data);
-    if (error == HPE_INVALID_TRANSFER_ENCODING)
-        return BAD(501, "the only Transfer-Encoding understood is a single 'chunked', and no "
-                        "Content-Length beside it");
+    if (error == HPE_INVALID_TRANSFER_ENCODING && strstr(reason, "Content-Length") == NULL)
+        return BAD(501, "the only Transfer-Encoding understood is a single 'chunked'");
     if (reader->count > 0) {
         after = (const char *)reader->fields[reader->count - 1].name.data;
         size = (int)MIN(reader->fields[reader->count - 1].name.size, (size_t)64);
@@ -432,9 +433,9 @@ enum http1_step http1_parse(struct http1 *h, uint8_t *head, size_t size,
         return refuse(h, &parser, error, &reader, err);
 
     h->fields_count = reader.count;
-    h->is_keep_alive = (parser.flags & F_CONNECTION_CLOSE) == 0 &&
-                       (h->minor == 1 || (parser.flags & F_CONNECTION_KEEP_ALIVE) != 0);
-    h->has_upgrade = (parser.flags & (F_UPGRADE | F_CONNECTION_UPGRADE)) ==
+    h->is_keep_alive = (reader.flags & F_CONNECTION_CLOSE) == 0 &&
+                       (h->minor == 1 || (reader.flags & F_CONNECTION_KEEP_ALIVE) != 0);
+    h->has_upgrade = (reader.flags & (F_UPGRADE | F_CONNECTION_UPGRADE)) ==
                      (F_UPGRADE | F_CONNECTION_UPGRADE);
     for (uint32_t i = 0; i < reader.count; i++) {
         struct http1_field *field = &fields[i];
