@@ -185,7 +185,8 @@ def fuzz_programs(step, folder, paths):
             continue
         found = os.path.join(folder, "corpus", name)
         os.makedirs(os.path.join(ROOT, found), exist_ok=True)
-        seeds = [path for path in (os.path.join("test", "corpus", name),) if os.path.isdir(os.path.join(ROOT, path))]
+        beside = [os.path.join(os.path.dirname(source), "corpus", name) for source in own]
+        seeds = [path for path in beside if os.path.isdir(os.path.join(ROOT, path))]
         command = [target, "-max_total_time=%d" % FUZZ_SECONDS, "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1",
                    "-artifact_prefix=%s/%s-" % (folder, name), found, *seeds]
         env = {"ASAN_SYMBOLIZER_PATH": SYMBOLIZER} if os.path.exists(SYMBOLIZER) else {}

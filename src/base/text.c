@@ -82,9 +82,9 @@ uint8_t *text_room(struct text *text, size_t size)
 
 void text_put(struct text *text, const void *data, size_t size)
 {
-    uint8_t *at = text_room(text, size);
+    uint8_t *at = size == 0 ? NULL : text_room(text, size);
 
-    if (LIKELY(at != NULL) && size != 0) {
+    if (LIKELY(at != NULL)) {
         memcpy(at, data, size);
         text->size += size;
     }

@@ -53,9 +53,10 @@ enum err_code request_new(struct request **ret, struct engine *engine, struct mo
     p->pub.has_input = (bool *)piece;
     p->pub.wants = (bool *)(piece + s->inputs_count);
     memset(p->pub.has_input, 0, s->inputs_count);
-    memset(p->pub.wants, 1, s->outputs_count);
-    for (uint32_t i = 0; i < s->outputs_count; i++)
+    for (uint32_t i = 0; i < s->outputs_count; i++) {
+        p->pub.wants[i] = !s->outputs[i].is_hidden;
         p->response.outputs[i].is_set = false;
+    }
     p->pub.deadline_ns = UINT64_MAX;
     p->pub.model = model_ref(model);
     p->pub.arena = arena;
@@ -195,7 +196,7 @@ static enum err_code validate(struct request_private *p, uint64_t *ret_bytes, st
         const struct signature_tensor *want = &s->inputs[i];
         struct penstock_tensor *got = &r->inputs[i];
         if (!r->has_input[i]) {
-            if (want->is_optional)
+            if (want->is_optional || want->is_hidden)
                 continue;
             return err_set(err, E_INVALID,
                            "input '%s' is missing: model '%s' takes %u input%s and it is required",

@@ -66,7 +66,7 @@ struct request {
     const char *id;                    /* "" when none */
     struct penstock_tensor *inputs;    /* by index of the signature; made by request_new */
     bool *has_input;                   /* likewise; all false at first */
-    bool *wants;                       /* outputs by index; all true at first */
+    bool *wants;                       /* outputs by index; at first all that the configuration lists */
     struct parameter *parameters;      /* list, or NULL */
     uint64_t deadline_ns;              /* loop clock; UINT64_MAX: none */
     uint64_t timeout_us;               /* Triton's queue timeout; 0: the model's */
