@@ -17,7 +17,7 @@
 #include "cli/verbs.h"
 #include "repository/repository.h"
 
-enum { PRINT_BYTES_MAX = 64 << 20, TARGET_BYTES_MAX = 2048, VALUE_COLUMNS = 44 };
+enum { PRINT_BYTES_MAX = 64 << 20, TARGET_BYTES_MAX = 2048 };
 
 static void free_doc(struct yyjson_doc **doc)
 {
@@ -123,7 +123,13 @@ static void put_execution(struct page *page, yyjson_val *e)
                 (unsigned long long)yyjson_get_uint(yyjson_obj_get(e, "queue_max")));
 }
 
-/* Each top-level field: name, value on one line, source. */
+static bool is_empty(yyjson_val *value)
+{
+    return (yyjson_is_str(value) && yyjson_get_len(value) == 0) ||
+           (yyjson_is_ctn(value) && yyjson_get_len(value) == 0);
+}
+
+/* Each top-level field that says something: name, source, value. */
 static void put_config(struct page *page, yyjson_val *config, yyjson_val *sources)
 {
     size_t at, count;
@@ -132,18 +138,20 @@ static void put_config(struct page *page, yyjson_val *config, yyjson_val *source
     put_title(page, "Configuration, and where each fact comes from");
     yyjson_obj_foreach(config, at, count, key, value)
     {
+        if (is_empty(value))
+            continue;
         char *json = yyjson_val_write(value, 0, NULL);
-        struct slice text = slice_of(json == NULL ? "" : json);
+        char source[64];
+        struct text shown;
+        text_init_fixed(&shown, source, sizeof source);
+        print_escaped(&shown, slice_first(str_of(sources, yyjson_get_str(key)), 40), false);
         text_str(page->out, "  ");
-        print_padded(page->out, slice_of(yyjson_get_str(key)), 22);
+        print_padded(page->out, slice_of(yyjson_get_str(key)), 18);
         text_byte(page->out, ' ');
-        size_t before = page->out->size;
-        print_escaped(page->out, text, false);
-        uint32_t width = print_width(slice_make(page->out->data + before, page->out->size - before));
-        text_printf(page->out, "%*s  (", width < VALUE_COLUMNS ? (int)(VALUE_COLUMNS - width) : 0,
-                    "");
-        print_escaped(page->out, str_of(sources, yyjson_get_str(key)), false);
-        text_str(page->out, ")\n");
+        print_padded(page->out, text_slice(&shown), 26);
+        text_byte(page->out, ' ');
+        print_escaped(page->out, slice_of(json == NULL ? "" : json), false);
+        text_byte(page->out, '\n');
         mem_free(json);
     }
 }
