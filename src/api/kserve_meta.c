@@ -44,7 +44,7 @@ void kserve_server(struct exchange *x, const struct route_match *match)
     text_str(&out, ",\"version\":");
     text_json(&out, slice_of(match->api->server_version));
     /* What is built, and nothing else. */
-    text_str(&out, ",\"extensions\":[\"classification\",\"schedule_policy\",\"model_configuration\","
+    text_str(&out, ",\"extensions\":[\"classification\",\"model_configuration\","
                    "\"binary_tensor_data\",\"parameters\",\"statistics\"]}");
     answer(x, &out);
 }
