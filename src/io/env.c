@@ -99,13 +99,11 @@ static enum err_code real_worker_start(struct env *env, struct worker **ret, con
 
 static void real_worker_join(struct env *env, struct worker **slot)
 {
-    struct worker *worker = TAKE(*slot);
-
     (void)env;
-    if (worker == NULL)
+    if (*slot == NULL)
         return;
-    require(pthread_join(worker->thread, NULL) == 0);
-    mem_free(worker);
+    require(pthread_join((*slot)->thread, NULL) == 0);
+    mem_free(TAKE(*slot)); /* nulled only now: its main may read the slot until it ends */
 }
 
 static void real_worker_sleep(struct env *env, struct worker *worker, uint64_t due_ns)
