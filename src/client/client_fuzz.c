@@ -1,7 +1,10 @@
 /* client_fuzz.c - any bytes as an answer: whole and one at a time they must come to the same, and
  * as an address. SPDX-License-Identifier: Apache-2.0 */
-#include "client/url.h"
 #include "client/answer.h"
+
+#include <stdio.h>
+
+#include "client/url.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -35,7 +38,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct slice bytes = slice_make(data + 1, size - 1);
     enum err_code a = read_answer(&whole, bytes, bytes.size, is_head);
     enum err_code b = read_answer(&pieces, bytes, 1, is_head);
-    require(a == b);
+    /* Which of two faults is met first may depend on the pieces; whether there is one may not. */
+    require((a == OK) == (b == OK));
     if (a == OK) {
         require(whole->status == pieces->status);
         require(whole->headers_count == pieces->headers_count);
@@ -45,8 +49,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (url_parse(&address, bytes, &err) == OK) {
         struct url again;
+        char shown[URL_HOST_MAX + 32];
         /* What is shown is an address, and the same one. */
-        require(url_parse(&again, slice_of(address.shown), &err) == OK);
+        snprintf(shown, sizeof shown, "%s%s", address.is_unix ? "" : "http://", address.shown);
+        require(url_parse(&again, slice_of(shown), &err) == OK);
         require(strcmp(again.host, address.host) == 0 && again.port == address.port);
     }
     return 0;

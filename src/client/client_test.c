@@ -36,10 +36,14 @@ static const struct {
     { "http://h:65536", "", 0, "", "", E_INVALID },
     { "http://h:8x", "", 0, "", "", E_INVALID },
     { "http://[::1", "", 0, "", "", E_INVALID },
+    { "http://[h]", "", 0, "", "", E_INVALID },
+    { "http://h\xc3\xbc", "", 0, "", "", E_INVALID },
+    { "http://a[b", "", 0, "", "", E_INVALID },
     { "http://[::1]x", "", 0, "", "", E_INVALID },
     { "http://u:p@h", "", 0, "", "", E_INVALID },
     { "http://h/?q=1", "", 0, "", "", E_INVALID },
     { "http://h\r\nx: y", "", 0, "", "", E_INVALID },
+    { "unix://run/p.sock", "", 0, "", "", E_INVALID },
     { "unix:relative", "", 0, "", "", E_INVALID },
 };
 

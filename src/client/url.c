@@ -24,9 +24,12 @@ static bool has_control(struct slice text)
 static enum err_code parse_unix(struct url *ret, struct slice url, struct slice path,
                                 struct err *err)
 {
-    if (slice_starts(path, "//"))
-        path = slice_skip(path, 2);
-    if (path.size == 0 || path.data[0] != '/')
+    /* unix:///run/x has an empty host, as in a URL; unix://run/x has one, which means nothing. */
+    if (slice_starts(path, "///")) {
+        while (slice_starts(path, "//"))
+            path = slice_skip(path, 1);
+    }
+    if (path.size == 0 || path.data[0] != '/' || slice_starts(path, "//"))
         return refuse(err, url, "the path of a unix socket begins with /");
     if (path.size >= sizeof ((struct sockaddr_un *)0)->sun_path)
         return refuse(err, url, "the path of a unix socket has at most 107 bytes");
@@ -35,6 +38,19 @@ static enum err_code parse_unix(struct url *ret, struct slice url, struct slice 
     snprintf(ret->shown, sizeof ret->shown, "unix:%s", ret->host);
     snprintf(ret->authority, sizeof ret->authority, "localhost");
     return OK;
+}
+
+/* Letters, digits and what else a host name or an address may hold: RFC 3986 3.2.2 without escapes. */
+static bool is_host(struct slice host, bool is_v6)
+{
+    for (size_t i = 0; i < host.size; i++) {
+        uint8_t c = host.data[i];
+        bool is_word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                       c == '.' || c == '-' || c == '_';
+        if (!is_word && !(is_v6 && (c == ':' || c == '%')))
+            return false;
+    }
+    return host.size > 0 && (!is_v6 || slice_find(host, ':') < host.size);
 }
 
 /* Takes host and port off the front of "host:port"; `rest` is what stands behind the host. */
@@ -90,6 +106,8 @@ enum err_code url_parse(struct url *ret, struct slice url, struct err *err)
     }
     if (host.size == 0 || host.size >= sizeof ret->host)
         return refuse(err, url, "it names no host");
+    if (!is_host(host, rest.data != host.data + host.size))
+        return refuse(err, url, "its host is neither a name nor an address");
     TRY(parse_port(ret, url, rest, err));
     snprintf(ret->host, sizeof ret->host, "%.*s", SLICE_ARG(host));
     snprintf(ret->base, sizeof ret->base, "%.*s", SLICE_ARG(base));
