@@ -152,8 +152,8 @@ const struct penstock_backend *backend_builtin(const char *name_or_platform,
         char names[256] = "";
         size_t at = 0;
         for (size_t i = 0; i < COUNT(rows); i++) {
-            int wrote = snprintf(names + at, sizeof names - at, "%s%s", i == 0 ? "" : ", ",
-                                 rows[i].name);
+            int wrote =
+                snprintf(names + at, sizeof names - at, "%s%s", i == 0 ? "" : ", ", rows[i].name);
             at = MIN(at + (size_t)MAX(wrote, 0), sizeof names - 1);
         }
         err_set(err, E_NOT_FOUND, "no backend is named '%s'; there are: %s",

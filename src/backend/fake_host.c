@@ -56,7 +56,7 @@ struct penstock_batch *fake_batch_host(struct fake_batch *batch)
     return (struct penstock_batch *)(void *)batch;
 }
 
-/* -- errors and words ----------------------------------------------------------------------------- */
+/* -- errors and words ------------------------------------------------------------------------- */
 
 static int host_fail(struct penstock_err *err, int code, const char *format, ...)
 {
@@ -87,7 +87,7 @@ static const char *host_runtime_path(const char *name)
     return strcmp(name, "onnxruntime") == 0 ? fake_runtime_path : NULL;
 }
 
-/* -- the model ------------------------------------------------------------------------------------ */
+/* -- the model -------------------------------------------------------------------------------- */
 
 static const char *host_model_name(const struct penstock_model *model)
 {
@@ -144,8 +144,8 @@ static int host_declare(struct penstock_model *host_model, bool is_output, const
         return host_fail(err, E_INTERNAL, "too much");
     }
     struct fake_declared *declared = &model->declared[model->declared_count++];
-    *declared = (struct fake_declared){ must(strdup(name)), is_output, is_optional, dtype, rank,
-                                        { 0 } };
+    *declared =
+        (struct fake_declared){ must(strdup(name)), is_output, is_optional, dtype, rank, { 0 } };
     if (rank > 0)
         memcpy(declared->dims, dims, rank * sizeof *dims);
     return OK;
@@ -169,7 +169,7 @@ const struct fake_declared *fake_model_find(const struct fake_model *model, bool
     return NULL;
 }
 
-/* -- the batch: what a backend asks ---------------------------------------------------------------- */
+/* -- the batch: what a backend asks ----------------------------------------------------------- */
 
 static uint32_t host_rows(const struct penstock_batch *batch)
 {
@@ -210,8 +210,7 @@ static bool host_wants(const struct penstock_batch *batch, uint32_t row, uint32_
     return (row_of(batch, row)->skips >> output & 1u) == 0;
 }
 
-static const char *host_parameter(const struct penstock_batch *batch, uint32_t row,
-                                  const char *key)
+static const char *host_parameter(const struct penstock_batch *batch, uint32_t row, const char *key)
 {
     return find_parameter(row_of(batch, row)->parameters, key);
 }
@@ -237,7 +236,7 @@ static void host_wait_credit(const struct penstock_batch *batch, uint32_t row)
     pthread_mutex_unlock(&fake->lock);
 }
 
-/* -- the batch: what a backend answers --------------------------------------------------------------- */
+/* -- the batch: what a backend answers -------------------------------------------------------- */
 
 /* An output's memory, followed by a guard so that one byte too many is seen without a sanitizer. */
 static void *guarded(size_t size)
@@ -318,9 +317,8 @@ static struct fake_output *place_of(struct penstock_batch *batch, uint32_t row, 
     return place;
 }
 
-static void *host_output(struct penstock_batch *batch, uint32_t row, uint32_t output,
-                         uint32_t rank, const int64_t *shape, size_t bytes,
-                         struct penstock_err *err)
+static void *host_output(struct penstock_batch *batch, uint32_t row, uint32_t output, uint32_t rank,
+                         const int64_t *shape, size_t bytes, struct penstock_err *err)
 {
     struct fake_output *place = place_of(batch, row, output, rank, shape, bytes, err);
 
@@ -441,7 +439,7 @@ const struct penstock_host fake_host = {
     .mark_compute = host_mark_compute,
 };
 
-/* -- the batch: what a test does ---------------------------------------------------------------------- */
+/* -- the batch: what a test does -------------------------------------------------------------- */
 
 void fake_batch_init(struct fake_batch *batch, struct fake_model *model, uint32_t rows)
 {
@@ -512,15 +510,15 @@ void fake_batch_input(struct fake_batch *batch, uint32_t index, enum penstock_dt
             abort();
         memcpy(copy, data, size);
     }
-    *tensor = (struct penstock_tensor){ .name = "input", .dtype = dtype, .rank = rank,
-                                        .data = copy, .size = size };
+    *tensor = (struct penstock_tensor){
+        .name = "input", .dtype = dtype, .rank = rank, .data = copy, .size = size
+    };
     if (rank > 0)
         memcpy(tensor->shape, shape, rank * sizeof *shape);
     batch->has_input[index] = true;
 }
 
-int fake_batch_run(struct fake_batch *batch, const struct penstock_backend *backend,
-                   void *instance)
+int fake_batch_run(struct fake_batch *batch, const struct penstock_backend *backend, void *instance)
 {
     backend->execute(instance, fake_batch_host(batch));
     if (batch->done_count != 1)

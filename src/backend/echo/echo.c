@@ -1,8 +1,8 @@
 /* echo.c - the backend that runs nothing: a double for tests and benchmarks, and the worked example
  * of a backend.
  *
- * It has no tensors of its own: it declares what config.pbtxt lists. What it does is said there too,
- * as parameters { key: ... value { string_value: ... } }:
+ * It has no tensors of its own: it declares what config.pbtxt lists. What it does is said there
+ * too, as parameters { key: ... value { string_value: ... } }:
  *
  *   mode          what a row gets
  *   identity      (default) its inputs as its outputs
@@ -89,7 +89,7 @@ struct instance {
 
 static const struct penstock_host *the_host;
 
-/* -- the model: what config.pbtxt says ------------------------------------------------------- */
+/* -- the model: what config.pbtxt says -------------------------------------------------------- */
 
 static const struct {
     const char *name;
@@ -425,7 +425,7 @@ static bool sleep_ms(struct instance *instance, const struct penstock_batch *bat
     return false;
 }
 
-/* -- rows -------------------------------------------------------------------------------------- */
+/* -- rows ------------------------------------------------------------------------------------- */
 
 /* The part of a batched tensor that belongs to one row. */
 struct share {
@@ -516,8 +516,7 @@ static bool zero_fill(struct instance *instance, struct penstock_batch *batch, u
             return false;
         }
     }
-    void *memory =
-        host->output(batch, row, index, output->rank, shape, bytes, as_host_err(&err));
+    void *memory = host->output(batch, row, index, output->rank, shape, bytes, as_host_err(&err));
     if (memory == NULL && bytes > 0) {
         fail_from(host, batch, row, &err);
         return false;
@@ -555,8 +554,8 @@ static bool identity_fill(struct instance *instance, struct penstock_batch *batc
         memcpy(shape, input->shape, sizeof shape);
         if (input->rank > 0)
             shape[0] = share.first_dim;
-        void *memory = host->output(batch, row, i, input->rank, shape, share.size,
-                                    as_host_err(&err));
+        void *memory =
+            host->output(batch, row, i, input->rank, shape, share.size, as_host_err(&err));
         if (memory == NULL && share.size > 0) {
             fail_from(host, batch, row, &err);
             return false;
@@ -602,8 +601,8 @@ static void run_repeat(struct instance *instance, struct penstock_batch *batch)
 
     for (uint32_t row = 0; row < host->rows(batch); row++) {
         uint64_t count = number_of(host, batch, row, "count", COUNT_MAX, instance->model->count);
-        uint64_t delay = number_of(host, batch, row, "delay_ms", DELAY_MS_MAX,
-                                   instance->model->delay_ms);
+        uint64_t delay =
+            number_of(host, batch, row, "delay_ms", DELAY_MS_MAX, instance->model->delay_ms);
         for (uint64_t i = 0; i < count; i++) {
             if (i > 0 && delay > 0)
                 sleep_ms(instance, batch, delay);
@@ -621,18 +620,18 @@ static void run_repeat(struct instance *instance, struct penstock_batch *batch)
     host->done(batch, OK, NULL);
 }
 
- /* -- accumulate --------------------------------------------------------------------------------- */
+/* -- accumulate ------------------------------------------------------------------------------- */
 
 /* Unsigned, so that integers wrap and nothing is undefined; signed ones wrap to the same bits. */
-#define ADD(type)                                                                                  \
-    do {                                                                                           \
-        for (size_t i = 0; i < bytes / sizeof(type); i++) {                                        \
-            type a, b;                                                                             \
-            memcpy(&a, (char *)sum + i * sizeof a, sizeof a);                                      \
-            memcpy(&b, (const char *)more + i * sizeof b, sizeof b);                               \
-            a = (type)(a + b);                                                                     \
-            memcpy((char *)sum + i * sizeof a, &a, sizeof a);                                      \
-        }                                                                                          \
+#define ADD(type)                                                    \
+    do {                                                             \
+        for (size_t i = 0; i < bytes / sizeof(type); i++) {          \
+            type a, b;                                               \
+            memcpy(&a, (char *)sum + i * sizeof a, sizeof a);        \
+            memcpy(&b, (const char *)more + i * sizeof b, sizeof b); \
+            a = (type)(a + b);                                       \
+            memcpy((char *)sum + i * sizeof a, &a, sizeof a);        \
+        }                                                            \
     } while (0)
 
 static void add(enum penstock_dtype dtype, void *sum, const void *more, size_t bytes)
@@ -689,16 +688,18 @@ static bool sum_fill(struct instance *instance, struct penstock_batch *batch, ui
                        "one shape, or the parameter sequence_start=true to begin again");
         return false;
     }
+    if (share.size > 0)
+        add(sum->dtype, sum->data, share.data, share.size);
+    if (!host->wants(batch, row, index)) /* the sum goes on where nobody looks */
+        return true;
     void *memory =
         host->output(batch, row, index, input->rank, shape, share.size, as_host_err(&err));
     if (memory == NULL && share.size > 0) {
         fail_from(host, batch, row, &err);
         return false;
     }
-    if (share.size > 0) {
-        add(sum->dtype, sum->data, share.data, share.size);
+    if (share.size > 0)
         memcpy(memory, sum->data, share.size);
-    }
     return true;
 }
 
@@ -714,8 +715,6 @@ static void run_accumulate(struct instance *instance, struct penstock_batch *bat
         for (uint32_t i = 0; is_open && i < model->outputs_count; i++) {
             const struct penstock_tensor *input =
                 model->inputs_count == 0 ? NULL : host->input(batch, i % model->inputs_count);
-            /* The sum is kept even where the caller does not want to see it; an output that
-             * cannot be filled for want of being wanted would lose the row's share. */
             if (input == NULL || input->dtype != model->outputs[i].dtype)
                 is_open = !host->wants(batch, row, i) || zero_fill(instance, batch, row, i);
             else

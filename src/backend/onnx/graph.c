@@ -25,10 +25,11 @@ enum {
 
 /* clang-format off */
 enum { /* the numbers used, by message */
-    MODEL_IR_VERSION = 1, MODEL_GRAPH = 7, MODEL_OPSET = 8, MODEL_TRAINING = 20, MODEL_FUNCTION = 25,
+    MODEL_IR_VERSION = 1, MODEL_GRAPH = 7, MODEL_OPSET = 8, MODEL_TRAINING = 20,
+    MODEL_FUNCTION = 25,
     OPSET_DOMAIN = 1, OPSET_VERSION = 2,
     TRAINING_INITIALIZATION = 1, TRAINING_ALGORITHM = 2,
-    GRAPH_NODE = 1, GRAPH_INITIALIZER = 5, GRAPH_INPUT = 11, GRAPH_SPARSE = 15,
+    GRAPH_NODE = 1, GRAPH_INITIALIZER = 5, GRAPH_INPUT = 11, GRAPH_OUTPUT = 12, GRAPH_SPARSE = 15,
     FUNCTION_NODE = 7, FUNCTION_ATTRIBUTE = 11,
     NODE_INPUT = 1, NODE_OUTPUT = 2, NODE_OP = 4, NODE_ATTRIBUTE = 5,
     ATTRIBUTE_TENSOR = 5, ATTRIBUTE_GRAPH = 6, ATTRIBUTE_TENSORS = 10, ATTRIBUTE_GRAPHS = 11,
@@ -36,14 +37,22 @@ enum { /* the numbers used, by message */
     SPARSE_VALUES = 1, SPARSE_INDICES = 2,
     TENSOR_NAME = 8, TENSOR_EXTERNAL = 13,
     ENTRY_KEY = 1, ENTRY_VALUE = 2,
-    VALUE_NAME = 1,
+    VALUE_NAME = 1, VALUE_TYPE = 2,
+    TYPE_TENSOR = 1, TENSOR_TYPE_SHAPE = 2, SHAPE_DIM = 1, DIM_VALUE = 1,
 };
 /* clang-format on */
 
 /* Operators that run a body as often as values say, or not at all. */
 static const char *const loop_ops[] = {
-    "Loop", "If", "Scan", "SequenceMap", "BeamSearch", "GreedySearch", "Sampling",
-    "WhisperBeamSearch", "NonMaxSuppression",
+    "Loop",
+    "If",
+    "Scan",
+    "SequenceMap",
+    "BeamSearch",
+    "GreedySearch",
+    "Sampling",
+    "WhisperBeamSearch",
+    "NonMaxSuppression",
 };
 
 /* Operators whose result is as large as the values of some inputs say; bit i stands for input i. */
@@ -51,17 +60,33 @@ static const struct {
     const char *name;
     uint32_t inputs;
 } sized_ops[] = {
-    { "Range", 7 }, { "ConstantOfShape", 1 }, { "Expand", 2 }, { "Tile", 2 },
-    { "Resize", 2 | 4 | 8 }, { "Upsample", 2 }, { "Pad", 2 }, { "OneHot", 2 },
-    { "CenterCropPad", 2 }, { "BlackmanWindow", 1 }, { "HannWindow", 1 }, { "HammingWindow", 1 },
-    { "DFT", 2 }, { "STFT", 2 | 8 }, { "MelWeightMatrix", 1 | 2 }, { "MaxUnpool", 4 },
-    { "AffineGrid", 2 }, { "Col2Im", 2 | 4 },
+    { "Range", 7 },
+    { "ConstantOfShape", 1 },
+    { "Expand", 2 },
+    { "Tile", 2 },
+    { "Resize", 2 | 4 | 8 },
+    { "Upsample", 2 },
+    { "Pad", 2 },
+    { "OneHot", 2 },
+    { "CenterCropPad", 2 },
+    { "BlackmanWindow", 1 },
+    { "HannWindow", 1 },
+    { "HammingWindow", 1 },
+    { "DFT", 2 },
+    { "STFT", 2 | 8 },
+    { "MelWeightMatrix", 1 | 2 },
+    { "MaxUnpool", 4 },
+    { "AffineGrid", 2 },
+    { "Col2Im", 2 | 4 },
 };
 
 /* Operators that look over the whole batch at once: dynamic quantisation takes one scale from all
  * rows; the others normalise or count over it. */
 static const char *const mixing_ops[] = {
-    "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "Unique",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",
+    "Unique",
 };
 
 struct scan {
@@ -77,7 +102,7 @@ static enum err_code scan_graph(struct scan *scan, struct slice graph, struct ma
 static enum err_code damaged(const struct scan *scan, const char *where)
 {
     return err_set(scan->err, E_INVALID,
-                   "this is not an ONNX model, or it is damaged or cut short (at its %s)", where);
+                   "the model is damaged: its %s do not read as ONNX; copy it again", where);
 }
 
 static bool is_one_of(struct slice op, const char *const *list, size_t count)
@@ -111,7 +136,7 @@ static enum err_code scan_entry(struct scan *scan, struct slice entry)
             value = field.bytes;
     }
     if (pb.is_damaged)
-        return damaged(scan, "external data");
+        return damaged(scan, "places of external weights");
     if (!slice_is(key, "location"))
         return OK;
     scan->facts->externals_count++;
@@ -212,6 +237,8 @@ static enum err_code scan_node(struct scan *scan, struct slice node, struct map 
 
     if (is_one_of(op, loop_ops, COUNT(loop_ops)))
         note(scan->facts->value_op, op);
+    if (slice_is(op, "ZipMap"))
+        scan->facts->zipmaps_count++;
     if (is_one_of(op, mixing_ops, COUNT(mixing_ops)))
         note(scan->facts->mixing_op, op);
     for (size_t i = 0; i < COUNT(sized_ops); i++) {
@@ -229,17 +256,60 @@ static enum err_code scan_node(struct scan *scan, struct slice node, struct map 
     return OK;
 }
 
-static struct slice name_of(struct slice value_info)
+/* The last field of that number: what a protobuf reader keeps. */
+static struct slice field_of(struct slice message, uint32_t number)
 {
-    struct pb pb = pb_of(value_info);
+    struct pb pb = pb_of(message);
     struct pb_field field;
-    struct slice name = { 0 };
+    struct slice found = { 0 };
 
     while (pb_next(&pb, &field)) {
-        if (field.number == VALUE_NAME && field.type == PB_BYTES)
-            name = field.bytes;
+        if (field.number == number && field.type == PB_BYTES)
+            found = field.bytes;
     }
-    return name;
+    return found;
+}
+
+/* Bytes of one row of an input or output, at eight an element. */
+static uint64_t row_bytes(struct slice value_info)
+{
+    struct slice tensor = field_of(field_of(value_info, VALUE_TYPE), TYPE_TENSOR);
+    struct slice shape = field_of(tensor, TENSOR_TYPE_SHAPE);
+    struct pb pb = pb_of(shape);
+    struct pb_field field;
+    uint64_t bytes = 8;
+
+    if (tensor.data == NULL) /* a sequence, a map */
+        return 0;
+    if (shape.data == NULL)
+        return UINT64_MAX;
+    for (uint32_t d = 0; pb_next(&pb, &field);) {
+        if (field.number != SHAPE_DIM || field.type != PB_BYTES)
+            continue;
+        struct pb dim = pb_of(field.bytes);
+        uint64_t size = UINT64_MAX;
+        while (pb_next(&dim, &field)) {
+            if (field.number == DIM_VALUE && field.type == PB_VARINT)
+                size = field.value;
+        }
+        if (size == UINT64_MAX && d == 0)
+            size = 1;
+        if (size == UINT64_MAX || __builtin_mul_overflow(bytes, size, &bytes))
+            return UINT64_MAX;
+        d++;
+    }
+    return bytes;
+}
+
+static void scan_values(struct scan *scan, struct slice graph)
+{
+    struct pb pb = pb_of(graph);
+    struct pb_field field;
+
+    while (pb_next(&pb, &field)) {
+        if (field.type == PB_BYTES && (field.number == GRAPH_INPUT || field.number == GRAPH_OUTPUT))
+            scan->facts->row_bytes = MAX(scan->facts->row_bytes, row_bytes(field.bytes));
+    }
 }
 
 /* Weights first: they follow the nodes in the file. With `fixed` their names are noted, but for
@@ -261,10 +331,10 @@ static enum err_code scan_weights(struct scan *scan, struct slice graph, struct 
             TRY(add_fixed(scan, fixed, name));
     }
     if (pb.is_damaged)
-        return damaged(scan, "graph");
+        return damaged(scan, "graphs");
     for (pb = pb_of(graph); fixed != NULL && pb_next(&pb, &field);) {
         if (field.number == GRAPH_INPUT && field.type == PB_BYTES)
-            map_remove(fixed, name_of(field.bytes));
+            map_remove(fixed, field_of(field.bytes, VALUE_NAME));
     }
     return OK;
 }
@@ -307,11 +377,11 @@ static enum err_code scan_training(struct scan *scan, struct slice training)
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.type == PB_BYTES && (field.number == TRAINING_INITIALIZATION ||
-                                       field.number == TRAINING_ALGORITHM))
+        if (field.type == PB_BYTES &&
+            (field.number == TRAINING_INITIALIZATION || field.number == TRAINING_ALGORITHM))
             TRY(scan_graph(scan, field.bytes, NULL, 1));
     }
-    return pb.is_damaged ? damaged(scan, "training information") : OK;
+    return pb.is_damaged ? damaged(scan, "training graphs") : OK;
 }
 
 static enum err_code scan_opset(struct scan *scan, struct slice opset)
@@ -349,6 +419,7 @@ static enum err_code scan_model(struct scan *scan, struct slice model, struct ma
         case MODEL_GRAPH:
             has_graph = true;
             TRY(scan_graph(scan, field.bytes, fixed, 0));
+            scan_values(scan, field.bytes);
             break;
         case MODEL_OPSET: TRY(scan_opset(scan, field.bytes)); break;
         case MODEL_TRAINING: TRY(scan_training(scan, field.bytes)); break;
@@ -356,8 +427,14 @@ static enum err_code scan_model(struct scan *scan, struct slice model, struct ma
         default: break;
         }
     }
+    if (pb.is_damaged && scan->facts->ir_version == 0)
+        return err_set(scan->err, E_INVALID,
+                       "this is not an ONNX model: it does not begin like one");
     if (pb.is_damaged)
-        return damaged(scan, has_graph ? "end" : "beginning");
+        return err_set(scan->err, E_INVALID,
+                       "the model is damaged or cut short: of its %zu bytes the last %zu make no "
+                       "sense; copy it again",
+                       model.size, pb.rest.size);
     if (!has_graph)
         return err_set(scan->err, E_INVALID, "this is not an ONNX model: it holds no graph");
     return OK;

@@ -15,11 +15,15 @@
 enum { GRAPH_NAME_BYTES = 64 };
 
 struct onnx_facts {
-    bool is_ort_format;     /* ONNX Runtime's own format: none of the rest is known */
+    bool is_ort_format; /* ONNX Runtime's own format: none of the rest is known */
     int64_t ir_version;
-    int64_t opset;          /* of the default domain; 0 unknown */
-    uint64_t nodes_count;   /* with those of subgraphs and functions */
+    int64_t opset;        /* of the default domain; 0 unknown */
+    uint64_t nodes_count; /* with those of subgraphs and functions */
     uint64_t externals_count;
+    uint64_t zipmaps_count; /* of outputs that are maps, see zipmap.h */
+    /* Bytes of the largest input or output for one row; UINT64_MAX when a dimension other than the
+     * first is free. */
+    uint64_t row_bytes;
     /* The first operator that makes run time, or the size of a result, depend on the values of the
      * inputs: "Loop", or "Range" when what it counts to is computed from an input. "" is none. */
     char value_op[GRAPH_NAME_BYTES];

@@ -4,7 +4,7 @@
  * instance costs a few arrays and not a second copy of the weights. The session is counted, because
  * a response may still own memory of a run (or a constant of the model) after the model has closed.
  *
- * Threads   everything is read-only after onnx_model_open but the two atomics.
+ * Threads   everything is read-only after onnx_model_open but the atomics.
  */
 #ifndef BACKEND_ONNX_MODEL_H
 #define BACKEND_ONNX_MODEL_H
@@ -18,8 +18,7 @@ struct arena;
 
 enum { TENSORS_MAX = 4096 }; /* inputs or outputs of a model */
 
-/* Where a free dimension of an output gets its size before the run: from the input's dimension of
- * the same symbolic name. */
+/* Where a free dimension of an output gets its size before the run: from an input's dimension. */
 struct onnx_dim_source {
     uint16_t input; /* DIM_UNKNOWN: nowhere */
     uint16_t dim;
@@ -32,11 +31,13 @@ struct onnx_tensor {
     int ort_dtype;
     size_t element_bytes; /* 0 for strings */
     uint32_t rank;
-    int64_t dims[PENSTOCK_RANK_MAX]; /* -1 is any */
+    int64_t dims[PENSTOCK_RANK_MAX];        /* -1 is any */
     const char *symbols[PENSTOCK_RANK_MAX]; /* "" without one */
-    bool is_optional; /* an input with a value of its own in the model */
-    /* outputs: can the shape be told from the inputs' shapes, and how? */
+    bool is_optional;                       /* an input with a value of its own in the model */
+    /* outputs: can the shape be told from the inputs' shapes, and how? Once a run has shown that
+     * it was told wrong, it never is again. */
     bool is_predictable;
+    atomic_bool is_misjudged;
     struct onnx_dim_source sources[PENSTOCK_RANK_MAX];
 };
 
@@ -54,8 +55,6 @@ struct onnx_model {
     uint32_t inputs_count, outputs_count;
     struct onnx_tensor *inputs, *outputs;
     const char *description;
-    /* Cleared for good when a run showed that the declared shapes are not the real ones. */
-    atomic_bool can_predict;
 };
 
 struct onnx_session *onnx_session_ref(struct onnx_session *session);

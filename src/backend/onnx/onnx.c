@@ -8,6 +8,7 @@ static const struct penstock_backend backend = {
     .size = sizeof backend,
     .name = "onnxruntime",
     .aliases = "onnx onnxruntime_onnx",
+    .platform = "onnxruntime_onnx",
     .file = "model.onnx",
     .model_open = onnx_model_open,
     .model_close = onnx_model_close,

@@ -10,28 +10,29 @@
 #ifndef BACKEND_ONNX_ORT_API_H
 #define BACKEND_ONNX_ORT_API_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 /* The first version whose table has every member below (1.15). A newer library gives this one. */
 enum { ORT_API_VERSION_WANTED = 15 };
 
-struct ort_status;    /* NULL is success */
-struct ort_env;       /* logging and schemas; one per process */
-struct ort_options;   /* of a session */
-struct ort_session;   /* a loaded model */
-struct ort_run;       /* options of one run: the terminate flag */
-struct ort_value;     /* a tensor, sequence or map */
-struct ort_type;      /* of an input or output */
-struct ort_shape;     /* element type and dims */
-struct ort_memory;    /* where memory lies */
+struct ort_status;  /* NULL is success */
+struct ort_env;     /* logging and schemas; one per process */
+struct ort_options; /* of a session */
+struct ort_session; /* a loaded model */
+struct ort_run;     /* options of one run: the terminate flag */
+struct ort_value;   /* a tensor, sequence or map */
+struct ort_type;    /* of an input or output */
+struct ort_shape;   /* element type and dims */
+struct ort_memory;  /* where memory lies */
 struct ort_allocator;
 
 typedef void ort_log_fn(void *context, int level, const char *category, const char *id,
                         const char *where, const char *text);
 
 enum { ORT_LOG_WARNING = 2, ORT_LOG_ERROR = 3, ORT_LOG_FATAL = 4 };
-enum { 
+enum {
     ORT_OPTIMIZE_NONE = 0,
     ORT_OPTIMIZE_BASIC = 1,
     ORT_OPTIMIZE_EXTENDED = 2,
@@ -218,6 +219,11 @@ struct ort_api {
                                         char **ret);
 };
 /* clang-format on */
+
+/* From a table of version 1.24 or later: does anybody know the shape, or is its rank of 0 only
+ * silence? (390 TensorTypeAndShape_HasShape) */
+typedef bool ort_has_shape_fn(const struct ort_shape *shape);
+enum { ORT_HAS_SHAPE_VERSION = 24, ORT_HAS_SHAPE_PLACE = 390 };
 
 /* What the library exports as OrtGetApiBase(). */
 struct ort_base {

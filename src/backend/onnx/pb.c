@@ -3,7 +3,7 @@
 
 enum { VARINT_BYTES_MAX = 10, NUMBER_MAX = (1 << 29) - 1 };
 
-static bool varint(struct slice *rest, uint64_t *ret)
+bool pb_varint(struct slice *rest, uint64_t *ret)
 {
     uint64_t value = 0;
 
@@ -39,15 +39,15 @@ bool pb_next(struct pb *pb, struct pb_field *ret)
     if (pb->is_damaged || pb->rest.size == 0)
         return false;
     *ret = (struct pb_field){ 0 };
-    if (varint(&pb->rest, &tag) && tag >> 3 >= 1 && tag >> 3 <= NUMBER_MAX) {
+    if (pb_varint(&pb->rest, &tag) && tag >> 3 >= 1 && tag >> 3 <= NUMBER_MAX) {
         ret->number = (uint32_t)(tag >> 3);
         ret->type = (enum pb_type)(tag & 7u);
         switch (ret->type) {
-        case PB_VARINT: is_read = varint(&pb->rest, &ret->value); break;
+        case PB_VARINT: is_read = pb_varint(&pb->rest, &ret->value); break;
         case PB_64BIT: is_read = fixed(&pb->rest, 8, &ret->value); break;
         case PB_32BIT: is_read = fixed(&pb->rest, 4, &ret->value); break;
         case PB_BYTES:
-            is_read = varint(&pb->rest, &size) && size <= pb->rest.size;
+            is_read = pb_varint(&pb->rest, &size) && size <= pb->rest.size;
             if (is_read) {
                 ret->bytes = slice_first(pb->rest, (size_t)size);
                 pb->rest = slice_skip(pb->rest, (size_t)size);

@@ -26,6 +26,9 @@ static inline struct pb pb_of(struct slice message)
     return (struct pb){ message, false };
 }
 
+/* Takes a varint from the front of *rest; false, with *rest as it was, when there is none. */
+bool pb_varint(struct slice *rest, uint64_t *ret);
+
 /* The next field; false at the end, and where the bytes stop making sense (is_damaged). */
 bool pb_next(struct pb *pb, struct pb_field *ret);
 

@@ -6,8 +6,8 @@
  * adopted by the response together with a reference on the session, because a result may turn out
  * to be a constant of the model.
  *
- * A declared output shape is a promise of the model's author that the runtime checks: when a run
- * fails on it, the model is never predicted again and the batch runs once more.
+ * How an output's shape follows from the inputs' is partly a guess, but the runtime checks it: when
+ * a run fails on it, that output is never guessed again and the batch runs once more.
  *
  * Everything a run needs is allocated with the instance. What the runtime itself allocates per run
  * is not ours to avoid.
@@ -23,8 +23,8 @@
 #include "base/slice.h"
 
 enum {
-    ADOPT_BYTES_MIN = 16384,         /* below, a copy is cheaper than keeping the runtime's memory */
-    SCRATCH_BYTES_KEPT = 1 << 16,    /* of offsets, between runs */
+    ADOPT_BYTES_MIN = 16384,      /* below, a copy is cheaper than keeping the runtime's memory */
+    SCRATCH_BYTES_KEPT = 1 << 16, /* of strings, between runs */
 };
 
 struct instance {
@@ -52,7 +52,7 @@ static struct penstock_err *as_host_err(struct err *err)
     return (struct penstock_err *)(void *)err;
 }
 
-/* -- instances ---------------------------------------------------------------------------------- */
+/* -- instances -------------------------------------------------------------------------------- */
 
 int onnx_instance_open(void **ret, void *context, uint32_t index, struct penstock_place place,
                        struct penstock_err *err)
@@ -126,7 +126,7 @@ void onnx_cancel(void *context)
     atomic_store_explicit(&instance->is_terminated, true, memory_order_release);
 }
 
-/* -- inputs ------------------------------------------------------------------------------------- */
+/* -- inputs ----------------------------------------------------------------------------------- */
 
 static enum err_code failed(const struct instance *instance, struct ort_status *status,
                             struct err *err, const char *what)
@@ -184,8 +184,8 @@ static enum err_code bind_input(struct instance *instance, const struct onnx_ten
     } data = { .in = tensor->size > 0 ? tensor->data : &nothing };
 
     if (UNLIKELY(tensor->dtype != input->dtype))
-        return err_set(err, E_INVALID,
-                       "input '%s' has another data type than the model takes", input->name);
+        return err_set(err, E_INVALID, "input '%s' has another data type than the model takes",
+                       input->name);
     if (tensor->dtype == PENSTOCK_BYTES) {
         TRY(strings_to_ort(runtime, ret, tensor, input->name, err));
     } else {
@@ -216,7 +216,7 @@ static enum err_code bind_inputs(struct instance *instance, const struct penstoc
     return OK;
 }
 
-/* -- outputs before the run ----------------------------------------------------------------------- */
+/* -- outputs before the run ------------------------------------------------------------------- */
 
 static bool is_wanted(const struct penstock_host *host, const struct penstock_batch *batch,
                       uint32_t rows, uint32_t output)
@@ -244,8 +244,7 @@ static bool count_bytes(uint32_t rank, const int64_t *shape, size_t element_byte
 /* Gives the runtime memory of the response to write into. Where the shape cannot be told the output
  * stays NULL, which asks the runtime to allocate. */
 static enum err_code place_output(struct instance *instance, struct penstock_batch *batch,
-                                  const struct onnx_tensor *output, uint32_t index,
-                                  struct err *err)
+                                  const struct onnx_tensor *output, uint32_t index, struct err *err)
 {
     const struct onnx_runtime *runtime = instance->model->runtime;
     const struct penstock_host *host = instance->model->host;
@@ -266,9 +265,9 @@ static enum err_code place_output(struct instance *instance, struct penstock_bat
         return OK;
     void *memory = host->output(batch, 0, index, output->rank, shape, bytes, as_host_err(err));
     if (UNLIKELY(memory == NULL))
-        return err->code != OK ? err->code
-                               : err_set(err, E_EXHAUSTED, "no memory for output '%s'",
-                                         output->name);
+        return err->code != OK
+                   ? err->code
+                   : err_set(err, E_EXHAUSTED, "no memory for output '%s'", output->name);
     struct ort_status *status =
         runtime->api->value_wrap(runtime->memory, memory, bytes, shape, output->rank,
                                  output->ort_dtype, &instance->outputs[instance->outputs_count]);
@@ -282,8 +281,6 @@ static enum err_code bind_outputs(struct instance *instance, struct penstock_bat
                                   uint32_t rows, struct err *err)
 {
     const struct onnx_model *model = instance->model;
-    bool can_predict =
-        rows == 1 && atomic_load_explicit(&model->can_predict, memory_order_relaxed);
 
     for (uint32_t i = 0; i < model->outputs_count; i++) {
         const struct onnx_tensor *output = &model->outputs[i];
@@ -291,7 +288,8 @@ static enum err_code bind_outputs(struct instance *instance, struct penstock_bat
             continue;
         instance->is_placed[instance->outputs_count] = false;
         instance->outputs[instance->outputs_count] = NULL;
-        if (can_predict && output->is_predictable)
+        if (rows == 1 && output->is_predictable &&
+            !atomic_load_explicit(&output->is_misjudged, memory_order_relaxed))
             TRY(place_output(instance, batch, output, i, err));
         instance->output_index[instance->outputs_count] = i;
         instance->output_names[instance->outputs_count++] = output->name;
@@ -318,7 +316,7 @@ static void drop_values(struct instance *instance)
     drop_outputs(instance);
 }
 
-/* -- outputs after the run ------------------------------------------------------------------------ */
+/* -- outputs after the run -------------------------------------------------------------------- */
 
 static void holder_release(void *context, void *data)
 {
@@ -360,9 +358,9 @@ static enum err_code give_part(struct instance *instance, struct penstock_batch 
     void *memory =
         host->output(batch, row, result->index, result->rank, shape, size, as_host_err(err));
     if (memory == NULL && size > 0)
-        return err->code != OK ? err->code
-                               : err_set(err, E_EXHAUSTED, "no memory for output '%s'",
-                                         result->output->name);
+        return err->code != OK
+                   ? err->code
+                   : err_set(err, E_EXHAUSTED, "no memory for output '%s'", result->output->name);
     if (size > 0)
         memcpy(memory, data, size);
     return OK;
@@ -418,8 +416,8 @@ static enum err_code give_strings(struct instance *instance, struct penstock_bat
         if (!host->wants(batch, row, result->index))
             continue;
         size_t bytes = strings_packed_bytes(&instance->scratch, first, row_count);
-        void *memory = host->output(batch, row, result->index, result->rank, shape, bytes,
-                                    as_host_err(&own));
+        void *memory =
+            host->output(batch, row, result->index, result->rank, shape, bytes, as_host_err(&own));
         if (memory != NULL)
             strings_pack(&instance->scratch, first, row_count, memory);
         else if (bytes > 0 && rows == 1)
@@ -532,7 +530,7 @@ static enum err_code give_outputs(struct instance *instance, struct penstock_bat
     return OK;
 }
 
-/* -- the run ---------------------------------------------------------------------------------------- */
+/* -- the run ---------------------------------------------------------------------------------- */
 
 static struct ort_status *run(struct instance *instance)
 {
@@ -544,15 +542,29 @@ static struct ort_status *run(struct instance *instance)
                                     instance->outputs_count, instance->outputs);
 }
 
-/* Has the runtime refused the memory it was given for an output? */
-static bool is_misprediction(const struct instance *instance, struct ort_status *status)
+/* Has the runtime refused the memory it was given for an output? It names which, so that only that
+ * one is judged anew; if it did not, all of this run are. */
+static bool is_misjudged(struct instance *instance, struct ort_status *status)
 {
+    struct onnx_tensor *outputs = instance->model->outputs;
     const char *text = instance->model->runtime->api->status_text(status);
-    bool has_placed = false;
+    bool has_placed = false, has_named = false;
+    char quoted[256];
 
-    for (uint32_t i = 0; i < instance->outputs_count; i++)
-        has_placed = has_placed || instance->is_placed[i];
-    return has_placed && text != NULL && strstr(text, "shape verification failed") != NULL;
+    if (text == NULL || strstr(text, "OrtValue") == NULL || strstr(text, "shape") == NULL)
+        return false;
+    for (int pass = 0; pass < 2 && !has_named; pass++) {
+        for (uint32_t i = 0; i < instance->outputs_count; i++) {
+            struct onnx_tensor *output = &outputs[instance->output_index[i]];
+            snprintf(quoted, sizeof quoted, "'%s'", output->name);
+            if (!instance->is_placed[i] || (pass == 0 && strstr(text, quoted) == NULL))
+                continue;
+            atomic_store_explicit(&output->is_misjudged, true, memory_order_relaxed);
+            has_placed = true;
+            has_named = has_named || pass == 0;
+        }
+    }
+    return has_placed;
 }
 
 static enum err_code run_batch(struct instance *instance, struct penstock_batch *batch,
@@ -566,17 +578,15 @@ static enum err_code run_batch(struct instance *instance, struct penstock_batch 
     if (instance->outputs_count == 0)
         return OK; /* nobody wants anything: an answer without outputs */
     struct ort_status *status = run(instance);
-    if (UNLIKELY(status != NULL) && is_misprediction(instance, status)) {
+    while (UNLIKELY(status != NULL) && is_misjudged(instance, status)) {
         runtime->api->status_release(status);
-        atomic_store_explicit(&model->can_predict, false, memory_order_relaxed);
         drop_outputs(instance);
         TRY(bind_outputs(instance, batch, rows, err));
         status = run(instance);
     }
     if (UNLIKELY(status != NULL)) {
         enum err_code code = failed(instance, status, err, NULL);
-        enum err_code better =
-            code == E_CANCELLED ? OK : explain_inputs(instance, batch, err);
+        enum err_code better = code == E_CANCELLED ? OK : explain_inputs(instance, batch, err);
         return better != OK ? better : code;
     }
     return OK;

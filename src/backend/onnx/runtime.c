@@ -11,7 +11,7 @@
 
 enum { PATH_BYTES_MAX = 4096 };
 
-#define AT(member, place)                                                                          \
+#define AT(member, place) \
     _Static_assert(offsetof(struct ort_api, member) == (place) * sizeof(void *), #member)
 
 /* A member in the wrong place calls another function: each one is pinned here. */
@@ -92,47 +92,85 @@ static void on_log(void *context, int level, const char *category, const char *i
     host->log(level >= ORT_LOG_FATAL ? PENSTOCK_LOG_ERROR : PENSTOCK_LOG_DEBUG, line);
 }
 
-/* Some messages begin with the place in the library's source: nobody who reads ours has it. */
-static const char *without_place(const char *text)
+/* Many messages begin with a place in the library's source, which nobody has who reads ours:
+ * "/onnxruntime_src/onnxruntime/core/x.cc:88 int f(int) [ONNXRuntimeError] : 2 : FAIL : " */
+static struct slice without_place(struct slice text)
 {
-    static const char *const marks[] = { "/onnxruntime/core/", "/onnxruntime_src/" };
+    static const char mark[] = "[ONNXRuntimeError] : ";
+    const char *at = (const char *)text.data;
 
-    for (size_t i = 0; i < COUNT(marks); i++) {
-        if (strstr(text, marks[i]) == NULL || text[0] != '/')
-            continue;
-        /* "/path/file.cc:88 function signature) message" */
-        const char *end = strstr(text, ") ");
-        const char *bracket = strstr(text, "] ");
-        if (end != NULL)
-            return end + 2;
-        if (bracket != NULL)
-            return bracket + 2;
+    if (text.size == 0 || at[0] != '/' || strstr(at, ".cc:") == NULL)
+        return text;
+    const char *end = strstr(at, mark);
+    if (end != NULL) {
+        end += sizeof mark - 1; /* then a number and a word */
+        for (int i = 0; end != NULL && i < 2; i++) {
+            end = strstr(end, " : ");
+            end = end != NULL ? end + 3 : NULL;
+        }
+    } else {
+        end = strstr(at, ") ");
+        end = end != NULL ? end + 2 : NULL;
+        if (end != NULL && strncmp(end, "const ", 6) == 0)
+            end += 6;
     }
-    return text;
+    return end != NULL ? slice_of(end) : text;
+}
+
+/* What stands between two marks of a text, which end within it. */
+static struct slice between(const char *text, const char *from, const char *to)
+{
+    const char *start = strstr(text, from);
+    const char *end = start != NULL ? strstr(start + strlen(from), to) : NULL;
+
+    if (end == NULL)
+        return (struct slice){ NULL, 0 };
+    start += strlen(from);
+    return slice_make(start, (size_t)(end - start));
+}
+
+/* Puts the library's words into ours: first which node failed, where one did. */
+static void put_text(struct err *err, enum err_code code, const char *what, const char *text)
+{
+    static const char node_mark[] = "Non-zero status code returned while running ";
+    static const char text_mark[] = "Status Message: ";
+    const char *message = strstr(text, text_mark);
+    struct slice op = between(text, node_mark, " node");
+    struct slice name = between(text, "Name:'", "'");
+    char node[160] = "";
+
+    if (op.data != NULL && message != NULL) {
+        snprintf(node, sizeof node, "the model failed at its node %.*s%s%.*s: ", SLICE_ARG(op),
+                 name.size > 0 ? " " : "", SLICE_ARG(name));
+        text = message + sizeof text_mark - 1;
+    }
+    struct slice rest = slice_trim(without_place(slice_of(text)));
+    err_set(err, code, "%s%s%s%.*s", what != NULL ? what : "", what != NULL ? ": " : "", node,
+            SLICE_ARG(rest));
+    for (char *at = err != NULL ? err->text : NULL; at != NULL && *at != '\0'; at++) {
+        if ((unsigned char)*at < ' ')
+            *at = ' ';
+    }
 }
 
 enum err_code onnx_status_take(const struct onnx_runtime *runtime, struct ort_status *status,
                                struct err *err, const char *what)
 {
-    const char *raw = runtime->api->status_text(status);
+    const char *text = runtime->api->status_text(status);
     int ort_code = runtime->api->status_code(status);
-    const char *text = without_place(raw != NULL ? raw : "no reason given");
     enum err_code code = E_INTERNAL;
 
+    if (text == NULL || text[0] == '\0')
+        text = "no reason given";
     /* A kernel that fails at run time reports INVALID_ARGUMENT for whatever it did not like of the
-     * values; that the request's shapes and types fit has been looked at before it ran. */
-    if (ort_code == ORT_INVALID_ARGUMENT &&
-        strncmp(text, "Non-zero status code", sizeof "Non-zero status code" - 1) != 0)
-        code = E_INVALID;
-    else if (strstr(text, "terminate flag") != NULL)
+     * values: that is a failure of the model, not of the request's form. */
+    if (strstr(text, "terminate flag") != NULL)
         code = E_CANCELLED;
+    else if (ort_code == ORT_INVALID_ARGUMENT && strstr(text, "while running") == NULL)
+        code = E_INVALID;
     else if (ort_code == ORT_NOT_IMPLEMENTED)
         code = E_UNIMPLEMENTED;
-    err_set(err, code, "%s%s%s", what != NULL ? what : "", what != NULL ? ": " : "", text);
-    for (char *at = err != NULL ? err->text : NULL; at != NULL && *at != '\0'; at++) {
-        if ((unsigned char)*at < ' ')
-            *at = ' ';
-    }
+    put_text(err, code, what, text);
     runtime->api->status_release(status);
     return code;
 }
@@ -167,6 +205,15 @@ static enum err_code find_library(char *ret, size_t ret_size, const char *where,
     return OK;
 }
 
+/* 31 of "1.31.1"; 0 when it cannot be read. */
+static int version_minor(const char *version)
+{
+    int major = 0, minor = 0;
+
+    return version != NULL && sscanf(version, "%d.%d", &major, &minor) == 2 && major >= 1 ? minor
+                                                                                          : 0;
+}
+
 /* Asks the library for its table. dlopen keeps it for the life of the process. */
 static enum err_code open_library(struct onnx_runtime *runtime, const char *path, struct err *err)
 {
@@ -188,6 +235,13 @@ static enum err_code open_library(struct onnx_runtime *runtime, const char *path
         return err_set(err, E_UNAVAILABLE,
                        "ONNX Runtime %s at %s is too old: version 1.%d or later is needed",
                        runtime->version, path, ORT_API_VERSION_WANTED);
+    /* Only asked of a library that has it: an older one says on stderr that it has not. */
+    if (version_minor(runtime->version) >= ORT_HAS_SHAPE_VERSION) {
+        const void *const *table =
+            (const void *const *)(const void *)base->api(ORT_HAS_SHAPE_VERSION);
+        if (table != NULL)
+            memcpy(&runtime->has_shape, &table[ORT_HAS_SHAPE_PLACE], sizeof runtime->has_shape);
+    }
     return OK;
 }
 
@@ -204,7 +258,7 @@ static enum err_code start(struct onnx_runtime *runtime, const struct penstock_h
     } context = { .in = host };
 
     struct ort_status *status =
-        api->env_create(on_log, context.out, ORT_LOG_WARNING, "", &runtime->env);
+        api->env_create(on_log, context.out, ORT_LOG_ERROR, "", &runtime->env);
     if (status == NULL)
         status = api->telemetry_off(runtime->env);
     if (status == NULL)
@@ -213,8 +267,12 @@ static enum err_code start(struct onnx_runtime *runtime, const struct penstock_h
         status = api->allocator_default(&runtime->allocator);
     if (status == NULL)
         status = api->providers_list(&list, &count);
-    if (status != NULL)
-        return onnx_status_take(runtime, status, err, "ONNX Runtime does not start");
+    if (status != NULL) {
+        onnx_status_take(runtime, status, err, "ONNX Runtime does not start");
+        api->memory_release(runtime->memory);
+        api->env_release(runtime->env);
+        return err->code;
+    }
     /* The list is kept as it is: it is small and made once. */
     for (int i = 0; i < count && runtime->providers_count < PROVIDERS_MAX; i++)
         runtime->providers[runtime->providers_count++] = list[i];

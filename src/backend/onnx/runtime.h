@@ -17,10 +17,11 @@ enum { PROVIDERS_MAX = 32 };
 
 struct onnx_runtime {
     const struct ort_api *api;
+    ort_has_shape_fn *has_shape; /* NULL in versions that cannot tell */
     struct ort_env *env;
-    struct ort_memory *memory;        /* names host memory */
-    struct ort_allocator *allocator;  /* the library's own heap */
-    const char *version;              /* "1.31.1" */
+    struct ort_memory *memory;       /* names host memory */
+    struct ort_allocator *allocator; /* the library's own heap */
+    const char *version;             /* "1.31.1" */
     uint32_t providers_count;
     const char *providers[PROVIDERS_MAX]; /* "CPUExecutionProvider" ... */
 };

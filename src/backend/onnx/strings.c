@@ -56,8 +56,7 @@ enum err_code strings_to_ort(const struct onnx_runtime *runtime, struct ort_valu
     size_t count = 1;
 
     for (uint32_t d = 0; d < tensor->rank; d++) {
-        if (tensor->shape[d] < 0 ||
-            __builtin_mul_overflow(count, (size_t)tensor->shape[d], &count))
+        if (tensor->shape[d] < 0 || __builtin_mul_overflow(count, (size_t)tensor->shape[d], &count))
             return err_set(err, E_INVALID, "input '%s' has an impossible shape", name);
     }
     /* Each string takes a prefix: a shape that promises more than the bytes can hold must not make
@@ -65,8 +64,8 @@ enum err_code strings_to_ort(const struct onnx_runtime *runtime, struct ort_valu
     if (count > tensor->size / PREFIX_BYTES)
         return err_set(err, E_INVALID, "input '%s' has %zu bytes, too few for %zu strings", name,
                        tensor->size, count);
-    struct ort_status *status = runtime->api->value_create(
-        runtime->allocator, tensor->shape, tensor->rank, ORT_STRING, &value);
+    struct ort_status *status = runtime->api->value_create(runtime->allocator, tensor->shape,
+                                                           tensor->rank, ORT_STRING, &value);
     if (status != NULL)
         return onnx_status_take(runtime, status, err, name);
     enum err_code code = fill(runtime, value, tensor, count, name, err);
@@ -102,14 +101,13 @@ enum err_code strings_read(struct strings_scratch *scratch, const struct onnx_ru
 {
     size_t size = 0;
 
-    struct ort_status *status =
-        count > 0 ? runtime->api->strings_size(value, &size) : NULL;
+    struct ort_status *status = count > 0 ? runtime->api->strings_size(value, &size) : NULL;
     if (status != NULL)
         return onnx_status_take(runtime, status, err, "strings");
     TRY(make_room(scratch, count, size, err));
     if (count > 0)
-        status = runtime->api->strings_content(value, scratch->bytes, size, scratch->offsets,
-                                               count);
+        status =
+            runtime->api->strings_content(value, scratch->bytes, size, scratch->offsets, count);
     if (status != NULL)
         return onnx_status_take(runtime, status, err, "strings");
     scratch->offsets[count] = size;

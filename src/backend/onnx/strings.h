@@ -1,4 +1,4 @@
-/* strings.h - string tensors: length-prefixed bytes on our side, the runtime's strings on the other.
+/* strings.h - string tensors: length-prefixed bytes on our side, the runtime's on the other.
  *
  * Strings go by length in both directions and may hold any bytes, NUL too.
  */
