@@ -109,6 +109,7 @@ struct penstock_host {
     uint32_t (*credit)(const struct penstock_batch *batch, uint32_t row);
     /* Blocks until credit(row) > 0 or cancelled(row); never call it from an inline run. */
     void (*wait_credit)(const struct penstock_batch *batch, uint32_t row);
+    /* In these two `err` may be NULL: execute has none of its own; the code alone then says why. */
     /* Memory of `bytes` that the response owns, to write this output into; 64-byte aligned.
      * For BYTES, bytes includes the length prefixes. NULL: no memory, or the row is over;
      * err says which (never fatal: call done). */

@@ -19,6 +19,8 @@
 #include "base/budget.h"
 #include "base/mem.h"
 
+enum { RETRY_AFTER_MS = 1000 };
+
 struct buf {
     atomic_uint refs;
     size_t size;
@@ -30,18 +32,25 @@ struct buf {
     alignas(BUF_ALIGN) uint8_t bytes[];
 };
 
+/* format takes the one size. */
+static PRINTF_LIKE(2, 0) enum err_code exhausted(struct err *err, const char *format, size_t size)
+{
+    err_set(err, E_EXHAUSTED, format, size);
+    if (err != NULL)
+        err->retry_after_ms = RETRY_AFTER_MS;
+    return E_EXHAUSTED;
+}
+
 enum err_code buf_new(struct buf **ret, struct budget *budget, size_t size, struct err *err)
 {
     if (size > SIZE_MAX / 2 || !budget_take(budget, size + sizeof(struct buf)))
-        return err_set(err, E_EXHAUSTED,
-                       "no memory left for %zu bytes: the server's --memory-limit is reached; "
-                       "retry later or raise the limit",
-                       size);
+        return exhausted(err, "no memory left for %zu bytes: the server's --memory-limit is "
+                              "reached; retry later or raise the limit",
+                         size);
     struct buf *buf = mem_aligned(BUF_ALIGN, sizeof *buf + size);
     if (buf == NULL) {
         budget_give(budget, size + sizeof *buf);
-        return err_set(err, E_EXHAUSTED, "the machine has no memory for %zu bytes; retry later",
-                       size);
+        return exhausted(err, "the machine has no memory for %zu bytes; retry later", size);
     }
     atomic_init(&buf->refs, 1);
     buf->size = size;

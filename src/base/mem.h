@@ -20,6 +20,10 @@ void mem_free(void *memory);                        /* NULL is fine */
 /* For CLEANUP on any pointer variable: frees *slot and nulls it. */
 void mem_free_slot(void *slot);
 
+/* Tells the heap how a server of large bodies wants it: few arenas, memory of large blocks given
+ * back to the system instead of kept. Once, before other threads begin. */
+void mem_tune(void);
+
 uint64_t mem_count(void); /* allocations by the calling thread since it began */
 
 #endif

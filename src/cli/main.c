@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "base/mem.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/verbs.h"
@@ -41,6 +42,7 @@ int main(int argc, char **argv)
     CLEANUP(options_free) struct options *options = NULL;
     struct err err = { 0 };
 
+    mem_tune();
     enum err_code code = options_read(&options, argc, (const char *const *)argv,
                                       (const char *const *)environ, &err);
     if (code != OK)

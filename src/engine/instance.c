@@ -293,7 +293,7 @@ static void host_fail_row(struct penstock_batch *batch, uint32_t row, int code, 
 
     if (row != 0 || p->row_over)
         return;
-    p->row_over = true;
+    p->row_over = p->failed_in_backend = true;
     err_set(&p->err, code_of(code), "%s", text != NULL ? text : "the backend gave no reason");
 }
 
@@ -394,6 +394,7 @@ static void check_outputs(struct request_private *p)
         if (p->pub.wants[i] && !p->response.outputs[i].is_set &&
             !s->outputs[i].is_optional) {
             p->first_used = false;
+            p->failed_in_backend = true;
             err_set(&p->err, E_INTERNAL, "model '%s' did not give output '%s'",
                     p->pub.model->host.name, s->outputs[i].name);
             return;
@@ -446,6 +447,10 @@ static struct request_private *next_request(struct instance *instance)
 
     for (;;) {
         pthread_mutex_lock(&model->lock);
+        if (instance->is_woken) {
+            instance->is_woken = false;
+            model->woken--;
+        }
         struct list_node *node = list_pop(&model->queue);
         if (node != NULL) {
             struct request_private *p = CONTAINER_OF(node, struct request_private, queue_node);

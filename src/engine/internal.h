@@ -52,6 +52,7 @@ struct request_private {
     bool has_filled;              /* the runner's: an output is set and not emitted */
     bool first_used;              /* the runner's: `response` was emitted */
     bool first_posted;            /* and is on its way, or was delivered, before the end */
+    bool failed_in_backend;       /* the runner's: fail_row, done with a code, a missing output */
     bool was_late;                /* the loop's: its deadline passed while it ran */
     atomic_bool is_cancelled;
     atomic_uint credit;
@@ -99,6 +100,7 @@ struct instance {
     bool is_inline;             /* belongs to the loop of that index; else has a worker */
     struct worker *worker;      /* owned; NULL when inline or not started yet */
     struct list_node idle_node; /* in model.idle while the worker sleeps */
+    bool is_woken;              /* under the model's mutex: on its way to the queue */
     bool is_running;            /* under the model's mutex: cancel() may be called */
     struct penstock_batch batch;
 };
@@ -148,6 +150,7 @@ struct model {
     struct list queue;             /* of request_private.queue_node */
     struct list idle;              /* of instance.idle_node */
     uint32_t queued, queue_max;
+    uint32_t woken;                /* instances on their way: so many requests do not wait */
     uint64_t queue_timeout_us;
     bool ignores_timeout;          /* a queue policy without allow_timeout_override */
     bool is_stopping;

@@ -139,6 +139,10 @@ static enum err_code start_workers(struct model *model, struct err *err)
     struct env *env = model->engine->env;
     char name[16];
 
+    /* Until it has looked at the queue once, a worker counts as on its way. */
+    for (uint32_t i = 0; i < model->queued_count; i++)
+        model->queued_instances[i].is_woken = true;
+    model->woken = model->queued_count;
     for (uint32_t i = 0; i < model->queued_count; i++) {
         snprintf(name, sizeof name, "%.11s/%u", model->host.name, i % 1000u);
         TRY(env->worker_start(env, &model->queued_instances[i].worker, name, instance_worker_main,
@@ -463,7 +467,9 @@ enum err_code model_enqueue(struct model *model, struct request_private *p, stru
     struct instance *idle = NULL;
 
     pthread_mutex_lock(&model->lock);
-    if (model->queue_max != 0 && model->queued >= model->queue_max) {
+    if (model->queue_max != 0 &&
+        model->queued >= model->queue_max + model->woken &&
+        list_is_empty(&model->idle)) {
         uint32_t queued = model->queued;
         pthread_mutex_unlock(&model->lock);
         err_set(err, E_EXHAUSTED,
@@ -477,8 +483,11 @@ enum err_code model_enqueue(struct model *model, struct request_private *p, stru
     list_push(&model->queue, &p->queue_node);
     model->queued++;
     struct list_node *node = list_pop(&model->idle);
-    if (node != NULL)
+    if (node != NULL) {
         idle = CONTAINER_OF(node, struct instance, idle_node);
+        idle->is_woken = true;
+        model->woken++;
+    }
     pthread_mutex_unlock(&model->lock);
     if (idle != NULL)
         model->engine->env->worker_wake(model->engine->env, idle->worker);

@@ -232,15 +232,19 @@ static enum err_code validate(struct request_private *p, uint64_t *ret_bytes, st
 
 /* -- the end ---------------------------------------------------------------------------------- */
 
-static enum fail_reason reason_of(enum err_code code)
+static enum fail_reason reason_of(const struct request_private *p)
 {
-    switch (code) {
+    if (p->was_late)
+        return FAIL_REJECTED;
+    if (p->is_detached)
+        return FAIL_CANCELED;
+    if (p->failed_in_backend)
+        return FAIL_BACKEND;
+    switch (p->err.code) {
     case E_CANCELLED: return FAIL_CANCELED;
     case E_EXHAUSTED:
     case E_UNAVAILABLE:
     case E_DEADLINE: return FAIL_REJECTED;
-    case E_INTERNAL:
-    case E_UNKNOWN: return FAIL_BACKEND;
     default: return FAIL_OTHER;
     }
 }
@@ -267,7 +271,7 @@ static void account(struct request_private *p)
     struct model_stats *stats = &r->model->stats;
     uint64_t total = span(p->submitted_ns, p->ended_ns);
 
-    if (p->err.code == OK && !p->was_late) {
+    if (p->err.code == OK && !p->was_late && !p->is_detached) {
         size_t size = MIN(p->batch_size, (uint64_t)STAT_BATCH_SIZES - 1);
         add_duration(&stats->success, total);
         add_duration(&stats->queue, r->stage_ns[STAGE_QUEUE]);
@@ -287,7 +291,7 @@ static void account(struct request_private *p)
             stat_histogram_add(&stats->stages[i], r->stage_ns[i]);
     } else {
         add_duration(&stats->fail, total);
-        add(&stats->failures[p->was_late ? FAIL_REJECTED : reason_of(p->err.code)], 1);
+        add(&stats->failures[reason_of(p)], 1);
     }
     if (p->is_detached || p->was_late || p->err.code == E_CANCELLED) {
         add(&stats->cancelled_total, 1);
@@ -474,6 +478,15 @@ static void run_inline(struct request_private *p, struct instance *instance)
     request_finish(p);
 }
 
+/* Who sets no deadline gets the server's (--request-timeout). */
+static void default_deadline(struct request_private *p)
+{
+    uint64_t ms = p->engine->settings.deadline_default_ms;
+
+    if (ms != 0 && p->pub.deadline_ns == UINT64_MAX)
+        p->pub.deadline_ns = p->submitted_ns + ms * NS_PER_MS;
+}
+
 void engine_submit(struct request *request)
 {
     struct request_private *p = private_of(request);
@@ -489,7 +502,7 @@ void engine_submit(struct request *request)
         p->err.retry_after_ms = 1000;
     } else if (UNLIKELY(validate(p, &bytes, &p->err) != OK)) {
         /* the text is written */
-    } else if (UNLIKELY(p->submitted_ns >= request->deadline_ns)) {
+    } else if (default_deadline(p), UNLIKELY(p->submitted_ns >= request->deadline_ns)) {
         late(p, STAGE_DECODE, &p->err);
     } else {
         uint32_t loop = loop_index(request->loop);

@@ -110,7 +110,7 @@ def deadline_that_is_none():
 
 @case
 def queue_timeout_of_triton():
-    """The request parameter `timeout` (microseconds) counts where the model allows it; the answer is 503, as Triton's."""
+    """The request parameter `timeout` (microseconds) counts while it waits, where the model allows it; 504 with the stage."""
     extra = "dynamic_batching { default_queue_policy { allow_timeout_override: true } }"
     config = echo_config("slow", dims="1", batch=1, extra=extra, mode="delay", delay_ms=1500)
     body = json.dumps(in_tensor(shape=[1, 1])).encode()
@@ -120,7 +120,8 @@ def queue_timeout_of_triton():
         time.sleep(0.2)
         begin = time.monotonic()
         reply = post(server, KSERVE, late)
-        equal(reply.status, 503)
+        equal(reply.status, 504)
+        check("queue" in reply.json()["error"], "%r", reply.body)
         check(time.monotonic() - begin < 1, "the queue timeout was not kept")
         equal(wire.reply().status, 200)
 
