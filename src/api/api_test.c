@@ -27,10 +27,12 @@
 
 enum { CALLS_MAX = 8 };
 
+/* One a process, as in the server: backends keep the host they were given first. */
+static struct budget budget;
+static struct engine *engine;
+
 static struct {
     char root[64];
-    struct budget budget;
-    struct engine *engine;
     struct repository *repository;
     struct metrics *metrics;
     struct loop *loop;
@@ -107,20 +109,22 @@ static bool stage_up(void)
 }
 
 /* After the case has put its own models there. */
-static bool stage_open(uint32_t queue_max)
+static bool stage_open(void)
 {
     struct err err = { 0 };
-    struct engine_settings settings = { .loops_count = 1, .queue_max = queue_max,
-                                        .budget = &stage.budget,
+    struct engine_settings settings = { .loops_count = 1, .queue_max = 1, .budget = &budget,
                                         .inline_typical_ns = 1000000000,
                                         .inline_worst_ns = 1000000000 };
     const char *paths[] = { stage.root };
     struct repository_settings repository = { .paths = paths, .paths_count = 1, .load_threads = 1,
                                               .models_max = 100 };
 
-    budget_init(&stage.budget, 64 << 20);
-    bool ok = engine_new(&stage.engine, env_real(), &settings, &err) == OK;
-    repository.engine = stage.engine;
+    bool ok = engine != NULL;
+    if (!ok) {
+        budget_init(&budget, 64 << 20);
+        ok = engine_new(&engine, env_real(), &settings, &err) == OK;
+    }
+    repository.engine = engine;
     ok = ok && repository_open(&stage.repository, &repository, &err) == OK;
     ok = ok && repository_load_all(stage.repository, &err) == OK;
     ok = ok && loop_new(&stage.loop, env_real(), 0, &err) == OK;
@@ -128,9 +132,9 @@ static bool stage_open(uint32_t queue_max)
     check(ok && stage.metrics != NULL, "%s", err.text);
     if (!ok)
         return false;
-    engine_set_directory(stage.engine, (struct engine_directory){ repository_want_model,
+    engine_set_directory(engine, (struct engine_directory){ repository_want_model,
                                                                   stage.repository });
-    stage.api = (struct api){ .engine = stage.engine, .repository = stage.repository,
+    stage.api = (struct api){ .engine = engine, .repository = stage.repository,
                               .metrics = stage.metrics, .body_bytes_max = 1 << 20,
                               .is_strict_ready = true, .is_draining = &stage.is_draining,
                               .server_name = "penstock", .server_version = "0.0.0" };
@@ -150,13 +154,12 @@ static void drop_calls(void)
 static void stage_down(void)
 {
     drop_calls();
-    check(stage.engine == NULL || engine_in_flight(stage.engine) == 0, "requests are in flight");
+    check(engine_in_flight(engine) == 0, "requests are in flight");
     if (stage.repository != NULL)
         repository_close(&stage.repository);
-    check(budget_used(&stage.budget) == 0, "%llu bytes are charged",
-          (unsigned long long)budget_used(&stage.budget));
+    check(budget_used(&budget) == 0, "%llu bytes are charged",
+          (unsigned long long)budget_used(&budget));
     loop_free(&stage.loop);
-    engine_free(&stage.engine);
     metrics_free(&stage.metrics);
     nftw(stage.root, drop, 16, FTW_DEPTH | FTW_PHYS);
 }
@@ -176,7 +179,7 @@ static struct fake *make_bytes(enum exchange_method method, const char *path, st
     require(stage.count < CALLS_MAX);
     stage.arenas[stage.count] = arena_new(16384, 16 << 20);
     require(stage.arenas[stage.count] != NULL);
-    fake_init(fake, stage.loop, stage.arenas[stage.count], &stage.budget, method, path, body);
+    fake_init(fake, stage.loop, stage.arenas[stage.count], &budget, method, path, body);
     fake->on_release = on_release;
     stage.count++;
     return fake;
@@ -248,7 +251,7 @@ static struct fake *call_typed(const char *path, const char *type, struct slice 
 
 TEST(kserve_infers_over_json)
 {
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     struct fake *fake = call(METHOD_POST, "/v2/models/iris/infer", IRIS);
     check(fake->status == 200 && strcmp(answer_of(fake), "{" IRIS_ANSWER) == 0, "%u: %s",
@@ -271,7 +274,7 @@ TEST(kserve_infers_over_json)
 
 TEST(kserve_statuses)
 {
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     check_answer(call(METHOD_POST, "/v2/models/irs/infer", IRIS), 404,
                  "Request for unknown model: 'irs' is not found");
@@ -306,7 +309,7 @@ TEST(kserve_statuses)
 
 TEST(kserve_headers_are_checked_before_the_body)
 {
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     static const struct {
         const char *name, *value, *words;
@@ -364,7 +367,7 @@ TEST(kserve_binary_both_ways)
     memcpy(body, head, sizeof head - 1);
     memcpy(body + sizeof head - 1, values, COUNT_OF * 4);
     snprintf(length, sizeof length, "%zu", sizeof head - 1);
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     for (int compressed = 0; compressed < 2; compressed++) {
         drop_calls();
@@ -413,7 +416,7 @@ TEST(kserve_binary_both_ways)
 
 TEST(kserve_small_binary_answers_are_one_piece)
 {
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     struct fake *fake = call(METHOD_POST, "/v2/models/iris/infer",
                              "{\"parameters\":{\"binary_data_output\":true},\"inputs\":[{\"name\":"
@@ -448,7 +451,7 @@ TEST(kserve_compresses_for_who_asks)
         { "br", "" },
     };
 
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     for (size_t i = 0; i < COUNT(cases); i++) {
         drop_calls();
@@ -469,7 +472,7 @@ TEST(kserve_reads_compressed_bodies)
     struct buf *packed = NULL;
     struct err err = { 0 };
 
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     check_or_stop(compress_deflate(&packed, NULL, ENCODING_GZIP, &piece, 1, &err) == OK, "%s",
                   err.text);
@@ -489,7 +492,7 @@ TEST(kserve_reads_compressed_bodies)
 
 TEST(kserve_body_past_the_limit)
 {
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     stage.api.body_bytes_max = 50;
     check_answer(call(METHOD_POST, "/v2/models/iris/infer", IRIS), 413, "--max-body");
@@ -499,12 +502,12 @@ TEST(kserve_body_past_the_limit)
 
 /* -- time, room, leaving ------------------------------------------------------------------------------ */
 
-static bool stage_with_slow(uint32_t queue_max, const char *config)
+static bool stage_with_slow(const char *config)
 {
     if (!stage_up())
         return false;
     put_file("slow", "config.pbtxt", config);
-    return stage_open(queue_max);
+    return stage_open();
 }
 
 #define SLOW_TENSORS                                                                               \
@@ -514,7 +517,7 @@ static bool stage_with_slow(uint32_t queue_max, const char *config)
 
 TEST(deadline_passes)
 {
-    if (!stage_with_slow(10, SLOW_TENSORS DELAY("20000")))
+    if (!stage_with_slow(SLOW_TENSORS DELAY("20000")))
         return;
     struct fake *v2 = make(METHOD_POST, "/v2/models/slow/infer", SLOW);
     struct fake *typed = make(METHOD_POST, "/models/slow:predict", "{\"x\":[7]}");
@@ -528,7 +531,7 @@ TEST(deadline_passes)
 
 TEST(queue_is_full)
 {
-    if (!stage_with_slow(1, SLOW_TENSORS DELAY("300")))
+    if (!stage_with_slow(SLOW_TENSORS DELAY("300")))
         return;
     struct fake *all[5];
     for (size_t i = 0; i < 5; i++)
@@ -554,7 +557,7 @@ TEST(queue_is_full)
 
 TEST(who_leaves_frees_the_compute)
 {
-    if (!stage_with_slow(10, SLOW_TENSORS DELAY("20000")))
+    if (!stage_with_slow(SLOW_TENSORS DELAY("20000")))
         return;
     struct fake *running = make(METHOD_POST, "/v2/models/slow/infer", SLOW);
     struct fake *queued = make(METHOD_POST, "/models/slow:predict", "{\"x\":[7]}");
@@ -565,13 +568,13 @@ TEST(who_leaves_frees_the_compute)
     reading->gone_at = 20;
     run();
     check(running->status == 0 && queued->status == 0 && reading->status == 0, "no answers");
-    check(engine_in_flight(stage.engine) == 0, "nothing runs on");
+    check(engine_in_flight(engine) == 0, "nothing runs on");
     stage_down();
 }
 
 TEST(decoupled_models_are_refused)
 {
-    if (!stage_with_slow(10, SLOW_TENSORS MODE("repeat")
+    if (!stage_with_slow(SLOW_TENSORS MODE("repeat")
                              "model_transaction_policy { decoupled: true }\n"))
         return;
     check_answer(call(METHOD_POST, "/v2/models/slow/infer", SLOW), 501,
@@ -582,7 +585,7 @@ TEST(decoupled_models_are_refused)
 
 TEST(failures_of_models_are_told)
 {
-    if (!stage_with_slow(10, SLOW_TENSORS MODE("fail")
+    if (!stage_with_slow(SLOW_TENSORS MODE("fail")
                              "parameters { key: \"text\" value { string_value: \"it \\\"hurts\\\"\" "
                              "} }\n"))
         return;
@@ -595,7 +598,7 @@ TEST(failures_of_models_are_told)
 
 TEST(typed_predicts)
 {
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     static const struct {
         const char *path, *body, *answer;
@@ -626,7 +629,7 @@ TEST(typed_predicts)
 
 TEST(typed_errors_name_the_field)
 {
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     check_answer(call(METHOD_POST, "/models/iris:predict", "{\"sepal_lenght\":1}"), 400,
                  "{\"error\":{\"code\":\"INVALID_ARGUMENT\",\"message\":\"unknown field "
@@ -648,7 +651,7 @@ TEST(typed_bodies_by_content_type)
     static const char form[] = "application/x-www-form-urlencoded";
     static const char setosa[] = "{\"label\":\"setosa\",\"probability\":0.5}";
 
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     check_answer(call_typed("/models/iris:predict", form, slice_of(" {\"input\":" IRIS_DATA "}")),
                  200, setosa);
@@ -713,7 +716,7 @@ TEST(pages_are_json)
         { METHOD_GET, "/readyz", "", "{\"ready\":true,\"not_ready\":[]}" },
     };
 
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct fake *fake = call(cases[i].method, cases[i].path, cases[i].body);
@@ -743,7 +746,7 @@ TEST(pages_are_json)
 
 TEST(a_model_that_failed_is_named)
 {
-    if (!stage_with_slow(10, SLOW_TENSORS MODE("fail_load")))
+    if (!stage_with_slow(SLOW_TENSORS MODE("fail_load")))
         return;
     check_answer(call(METHOD_GET, "/readyz", ""), 503,
                  "{\"ready\":false,\"not_ready\":[{\"name\":\"slow\"");
@@ -763,7 +766,7 @@ TEST(the_page_escapes_what_models_say)
     put_file("x<script>alert(1)<b>\"'&", "config.pbtxt", identity_config);
     put_file("x<script>alert(1)<b>\"'&", "model.yaml",
              "title: \"</style><script>t\"\ndescription: \"<img src=x onerror=1>\"\n");
-    if (!stage_open(10))
+    if (!stage_open())
         return;
     struct fake *fake = call(METHOD_GET, "/", "");
     check(fake->status == 200 && slice_is(fake_answer_header(fake, "content-type"),
@@ -788,7 +791,7 @@ TEST(the_page_escapes_what_models_say)
 /* A Host that is no host must not reach a line that people paste. */
 TEST(curl_lines_hold_no_forged_host)
 {
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     struct fake *fake = make(METHOD_GET, "/models/iris", "");
     fake->x.authority = slice_of("a;rm -rf ~");
@@ -805,7 +808,7 @@ TEST(metrics_follow_the_format)
     char families[64][80];
     size_t count = 0;
 
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     call(METHOD_POST, "/v2/models/iris/infer", IRIS);
     call(METHOD_POST, "/v2/models/iris/infer", "{\"inputs\":[]}");
@@ -847,7 +850,7 @@ TEST(small_calls_do_not_touch_the_heap)
         { "/models/iris:predict", "{\"input\":" IRIS_DATA "}" },
     };
 
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     for (size_t i = 0; i < COUNT(cases); i++) {
         call(METHOD_POST, cases[i].path, cases[i].body); /* makes the plan */
@@ -882,7 +885,7 @@ TEST(calls_survive_every_fault)
         { METHOD_GET, "/", "" },
     };
 
-    if (!stage_up() || !stage_open(10))
+    if (!stage_up() || !stage_open())
         return;
     for (size_t i = 0; i < COUNT(cases); i++) {
         for_each_fault(nth) {
@@ -892,7 +895,7 @@ TEST(calls_survive_every_fault)
             stage.arenas[0] = arena_new(1024, 16 << 20);
             require(stage.arenas[0] != NULL);
             struct fake *fake = &stage.calls[0];
-            fake_init(fake, stage.loop, stage.arenas[0], &stage.budget, cases[i].method,
+            fake_init(fake, stage.loop, stage.arenas[0], &budget, cases[i].method,
                       cases[i].path, slice_of(cases[i].body));
             fake->on_release = on_release;
             stage.count = 1;
@@ -904,7 +907,7 @@ TEST(calls_survive_every_fault)
             fault_arm(0);
             check(fake->status == 200 || (fired && fake->status >= 400) || fake->is_aborted,
                   "%s, fault %u: %u %s", cases[i].path, nth, fake->status, answer_of(fake));
-            check(engine_in_flight(stage.engine) == 0, "%s, fault %u", cases[i].path, nth);
+            check(engine_in_flight(engine) == 0, "%s, fault %u", cases[i].path, nth);
             if (!fired)
                 break;
         }

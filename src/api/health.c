@@ -118,7 +118,8 @@ static uint64_t gauge(const _Atomic int64_t *value)
 static void put_family_sample(struct text *out, const struct family *f, const char *labels,
                               struct model *model)
 {
-    const struct model_stats *s = model_stats(model);
+    struct model_stats sum;
+    const struct model_stats *s = model_stats(model, &sum);
     uint64_t value = 0;
 
     switch (f->value) {
@@ -169,11 +170,12 @@ static void put_failures(struct text *out, struct text *labels,
     metrics_family(out, name, "counter", "Number of failed inference requests by reason.");
     for (uint32_t i = 0; i < snapshot->count; i++) {
         const struct repository_entry *entry = &snapshot->entries[i];
+        struct model_stats sum;
         if (entry->model == NULL)
             continue;
         for (size_t k = 0; k < FAIL_REASONS; k++)
             metrics_sample_u64(out, name, labels_of(labels, entry, "reason", reasons[k]),
-                               load(&model_stats(entry->model)->failures[k]));
+                               load(&model_stats(entry->model, &sum)->failures[k]));
     }
 }
 
@@ -205,18 +207,19 @@ static void put_histograms(struct text *out, struct text *labels,
                            const struct repository_snapshot *snapshot)
 {
     static const char total[] = "penstock_request_seconds", stages[] = "penstock_stage_seconds";
+    struct model_stats sum;
 
     metrics_family(out, total, "histogram",
                    "Time of successful requests from the first byte decoded to the end of the run.");
     for (uint32_t i = 0; i < snapshot->count; i++)
         if (snapshot->entries[i].model != NULL)
             put_histogram(out, labels, &snapshot->entries[i], total, NULL,
-                          &model_stats(snapshot->entries[i].model)->total);
+                          &model_stats(snapshot->entries[i].model, &sum)->total);
     metrics_family(out, stages, "histogram", "Time of each stage of a request.");
     for (uint32_t i = 0; i < snapshot->count; i++)
         for (size_t k = 0; snapshot->entries[i].model != NULL && k < STAGES; k++)
             put_histogram(out, labels, &snapshot->entries[i], stages, stage_names[k],
-                          &model_stats(snapshot->entries[i].model)->stages[k]);
+                          &model_stats(snapshot->entries[i].model, &sum)->stages[k]);
 }
 
 static void put_models(struct text *out, struct repository *repository)

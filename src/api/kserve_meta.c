@@ -218,7 +218,8 @@ static void put_duration(struct text *out, const char *name, const struct stat_d
 static void put_stats(struct text *out, struct model *model)
 {
     static const struct stat_duration nothing;
-    const struct model_stats *s = model_stats(model);
+    struct model_stats sum;
+    const struct model_stats *s = model_stats(model, &sum);
     bool is_first = true;
 
     text_str(out, "{\"name\":");

@@ -471,9 +471,10 @@ static enum err_code take_binary(struct reader *r, struct input *in, struct err 
     in->size = (size_t)in->binary_size;
     in->data = r->binary.data;
     r->binary = slice_skip(r->binary, in->size);
-    if (((uintptr_t)in->data & (align - 1)) != 0 && in->size != 0) {
+    if (((uintptr_t)in->data & (align - 1)) != 0) {
         TRY(tensor_memory(&memory, r->memory.arena, r->memory.budget, in->size, err));
-        memcpy(memory, in->data, in->size);
+        if (in->size != 0)
+            memcpy(memory, in->data, in->size);
         in->data = memory;
     }
     return OK;

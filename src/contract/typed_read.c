@@ -61,7 +61,7 @@ static enum err_code column_room(struct typed_reader *r, struct typed_column *c,
     void *fresh;
     size_t room;
 
-    if (LIKELY(c->room - c->size >= more))
+    if (LIKELY(c->data != NULL && c->room - c->size >= more))
         return OK;
     if (more > SIZE_MAX / 4 - c->size)
         return no_memory(err);
