@@ -23,7 +23,9 @@ from harness import BINARY, ROOT, Server, models
 
 SERVER_CPU, LOAD_CPU = 0, 1
 EXAMPLES = os.path.join(ROOT, "examples", "models")
+OTHERS_MANY = 0.1         # of the machine: from here on a run is not to be trusted
 _generator = None
+others_seen = []          # share of the machine that neither server nor generator used, of each run
 
 
 def say(text=""):
@@ -326,6 +328,7 @@ def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=
     found["server_share"] = server_used / 1e9 / wall
     used = server_used / 1e9 + found["cpu_share"] * found["seconds"]
     found["others_share"] = max(0.0, (busy / 1e9 - used) / wall / os.cpu_count())
+    others_seen.append(found["others_share"])
     return found
 
 
@@ -341,7 +344,7 @@ def alternate(loads, rounds, **how):
                 "others %3.0f%%; p50 %.0f us, p99 %.0f us" %
                 (number + 1, name, one["per_second"], one["cpu_us"], 100 * one["server_share"], 100 * one["cpu_share"],
                  100 * one["others_share"], latency["p50_us"], latency["p99_us"]))
-            if one["others_share"] > 0.1:
+            if one["others_share"] > OTHERS_MANY:
                 say("            (others used a tenth of the machine or more: read this round with care)")
     return found
 

@@ -7,6 +7,7 @@
 import argparse
 import json
 import os
+import statistics
 import sys
 
 import _lib
@@ -19,15 +20,17 @@ MODULES = (iris, image, steady, start)
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
-def table(where, rows, command):
+def table(found):
+    where, rows, command = found["where"], found["rows"], found["command"]
     lines = ["| what | measured | beside it | target | |", "|---|---|---|---|---|"]
     for row in rows:
         lines.append("| %s | %s | %s | %s | %s |" % (
             row["what"], _lib.figure(row["value"], row["unit"]), row["beside"], row["limit_text"], row["verdict"]))
     lines += ["", "Measured %s by `%s` on %d CPUs of %s, Linux %s, commit %s: %s. The server has one core, the load generator "
-              "the other; CPU time is the server's (user and system), medians of runs that alternate with the peers'." %
+              "the other; CPU time is the server's (user and system), medians of runs that alternate with the peers'. Other "
+              "processes used %.0f %% of the machine in the middle run, %.0f %% in the worst." %
               (where["date"], command, where["cpus"], where["cpu"], where["kernel"], where["commit"],
-               ", ".join(where["versions"]))]
+               ", ".join(where["versions"]), 100 * found["others"][0], 100 * found["others"][1])]
     notes = ["%s: %s." % (row["what"], row["note"]) for row in rows if row["note"]]
     return "\n".join(lines + ["", *("- " + note for note in notes)])
 
@@ -45,10 +48,14 @@ def main():
         found = {"where": _lib.where(), "rows": [], "command": " ".join(["script/bench", "--readme"] + sys.argv[1:])}
         for module in MODULES:
             found["rows"] += [row.document() for row in _lib.measure_module(module, options)]
+        found["others"] = statistics.median(_lib.others_seen), max(_lib.others_seen)
     if options.json:
         with open(options.json, "w") as file:
             json.dump(found, file, indent=1)
-    text = table(found["where"], found["rows"], found["command"])
+    text = table(found)
+    if found["others"][0] > _lib.OTHERS_MANY:
+        print("bench: other processes used %.0f %% of the machine: these are not figures to tell" % (100 * found["others"][0]),
+              file=sys.stderr)
     path = os.path.join(_lib.ROOT, "README.md")
     if options.is_print:
         print(text)

@@ -104,9 +104,10 @@ def runtime_is_not_taken_from_here():
 
 @case
 def empty_folder():
-    with tempfile.TemporaryDirectory() as folder, Server(folder) as server:
-        equal(server.get("/v2/health/live")[0], 200)
-        equal(server.post("/v2/repository/index", {})[1], [])
+    with tempfile.TemporaryDirectory() as folder:
+        status, text = start("serve", folder, "--listen", "127.0.0.1:0")
+        equal(status, 1)
+        check(folder in text and "iris.onnx" in text, "it does not say what a model looks like: %s", text)
 
 
 @case

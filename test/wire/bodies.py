@@ -40,10 +40,10 @@ def chunks_in_single_bytes():
 def large_body_in_chunks():
     """As many bytes as the image benchmark moves, cut at odd places."""
     with serving({"echo/config.pbtxt": echo_config("echo")}) as server, Wire(server) as wire:
-        values = [i / 64 for i in range(150528)]
+        values = [i % 4096 / 64 for i in range(150528)]        # exact in FP32, short as text
         body = json.dumps({"inputs": [{"name": "IN", "shape": [len(values)], "datatype": "FP32", "data": values}]}).encode()
         wire.send(chunked_head("/v2/models/echo/infer") + chunked(body[i:i + 8191] for i in range(0, len(body), 8191)))
-        equal(wire.reply().json()["outputs"][0]["data"], values)
+        check(wire.reply().json()["outputs"][0]["data"] == values, "other numbers came back")
 
 
 # --- 100-continue (RFC 9110, 10.1.1) ----------------------------------------------------------------------

@@ -117,7 +117,6 @@ def in_the_middle_of_an_answer():
         before = resident(server)
         for i in range(12):
             wire = Wire(server)
-            wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             wire.send(head("POST", "/v2/models/echo/infer", body, [("Inference-Header-Content-Length", len(text))]) + body)
             wire.socket.recv(1000)
             (reset if i % 2 else (lambda w: w.socket.close()))(wire)
