@@ -67,9 +67,21 @@ static uint64_t load(const _Atomic uint64_t *value)
 }
 
 enum family_value {
-    VALUE_SUCCESS, VALUE_INFERENCES, VALUE_EXECUTIONS, VALUE_REQUEST_US, VALUE_QUEUE_US,
-    VALUE_INPUT_US, VALUE_INFER_US, VALUE_OUTPUT_US, VALUE_PENDING, VALUE_LOAD_SECONDS,
-    VALUE_RUNNING, VALUE_INLINE, VALUE_QUEUED, VALUE_CANCELLED, VALUE_WASTED,
+    VALUE_SUCCESS,
+    VALUE_INFERENCES,
+    VALUE_EXECUTIONS,
+    VALUE_REQUEST_US,
+    VALUE_QUEUE_US,
+    VALUE_INPUT_US,
+    VALUE_INFER_US,
+    VALUE_OUTPUT_US,
+    VALUE_PENDING,
+    VALUE_LOAD_SECONDS,
+    VALUE_RUNNING,
+    VALUE_INLINE,
+    VALUE_QUEUED,
+    VALUE_CANCELLED,
+    VALUE_WASTED,
 };
 
 static const struct family {
@@ -93,13 +105,13 @@ static const struct family {
       "Cumulative compute inference duration in microseconds.", VALUE_INFER_US },
     { "nv_inference_compute_output_duration_us", "counter",
       "Cumulative inference compute output duration in microseconds.", VALUE_OUTPUT_US },
-    { "nv_inference_pending_request_count", "gauge",
-      "Number of requests that wait for the model.", VALUE_PENDING },
+    { "nv_inference_pending_request_count", "gauge", "Number of requests that wait for the model.",
+      VALUE_PENDING },
     { "nv_model_load_duration_secs", "gauge", "Model load time in seconds.", VALUE_LOAD_SECONDS },
     /* Our own. */
     { "penstock_model_running", "gauge", "Requests that the model works on now.", VALUE_RUNNING },
-    { "penstock_model_runs_inline_total", "counter",
-      "Runs on the loop that read the request.", VALUE_INLINE },
+    { "penstock_model_runs_inline_total", "counter", "Runs on the loop that read the request.",
+      VALUE_INLINE },
     { "penstock_model_runs_queued_total", "counter", "Runs on an instance's own thread.",
       VALUE_QUEUED },
     { "penstock_model_cancelled_total", "counter",
@@ -180,8 +192,8 @@ static void put_failures(struct text *out, struct text *labels,
 }
 
 static void put_histogram(struct text *out, struct text *labels,
-                          const struct repository_entry *entry, const char *name,
-                          const char *stage, const struct stat_histogram *h)
+                          const struct repository_entry *entry, const char *name, const char *stage,
+                          const struct stat_histogram *h)
 {
     char family[96];
     uint64_t count = 0;
@@ -209,8 +221,9 @@ static void put_histograms(struct text *out, struct text *labels,
     static const char total[] = "penstock_request_seconds", stages[] = "penstock_stage_seconds";
     struct model_stats sum;
 
-    metrics_family(out, total, "histogram",
-                   "Time of successful requests from the first byte decoded to the end of the run.");
+    metrics_family(
+        out, total, "histogram",
+        "Time of successful requests from the first byte decoded to the end of the run.");
     for (uint32_t i = 0; i < snapshot->count; i++)
         if (snapshot->entries[i].model != NULL)
             put_histogram(out, labels, &snapshot->entries[i], total, NULL,

@@ -410,7 +410,7 @@ void kserve_index(struct exchange *x, const struct route_match *match)
 
     x->user = &user;
     x->user_data = (void *)(uintptr_t)match->api;
-    exchange_collect(x,
-                     (struct collect_limits){ .bytes_max = 64 << 10, .option = "the index's limit" },
-                     on_index_body);
+    exchange_collect(
+        x, (struct collect_limits){ .bytes_max = 64 << 10, .option = "the index's limit" },
+        on_index_body);
 }

@@ -412,15 +412,19 @@ void instance_run(struct instance *instance, struct request_private *p)
     batch->row = p;
     batch->marked_input = batch->marked_end = false;
     atomic_store_explicit(&batch->is_done, false, memory_order_relaxed);
-    atomic_fetch_add_explicit(&stats->running, 1, memory_order_relaxed);
+    if (!instance->is_inline)
+        atomic_fetch_add_explicit(&stats->running, 1, memory_order_relaxed);
     p->begun_ns = instance->is_inline ? p->submitted_ns : env_now(p->engine);
     model->backend->execute(instance->handle, batch);
     if (UNLIKELY(!atomic_load_explicit(&batch->is_done, memory_order_acquire)))
         wait_done(instance);
     p->ended_ns = env_now(p->engine);
-    atomic_fetch_sub_explicit(&stats->running, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(instance->is_inline ? &stats->runs_inline : &stats->runs_queued, 1,
-                              memory_order_relaxed);
+    if (instance->is_inline) {
+        stat_add(&model->shards[instance->index].runs_inline, 1);
+    } else {
+        atomic_fetch_sub_explicit(&stats->running, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&stats->runs_queued, 1, memory_order_relaxed);
+    }
     if (!batch->marked_input)
         p->input_end_ns = p->begun_ns;
     if (!batch->marked_end)

@@ -46,6 +46,7 @@ struct request_private {
     struct list_node queue_node;  /* in model.queue */
     struct timer timer;           /* deadline of a queued or running request */
     bool has_timer;
+    bool was_queued;              /* the loop's: counted as pending */
     bool is_detached;             /* the loop's: the sink hears only on_free */
     bool has_ended;               /* the loop's: on_end was called */
     bool row_over;                /* the runner's: failed or done, nothing may be filled */
@@ -143,7 +144,9 @@ struct model {
     uint32_t inline_count, queued_count;
     struct instance *inline_instances, *queued_instances; /* owned arrays */
     struct policy policy;
-    struct model_stats stats;
+    struct model_stats stats;      /* what any thread counts */
+    struct model_stats *shards;    /* owned: one a loop */
+    uint32_t shards_count;
     uint64_t load_ns;
     /* -- the one leaf mutex: queue, idle list, running marks -- */
     pthread_mutex_t lock;

@@ -5,6 +5,7 @@
  */
 #include "engine/model.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -327,6 +328,11 @@ static enum err_code open_model(struct model *model, const struct model_spec *sp
     enum err_code code;
 
     TRY(refuse_what_is_not_built(model, err));
+    model->shards = mem_aligned(64, MAX(settings->loops_count, 1u) * sizeof *model->shards);
+    if (model->shards == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the statistics of %u loops",
+                       settings->loops_count);
+    model->shards_count = MAX(settings->loops_count, 1u);
     TRY(open_backend(model, err));
     TRY(apply_card(model, spec, err));
     model->queue_max = config->queue_size_max != 0 ? config->queue_size_max
@@ -352,6 +358,7 @@ static enum err_code open_model(struct model *model, const struct model_spec *sp
     if (inline_count != 0)
         warm_up(model);
     memset(&model->stats, 0, sizeof model->stats);
+    memset(model->shards, 0, model->shards_count * sizeof *model->shards);
     return start_workers(model, err);
 }
 
@@ -387,6 +394,7 @@ void model_close(struct model *model)
     if (model->handle != NULL)
         model->backend->model_close(&model->handle);
     model_attachments_free(model);
+    mem_free(model->shards);
     mem_free(model->host.inputs);
     mem_free(model->host.outputs);
     mem_free(model->host.config_text);
@@ -547,9 +555,24 @@ const char *model_platform(const struct model *model)
 {
     return model->platform[0] != '\0' ? model->platform : model->backend->name;
 }
-struct model_stats *model_stats(struct model *model)
+const struct model_stats *model_stats(struct model *model, struct model_stats *sum)
 {
-    return &model->stats;
+    enum { WORDS = sizeof *sum / sizeof(uint64_t) };
+    static_assert(sizeof *sum % sizeof(uint64_t) == 0, "eight-byte counters only");
+    _Atomic uint64_t *to = (_Atomic uint64_t *)(void *)sum;
+    uint64_t newest = 0;
+
+    memset(sum, 0, sizeof *sum);
+    for (uint32_t i = 0; i <= model->shards_count; i++) {
+        struct model_stats *shard = i < model->shards_count ? &model->shards[i] : &model->stats;
+        _Atomic uint64_t *from = (_Atomic uint64_t *)(void *)shard;
+        for (size_t w = 0; w < WORDS; w++)
+            stat_add(&to[w], atomic_load_explicit(&from[w], memory_order_relaxed));
+        newest = MAX(newest, atomic_load_explicit(&shard->last_inference_ms,
+                                                  memory_order_relaxed));
+    }
+    atomic_store_explicit(&sum->last_inference_ms, newest, memory_order_relaxed);
+    return sum;
 }
 uint32_t model_instances(const struct model *model)
 {

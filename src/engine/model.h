@@ -53,7 +53,8 @@ const char *model_config_text(const struct model *model);
 const struct penstock_backend *model_backend(const struct model *model);
 /* "onnxruntime_onnx", or the backend's name when the configuration has no platform. */
 const char *model_platform(const struct model *model);
-struct model_stats *model_stats(struct model *model);
+/* The sum of what all loops counted, into *sum; returns sum. */
+const struct model_stats *model_stats(struct model *model, struct model_stats *sum);
 uint32_t model_instances(const struct model *model);
 bool model_is_decoupled(const struct model *model);
 uint64_t model_load_ns(const struct model *model); /* what loading took */

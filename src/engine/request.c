@@ -113,10 +113,19 @@ void request_grant(struct request *request, uint32_t n)
     pthread_mutex_unlock(&model->lock);
 }
 
+/* The loop's own shard of the model's statistics. */
+static struct model_stats *shard_of(const struct request_private *p)
+{
+    uint32_t index = loop_index(p->pub.loop);
+
+    require(index < p->pub.model->shards_count);
+    return &p->pub.model->shards[index];
+}
+
 void request_account_encode(struct request *request, uint64_t ns)
 {
     request->stage_ns[STAGE_ENCODE] = ns;
-    stat_histogram_add(&request->model->stats.stages[STAGE_ENCODE], ns);
+    stat_histogram_add(&shard_of(private_of(request))->stages[STAGE_ENCODE], ns);
 }
 
 /* -- checking --------------------------------------------------------------------------------- */
@@ -249,17 +258,6 @@ static enum fail_reason reason_of(const struct request_private *p)
     }
 }
 
-static void add(_Atomic uint64_t *to, uint64_t n)
-{
-    atomic_fetch_add_explicit(to, n, memory_order_relaxed);
-}
-
-static void add_duration(struct stat_duration *d, uint64_t ns)
-{
-    add(&d->count, 1);
-    add(&d->ns, ns);
-}
-
 static uint64_t span(uint64_t from, uint64_t to)
 {
     return to > from && from != 0 ? to - from : 0;
@@ -268,21 +266,21 @@ static uint64_t span(uint64_t from, uint64_t to)
 static void account(struct request_private *p)
 {
     struct request *r = &p->pub;
-    struct model_stats *stats = &r->model->stats;
+    struct model_stats *stats = shard_of(p);
     uint64_t total = span(p->submitted_ns, p->ended_ns);
 
     if (p->err.code == OK && !p->was_late && !p->is_detached) {
         size_t size = MIN(p->batch_size, (uint64_t)STAT_BATCH_SIZES - 1);
-        add_duration(&stats->success, total);
-        add_duration(&stats->queue, r->stage_ns[STAGE_QUEUE]);
-        add_duration(&stats->compute_input, r->stage_ns[STAGE_INPUT]);
-        add_duration(&stats->compute_infer, r->stage_ns[STAGE_RUN]);
-        add_duration(&stats->compute_output, r->stage_ns[STAGE_OUTPUT]);
-        add_duration(&stats->batch_input[size], r->stage_ns[STAGE_INPUT]);
-        add_duration(&stats->batch_infer[size], r->stage_ns[STAGE_RUN]);
-        add_duration(&stats->batch_output[size], r->stage_ns[STAGE_OUTPUT]);
-        add(&stats->inference_count, p->batch_size);
-        add(&stats->execution_count, 1);
+        stat_duration_add(&stats->success, total);
+        stat_duration_add(&stats->queue, r->stage_ns[STAGE_QUEUE]);
+        stat_duration_add(&stats->compute_input, r->stage_ns[STAGE_INPUT]);
+        stat_duration_add(&stats->compute_infer, r->stage_ns[STAGE_RUN]);
+        stat_duration_add(&stats->compute_output, r->stage_ns[STAGE_OUTPUT]);
+        stat_duration_add(&stats->batch_input[size], r->stage_ns[STAGE_INPUT]);
+        stat_duration_add(&stats->batch_infer[size], r->stage_ns[STAGE_RUN]);
+        stat_duration_add(&stats->batch_output[size], r->stage_ns[STAGE_OUTPUT]);
+        stat_add(&stats->inference_count, p->batch_size);
+        stat_add(&stats->execution_count, 1);
         atomic_store_explicit(&stats->last_inference_ms,
                               p->engine->env->wall_ns(p->engine->env) / NS_PER_MS,
                               memory_order_relaxed);
@@ -290,12 +288,12 @@ static void account(struct request_private *p)
         for (unsigned i = 0; i < STAGE_ENCODE; i++)
             stat_histogram_add(&stats->stages[i], r->stage_ns[i]);
     } else {
-        add_duration(&stats->fail, total);
-        add(&stats->failures[reason_of(p)], 1);
+        stat_duration_add(&stats->fail, total);
+        stat_add(&stats->failures[reason_of(p)], 1);
     }
     if (p->is_detached || p->was_late || p->err.code == E_CANCELLED) {
-        add(&stats->cancelled_total, 1);
-        add(&stats->wasted_compute_ns, span(p->begun_ns, p->run_end_ns));
+        stat_add(&stats->cancelled_total, 1);
+        stat_add(&stats->wasted_compute_ns, span(p->begun_ns, p->run_end_ns));
     }
 }
 
@@ -344,7 +342,8 @@ void request_finish(struct request_private *p)
         p->has_timer = false;
     }
     p->state = REQUEST_ENDED;
-    atomic_fetch_sub_explicit(&p->pub.model->stats.pending, 1, memory_order_relaxed);
+    if (p->was_queued)
+        atomic_fetch_sub_explicit(&p->pub.model->stats.pending, 1, memory_order_relaxed);
     account(p);
     if (p->first_used && !p->first_posted)
         request_deliver(p, &p->response);
@@ -467,6 +466,8 @@ static enum err_code enqueue(struct request_private *p, struct err *err)
         TRY(timer_start(r->loop, &p->timer, due, err));
         p->has_timer = true;
     }
+    p->was_queued = true;
+    atomic_fetch_add_explicit(&model->stats.pending, 1, memory_order_relaxed);
     return model_enqueue(model, p, err);
 }
 
@@ -496,7 +497,6 @@ void engine_submit(struct request *request)
 
     p->submitted_ns = env_now(engine);
     atomic_fetch_add_explicit(&engine->in_flight, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&model->stats.pending, 1, memory_order_relaxed);
     if (UNLIKELY(atomic_load_explicit(&engine->is_draining, memory_order_relaxed))) {
         err_set(&p->err, E_UNAVAILABLE, "the server is draining and takes no new requests");
         p->err.retry_after_ms = 1000;

@@ -23,6 +23,12 @@ void stat_histogram_add(struct stat_histogram *h, uint64_t ns)
 
     while (i < STAT_BUCKETS - 1 && ns > bucket_ns[i])
         i++;
-    atomic_fetch_add_explicit(&h->buckets[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&h->sum_ns, ns, memory_order_relaxed);
+    stat_add(&h->buckets[i], 1);
+    stat_add(&h->sum_ns, ns);
+}
+
+void stat_duration_add(struct stat_duration *d, uint64_t ns)
+{
+    stat_add(&d->count, 1);
+    stat_add(&d->ns, ns);
 }

@@ -1,7 +1,9 @@
 /* engine/stats.h - what a model version has done: Triton's statistics and our histograms.
  *
- * Written with relaxed atomics by whichever thread ends a request; read by anybody, so that one
- * snapshot may be a request apart between two members.
+ * Each loop counts the requests that end on it in a shard of its own: one writer, so that counting
+ * is a load and a store and no locked instruction (34 of them a request cost 0.2 us). One more shard
+ * is for what any thread counts. Whoever asks gets the sum (model_stats), in which two members may be
+ * a request apart.
  */
 #ifndef ENGINE_STATS_H
 #define ENGINE_STATS_H
@@ -28,10 +30,19 @@ struct stat_histogram {
     _Atomic uint64_t buckets[STAT_BUCKETS];
     _Atomic uint64_t sum_ns;
 };
+
+/* The shard's own writer. */
+static inline void stat_add(_Atomic uint64_t *to, uint64_t n)
+{
+    atomic_store_explicit(to, atomic_load_explicit(to, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
 void stat_histogram_add(struct stat_histogram *h, uint64_t ns);
+void stat_duration_add(struct stat_duration *d, uint64_t ns);
 
 enum { STAT_BATCH_SIZES = 65 }; /* 0..63 by size; the last: 64 and more */
 
+/* Eight-byte counters only: model_stats adds them up without knowing their names. */
 struct model_stats {
     struct stat_duration success, fail, queue, compute_input, compute_infer, compute_output;
     _Atomic uint64_t inference_count, execution_count, last_inference_ms;
@@ -39,8 +50,9 @@ struct model_stats {
     struct stat_duration batch_input[STAT_BATCH_SIZES], batch_infer[STAT_BATCH_SIZES],
         batch_output[STAT_BATCH_SIZES];
     struct stat_histogram stages[STAGES], total;
-    _Atomic int64_t pending, running;       /* gauges */
-    _Atomic uint64_t runs_inline, runs_queued;
+    _Atomic int64_t pending, running;       /* gauges: of queued requests, any thread */
+    _Atomic uint64_t runs_inline;
+    _Atomic uint64_t runs_queued;           /* any thread */
     _Atomic uint64_t cancelled_total;       /* requests whose caller left before the end */
     _Atomic uint64_t wasted_compute_ns;     /* run time of requests nobody waited for any more */
 };
