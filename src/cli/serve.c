@@ -2,7 +2,7 @@
  *
  *   start   options, budget, engine, what there is to serve, listeners - a failure up to here ends
  *           it before the port opens - loops, loading, what is printed
- *   stop    SIGTERM: readiness false, connections finish, loops end, models close
+ *   stop    SIGTERM: readiness false, connections finish, loops end, models close, loops are freed
  *
  * Signals are blocked in every thread; the starting thread waits for them. While models load there
  * is nothing to finish, and a signal ends the process as it would end any other.
@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -34,7 +35,7 @@
 #include "serve/serve.h"
 #include "telemetry/metrics.h"
 
-enum { TRY_LINES_MAX = 4, SHOWN_MODELS_MAX = 200, PRINT_BYTES_MAX = 4 << 20, PORTS_MAX = 256 };
+enum { TRY_LINES_MAX = 4, SHOWN_MODELS_MAX = 200, PRINT_BYTES_MAX = 4 << 20, PORTS_MAX = 256, CANCEL_MS = 2000 };
 
 struct server {
     struct stack stack;
@@ -128,6 +129,7 @@ static void close_server(struct server *server)
 {
     if (server->serve != NULL)
         serve_stop(server->serve);
+    stack_close_models(&server->stack);
     serve_free(&server->serve);
     stack_close(&server->stack);
     metrics_free(&server->metrics);
@@ -231,6 +233,23 @@ static void block_signals(sigset_t *ret)
     pthread_sigmask(SIG_BLOCK, ret, NULL);
 }
 
+/* Requests whose connections were cut are cancelled, and end on their loops once the model lets go.
+ * One that does not can be left to nobody: its thread still uses the model. */
+static void wait_for_cancelled(struct server *server)
+{
+    struct timespec nap = { .tv_nsec = (long)NS_PER_MS };
+    uint64_t due_ns = clock_mono_ns() + CANCEL_MS * NS_PER_MS;
+
+    while (engine_in_flight(server->stack.engine) > 0 && clock_mono_ns() < due_ns)
+        nanosleep(&nap, NULL);
+    uint64_t left = engine_in_flight(server->stack.engine);
+    if (left == 0)
+        return;
+    log_error("%llu requests still run %d ms after they were cancelled; ending without them",
+              (unsigned long long)left, CANCEL_MS);
+    _exit(EXIT_FAILED);
+}
+
 static void wait_and_drain(struct server *server, const struct options *o, const sigset_t *signals)
 {
     struct sigaction action = { .sa_handler = stop_at_once };
@@ -250,6 +269,7 @@ static void wait_and_drain(struct server *server, const struct options *o, const
     atomic_store(&server->is_draining, true);
     serve_drain(server->serve, grace_ms);
     engine_drain(server->stack.engine);
+    wait_for_cancelled(server);
 }
 
 /* Loads with signals as any program has them: there is nothing yet that ought to finish. */

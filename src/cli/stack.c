@@ -199,10 +199,15 @@ enum err_code stack_open(struct stack *stack, const struct options *options, uin
     return OK;
 }
 
-void stack_close(struct stack *stack)
+void stack_close_models(struct stack *stack)
 {
     backend_preload_wait();
     repository_close(&stack->repository);
+}
+
+void stack_close(struct stack *stack)
+{
+    stack_close_models(stack);
     engine_free(&stack->engine);
     the_options = NULL;
 }

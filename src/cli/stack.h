@@ -32,6 +32,9 @@ struct stack {
 MUST_USE enum err_code stack_open(struct stack *stack, const struct options *options,
                                   uint32_t loops_count, const char *const *paths,
                                   uint32_t paths_count, struct err *err);
+/* Closes the models, whose threads end with them. Loops have stopped and are still there: a model's
+ * thread may just be waking one. */
+void stack_close_models(struct stack *stack);
 void stack_close(struct stack *stack);
 
 /* The library of a runtime: --runtime-dir, then ../lib/penstock beside the program, then where

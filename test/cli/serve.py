@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """serve.py - starting, what is printed, failing before the port opens, draining and stopping."""
+import contextlib
 import http.client
 import json
 import os
@@ -35,13 +36,13 @@ def run(*arguments, env=None, cwd=None, stdin=None, seconds=60):
     return done.returncode, done.stdout, done.stderr
 
 
-def call_in_thread(server, path="/models/slow:predict"):
+def call_in_thread(server, path="/models/slow:predict", body=BODY):
     """Starts a request; the list gets (status, headers, body) or the exception."""
     result = []
 
     def work():
         try:
-            result.append(server.call("POST", path, BODY))
+            result.append(server.call("POST", path, body))
         except Exception as error:      # noqa: the test looks at it
             result.append(error)
     thread = threading.Thread(target=work)
@@ -54,6 +55,20 @@ def wait_for(condition, what, seconds=20):
     while not condition():
         check(time.monotonic() < until, "%s did not happen within %d s", what, seconds)
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def stubborn(**parameters):
+    """(folder of the model `m`, options that load its backend): a model that lets nobody hurry it"""
+    compiler = need_program("cc")
+    text = b'backend: "stubborn"\n'
+    for key, value in parameters.items():
+        text += b'parameters { key: "%s" value { string_value: "%d" } }\n' % (key.encode(), value)
+    with models({"models/m/config.pbtxt": text, "models/fast/config.pbtxt": ECHO}) as folder:
+        plugin = os.path.join(folder, "stubborn.so")
+        subprocess.run([compiler, "-shared", "-fPIC", "-fvisibility=hidden", "-I", os.path.join(ROOT, "include"), "-o", plugin,
+                        os.path.join(ROOT, "test", "cli", "stubborn.c")], check=True)
+        yield os.path.join(folder, "models"), ["--backend-plugin", plugin]
 
 
 # --- starting ----------------------------------------------------------------------------------------
@@ -161,6 +176,50 @@ def options_by_variable_and_file():
             check("server-timing" in server.call("POST", "/models/m:predict", BODY)[1], "argv wins")
 
 
+@case
+def a_model_that_loads_slowly_delays_no_other():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
+    with stubborn(open_ms=1500) as (folder, options):
+        server = Server(folder, options=options, listen="%s:%d" % address)
+        server.host, server.port = address
+        process = threading.Thread(target=server.start)
+        begun = time.monotonic()
+        process.start()
+        try:
+            def answers():
+                try:
+                    return server.call("POST", "/models/fast:predict", BODY)[0] == 200
+                except OSError:
+                    return False
+            wait_for(answers, "an answer of the fast model", 10)
+            check(time.monotonic() - begun < 1.4, "it waited for the slow one: %.1f s", time.monotonic() - begun)
+            equal(server.call("GET", "/healthz")[0], 200)
+            check(server.call("GET", "/readyz")[0] != 200, "ready before all is loaded")
+            status, headers, body = server.call("POST", "/models/m:predict", '{"x": 1}')
+            equal(status, 503, body)
+            check(b"LOADING" in body and "retry-after" in headers, "%s %s", headers, body)
+        finally:
+            process.join(30)
+        equal(server.call("GET", "/readyz")[0], 200)
+        equal(server.call("POST", "/models/m:predict", '{"x": 1}')[0], 200)
+        equal(server.stop(), 0)
+
+
+@case
+def a_signal_while_models_load_ends_it():
+    with stubborn(open_ms=20000) as (folder, options):
+        process = subprocess.Popen([BINARY, "serve", folder, "--listen", "127.0.0.1:0", *options], stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT)
+        time.sleep(0.7)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        equal(process.wait(20), -signal.SIGTERM)
+        check(time.monotonic() - begun < 5, "at once")
+        process.stdout.close()
+
+
 # --- failing before the port opens --------------------------------------------------------------------
 
 @cases({
@@ -258,6 +317,19 @@ def a_second_sigterm_stops_at_once():
         thread.join(30)
         check("stopped at once" in server.log or server.reader.join(5) or "stopped at once" in server.log, "%s", server.log)
         check(isinstance(result[0], Exception), "%r", result)
+
+
+@case
+def a_model_that_never_lets_go_does_not_keep_it():
+    with stubborn(run_ms=60000) as (folder, options):
+        server = Server(folder, options=[*options, "--drain-timeout", "200ms"]).start()
+        thread, result = call_in_thread(server, "/models/m:predict", '{"x": 1}')
+        time.sleep(0.3)
+        begun = time.monotonic()
+        equal(server.stop(), 1)
+        check(time.monotonic() - begun < 10, "%.1f s", time.monotonic() - begun)
+        thread.join(30)
+        check("1 requests still run 2000 ms after they were cancelled" in server.log, "%s", server.log)
 
 
 @case
