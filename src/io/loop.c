@@ -192,9 +192,10 @@ static void turn(struct loop *loop)
     loop->now_ns = loop->env->mono_ns(loop->env);
     require(count >= 0 || errno == EINTR);
 
+    loop->ready_count = count; /* before anything runs that may unwatch */
+    loop->ready_at = -1;
     timer_run(loop);
     run_posted(loop);
-    loop->ready_count = count;
     for (loop->ready_at = 0; loop->ready_at < loop->ready_count; loop->ready_at++) {
         struct epoll_event *event = &loop->ready[loop->ready_at];
         struct loop_fd *watch = event->data.ptr;

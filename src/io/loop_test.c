@@ -186,6 +186,37 @@ TEST(unwatching_within_a_turn_is_safe)
     }
 }
 
+static struct watcher *posted_victim;
+
+static void unwatch_victim(struct loop_msg *msg)
+{
+    (void)msg;
+    loop_unwatch(posted_victim->loop, &posted_victim->watch);
+    loop_stop(posted_victim->loop);
+}
+
+/* Messages run before what is ready: one may take away a watch whose event is there already. */
+TEST(unwatching_from_a_message_is_safe)
+{
+    struct loop *loop = make();
+    struct loop_msg msg = { .run = unwatch_victim };
+    struct watcher w = { .watch.on_ready = on_bytes, .loop = loop };
+    int pair[2];
+    struct err err;
+
+    check_or_stop(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "pair");
+    w.watch.fd = pair[0];
+    posted_victim = &w;
+    check_or_stop(write(pair[1], "x", 1) == 1, "write");
+    check_or_stop(loop_watch(loop, &w.watch, EPOLLIN, &err) == OK, "watch");
+    loop_post(loop, &msg);
+    loop_run(loop);
+    check(w.calls == 0, "%u calls", w.calls);
+    loop_free(&loop);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 /* -- messages ------------------------------------------------------------------------------------ */
 
 enum { THREADS = 3, MESSAGES = 20000 };

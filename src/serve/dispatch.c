@@ -105,7 +105,6 @@ void serve_dispatch(struct serve_exchange *e)
     };
 
     e->dialect = DIALECT_PLAIN;
-    err.retry_after_ms = 0;
     enum origin_verdict verdict = origin_judge(&serve->origins, &asked, &err);
     if (UNLIKELY(verdict == ORIGIN_REFUSED)) {
         stat_add(&e->l->stats.hosts_refused, 1);

@@ -64,7 +64,7 @@ struct output {
     const uint8_t *data;
     size_t size;
     struct buf *holder;          /* owned reference, or NULL */
-    struct serve_exchange *keep; /* owned reference: its arena holds the bytes; or NULL */
+    struct serve_exchange *keep; /* owned reference of a reference's exchange; else NULL */
     uint32_t room;               /* of bytes; 0: a reference */
     bool is_pooled;
     uint8_t bytes[];
@@ -96,6 +96,7 @@ struct conn {
     uint64_t begun_ns;      /* when the first byte of the request was seen; 0: none yet */
     uint64_t body_bytes, body_waited_ns; /* of the present body; only waiting counts for its rate */
     uint64_t body_wait_ns;  /* since when its reader waits; 0: it does not */
+    uint64_t rate_due_ns;   /* when its rate is looked at next; 0: not decided */
     uint64_t write_moved_ns;
     size_t write_unsent;    /* what lay in the kernel when the socket was full */
     uint64_t skipped;
@@ -305,12 +306,10 @@ static void output_refer(struct conn *c, struct serve_exchange *e, struct slice 
     }
     o->data = bytes.data;
     o->size = bytes.size;
-    if (holder != NULL) {
-        o->holder = buf_ref(holder);
-    } else {
-        exchange_ref(&e->x);
-        o->keep = e;
-    }
+    o->holder = buf_ref(holder);
+    /* Also with a holder: until these bytes are sent its user may have to hear on_gone. */
+    exchange_ref(&e->x);
+    o->keep = e;
     output_append(c, o);
     c->output_bytes += bytes.size;
 }
@@ -768,7 +767,7 @@ static void begin_request(struct conn *c, size_t head_size)
     c->now = e;
     c->requests++;
     c->turn_requests++;
-    c->body_bytes = c->body_waited_ns = c->body_wait_ns = c->begun_ns = 0;
+    c->body_bytes = c->body_waited_ns = c->body_wait_ns = c->rate_due_ns = c->begun_ns = 0;
     stat_add(&c->l->stats.requests, 1);
     if (UNLIKELY(!h->is_keep_alive))
         c->is_closing = true;
@@ -1044,8 +1043,10 @@ static uint64_t deadline_of(struct conn *c)
                                 : now + settings->idle_timeout_ms * NS_PER_MS;
     if (c->now->x.has_offer && c->body_wait_ns != 0) {
         uint64_t still = settings->body_timeout_ms;
-        uint64_t rate = settings->body_rate_min == 0 ? still : MIN(still / 2, RATE_CHECK_MS);
-        return MIN(c->body_wait_ns + still * NS_PER_MS, now + rate * NS_PER_MS);
+        if (settings->body_rate_min != 0 && c->rate_due_ns == 0)
+            c->rate_due_ns = now + MIN(still / 2, (uint64_t)RATE_CHECK_MS) * NS_PER_MS;
+        return MIN(c->body_wait_ns + still * NS_PER_MS,
+                   c->rate_due_ns != 0 ? c->rate_due_ns : UINT64_MAX);
     }
     return UINT64_MAX; /* the handler works */
 }
@@ -1169,8 +1170,8 @@ static bool reader_moves(struct conn *c)
     return true;
 }
 
-/* A body that stands still, or arrives too slowly, is refused; false: it may go on. */
-static bool body_is_late(struct conn *c)
+/* A body that stands still, or arrives too slowly, is refused. */
+static void judge_body(struct conn *c)
 {
     const struct serve_settings *settings = &c->l->serve->settings;
     uint64_t now = loop_now_ns(c->l->loop), since = now - c->body_wait_ns;
@@ -1178,7 +1179,6 @@ static bool body_is_late(struct conn *c)
     uint64_t grace = MIN(settings->body_timeout_ms, (uint64_t)RATE_GRACE_MS) * NS_PER_MS;
     struct err err;
 
-    err.retry_after_ms = 0;
     if (since >= settings->body_timeout_ms * NS_PER_MS) {
         stat_add(&c->l->stats.timeout_body, 1);
         err_set(&err, E_DEADLINE,
@@ -1192,10 +1192,10 @@ static bool body_is_late(struct conn *c)
                 "the body arrives at less than %llu bytes a second (--body-rate-min)",
                 (unsigned long long)settings->body_rate_min);
     } else {
-        return false;
+        c->rate_due_ns = 0;
+        return;
     }
     conn_fail(c, 408, &err);
-    return true;
 }
 
 static void on_due(struct timer *timer)
@@ -1221,10 +1221,9 @@ static void on_due(struct timer *timer)
         c->is_lost = true;
     } else if (c->now != NULL) {
         if (c->now->x.has_offer && c->body_wait_ns != 0)
-            body_is_late(c);
+            judge_body(c);
     } else if (c->begun_ns != 0) {
         stat_add(&stats->timeout_head, 1);
-        err.retry_after_ms = 0;
         err_set(&err, E_DEADLINE,
                 "the head of the request did not arrive within %llu ms (--header-timeout)",
                 (unsigned long long)c->l->serve->settings.header_timeout_ms);
@@ -1277,10 +1276,10 @@ void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
         return;
     }
     if (UNLIKELY(is_rejected)) {
-        err.retry_after_ms = 1000;
         err_set(&err, E_UNAVAILABLE,
                 "the server has %u connections, the most it takes (--connections-max); retry later",
                 l->serve->settings.connections_max);
+        err.retry_after_ms = 1000;
         c->is_running = true;
         conn_fail(c, 503, &err);
         conn_run(c);
