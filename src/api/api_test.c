@@ -68,16 +68,15 @@ static int drop(const char *path, const struct stat *st UNUSED, int kind UNUSED,
 }
 
 #define TENSOR(name, type, dims) "{ name: \"" name "\" data_type: " type " dims: [" dims "] }"
-#define MODE(words)                                                                                \
-    "parameters { key: \"mode\" value { string_value: \"" words "\" } }\n"
-#define DELAY(ms)                                                                                  \
+#define MODE(words)              "parameters { key: \"mode\" value { string_value: \"" words "\" } }\n"
+#define DELAY(ms) \
     MODE("delay") "parameters { key: \"delay_ms\" value { string_value: \"" ms "\" } }\n"
 
 /* Labels are zeros: echo has no INT64 to give. Probabilities are the first three measures. */
-static const char iris_config[] =
-    "backend: \"echo\"\ninput [" TENSOR("input", "TYPE_FP32", "-1, 4") "]\n"
-    "output [" TENSOR("label", "TYPE_INT64", "-1") "," TENSOR("probabilities", "TYPE_FP32", "-1, 4")
-    "]\n";
+static const char iris_config[] = "backend: \"echo\"\ninput [" TENSOR(
+    "input", "TYPE_FP32", "-1, 4") "]\n"
+                                   "output [" TENSOR("label", "TYPE_INT64", "-1") "," TENSOR(
+                                       "probabilities", "TYPE_FP32", "-1, 4") "]\n";
 static const char iris_card[] =
     "title: Iris species\ndescription: Which of <four>?\n"
     "inputs:\n  input:\n    features:\n"
@@ -88,11 +87,10 @@ static const char iris_card[] =
     "outputs:\n  label: {role: label, labels: [setosa, versicolor, virginica, none]}\n"
     "  probabilities: {role: probabilities}\n";
 static const char identity_config[] =
-    "backend: \"echo\"\ninput [" TENSOR("x", "TYPE_FP32", "-1") "]\noutput ["
-    TENSOR("y", "TYPE_FP32", "-1") "]\n";
-static const char text_config[] =
-    "backend: \"echo\"\ninput [" TENSOR("text", "TYPE_STRING", "-1, 1") "]\noutput ["
-    TENSOR("said", "TYPE_STRING", "-1, 1") "]\n";
+    "backend: \"echo\"\ninput [" TENSOR("x", "TYPE_FP32",
+                                        "-1") "]\noutput [" TENSOR("y", "TYPE_FP32", "-1") "]\n";
+static const char text_config[] = "backend: \"echo\"\ninput [" TENSOR(
+    "text", "TYPE_STRING", "-1, 1") "]\noutput [" TENSOR("said", "TYPE_STRING", "-1, 1") "]\n";
 
 static bool stage_up(void)
 {
@@ -112,12 +110,15 @@ static bool stage_up(void)
 static bool stage_open(void)
 {
     struct err err = { 0 };
-    struct engine_settings settings = { .loops_count = 1, .queue_max = 1, .budget = &budget,
+    struct engine_settings settings = { .loops_count = 1,
+                                        .queue_max = 1,
+                                        .budget = &budget,
                                         .inline_typical_ns = 1000000000,
                                         .inline_worst_ns = 1000000000 };
     const char *paths[] = { stage.root };
-    struct repository_settings repository = { .paths = paths, .paths_count = 1, .load_threads = 1,
-                                              .models_max = 100 };
+    struct repository_settings repository = {
+        .paths = paths, .paths_count = 1, .load_threads = 1, .models_max = 100
+    };
 
     bool ok = engine != NULL;
     if (!ok) {
@@ -132,12 +133,16 @@ static bool stage_open(void)
     check(ok && stage.metrics != NULL, "%s", err.text);
     if (!ok)
         return false;
-    engine_set_directory(engine, (struct engine_directory){ repository_want_model,
-                                                                  stage.repository });
-    stage.api = (struct api){ .engine = engine, .repository = stage.repository,
-                              .metrics = stage.metrics, .body_bytes_max = 1 << 20,
-                              .is_strict_ready = true, .is_draining = &stage.is_draining,
-                              .server_name = "penstock", .server_version = "0.0.0" };
+    engine_set_directory(engine,
+                         (struct engine_directory){ repository_want_model, stage.repository });
+    stage.api = (struct api){ .engine = engine,
+                              .repository = stage.repository,
+                              .metrics = stage.metrics,
+                              .body_bytes_max = 1 << 20,
+                              .is_strict_ready = true,
+                              .is_draining = &stage.is_draining,
+                              .server_name = "penstock",
+                              .server_version = "0.0.0" };
     return true;
 }
 
@@ -230,17 +235,17 @@ static struct fake *call_typed(const char *path, const char *type, struct slice 
     return fake;
 }
 
-#define check_answer(made, status_wanted, words)                                                   \
-    do {                                                                                           \
-        struct fake *fake_ = (made);                                                               \
-        check(fake_->status == (status_wanted), "%u: %s", fake_->status, answer_of(fake_));        \
-        check(strstr(answer_of(fake_), (words)) != NULL, "%s\n  lacks %s", answer_of(fake_),       \
-              (words));                                                                            \
+#define check_answer(made, status_wanted, words)                                             \
+    do {                                                                                     \
+        struct fake *fake_ = (made);                                                         \
+        check(fake_->status == (status_wanted), "%u: %s", fake_->status, answer_of(fake_));  \
+        check(strstr(answer_of(fake_), (words)) != NULL, "%s\n  lacks %s", answer_of(fake_), \
+              (words));                                                                      \
     } while (0)
 
 #define IRIS_DATA "[0.5,0.25,0.125,0.0625]"
-#define IRIS                                                                                       \
-    "{\"inputs\":[{\"name\":\"input\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":" IRIS_DATA   \
+#define IRIS                                                                                     \
+    "{\"inputs\":[{\"name\":\"input\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":" IRIS_DATA \
     "}]}"
 #define IRIS_ANSWER                                                                                \
     "\"model_name\":\"iris\",\"model_version\":\"1\",\"outputs\":[{\"name\":\"label\","            \
@@ -267,8 +272,9 @@ TEST(kserve_infers_over_json)
     run();
     check(strcmp(answer_of(fake), "{" IRIS_ANSWER) == 0, "%s", answer_of(fake));
     struct slice timing = fake_answer_header(fake, "server-timing");
-    check(slice_starts(timing, "decode;dur=0.") && strstr((const char *)timing.data, "encode;dur=")
-                                                       != NULL, "%.*s", SLICE_ARG(timing));
+    check(slice_starts(timing, "decode;dur=0.") &&
+              strstr((const char *)timing.data, "encode;dur=") != NULL,
+          "%.*s", SLICE_ARG(timing));
     stage_down();
 }
 
@@ -278,8 +284,7 @@ TEST(kserve_statuses)
         return;
     check_answer(call(METHOD_POST, "/v2/models/irs/infer", IRIS), 404,
                  "Request for unknown model: 'irs' is not found");
-    check_answer(call(METHOD_POST, "/v2/models/iris/versions/7/infer", IRIS), 404,
-                 "version 7");
+    check_answer(call(METHOD_POST, "/v2/models/iris/versions/7/infer", IRIS), 404, "version 7");
     check_answer(call(METHOD_POST, "/v2/models/iris/infer", "{"), 400, "{\"error\":\"");
     check_answer(call(METHOD_POST, "/v2/models/iris/infer", ""), 400,
                  "failed to parse the request JSON buffer: The document is empty. at 0");
@@ -322,16 +327,17 @@ TEST(kserve_headers_are_checked_before_the_body)
         { "x-request-timeout-ms", "18446744073709551615", "setosa", 200 },
         { "inference-header-content-length", "x", "Unable to parse Inference-Header-Content-Length",
           400 },
-        { "inference-header-content-length", "999",
-          "inference header size should be in range (0, ", 400 },
+        { "inference-header-content-length", "999", "inference header size should be in range (0, ",
+          400 },
         { "content-encoding", "br", "Unsupported compression type", 501 },
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         drop_calls();
-        struct fake *fake = make(METHOD_POST, "/v2/models/iris/infer",
-                                 "{\"inputs\":[{\"name\":\"input\",\"shape\":[1,4],\"datatype\":"
-                                 "\"FP32\",\"data\":" IRIS_DATA "}],\"outputs\":[{\"name\":\"label\","
-                                 "\"parameters\":{\"classification\":1}}]}");
+        struct fake *fake =
+            make(METHOD_POST, "/v2/models/iris/infer",
+                 "{\"inputs\":[{\"name\":\"input\",\"shape\":[1,4],\"datatype\":"
+                 "\"FP32\",\"data\":" IRIS_DATA "}],\"outputs\":[{\"name\":\"label\","
+                 "\"parameters\":{\"classification\":1}}]}");
         fake_header(fake, cases[i].name, cases[i].value);
         run();
         check_answer(fake, cases[i].status, cases[i].words);
@@ -388,7 +394,8 @@ TEST(kserve_binary_both_ways)
             struct err err = { 0 };
             check(slice_is(fake_answer_header(fake, "content-encoding"), "gzip"), "gzip wins");
             check(compress_inflate(&plain, &offset, NULL, ENCODING_GZIP, answer, 1 << 20, 0,
-                                   &err) == OK, "%s", err.text);
+                                   &err) == OK,
+                  "%s", err.text);
             answer = plain == NULL ? slice_make("", 0) : slice_skip(buf_bytes(plain), offset);
         } else {
             check(fake->sends == 2, "%u pieces: the tensor goes out where it lies", fake->sends);
@@ -399,15 +406,16 @@ TEST(kserve_binary_both_ways)
     }
     /* The whole body as the one input. */
     drop_calls();
-    struct fake *fake = make_bytes(METHOD_POST, "/v2/models/identity/infer",
-                                   slice_make(values, 4000));
+    struct fake *fake =
+        make_bytes(METHOD_POST, "/v2/models/identity/infer", slice_make(values, 4000));
     fake_header(fake, "inference-header-content-length", "0");
     run();
     check(fake->status == 200, "%s", answer_of(fake));
     if (fake->status == 200) {
         size_t json = parsed_length(fake);
         check(fake->answer.size == json + 4000 &&
-                  memcmp(fake->answer.data + json, values, 4000) == 0, "raw");
+                  memcmp(fake->answer.data + json, values, 4000) == 0,
+              "raw");
     }
     mem_free(values);
     mem_free(body);
@@ -418,10 +426,10 @@ TEST(kserve_small_binary_answers_are_one_piece)
 {
     if (!stage_up() || !stage_open())
         return;
-    struct fake *fake = call(METHOD_POST, "/v2/models/iris/infer",
-                             "{\"parameters\":{\"binary_data_output\":true},\"inputs\":[{\"name\":"
-                             "\"input\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":" IRIS_DATA
-                             "}]}");
+    struct fake *fake =
+        call(METHOD_POST, "/v2/models/iris/infer",
+             "{\"parameters\":{\"binary_data_output\":true},\"inputs\":[{\"name\":"
+             "\"input\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":" IRIS_DATA "}]}");
     static const float expected[] = { 0.5f, 0.25f, 0.125f, 0.0625f };
     check(fake->status == 200 && fake->sends == 1, "%u: %u pieces", fake->status, fake->sends);
     size_t json = parsed_length(fake);
@@ -444,11 +452,9 @@ TEST(kserve_compresses_for_who_asks)
     static const struct {
         const char *accept, *encoding;
     } cases[] = {
-        { "gzip", "gzip" },
-        { "deflate", "deflate" },
+        { "gzip", "gzip" },          { "deflate", "deflate" },
         { "gzip, deflate, br", "" }, /* a small answer, and a library's usual list */
-        { "identity", "" },
-        { "br", "" },
+        { "identity", "" },          { "br", "" },
     };
 
     if (!stage_up() || !stage_open())
@@ -458,9 +464,10 @@ TEST(kserve_compresses_for_who_asks)
         struct fake *fake = make(METHOD_POST, "/v2/models/iris/infer", IRIS);
         fake_header(fake, "accept-encoding", cases[i].accept);
         run();
-        check(fake->status == 200 && slice_is(fake_answer_header(fake, "content-encoding"),
-                                              cases[i].encoding), "%s: %u %.*s", cases[i].accept,
-              fake->status, SLICE_ARG(fake_answer_header(fake, "content-encoding")));
+        check(fake->status == 200 &&
+                  slice_is(fake_answer_header(fake, "content-encoding"), cases[i].encoding),
+              "%s: %u %.*s", cases[i].accept, fake->status,
+              SLICE_ARG(fake_answer_header(fake, "content-encoding")));
     }
     stage_down();
 }
@@ -510,9 +517,9 @@ static bool stage_with_slow(const char *config)
     return stage_open();
 }
 
-#define SLOW_TENSORS                                                                               \
-    "backend: \"echo\"\ninput [" TENSOR("x", "TYPE_FP32", "-1") "]\noutput [" TENSOR(              \
-        "y", "TYPE_FP32", "-1") "]\n"
+#define SLOW_TENSORS                                      \
+    "backend: \"echo\"\ninput [" TENSOR("x", "TYPE_FP32", \
+                                        "-1") "]\noutput [" TENSOR("y", "TYPE_FP32", "-1") "]\n"
 #define SLOW "{\"inputs\":[{\"name\":\"x\",\"shape\":[1],\"datatype\":\"FP32\",\"data\":[7]}]}"
 
 TEST(deadline_passes)
@@ -574,8 +581,8 @@ TEST(who_leaves_frees_the_compute)
 
 TEST(decoupled_models_are_refused)
 {
-    if (!stage_with_slow(SLOW_TENSORS MODE("repeat")
-                             "model_transaction_policy { decoupled: true }\n"))
+    if (!stage_with_slow(
+            SLOW_TENSORS MODE("repeat") "model_transaction_policy { decoupled: true }\n"))
         return;
     check_answer(call(METHOD_POST, "/v2/models/slow/infer", SLOW), 501,
                  "HTTP end point doesn't support models with decoupled transaction policy");
@@ -585,9 +592,9 @@ TEST(decoupled_models_are_refused)
 
 TEST(failures_of_models_are_told)
 {
-    if (!stage_with_slow(SLOW_TENSORS MODE("fail")
-                             "parameters { key: \"text\" value { string_value: \"it \\\"hurts\\\"\" "
-                             "} }\n"))
+    if (!stage_with_slow(SLOW_TENSORS MODE(
+            "fail") "parameters { key: \"text\" value { string_value: \"it \\\"hurts\\\"\" "
+                    "} }\n"))
         return;
     check_answer(call(METHOD_POST, "/v2/models/slow/infer", SLOW), 500, "it \\\"hurts\\\"");
     check_answer(call(METHOD_POST, "/models/slow:predict", "{\"x\":[7]}"), 500, "INTERNAL");
@@ -675,6 +682,33 @@ TEST(typed_bodies_by_content_type)
                  "application/json");
     check_answer(call_typed("/models/iris:predict", "image/png", slice_of("x")), 415,
                  "application/x-npy");
+    static const char multipart[] = "multipart/form-data; boundary=b";
+    check_answer(call_typed("/models/words:predict", multipart,
+                            slice_of("--b\r\nContent-Disposition: form-data; name=\"text\"; "
+                                     "filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\nhi\r\n"
+                                     "--b--\r\n")),
+                 200, "{\"said\":\"hi\"}");
+    check_answer(call_typed("/models/words:predict", multipart,
+                            slice_of(
+                                "--b\r\nContent-Disposition: form-data; name=\"text\"\r\n"
+                                "Content-Type: application/json\r\n\r\n\"h\\u0069\"\r\n--b--\r\n")),
+                 200, "{\"said\":\"hi\"}");
+    check_answer(
+        call_typed("/models/iris:predict", multipart,
+                   slice_of(
+                       "--b\r\nContent-Disposition: form-data; name=\"input\"\r\n\r\n" IRIS_DATA
+                       "\r\n--b--\r\n")),
+        200, setosa);
+    check_answer(
+        call_typed("/models/iris:predict", multipart,
+                   slice_of(
+                       "--b\r\nContent-Disposition: form-data; name=\"inputs\"\r\n\r\n" IRIS_DATA
+                       "\r\n--b--\r\n")),
+        400, "unknown field 'inputs'; did you mean 'input'?");
+    check_answer(call_typed("/models/iris:predict", multipart, slice_of("--c--\r\n")), 400,
+                 "INVALID_ARGUMENT");
+    check_answer(call_typed("/models/iris:predict", "multipart/form-data", slice_of("--c--\r\n")),
+                 400, "INVALID_ARGUMENT");
     check_answer(call_typed("/models/iris:predict", form, slice_of("sepal_length=%zz")), 400,
                  "two hexadecimal digits");
     stage_down();
@@ -769,13 +803,16 @@ TEST(the_page_escapes_what_models_say)
     if (!stage_open())
         return;
     struct fake *fake = call(METHOD_GET, "/", "");
-    check(fake->status == 200 && slice_is(fake_answer_header(fake, "content-type"),
-                                          "text/html; charset=utf-8"), "%u", fake->status);
+    check(fake->status == 200 &&
+              slice_is(fake_answer_header(fake, "content-type"), "text/html; charset=utf-8"),
+          "%u", fake->status);
     check(slice_starts(fake_answer_header(fake, "content-security-policy"),
-                       "default-src 'none'; style-src 'unsafe-inline'"), "policy");
+                       "default-src 'none'; style-src 'unsafe-inline'"),
+          "policy");
     const char *page = answer_of(fake);
     check(strstr(page, "<script") == NULL && strstr(page, "<img") == NULL &&
-              strstr(page, "<b>\"") == NULL, "%s", page);
+              strstr(page, "<b>\"") == NULL,
+          "%s", page);
     check(strstr(page, "Which of &lt;four&gt;?") != NULL, "%s", page);
     check(strstr(page, "href=\"/models/iris\"") != NULL, "links");
     check(strstr(page, "http://localhost:8000/models/iris:predict") != NULL, "curl line");
@@ -797,8 +834,8 @@ TEST(curl_lines_hold_no_forged_host)
     fake->x.authority = slice_of("a;rm -rf ~");
     run();
     check(fake->status == 200 && strstr(answer_of(fake), "rm -rf") == NULL &&
-              strstr(answer_of(fake), "curl http://127.0.0.1:8000/") != NULL, "%s",
-          answer_of(fake));
+              strstr(answer_of(fake), "curl http://127.0.0.1:8000/") != NULL,
+          "%s", answer_of(fake));
     stage_down();
 }
 
@@ -817,12 +854,15 @@ TEST(metrics_follow_the_format)
     check_answer(fake, 200, "nv_inference_request_success{model=\"iris\",version=\"1\"} 1\n");
     check_answer(fake, 200,
                  "nv_inference_request_failure{model=\"iris\",version=\"1\",reason=\"OTHER\"} 1\n");
-    check_answer(fake, 200, "penstock_request_seconds_bucket{model=\"iris\",version=\"1\",le="
-                            "\"+Inf\"} 1\n");
-    check_answer(fake, 200, "penstock_stage_seconds_count{model=\"iris\",version=\"1\",stage="
-                            "\"decode\"} 1\n");
+    check_answer(fake, 200,
+                 "penstock_request_seconds_bucket{model=\"iris\",version=\"1\",le="
+                 "\"+Inf\"} 1\n");
+    check_answer(fake, 200,
+                 "penstock_stage_seconds_count{model=\"iris\",version=\"1\",stage="
+                 "\"decode\"} 1\n");
     char *save = NULL, *page = mem_strdup(answer_of(fake));
-    for (char *line = strtok_r(page, "\n", &save); line != NULL; line = strtok_r(NULL, "\n", &save)) {
+    for (char *line = strtok_r(page, "\n", &save); line != NULL;
+         line = strtok_r(NULL, "\n", &save)) {
         char name[80];
         if (sscanf(line, "# TYPE %79s", name) == 1) {
             for (size_t i = 0; i < count; i++)
@@ -830,7 +870,8 @@ TEST(metrics_follow_the_format)
             check_or_stop(count < COUNT(families), "too many");
             memcpy(families[count++], name, sizeof name);
         } else if (line[0] != '#') {
-            check(count != 0 && strncmp(line, families[count - 1], strlen(families[count - 1])) == 0,
+            check(count != 0 &&
+                      strncmp(line, families[count - 1], strlen(families[count - 1])) == 0,
                   "a sample outside of its family: %s", line);
         }
     }
@@ -895,8 +936,8 @@ TEST(calls_survive_every_fault)
             stage.arenas[0] = arena_new(1024, 16 << 20);
             require(stage.arenas[0] != NULL);
             struct fake *fake = &stage.calls[0];
-            fake_init(fake, stage.loop, stage.arenas[0], &budget, cases[i].method,
-                      cases[i].path, slice_of(cases[i].body));
+            fake_init(fake, stage.loop, stage.arenas[0], &budget, cases[i].method, cases[i].path,
+                      slice_of(cases[i].body));
             fake->on_release = on_release;
             stage.count = 1;
             require(text_room(&fake->answer, 1 << 20) != NULL &&

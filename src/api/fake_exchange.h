@@ -14,18 +14,18 @@ struct fake {
     struct exchange x;
     /* -- set before fake_start -- */
     struct slice body;
-    size_t piece;          /* bytes delivered at once; 0: all */
-    int64_t gone_at;       /* the peer leaves when so many body bytes were delivered */
-    uint32_t gone_ms;      /* the peer leaves so long after the start; 0: it stays */
+    size_t piece;     /* bytes delivered at once; 0: all */
+    int64_t gone_at;  /* the peer leaves when so many body bytes were delivered */
+    uint32_t gone_ms; /* the peer leaves so long after the start; 0: it stays */
     void (*on_release)(struct fake *fake);
     void *user;
     /* -- what came of it -- */
     uint16_t status;
-    struct text headers;   /* "name: value\n" ... */
-    struct text answer;    /* the body */
+    struct text headers; /* "name: value\n" ... */
+    struct text answer;  /* the body */
     uint32_t sends;
     bool is_aborted, is_released;
-    int64_t answer_size;   /* as announced */
+    int64_t answer_size; /* as announced */
     /* -- inside -- */
     struct header request_headers[FAKE_HEADERS_MAX];
     struct route_match match;

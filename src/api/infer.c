@@ -149,9 +149,8 @@ static HOT void on_body(struct exchange *x, const struct collect_result *body,
         uint64_t ms = 0;
         bool is_number = slice_to_u64(infer->headers.timeout_ms, &ms);
         require(is_number); /* looked at in infer_begin */
-        request->deadline_ns = ms > (UINT64_MAX - x->begun_ns) / 1000000
-                                   ? UINT64_MAX
-                                   : x->begun_ns + ms * 1000000;
+        request->deadline_ns =
+            ms > (UINT64_MAX - x->begun_ns) / 1000000 ? UINT64_MAX : x->begun_ns + ms * 1000000;
     }
     if (UNLIKELY(infer->table->decode(infer, body->body, &err) != OK)) {
         fail(infer, &err);
@@ -204,9 +203,9 @@ static void read_headers(struct infer *infer)
         default: break;
         }
         if (slot != NULL && slot->data == NULL)
-            *slot = slice_make(header->value.data != NULL ? header->value.data
-                                                          : (const uint8_t *)"",
-                               header->value.size);
+            *slot =
+                slice_make(header->value.data != NULL ? header->value.data : (const uint8_t *)"",
+                           header->value.size);
     }
 }
 

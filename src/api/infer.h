@@ -39,15 +39,15 @@ struct infer {
     struct exchange *x;
     const struct api *api;
     const struct infer_dialect *table;
-    const struct route_match *match;  /* borrowed: only until infer_begin returns */
-    struct model *model;              /* held until the request is submitted; then the request's */
+    const struct route_match *match; /* borrowed: only until infer_begin returns */
+    struct model *model;             /* held until the request is submitted; then the request's */
     struct request *request;
-    struct response *response;        /* NULL: none came */
+    struct response *response; /* NULL: none came */
     struct infer_headers headers;
-    size_t body_align;                /* which byte of the body should lie on a 64-byte line */
-    uint64_t body_ns;                 /* when decoding began */
-    uint64_t encode_ns;               /* when encoding began */
-    struct slice timing;              /* value of the server-timing header, after infer_timing */
+    size_t body_align;   /* which byte of the body should lie on a 64-byte line */
+    uint64_t body_ns;    /* when decoding began */
+    uint64_t encode_ns;  /* when encoding began */
+    struct slice timing; /* value of the server-timing header, after infer_timing */
     bool is_submitted, has_ended, has_too_many;
 };
 

@@ -23,10 +23,10 @@ struct exchange;
 struct kserve_plan {
     const struct signature *signature; /* borrowed: as long as the model */
     struct slice model_name;
-    struct slice *inputs;              /* names, by index of the signature */
-    struct slice head;                 /* "model_name":"iris","model_version":"1","outputs":[ */
-    struct slice *output_heads;        /* {"name":"label","datatype":"INT64","shape":[ */
-    bool has_batch;                    /* the first dim of every tensor counts callers' rows */
+    struct slice *inputs;       /* names, by index of the signature */
+    struct slice head;          /* "model_name":"iris","model_version":"1","outputs":[ */
+    struct slice *output_heads; /* {"name":"label","datatype":"INT64","shape":[ */
+    bool has_batch;             /* the first dim of every tensor counts callers' rows */
 };
 
 /* One block: kserve_plan_free frees it. NULL: no memory. */
@@ -82,14 +82,14 @@ MUST_USE enum err_code kserve_header_length(struct slice value, uint64_t *ret, s
 
 struct kserve_answer {
     struct slice json;
-    struct buf *json_holder;      /* owned, or NULL when json lies in the arena */
+    struct buf *json_holder; /* owned, or NULL when json lies in the arena */
     uint32_t binaries_count;
     struct kserve_binary {
         struct slice bytes;
-        struct buf *holder;       /* borrowed; NULL: in the arena */
-    } *binaries;
-    size_t size;                  /* of the whole body */
-    bool has_binary;              /* at least one binary output that is not empty */
+        struct buf *holder; /* borrowed; NULL: in the arena */
+    } * binaries;
+    size_t size;     /* of the whole body */
+    bool has_binary; /* at least one binary output that is not empty */
 };
 
 /* Writes the JSON, tensors included, and lists what follows it in binary. The answer's slices stay

@@ -32,8 +32,8 @@ static size_t put_value(char out[VALUE_TEXT_MAX], const struct scores *row, uint
                row->dtype == PENSTOCK_FP32 || row->dtype == PENSTOCK_FP64) {
         size = snprintf(out, VALUE_TEXT_MAX, "%f", element_f64(row->dtype, row->at, i));
     } else {
-        size = snprintf(out, VALUE_TEXT_MAX, "%lld",
-                        (long long)element_f64(row->dtype, row->at, i));
+        size =
+            snprintf(out, VALUE_TEXT_MAX, "%lld", (long long)element_f64(row->dtype, row->at, i));
     }
     return (size_t)size;
 }

@@ -137,8 +137,8 @@ static HOT enum err_code encode(struct infer *infer, struct err *err)
     infer_timing(infer);
 
     uint32_t count =
-        infer_answer_headers(infer, headers, has_binary ? "application/octet-stream"
-                                                        : "application/json",
+        infer_answer_headers(infer, headers,
+                             has_binary ? "application/octet-stream" : "application/json",
                              compressed != NULL ? encoding_name(encoding) : NULL);
     if (has_binary) {
         int size = snprintf(length, sizeof length, "%zu", json_size);

@@ -6,8 +6,8 @@
  */
 #include "api/kserve.h"
 #include "base/arena.h"
-#include "base/buf.h"
 #include "base/budget.h"
+#include "base/buf.h"
 #include "codec/tensor_json.h"
 #include "contract/test_models.h"
 #include "model/dtype.h"
@@ -37,9 +37,13 @@ static void answer(const struct kserve_plan *plan, const struct kserve_request *
     struct err err = { 0 };
 
     for (uint32_t i = 0; i < plan->signature->outputs_count; i++)
-        outputs[i] = (struct response_output){
-            true, { .name = plan->signature->outputs[i].name, .dtype = PENSTOCK_FP32, .rank = 2,
-                    .shape = { 1, 3 }, .data = scores, .size = sizeof scores } };
+        outputs[i] = (struct response_output){ true,
+                                               { .name = plan->signature->outputs[i].name,
+                                                 .dtype = PENSTOCK_FP32,
+                                                 .rank = 2,
+                                                 .shape = { 1, 3 },
+                                                 .data = scores,
+                                                 .size = sizeof scores } };
     require(kserve_write(&ret, plan, request, outputs, memory, &err) == OK);
     struct json_cursor at = { ret.json.data, ret.json.data, ret.json.data + ret.json.size };
     require(json_skip(&at, NULL, "", &err) == OK && json_end(&at, &err) == OK);
@@ -66,12 +70,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     budget_init(&budget, 64 << 20);
     bool has_length = (data[0] & 4) != 0;
     uint64_t length = has_length ? (uint64_t)data[1] * (1 + (data[0] >> 4)) : 0;
-    enum err_code code =
-        has_length && length == 0
-            ? kserve_read_raw(&request, (struct kserve_inputs){ inputs, has }, plan, body, memory,
-                              &err)
-            : kserve_read(&request, (struct kserve_inputs){ inputs, has }, plan, body, has_length,
-                          length, memory, &err);
+    enum err_code code = has_length && length == 0
+                             ? kserve_read_raw(&request, (struct kserve_inputs){ inputs, has },
+                                               plan, body, memory, &err)
+                             : kserve_read(&request, (struct kserve_inputs){ inputs, has }, plan,
+                                           body, has_length, length, memory, &err);
     require((code == OK) == (err.text[0] == '\0'));
     for (uint32_t i = 0; code == OK && i < plan->signature->inputs_count; i++)
         if (has[i])

@@ -70,8 +70,8 @@ enum err_code kserve_plan_of(struct model *model, const struct kserve_plan **ret
     struct kserve_plan *plan = model_attached(model, ATTACHMENT_KSERVE);
 
     if (UNLIKELY(plan == NULL)) {
-        plan = kserve_plan_new(model_name(model), model_version_text(model),
-                               model_signature(model));
+        plan =
+            kserve_plan_new(model_name(model), model_version_text(model), model_signature(model));
         if (plan == NULL)
             return err_set(err, E_EXHAUSTED, "no memory for the request; retry later");
         plan = model_attach(model, ATTACHMENT_KSERVE, plan, kserve_plan_free);

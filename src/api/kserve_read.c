@@ -13,6 +13,7 @@
 
 #include "api/kserve.h"
 #include "base/arena.h"
+#include "codec/bytes.h"
 #include "codec/tensor_json.h"
 #include "contract/tensor_memory.h"
 #include "model/dtype.h"
@@ -26,32 +27,57 @@ struct reader {
     const struct kserve_plan *plan;
     struct kserve_memory memory;
     struct slice binary; /* what of the binary part is not given out yet */
+    bool has_length;     /* an Inference-Header-Content-Length said where it begins */
     struct json_cursor c;
     uint32_t parameters_count;
     bool binary_default;
 };
 
 /* Paths of the first few inputs are constants: they are needed only for errors. */
-enum { MEMBER_SELF, MEMBER_NAME, MEMBER_SHAPE, MEMBER_DATATYPE, MEMBER_DATA, MEMBER_PARAMETERS,
-       MEMBERS };
+enum {
+    MEMBER_SELF,
+    MEMBER_NAME,
+    MEMBER_SHAPE,
+    MEMBER_DATATYPE,
+    MEMBER_DATA,
+    MEMBER_PARAMETERS,
+    MEMBER_BINARY_SIZE,
+    MEMBER_BINARY,
+    MEMBER_CLASSES,
+    MEMBERS
+};
 
-#define PATHS(list, i)                                                                             \
-    {                                                                                              \
-        list "[" #i "]", list "[" #i "].name", list "[" #i "].shape", list "[" #i "].datatype",    \
-            list "[" #i "].data", list "[" #i "].parameters"                                       \
+#define PATHS(list, i)                                                                           \
+    {                                                                                            \
+        list "[" #i "]", list "[" #i "].name", list "[" #i "].shape", list "[" #i "].datatype",  \
+            list "[" #i "].data", list "[" #i "].parameters",                                    \
+            list "[" #i "].parameters.binary_data_size", list "[" #i "].parameters.binary_data", \
+            list "[" #i "].parameters.classification"                                            \
     }
 static const char *const input_paths[][MEMBERS] = {
     PATHS("inputs", 0), PATHS("inputs", 1), PATHS("inputs", 2), PATHS("inputs", 3),
     PATHS("inputs", 4), PATHS("inputs", 5), PATHS("inputs", 6), PATHS("inputs", 7),
 };
 static const char *const output_paths[][MEMBERS] = {
-    PATHS("outputs", 0), PATHS("outputs", 1), PATHS("outputs", 2), PATHS("outputs", 3),
+    PATHS("outputs", 0),
+    PATHS("outputs", 1),
+    PATHS("outputs", 2),
+    PATHS("outputs", 3),
 };
 
 static const char *path_of(struct reader *r, bool is_output, uint32_t at, unsigned member)
 {
-    static const char *const ends[MEMBERS] = { "", ".name", ".shape", ".datatype", ".data",
-                                               ".parameters" };
+    static const char *const ends[MEMBERS] = {
+        [MEMBER_SELF] = "",
+        [MEMBER_NAME] = ".name",
+        [MEMBER_SHAPE] = ".shape",
+        [MEMBER_DATATYPE] = ".datatype",
+        [MEMBER_DATA] = ".data",
+        [MEMBER_PARAMETERS] = ".parameters",
+        [MEMBER_BINARY_SIZE] = ".parameters.binary_data_size",
+        [MEMBER_BINARY] = ".parameters.binary_data",
+        [MEMBER_CLASSES] = ".parameters.classification",
+    };
 
     if (is_output && LIKELY(at < COUNT(output_paths)))
         return output_paths[at][member];
@@ -185,8 +211,8 @@ static COLD enum err_code no_sequences(struct err *err)
 }
 
 /* Reserved keys are taken; *ret_is_custom says that it is the model's. */
-static enum err_code take_reserved(struct reader *r, const struct parameter *p,
-                                   bool *ret_is_custom, struct err *err)
+static enum err_code take_reserved(struct reader *r, const struct parameter *p, bool *ret_is_custom,
+                                   struct err *err)
 {
     const char *key = p->key;
 
@@ -257,14 +283,14 @@ static enum err_code read_parameters(struct reader *r, struct err *err)
 
 struct input {
     const char *path;
-    uint32_t at;                /* in the request */
+    uint32_t at; /* in the request */
     unsigned seen;
     struct slice name;
     enum penstock_dtype dtype;
     uint32_t rank;
     int64_t shape[PENSTOCK_RANK_MAX];
     uint64_t count;
-    struct json_cursor later;   /* data that came before its shape or datatype */
+    struct json_cursor later; /* data that came before its shape or datatype */
     bool has_data, has_later, has_binary, has_region;
     uint64_t binary_size;
     const void *data;
@@ -358,6 +384,19 @@ static HOT enum err_code read_data(struct reader *r, struct input *in, struct er
     return OK;
 }
 
+/* Elements that cannot be read because the datatype is the wrong one for this model: that is what
+ * the caller needs to hear. */
+static COLD enum err_code data_failed(struct reader *r, const struct input *in, struct err *err)
+{
+    const struct signature_tensor *t =
+        (in->seen & SEEN_NAME) == 0 ? NULL : signature_input(r->plan->signature, in->name, NULL);
+
+    if (err->code != E_INVALID || t == NULL || t->dtype == in->dtype)
+        return err->code;
+    return err_set(err, E_INVALID, "input '%s' has datatype %s; the model takes %s", t->name,
+                   dtype_name(in->dtype), dtype_name(t->dtype));
+}
+
 static enum err_code read_shape(struct reader *r, struct input *in, struct err *err)
 {
     const char *path = path_of(r, false, in->at, MEMBER_SHAPE);
@@ -402,7 +441,8 @@ static enum err_code read_input_parameters(struct reader *r, struct input *in, s
             return OK;
         if (slice_is(key, "binary_data_size")) {
             TRY(see(&seen, 1, path, "binary_data_size", err));
-            TRY(json_u64(&r->c, &in->binary_size, path, err));
+            TRY(json_u64(&r->c, &in->binary_size, path_of(r, false, in->at, MEMBER_BINARY_SIZE),
+                         err));
             in->has_binary = true;
         } else {
             /* Others (content_type of MLServer's clients ...) do not concern us. */
@@ -464,13 +504,19 @@ static enum err_code take_binary(struct reader *r, struct input *in, struct err 
     if (UNLIKELY(in->binary_size > r->binary.size))
         return err_set(err, E_INVALID,
                        "unexpected size for input '%.*s', expecting %llu additional bytes for "
-                       "model '%.*s'",
+                       "model '%.*s'%s",
                        SLICE_ARG(slice_first(in->name, 80)),
                        (unsigned long long)(in->binary_size - r->binary.size),
-                       SLICE_ARG(r->plan->model_name));
+                       SLICE_ARG(r->plan->model_name),
+                       r->has_length ? ""
+                                     : "; without the header Inference-Header-Content-Length "
+                                       "the whole body is JSON");
     in->size = (size_t)in->binary_size;
     in->data = r->binary.data;
     r->binary = slice_skip(r->binary, in->size);
+    if (in->dtype == PENSTOCK_BOOL && UNLIKELY(!bool_check(slice_make(in->data, in->size))))
+        return err_set(err, E_INVALID, "input '%.*s': a BOOL byte that is neither 0 nor 1",
+                       SLICE_ARG(slice_first(in->name, 80)));
     if (((uintptr_t)in->data & (align - 1)) != 0) {
         TRY(tensor_memory(&memory, r->memory.arena, r->memory.budget, in->size, err));
         if (in->size != 0)
@@ -511,7 +557,8 @@ static HOT enum err_code finish_input(struct reader *r, struct input *in, struct
     if (UNLIKELY(in->has_later)) {
         struct json_cursor behind = r->c;
         r->c = in->later;
-        TRY(read_data(r, in, err));
+        if (read_data(r, in, err) != OK)
+            return data_failed(r, in, err);
         r->c = behind;
     }
     struct penstock_tensor *tensor = &r->inputs.tensors[index];
@@ -546,16 +593,16 @@ static HOT enum err_code read_input(struct reader *r, uint32_t at, struct err *e
             break;
         if (slice_is(key, "name")) {
             TRY(see(&in.seen, SEEN_NAME, in.path, "name", err));
-            TRY(json_string(&r->c, r->memory.arena, &in.name,
-                            path_of(r, false, at, MEMBER_NAME), err));
+            TRY(json_string(&r->c, r->memory.arena, &in.name, path_of(r, false, at, MEMBER_NAME),
+                            err));
         } else if (slice_is(key, "shape")) {
             TRY(see(&in.seen, SEEN_SHAPE, in.path, "shape", err));
             TRY(read_shape(r, &in, err));
         } else if (slice_is(key, "datatype")) {
             struct slice name;
             TRY(see(&in.seen, SEEN_DATATYPE, in.path, "datatype", err));
-            TRY(json_string(&r->c, r->memory.arena, &name,
-                            path_of(r, false, at, MEMBER_DATATYPE), err));
+            TRY(json_string(&r->c, r->memory.arena, &name, path_of(r, false, at, MEMBER_DATATYPE),
+                            err));
             in.dtype = dtype_from_name(name);
             if (UNLIKELY(in.dtype == PENSTOCK_INVALID))
                 return unknown_datatype(r, &in, name, err);
@@ -563,7 +610,8 @@ static HOT enum err_code read_input(struct reader *r, uint32_t at, struct err *e
             TRY(see(&in.seen, SEEN_DATA, in.path, "data", err));
             in.has_data = true;
             if (LIKELY((in.seen & (SEEN_SHAPE | SEEN_DATATYPE)) == (SEEN_SHAPE | SEEN_DATATYPE))) {
-                TRY(read_data(r, &in, err));
+                if (UNLIKELY(read_data(r, &in, err) != OK))
+                    return data_failed(r, &in, err);
             } else {
                 in.has_later = true;
                 in.later = r->c;
@@ -627,10 +675,10 @@ static enum err_code read_output_parameters(struct reader *r, uint32_t at, struc
             return OK;
         if (slice_is(key, "binary_data")) {
             TRY(see(&seen, 1, path, "binary_data", err));
-            TRY(json_bool(&r->c, &w->is_binary, path, err));
+            TRY(json_bool(&r->c, &w->is_binary, path_of(r, true, at, MEMBER_BINARY), err));
         } else if (slice_is(key, "classification")) {
             TRY(see(&seen, 2, path, "classification", err));
-            TRY(json_u64(&r->c, &w->classes, path, err));
+            TRY(json_u64(&r->c, &w->classes, path_of(r, true, at, MEMBER_CLASSES), err));
         } else {
             w->has_region |= slice_is(key, "shared_memory_region");
             TRY(json_skip(&r->c, NULL, path, err));
@@ -655,8 +703,7 @@ static enum err_code read_output(struct reader *r, uint32_t at, struct err *err)
             break;
         if (slice_is(key, "name")) {
             TRY(see(&seen, SEEN_NAME, path, "name", err));
-            TRY(json_string(&r->c, r->memory.arena, &name, path_of(r, true, at, MEMBER_NAME),
-                            err));
+            TRY(json_string(&r->c, r->memory.arena, &name, path_of(r, true, at, MEMBER_NAME), err));
         } else if (slice_is(key, "parameters")) {
             TRY(see(&seen, SEEN_PARAMETERS, path, "parameters", err));
             TRY(read_output_parameters(r, at, &w, err));
@@ -777,11 +824,14 @@ enum err_code kserve_header_length(struct slice value, uint64_t *ret, struct err
 }
 
 enum err_code kserve_read(struct kserve_request *ret, struct kserve_inputs inputs,
-                          const struct kserve_plan *plan, struct slice body,
-                          bool has_header_length, uint64_t header_length,
-                          struct kserve_memory memory, struct err *err)
+                          const struct kserve_plan *plan, struct slice body, bool has_header_length,
+                          uint64_t header_length, struct kserve_memory memory, struct err *err)
 {
-    struct reader r = { .request = ret, .inputs = inputs, .plan = plan, .memory = memory };
+    struct reader r = { .request = ret,
+                        .inputs = inputs,
+                        .plan = plan,
+                        .memory = memory,
+                        .has_length = has_header_length };
 
     if (has_header_length && UNLIKELY(header_length > body.size))
         return err_set(err, E_INVALID,
@@ -852,9 +902,8 @@ static enum err_code deduce_shape(const struct kserve_plan *plan, size_t bytes,
                        (unsigned long long)fixed, bytes);
     }
     if (fixed == 0 || bytes % fixed != 0)
-        return err_set(err, E_INVALID,
-                       "the raw input '%s' takes a multiple of %llu bytes, got %zu", t->name,
-                       (unsigned long long)fixed, bytes);
+        return err_set(err, E_INVALID, "the raw input '%s' takes a multiple of %llu bytes, got %zu",
+                       t->name, (unsigned long long)fixed, bytes);
     tensor->shape[free_at] = (int64_t)(bytes / fixed);
     return OK;
 }

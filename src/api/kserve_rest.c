@@ -7,7 +7,7 @@
 #include "api/kserve.h"
 #include "api/reply.h"
 
-#define GET (1u << METHOD_GET)
+#define GET  (1u << METHOD_GET)
 #define POST (1u << METHOD_POST)
 
 static void refuse(struct exchange *x, enum err_code code, const char *text)

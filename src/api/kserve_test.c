@@ -5,11 +5,11 @@
 #include <stdio.h>
 
 #include "api/kserve.h"
-#include "contract/test_models.h"
 #include "base/arena.h"
-#include "base/buf.h"
 #include "base/budget.h"
+#include "base/buf.h"
 #include "base/mem.h"
+#include "contract/test_models.h"
 #include "test/harness.h"
 
 /* One request read against one plan, and what came of it. */
@@ -51,8 +51,8 @@ static void read_bytes(struct reading *r, struct slice body, bool has_length, ui
     if (has_length && length == 0)
         r->code = kserve_read_raw(&r->request, inputs, r->plan, body, memory_of(r), &r->err);
     else
-        r->code = kserve_read(&r->request, inputs, r->plan, body, has_length, length,
-                              memory_of(r), &r->err);
+        r->code = kserve_read(&r->request, inputs, r->plan, body, has_length, length, memory_of(r),
+                              &r->err);
 }
 
 static void read_text(struct reading *r, const char *json)
@@ -68,9 +68,9 @@ static void read_text(struct reading *r, const char *json)
     read_bytes(r, slice_make(copy, text.size), false, 0);
 }
 
-#define IRIS_ROW "[5.1,3.5,1.4,0.2]"
+#define IRIS_ROW       "[5.1,3.5,1.4,0.2]"
 #define INPUT(members) "{\"inputs\":[{" members "}]}"
-#define GOOD "\"name\":\"input\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":" IRIS_ROW
+#define GOOD           "\"name\":\"input\",\"shape\":[1,4],\"datatype\":\"FP32\",\"data\":" IRIS_ROW
 
 TEST(kserve_reads_an_input)
 {
@@ -96,10 +96,12 @@ TEST(kserve_reads_an_input)
             const struct penstock_tensor *t = &r.inputs[0];
             check(r.has[0] && t->dtype == PENSTOCK_FP32 && t->rank == 2 && t->shape[0] == 1 &&
                       t->shape[1] == 4 && t->size == sizeof expected &&
-                      memcmp(t->data, expected, sizeof expected) == 0, "%s", same[i]);
+                      memcmp(t->data, expected, sizeof expected) == 0,
+                  "%s", same[i]);
             check(((uintptr_t)t->data & 63) == 0, "not on a line of memory");
             check(r.request.order_count == 2 && r.request.order[0] == 0 &&
-                      r.request.order[1] == 1 && !r.request.outputs[0].is_binary, "outputs");
+                      r.request.order[1] == 1 && !r.request.outputs[0].is_binary,
+                  "outputs");
         }
         close_reading(&r);
     }
@@ -145,9 +147,6 @@ static const struct {
     { INPUT("\"name\":\"input\",\"shape\":[1000000000000,4],\"datatype\":\"FP32\",\"data\":"
             "[[1,2,-3e5],[4]]"),
       "inputs[0].data: 4 elements; shape [1000000000000,4] takes 4000000000000", E_INVALID },
-    { INPUT("\"name\":\"input\",\"shape\":[1000000000000],\"datatype\":\"BYTES\",\"data\":"
-            "[\"a\\\"\",\"b\"]"),
-      "inputs[0].data: 2 elements", E_INVALID },
     { INPUT("\"name\":\"input\",\"shape\":[4611686018427387904,4],\"datatype\":\"FP32\",\"data\":"
             "[1]"),
       "inputs[0].shape: too many elements", E_INVALID },
@@ -155,7 +154,8 @@ static const struct {
       "inputs[0].data", E_INVALID },
     { INPUT("\"name\":\"input\",\"shape\":[1,4],\"datatype\":\"FP32\""),
       "must set exactly one of 'data', 'binary_data_size' in 'parameters' and "
-      "'shared_memory_region' in 'parameters'; none is set", E_INVALID },
+      "'shared_memory_region' in 'parameters'; none is set",
+      E_INVALID },
     { INPUT(GOOD ",\"parameters\":{\"binary_data_size\":16}"),
       "set are 'data', 'binary_data_size' in 'parameters'", E_INVALID },
     { INPUT("\"name\":\"input\",\"shape\":[1,4],\"datatype\":\"FP32\",\"parameters\":{"
@@ -181,7 +181,8 @@ static const struct {
       "shared memory", E_UNIMPLEMENTED },
     { "{\"parameters\":{\"triton_x\":1},\"inputs\":[{" GOOD "}]}",
       "parameter keys starting with 'triton_' are reserved for Triton usage and should not be "
-      "specified.", E_INVALID },
+      "specified.",
+      E_INVALID },
     { "{\"parameters\":{\"headers\":\"x\"},\"inputs\":[{" GOOD "}]}", "'headers' is reserved",
       E_INVALID },
     { "{\"parameters\":{\"a\":null},\"inputs\":[{" GOOD "}]}",
@@ -196,8 +197,8 @@ static const struct {
       E_INVALID },
     { "{\"parameters\":{\"binary_data_output\":1},\"inputs\":[{" GOOD "}]}",
       "'binary_data_output' is 1; it takes true or false", E_INVALID },
-    { "{\"parameters\":{\"sequence_id\":7},\"inputs\":[{" GOOD "}]}",
-      "sequences are not built yet", E_UNIMPLEMENTED },
+    { "{\"parameters\":{\"sequence_id\":7},\"inputs\":[{" GOOD "}]}", "sequences are not built yet",
+      E_UNIMPLEMENTED },
     { "{\"parameters\":{\"sequence_id\":\"a\"},\"inputs\":[{" GOOD "}]}",
       "sequences are not built yet", E_UNIMPLEMENTED },
     { "{\"parameters\":{\"sequence_start\":true},\"inputs\":[{" GOOD "}]}",
@@ -216,6 +217,33 @@ TEST(kserve_refuses_in_words)
               refusals[i].body, r.err.text, refusals[i].words);
         close_reading(&r);
     }
+}
+
+TEST(kserve_refuses_more_strings_than_there_is_text)
+{
+    struct reading r;
+
+    open_reading(&r, test_spam());
+    read_text(&r, INPUT("\"name\":\"text\",\"shape\":[1000000000000,1],\"datatype\":\"BYTES\","
+                        "\"data\":[\"a\\\"\",\"b\"]"));
+    check(r.code == E_INVALID &&
+              strstr(r.err.text, "inputs[0].data: 2 elements; shape "
+                                 "[1000000000000,1] takes 1000000000000") != NULL,
+          "%s", r.err.text);
+    close_reading(&r);
+}
+
+TEST(kserve_names_the_wrong_datatype_first)
+{
+    struct reading r;
+
+    open_reading(&r, test_iris());
+    read_text(
+        &r, INPUT("\"name\":\"input\",\"shape\":[1,4],\"datatype\":\"INT64\",\"data\":" IRIS_ROW));
+    check(r.code == E_INVALID &&
+              strcmp(r.err.text, "input 'input' has datatype INT64; the model takes FP32") == 0,
+          "%s", r.err.text);
+    close_reading(&r);
 }
 
 /* Every prefix of a good request is a bad one, and no step goes past its end. */
@@ -256,19 +284,16 @@ TEST(kserve_reads_parameters)
         case 'i':
             check(p->kind == PARAMETER_INT && p->value.i == -7 && strcmp(p->text, "-7") == 0, "i");
             break;
-        case 'u':
-            check(p->kind == PARAMETER_UINT && p->value.u == UINT64_MAX, "u");
-            break;
+        case 'u': check(p->kind == PARAMETER_UINT && p->value.u == UINT64_MAX, "u"); break;
         case 'd':
             check(p->kind == PARAMETER_DOUBLE && p->value.d == 25.0 &&
-                      strcmp(p->text, "2.5e1") == 0, "d is %s", p->text);
+                      strcmp(p->text, "2.5e1") == 0,
+                  "d is %s", p->text);
             break;
         case 'b':
             check(p->kind == PARAMETER_BOOL && !p->value.b && strcmp(p->text, "false") == 0, "b");
             break;
-        case 's':
-            check(p->kind == PARAMETER_STRING && strcmp(p->text, "t") == 0, "s");
-            break;
+        case 's': check(p->kind == PARAMETER_STRING && strcmp(p->text, "t") == 0, "s"); break;
         default: check(false, "unexpected %s", p->key);
         }
     }
@@ -305,7 +330,8 @@ TEST(kserve_reads_binary_inputs)
         check(r.has[i], "input %u", i);
     check(r.inputs[0].data == body + json_size && r.inputs[0].size == 3, "bytes in place");
     check(r.inputs[2].size == 8 && memcmp(r.inputs[2].data, floats, 8) == 0 &&
-              ((uintptr_t)r.inputs[2].data & 3) == 0, "floats aligned");
+              ((uintptr_t)r.inputs[2].data & 3) == 0,
+          "floats aligned");
     check(r.inputs[3].data == body + json_size + 11 && r.inputs[3].size == 11, "strings in place");
     check(r.inputs[1].size == 5 && memcmp(r.inputs[1].data, "\1\0\0\0x", 5) == 0, "JSON string");
     check(r.inputs[4].size == 0, "empty");
@@ -314,8 +340,9 @@ TEST(kserve_reads_binary_inputs)
     check(r.code == E_INVALID && strstr(r.err.text, "expecting 1 additional bytes") != NULL, "%s",
           r.err.text);
     read_bytes(&r, slice_make(body, size), true, size + 1);
-    check(r.code == E_INVALID && strstr(r.err.text, "inference header size should be in range (0, ")
-                                     != NULL, "%s", r.err.text);
+    check(r.code == E_INVALID &&
+              strstr(r.err.text, "inference header size should be in range (0, ") != NULL,
+          "%s", r.err.text);
     read_bytes(&r, slice_make(body, size), true, json_size - 1);
     check(r.code == E_INVALID, "a header one byte short was read");
     buf_unref(&buf);
@@ -330,8 +357,8 @@ TEST(kserve_refuses_spare_bytes)
     open_reading(&r, test_iris());
     read_bytes(&r, slice_make(body, sizeof body - 1), true, sizeof body - 3);
     check(r.code == E_INVALID &&
-              strstr(r.err.text, "unexpected additional input data for model 'iris'") != NULL, "%s",
-          r.err.text);
+              strstr(r.err.text, "unexpected additional input data for model 'iris'") != NULL,
+          "%s", r.err.text);
     close_reading(&r);
 }
 
@@ -342,9 +369,12 @@ TEST(kserve_header_length_cases)
         bool is_good;
         uint64_t value;
     } cases[] = {
-        { "0", true, 0 },          { "123", true, 123 },
-        { "", false, 0 },          { "-1", false, 0 },
-        { "1x", false, 0 },        { "99999999999999999999999", false, 0 },
+        { "0", true, 0 },
+        { "123", true, 123 },
+        { "", false, 0 },
+        { "-1", false, 0 },
+        { "1x", false, 0 },
+        { "99999999999999999999999", false, 0 },
         { "18446744073709551615", false, 0 },
     };
 
@@ -355,7 +385,8 @@ TEST(kserve_header_length_cases)
         check((code == OK) == cases[i].is_good, "%s: %s", cases[i].text, err.text);
         check(code != OK || value == cases[i].value, "%s", cases[i].text);
         check(code == OK || strstr(err.text, "Unable to parse Inference-Header-Content-Length, "
-                                             "got: ") != NULL, "%s", err.text);
+                                             "got: ") != NULL,
+              "%s", err.text);
     }
 }
 
@@ -368,7 +399,8 @@ TEST(kserve_reads_raw_requests)
     open_reading(&r, test_iris());
     read_bytes(&r, slice_make(rows, 32), true, 0);
     check(r.code == OK && r.inputs[0].shape[0] == 2 && r.inputs[0].shape[1] == 4 &&
-              r.inputs[0].size == 32 && r.request.outputs[0].is_binary, "two rows: %s", r.err.text);
+              r.inputs[0].size == 32 && r.request.outputs[0].is_binary,
+          "two rows: %s", r.err.text);
     read_bytes(&r, slice_make(rows, 18), true, 0);
     check(r.code == E_INVALID && strstr(r.err.text, "multiple of 16 bytes, got 18") != NULL, "%s",
           r.err.text);
@@ -377,7 +409,8 @@ TEST(kserve_reads_raw_requests)
     open_reading(&r, test_spam());
     read_bytes(&r, slice_of("hello"), true, 0);
     check(r.code == OK && r.inputs[0].size == 9 && r.inputs[0].shape[0] == 1 &&
-              memcmp(r.inputs[0].data, "\5\0\0\0hello", 9) == 0, "text: %s", r.err.text);
+              memcmp(r.inputs[0].data, "\5\0\0\0hello", 9) == 0,
+          "text: %s", r.err.text);
     close_reading(&r);
 
     open_reading(&r, test_mixed());
@@ -411,12 +444,20 @@ static const float probability_data[] = { 0.9815f, 0.0184f, 1e-7f };
 
 static void fill_iris(struct response_output outputs[2])
 {
-    outputs[0] = (struct response_output){
-        true, { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .shape = { 1 },
-                .data = label_data, .size = sizeof label_data } };
-    outputs[1] = (struct response_output){
-        true, { .name = "probabilities", .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 1, 3 },
-                .data = probability_data, .size = sizeof probability_data } };
+    outputs[0] = (struct response_output){ true,
+                                           { .name = "label",
+                                             .dtype = PENSTOCK_INT64,
+                                             .rank = 1,
+                                             .shape = { 1 },
+                                             .data = label_data,
+                                             .size = sizeof label_data } };
+    outputs[1] = (struct response_output){ true,
+                                           { .name = "probabilities",
+                                             .dtype = PENSTOCK_FP32,
+                                             .rank = 2,
+                                             .shape = { 1, 3 },
+                                             .data = probability_data,
+                                             .size = sizeof probability_data } };
 }
 
 static void check_answer(const char *request, const char *expected, size_t binary_size)
@@ -430,9 +471,9 @@ static void check_answer(const char *request, const char *expected, size_t binar
     fill_iris(outputs);
     read_text(&r, request);
     check(r.code == OK, "%s: %s", request, r.err.text);
-    enum err_code code = r.code != OK ? r.code
-                                      : kserve_write(&answer, r.plan, &r.request, outputs,
-                                                     memory_of(&r), &err);
+    enum err_code code =
+        r.code != OK ? r.code
+                     : kserve_write(&answer, r.plan, &r.request, outputs, memory_of(&r), &err);
     check(code == OK, "%s: %s", request, err.text);
     if (code == OK) {
         check(slice_is(answer.json, expected), "got  %.*s\nwant %s", SLICE_ARG(answer.json),
@@ -444,8 +485,8 @@ static void check_answer(const char *request, const char *expected, size_t binar
     close_reading(&r);
 }
 
-#define HEAD "\"model_name\":\"iris\",\"model_version\":\"1\",\"outputs\":["
-#define LABEL "{\"name\":\"label\",\"datatype\":\"INT64\",\"shape\":[1],"
+#define HEAD          "\"model_name\":\"iris\",\"model_version\":\"1\",\"outputs\":["
+#define LABEL         "{\"name\":\"label\",\"datatype\":\"INT64\",\"shape\":[1],"
 #define PROBABILITIES "{\"name\":\"probabilities\",\"datatype\":\"FP32\",\"shape\":[1,3],"
 
 TEST(kserve_answers)
@@ -532,12 +573,17 @@ TEST(kserve_answers_strings_of_any_content)
     memcpy(data, &size, 4);
     memset(data + 4, 1, SIZE);
     open_reading(&r, test_spam());
-    read_text(&r, "{\"inputs\":[{\"name\":\"text\",\"shape\":[1,1],\"datatype\":\"BYTES\",\"data\":["
-                  "\"x\"]}],\"outputs\":[{\"name\":\"label\"}]}");
+    read_text(&r,
+              "{\"inputs\":[{\"name\":\"text\",\"shape\":[1,1],\"datatype\":\"BYTES\",\"data\":["
+              "\"x\"]}],\"outputs\":[{\"name\":\"label\"}]}");
     check(r.code == OK, "%s", r.err.text);
-    output = (struct response_output){
-        true, { .name = "label", .dtype = PENSTOCK_BYTES, .rank = 1, .shape = { 1 }, .data = data,
-                .size = SIZE + 4 } };
+    output = (struct response_output){ true,
+                                       { .name = "label",
+                                         .dtype = PENSTOCK_BYTES,
+                                         .rank = 1,
+                                         .shape = { 1 },
+                                         .data = data,
+                                         .size = SIZE + 4 } };
     enum err_code code = kserve_write(&answer, r.plan, &r.request, &output, memory_of(&r), &err);
     check(code == OK, "%s", err.text);
     if (code == OK) {
@@ -559,8 +605,11 @@ TEST(kserve_classify_agrees_with_sorting)
         float values[64];
         uint64_t n = 1 + test_random_below(COUNT(values)), k = test_random_below(n + 3);
         int64_t order[64];
-        struct penstock_tensor scores = { .name = "p", .dtype = PENSTOCK_FP32, .rank = 2,
-                                          .shape = { 1, (int64_t)n }, .data = values,
+        struct penstock_tensor scores = { .name = "p",
+                                          .dtype = PENSTOCK_FP32,
+                                          .rank = 2,
+                                          .shape = { 1, (int64_t)n },
+                                          .data = values,
                                           .size = n * sizeof(float) };
         struct penstock_tensor classes;
         struct signature_tensor described = { .name = "p" };
@@ -582,9 +631,10 @@ TEST(kserve_classify_agrees_with_sorting)
                 order[j - 1] = held;
             }
         check(kserve_classify(&classes, &scores, k, true, &described,
-                              (struct kserve_memory){ arena, NULL }, &err) == OK, "%s", err.text);
-        check(classes.rank == 2 && classes.shape[0] == 1 &&
-                  classes.shape[1] == (int64_t)MIN(k, n), "shape");
+                              (struct kserve_memory){ arena, NULL }, &err) == OK,
+              "%s", err.text);
+        check(classes.rank == 2 && classes.shape[0] == 1 && classes.shape[1] == (int64_t)MIN(k, n),
+              "shape");
         const uint8_t *at = classes.data;
         for (uint64_t i = 0; i < MIN(k, n); i++) {
             char expected[64], got[64];

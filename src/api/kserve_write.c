@@ -47,7 +47,8 @@ static size_t data_bound(const struct penstock_tensor *t, bool is_sparing)
 static size_t json_bound(const struct kserve_plan *plan, const struct kserve_request *request,
                          const struct penstock_tensor *const *tensors, bool is_sparing)
 {
-    size_t bound = plan->head.size + SLACK + (request->id.size == 0 ? 0 : request->id.size * 6 + 10);
+    size_t bound =
+        plan->head.size + SLACK + (request->id.size == 0 ? 0 : request->id.size * 6 + 10);
 
     for (uint32_t i = 0; i < request->order_count; i++) {
         uint32_t index = request->order[i];

@@ -34,16 +34,21 @@ static void answer_error(struct exchange *x, enum dialect dialect, uint16_t stat
     require(more_count <= 2);
     for (uint32_t i = 0; i < more_count; i++)
         headers[count++] = more[i];
-    if (err->retry_after_ms != 0)
-        retry = arena_printf(x->arena, "%u", (err->retry_after_ms + 999) / 1000);
+    /* What is full now is less so in a second, where nobody knows better. */
+    uint32_t wait_ms = err->retry_after_ms;
+    if (wait_ms == 0 && err->code == E_EXHAUSTED)
+        wait_ms = 1000;
+    if (wait_ms != 0)
+        retry = arena_printf(x->arena, "%u", (wait_ms + 999) / 1000);
     if (retry != NULL)
         headers[count++] =
             (struct header){ SLICE_LIT("retry-after"), { (uint8_t *)retry, strlen(retry) } };
     if (text_failed(body))
-        bytes = slice_of(dialect == DIALECT_PLAIN    ? "out of memory\n"
-                         : dialect == DIALECT_KSERVE ? "{\"error\":\"out of memory\"}"
-                                                     : "{\"error\":{\"code\":\"RESOURCE_EXHAUSTED\","
-                                                       "\"message\":\"out of memory\"}}");
+        bytes =
+            slice_of(dialect == DIALECT_PLAIN    ? "out of memory\n"
+                     : dialect == DIALECT_KSERVE ? "{\"error\":\"out of memory\"}"
+                                                 : "{\"error\":{\"code\":\"RESOURCE_EXHAUSTED\","
+                                                   "\"message\":\"out of memory\"}}");
     exchange_answer(x, status,
                     dialect == DIALECT_PLAIN ? "text/plain; charset=utf-8" : "application/json",
                     headers, count, bytes, NULL);
@@ -110,8 +115,8 @@ void api_fail_field(struct exchange *x, uint16_t status, const struct err *err, 
     }
     text_init_arena(&body, x->arena, 128);
     typed_error(&body, err, field, example_json);
-    answer_error(x, DIALECT_TYPED, status != 0 ? status : api_status(DIALECT_TYPED, err->code),
-                 err, NULL, 0, &body);
+    answer_error(x, DIALECT_TYPED, status != 0 ? status : api_status(DIALECT_TYPED, err->code), err,
+                 NULL, 0, &body);
 }
 
 void api_fail_encoding(struct exchange *x, enum dialect dialect, const struct err *err)

@@ -19,11 +19,11 @@ struct api {
     struct engine *engine;
     struct repository *repository;
     struct metrics *metrics;
-    size_t body_bytes_max;          /* --max-body; Triton's --http-max-input-size */
-    bool server_timing;             /* --server-timing: the header in every inference answer */
-    bool is_strict_ready;           /* --strict-readiness: every model counts */
+    size_t body_bytes_max; /* --max-body; Triton's --http-max-input-size */
+    bool server_timing;    /* --server-timing: the header in every inference answer */
+    bool is_strict_ready;  /* --strict-readiness: every model counts */
     _Atomic bool *is_draining;
-    const char *server_name;        /* "penstock" */
+    const char *server_name; /* "penstock" */
     const char *server_version;
 };
 
@@ -40,8 +40,8 @@ struct route_match {
 enum dialect { DIALECT_PLAIN, DIALECT_KSERVE, DIALECT_TYPED };
 
 struct route {
-    uint32_t methods;        /* bits 1 << enum exchange_method; GET serves HEAD too */
-    const char *pattern;     /* "/v2/models/{model}/infer" */
+    uint32_t methods;    /* bits 1 << enum exchange_method; GET serves HEAD too */
+    const char *pattern; /* "/v2/models/{model}/infer" */
     void (*handle)(struct exchange *x, const struct route_match *match);
     enum dialect dialect;
 };

@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "repository/repository.h"
+#include "wire/multipart.h"
 
 enum { ARENA_ANSWER_MAX = 3072, FORM_FIELDS_MAX = 4096, MEDIA_UNSUPPORTED = 415 };
 
@@ -66,8 +67,7 @@ static bool begins_as_json(struct slice body)
     while (at < body.size && (body.data[at] == ' ' || body.data[at] == '\t' ||
                               body.data[at] == '\r' || body.data[at] == '\n'))
         at++;
-    return at < body.size &&
-           (body.data[at] == '{' || body.data[at] == '[' || body.data[at] == '"');
+    return at < body.size && (body.data[at] == '{' || body.data[at] == '[' || body.data[at] == '"');
 }
 
 static enum err_code read_form(struct typed_call *call, struct slice body, struct err *err)
@@ -93,6 +93,45 @@ static bool is_npy_type(struct slice type)
 {
     return slice_is_nocase(type, "application/x-npy") || slice_is_nocase(type, "application/npy") ||
            slice_is_nocase(type, "application/x-numpy");
+}
+
+static bool is_file_type(struct slice type)
+{
+    return type.size != 0 && !slice_is_nocase(type, "text/plain");
+}
+
+static enum err_code read_part(struct typed_call *call, const struct multipart_part *part,
+                               struct err *err)
+{
+    struct typed_reader *r = &call->reader;
+    struct slice type = media_type(part->content_type);
+
+    if (is_npy_type(type) || (is_npy(part->body) && part->filename.data != NULL))
+        return typed_read_npy(r, part->name, part->body, err);
+    if (type.size != 0 && is_json_type(type))
+        return typed_read_value(r, part->name, part->body, err);
+    if (is_file_type(type))
+        return typed_read_bytes(r, part->name, part->body, err);
+    return typed_read_text(r, part->name, part->body, err);
+}
+
+static enum err_code read_multipart(struct typed_call *call, struct slice body, struct err *err)
+{
+    static const struct multipart_limits limits = { .parts_max = FORM_FIELDS_MAX,
+                                                    .header_bytes_max = 8192 };
+    struct multipart_part part;
+    struct multipart parts;
+    struct slice boundary;
+    bool more;
+
+    TRY(multipart_boundary(&boundary, call->infer.headers.content_type, err));
+    TRY(multipart_init(&parts, body, boundary, &limits, call->infer.x->arena, err));
+    for (;;) {
+        TRY(multipart_next(&parts, &part, &more, err));
+        if (!more)
+            return OK;
+        TRY(read_part(call, &part, err));
+    }
 }
 
 /* The input that declares this content type, or NULL. */
@@ -158,6 +197,8 @@ static HOT enum err_code read_body(struct typed_call *call, struct slice body, s
     if (slice_is_nocase(type, "application/x-www-form-urlencoded"))
         return begins_as_json(body) ? typed_read_json(&call->reader, body, err)
                                     : read_form(call, body, err);
+    if (slice_is_nocase(type, "multipart/form-data"))
+        return read_multipart(call, body, err);
     return read_raw(call, type, body, err);
 }
 
@@ -251,8 +292,8 @@ void typed_put_segment(struct text *out, struct slice name)
 
     for (size_t i = 0; i < name.size; i++) {
         uint8_t c = name.data[i];
-        bool is_plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                        c == '-' || c == '.' || c == '_' || c == '~';
+        bool is_plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                        (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' || c == '~';
         if (is_plain) {
             text_byte(out, c);
         } else {
@@ -411,7 +452,7 @@ static void describe_model(struct exchange *x, const struct route_match *match)
     api_answer_text(x, DIALECT_TYPED, 200, json_type, NULL, 0, &out);
 }
 
-#define GET (1u << METHOD_GET)
+#define GET  (1u << METHOD_GET)
 #define POST (1u << METHOD_POST)
 
 static const struct route routes[] = {

@@ -11,11 +11,11 @@
 
 #include "codec/number.h"
 
-#define LOAD(type)                                                                                 \
-    __extension__({                                                                                \
-        type load_value_;                                                                          \
-        memcpy(&load_value_, (const uint8_t *)elements + i * sizeof(type), sizeof(type));          \
-        load_value_;                                                                               \
+#define LOAD(type)                                                                        \
+    __extension__({                                                                       \
+        type load_value_;                                                                 \
+        memcpy(&load_value_, (const uint8_t *)elements + i * sizeof(type), sizeof(type)); \
+        load_value_;                                                                      \
     })
 
 double element_f64(enum penstock_dtype dtype, const void *elements, uint64_t i)

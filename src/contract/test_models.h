@@ -26,17 +26,33 @@ static const struct feature test_iris_features[] = {
 /* input FP32 [N,4] -> label INT64 [N], probabilities FP32 [N,3] */
 static inline const struct signature *test_iris(void)
 {
-    static struct signature_tensor input = { .name = "input", .dtype = PENSTOCK_FP32, .rank = 2,
-                                             .dims = { -1, 4 }, .features_count = 4,
-                                             .features = test_iris_features, NO_LIMITS };
+    static struct signature_tensor input = { .name = "input",
+                                             .dtype = PENSTOCK_FP32,
+                                             .rank = 2,
+                                             .dims = { -1, 4 },
+                                             .features_count = 4,
+                                             .features = test_iris_features,
+                                             NO_LIMITS };
     static struct signature_tensor outputs[] = {
-        { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .dims = { -1 }, NO_LIMITS,
+        { .name = "label",
+          .dtype = PENSTOCK_INT64,
+          .rank = 1,
+          .dims = { -1 },
+          NO_LIMITS,
           .role = ROLE_LABEL },
-        { .name = "probabilities", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 3 }, NO_LIMITS,
-          .labels_count = 3, .labels = test_iris_labels, .role = ROLE_PROBABILITIES },
+        { .name = "probabilities",
+          .dtype = PENSTOCK_FP32,
+          .rank = 2,
+          .dims = { -1, 3 },
+          NO_LIMITS,
+          .labels_count = 3,
+          .labels = test_iris_labels,
+          .role = ROLE_PROBABILITIES },
     };
-    static const struct signature signature = { .inputs_count = 1, .outputs_count = 2,
-                                                .inputs = &input, .outputs = outputs,
+    static const struct signature signature = { .inputs_count = 1,
+                                                .outputs_count = 2,
+                                                .inputs = &input,
+                                                .outputs = outputs,
                                                 .is_batchable = true };
     return &signature;
 }
@@ -45,18 +61,34 @@ static inline const struct signature *test_iris(void)
 static inline const struct signature *test_spam(void)
 {
     static const char *const labels[] = { "ham", "spam" };
-    static struct signature_tensor input = { .name = "text", .dtype = PENSTOCK_BYTES, .rank = 2,
-                                             .dims = { -1, 1 }, NO_LIMITS };
+    static struct signature_tensor input = {
+        .name = "text", .dtype = PENSTOCK_BYTES, .rank = 2, .dims = { -1, 1 }, NO_LIMITS
+    };
     static struct signature_tensor outputs[] = {
-        { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .dims = { -1 }, NO_LIMITS,
-          .labels_count = 2, .labels = labels, .role = ROLE_LABEL },
-        { .name = "probabilities", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 2 }, NO_LIMITS,
-          .labels_count = 2, .labels = labels, .role = ROLE_PROBABILITIES },
+        { .name = "label",
+          .dtype = PENSTOCK_INT64,
+          .rank = 1,
+          .dims = { -1 },
+          NO_LIMITS,
+          .labels_count = 2,
+          .labels = labels,
+          .role = ROLE_LABEL },
+        { .name = "probabilities",
+          .dtype = PENSTOCK_FP32,
+          .rank = 2,
+          .dims = { -1, 2 },
+          NO_LIMITS,
+          .labels_count = 2,
+          .labels = labels,
+          .role = ROLE_PROBABILITIES },
     };
-    static const struct signature signature = {
-        .inputs_count = 1, .outputs_count = 2, .inputs = &input, .outputs = outputs,
-        .is_batchable = true, .example_json = "{\"text\":\"You won a prize, call now\"}"
-    };
+    static const struct signature signature = { .inputs_count = 1,
+                                                .outputs_count = 2,
+                                                .inputs = &input,
+                                                .outputs = outputs,
+                                                .is_batchable = true,
+                                                .example_json =
+                                                    "{\"text\":\"You won a prize, call now\"}" };
     return &signature;
 }
 
@@ -67,33 +99,46 @@ static inline const struct signature *test_mixed(void)
         { .name = "j", .dtype = PENSTOCK_BYTES, .rank = 1, .dims = { 1 }, NO_LIMITS },
         { .name = "f", .dtype = PENSTOCK_FP32, .rank = 1, .dims = { 2 }, NO_LIMITS },
         { .name = "s", .dtype = PENSTOCK_BYTES, .rank = 1, .dims = { 2 }, NO_LIMITS },
-        { .name = "e", .dtype = PENSTOCK_INT64, .rank = 1, .dims = { -1 }, .is_optional = true,
+        { .name = "e",
+          .dtype = PENSTOCK_INT64,
+          .rank = 1,
+          .dims = { -1 },
+          .is_optional = true,
           NO_LIMITS },
     };
     static struct signature_tensor outputs[] = {
-        { .name = "out", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 2 }, NO_LIMITS,
+        { .name = "out",
+          .dtype = PENSTOCK_FP32,
+          .rank = 2,
+          .dims = { -1, 2 },
+          NO_LIMITS,
           .role = ROLE_VALUE },
         { .name = "mean", .dtype = PENSTOCK_FP32, .rank = 0, NO_LIMITS, .role = ROLE_VALUE },
     };
-    static const struct signature signature = { .inputs_count = 5, .outputs_count = 2,
-                                                .inputs = inputs, .outputs = outputs };
+    static const struct signature signature = {
+        .inputs_count = 5, .outputs_count = 2, .inputs = inputs, .outputs = outputs
+    };
     return &signature;
 }
 
 static inline const struct signature *test_free_strings(void)
 {
-    static struct signature_tensor input = { .name = "INPUT0", .dtype = PENSTOCK_BYTES, .rank = 2,
-                                             .dims = { -1, -1 }, NO_LIMITS };
-    static const struct signature signature = { .inputs_count = 1, .inputs = &input,
+    static struct signature_tensor input = {
+        .name = "INPUT0", .dtype = PENSTOCK_BYTES, .rank = 2, .dims = { -1, -1 }, NO_LIMITS
+    };
+    static const struct signature signature = { .inputs_count = 1,
+                                                .inputs = &input,
                                                 .batch_max = 8 };
     return &signature;
 }
 
 static inline const struct signature *test_free_matrix(void)
 {
-    static struct signature_tensor input = { .name = "INPUT0", .dtype = PENSTOCK_FP16, .rank = 3,
-                                             .dims = { -1, -1, -1 }, NO_LIMITS };
-    static const struct signature signature = { .inputs_count = 1, .inputs = &input,
+    static struct signature_tensor input = {
+        .name = "INPUT0", .dtype = PENSTOCK_FP16, .rank = 3, .dims = { -1, -1, -1 }, NO_LIMITS
+    };
+    static const struct signature signature = { .inputs_count = 1,
+                                                .inputs = &input,
                                                 .batch_max = 8 };
     return &signature;
 }

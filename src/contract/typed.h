@@ -28,15 +28,15 @@ enum { TYPED_WHOLE = -1 }; /* typed_field.feature: the whole tensor */
 
 struct typed_field {
     const char *name;
-    struct slice text;  /* the same */
-    uint32_t input;     /* of the signature */
-    int64_t feature;    /* index in the last dimension, or TYPED_WHOLE */
+    struct slice text; /* the same */
+    uint32_t input;    /* of the signature */
+    int64_t feature;   /* index in the last dimension, or TYPED_WHOLE */
 };
 
 struct typed_input {
     const struct signature_tensor *tensor;
-    const char *title;  /* title, or the name */
-    uint32_t row_rank;  /* dims of one row: without the batch */
+    const char *title; /* title, or the name */
+    uint32_t row_rank; /* dims of one row: without the batch */
     const int64_t *row_dims;
     bool is_fixed;      /* no free dim in a row */
     uint64_t row_count; /* elements of a row when is_fixed */
@@ -49,27 +49,27 @@ enum typed_item_kind { ITEM_LABEL, ITEM_PROBABILITY, ITEM_VALUE };
 /* One member of the answer. */
 struct typed_item {
     enum typed_item_kind kind;
-    const char *name;   /* "label" */
-    struct slice key;   /* "label": with quotes and colon */
-    uint32_t output;    /* whose value it shows */
+    const char *name;             /* "label" */
+    struct slice key;             /* "label": with quotes and colon */
+    uint32_t output;              /* whose value it shows */
     int64_t label, probabilities; /* outputs of the same classifier, or -1 */
     uint32_t labels_count;
-    const char *const *labels;    /* of the classes, or NULL */
-    size_t label_bytes_max;       /* of one as JSON, at most */
+    const char *const *labels; /* of the classes, or NULL */
+    size_t label_bytes_max;    /* of one as JSON, at most */
 };
 
 struct typed_plan {
     const struct signature *signature; /* borrowed: as long as the model */
     const char *model;
-    bool has_batch;     /* the first dim of every tensor counts rows */
+    bool has_batch; /* the first dim of every tensor counts rows */
     uint32_t inputs_count, fields_count, items_count;
     struct typed_input *inputs;
     struct typed_field *fields; /* the usual ones first: features, else titles; then other names */
     struct map *by_name;        /* of fields, when they are many */
     struct typed_item *items;
-    int64_t only_input;         /* the one required input, or -1 */
-    const char *example;        /* a right request as JSON text, or NULL */
-    struct arena *arena;        /* owned: all of the above */
+    int64_t only_input;  /* the one required input, or -1 */
+    const char *example; /* a right request as JSON text, or NULL */
+    struct arena *arena; /* owned: all of the above */
 };
 
 MUST_USE enum err_code typed_plan_new(struct typed_plan **ret, const char *model,
@@ -85,15 +85,14 @@ enum { TYPED_PRECISION_DEFAULT = 0, TYPED_PRECISION_FULL = -1 };
 struct typed_query {
     bool has_top, is_raw;
     uint64_t top;
-    int precision;  /* significant digits of floats; or one of the above */
-    bool *items;    /* by index of the plan: which are shown; NULL: all */
+    int precision; /* significant digits of floats; or one of the above */
+    bool *items;   /* by index of the plan: which are shown; NULL: all */
 };
 
 MUST_USE enum err_code typed_query_read(struct typed_query *ret, const struct typed_plan *plan,
                                         struct slice query, struct arena *arena, struct err *err);
 /* Marks the outputs that the answer needs. */
-void typed_query_wants(const struct typed_query *query, const struct typed_plan *plan,
-                       bool *wants);
+void typed_query_wants(const struct typed_query *query, const struct typed_plan *plan, bool *wants);
 /* Decodes %41 and '+' of a query or form; false on a broken escape. In the arena when it has any. */
 MUST_USE bool typed_unescape(struct slice text, struct arena *arena, struct slice *ret);
 /* Takes the next `key=value` (both decoded) from *rest; false at the end. */
@@ -111,11 +110,11 @@ struct typed_reader {
     struct budget *budget;
     struct typed_column *columns; /* by index of the plan's inputs */
     uint64_t rows;
-    bool is_list;        /* the answer is a list: the body was one, or a field had many rows */
+    bool is_list; /* the answer is a list: the body was one, or a field had many rows */
     bool is_list_body, has_closed;
-    uint32_t expected;   /* the field that probably comes next */
-    const char *field;   /* after a failure: which field it is about, or NULL */
-    bool shows_example;  /* after a failure: an example would help */
+    uint32_t expected;  /* the field that probably comes next */
+    const char *field;  /* after a failure: which field it is about, or NULL */
+    bool shows_example; /* after a failure: an example would help */
 };
 
 MUST_USE enum err_code typed_read_begin(struct typed_reader *ret, const struct typed_plan *plan,
@@ -124,13 +123,16 @@ MUST_USE enum err_code typed_read_begin(struct typed_reader *ret, const struct t
 /* The whole body as JSON: an object (one row, or lists of rows in its fields), a list of objects
  * (rows), or for a model with one input its bare value. */
 MUST_USE enum err_code typed_read_json(struct typed_reader *r, struct slice body, struct err *err);
-/* One field from text ("5.1", "hello", "[1,2]"), from raw bytes or from a .npy file. */
+/* One field from its JSON value, from text ("5.1", "hello", "[1,2]"), from raw bytes or from a .npy
+ * file. Several of them make one row. */
+MUST_USE enum err_code typed_read_value(struct typed_reader *r, struct slice name,
+                                        struct slice json, struct err *err);
 MUST_USE enum err_code typed_read_text(struct typed_reader *r, struct slice name,
                                        struct slice value, struct err *err);
 MUST_USE enum err_code typed_read_bytes(struct typed_reader *r, struct slice name,
                                         struct slice value, struct err *err);
-MUST_USE enum err_code typed_read_npy(struct typed_reader *r, struct slice name,
-                                      struct slice file, struct err *err);
+MUST_USE enum err_code typed_read_npy(struct typed_reader *r, struct slice name, struct slice file,
+                                      struct err *err);
 /* Checks that nothing is missing and fills the request's inputs (by index of the signature). */
 MUST_USE enum err_code typed_read_end(struct typed_reader *r, struct penstock_tensor *inputs,
                                       bool *has_input, struct err *err);

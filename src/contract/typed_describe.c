@@ -104,9 +104,9 @@ static void put_input(struct text *out, const struct typed_input *in)
 
 static void put_item(struct text *out, const struct typed_plan *plan, const struct typed_item *item)
 {
-    static const char *const roles[] = { [ITEM_LABEL] = "label",
-                                         [ITEM_PROBABILITY] = "probability",
-                                         [ITEM_VALUE] = "value" };
+    static const char *const roles[] = {
+        [ITEM_LABEL] = "label", [ITEM_PROBABILITY] = "probability", [ITEM_VALUE] = "value"
+    };
 
     put_tensor(out, &plan->signature->outputs[item->output], item->name);
     text_printf(out, ",\"role\":\"%s\"", roles[item->kind]);

@@ -56,10 +56,20 @@ static void answer(const struct typed_plan *plan, const struct typed_query *quer
     static const float scores[] = { 0.1f, 0.7f, 0.2f };
     static const int64_t label[] = { 2 };
     struct response_output outputs[2] = {
-        { true, { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .shape = { 1 },
-                  .data = label, .size = sizeof label } },
-        { true, { .name = "probabilities", .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 1, 3 },
-                  .data = scores, .size = sizeof scores } },
+        { true,
+          { .name = "label",
+            .dtype = PENSTOCK_INT64,
+            .rank = 1,
+            .shape = { 1 },
+            .data = label,
+            .size = sizeof label } },
+        { true,
+          { .name = "probabilities",
+            .dtype = PENSTOCK_FP32,
+            .rank = 2,
+            .shape = { 1, 3 },
+            .data = scores,
+            .size = sizeof scores } },
     };
     struct err err = { 0 };
     struct text out;

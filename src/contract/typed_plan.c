@@ -186,13 +186,15 @@ static enum err_code make_items(struct typed_plan *plan, struct err *err)
     if (scores != -1 && s->outputs[scores].rank - (plan->has_batch ? 1u : 0u) != 1)
         scores = -1;
     /* A list of scores with no label of its own gives two members. */
-    plan->items = arena_alloc(plan->arena, (2 * (size_t)s->outputs_count + 1) * sizeof *plan->items);
+    plan->items =
+        arena_alloc(plan->arena, (2 * (size_t)s->outputs_count + 1) * sizeof *plan->items);
     if (plan->items == NULL)
         return no_memory(plan->model, err);
     for (uint32_t i = 0; i < s->outputs_count; i++) {
         const struct signature_tensor *t = &s->outputs[i];
-        struct typed_item item = { .kind = ITEM_VALUE, .name = name_of(t), .output = i,
-                                   .label = -1, .probabilities = -1 };
+        struct typed_item item = {
+            .kind = ITEM_VALUE, .name = name_of(t), .output = i, .label = -1, .probabilities = -1
+        };
         uint32_t row_rank = t->rank - (plan->has_batch && t->rank != 0);
         /* Scores in more than one dimension are not of one decision. */
         if (t->dtype != PENSTOCK_BYTES && t->role == ROLE_PROBABILITIES && row_rank == 1) {
@@ -204,8 +206,9 @@ static enum err_code make_items(struct typed_plan *plan, struct err *err)
                 TRY(add_item(plan, item, err));
             }
             item.kind = ITEM_PROBABILITY;
-            item.name = t->title != NULL ? t->title
-                        : scores == (int64_t)i ? "probability" : t->name;
+            item.name = t->title != NULL       ? t->title
+                        : scores == (int64_t)i ? "probability"
+                                               : t->name;
         } else if (t->role == ROLE_LABEL) {
             item.kind = ITEM_LABEL;
             item.label = i;
@@ -322,8 +325,8 @@ static enum err_code make_example(struct typed_plan *plan, struct err *err)
 
 /* -- the whole ---------------------------------------------------------------------------------- */
 
-enum err_code typed_plan_new(struct typed_plan **ret, const char *model,
-                             const struct signature *s, struct err *err)
+enum err_code typed_plan_new(struct typed_plan **ret, const char *model, const struct signature *s,
+                             struct err *err)
 {
     struct arena *arena = arena_new(4096, PLAN_BYTES_MAX);
     struct typed_plan *plan = arena == NULL ? NULL : arena_zalloc(arena, sizeof *plan);

@@ -76,14 +76,14 @@ static enum err_code unknown_parameter(struct slice key, struct err *err)
     nearest_offer(&nearest, "precision");
     nearest_offer(&nearest, "raw");
     const char *best = nearest_best(&nearest);
-    return err_set(err, E_INVALID,
-                   "unknown query parameter '%.*s'%s%s%s; there are top, outputs, precision and raw",
-                   SLICE_ARG(slice_first(key, 40)), best != NULL ? "; did you mean '" : "",
-                   best != NULL ? best : "", best != NULL ? "'?" : "");
+    return err_set(
+        err, E_INVALID,
+        "unknown query parameter '%.*s'%s%s%s; there are top, outputs, precision and raw",
+        SLICE_ARG(slice_first(key, 40)), best != NULL ? "; did you mean '" : "",
+        best != NULL ? best : "", best != NULL ? "'?" : "");
 }
 
-static enum err_code unknown_item(const struct typed_plan *plan, struct slice name,
-                                  struct err *err)
+static enum err_code unknown_item(const struct typed_plan *plan, struct slice name, struct err *err)
 {
     struct nearest nearest = nearest_to(name);
     char list[320];
@@ -182,8 +182,7 @@ enum err_code typed_query_read(struct typed_query *ret, const struct typed_plan 
             return unknown_parameter(key, err);
         }
         if ((seen & bit) != 0)
-            return err_set(err, E_INVALID, "query parameter '%.*s' is given twice",
-                           SLICE_ARG(key));
+            return err_set(err, E_INVALID, "query parameter '%.*s' is given twice", SLICE_ARG(key));
         seen |= bit;
     }
     if (query.has_top && query.is_raw)

@@ -27,16 +27,16 @@ enum { SMALL_TEXT = 2048, ROWS_FIRST = 8, FEW_ELEMENTS = 4096 };
 struct typed_column {
     uint8_t *data;
     size_t size, room;
-    uint64_t rows;                      /* complete ones */
-    bool has_shape;                     /* of a row, once the first was read */
+    uint64_t rows;  /* complete ones */
+    bool has_shape; /* of a row, once the first was read */
     uint32_t rank;
     int64_t shape[PENSTOCK_RANK_MAX];
-    uint64_t count;                     /* elements of a row */
+    uint64_t count; /* elements of a row */
     /* -- the row being read -- */
-    bool is_given;                      /* as a whole tensor */
-    uint32_t seen_count;                /* features */
-    bool *seen;                         /* by feature; NULL until one was */
-    struct json_cursor *texts;          /* of string features, until all are there */
+    bool is_given;             /* as a whole tensor */
+    uint32_t seen_count;       /* features */
+    bool *seen;                /* by feature; NULL until one was */
+    struct json_cursor *texts; /* of string features, until all are there */
 };
 
 static enum err_code no_memory(struct err *err)
@@ -293,10 +293,9 @@ static HOT enum err_code read_whole(struct typed_reader *r, uint32_t index, stru
         return err_set(err, E_INVALID, "%s is given twice", in->title);
     c->is_given = true;
     /* One value for a row of one, and a flat list for a row of numbers, need no look ahead. */
-    if (LIKELY(in->is_fixed &&
-               (has_list ? in->row_rank == 1 && in->row_count > 1 && at->at + 1 < at->end &&
-                               at->at[1] != '['
-                         : in->row_count == 1))) {
+    if (LIKELY(in->is_fixed && (has_list ? in->row_rank == 1 && in->row_count > 1 &&
+                                               at->at + 1 < at->end && at->at[1] != '['
+                                         : in->row_count == 1))) {
         struct json_cursor inner = *at;
         if (has_list) {
             inner.at++;
@@ -397,8 +396,7 @@ static COLD enum err_code unknown_field(struct typed_reader *r, struct slice nam
     }
     return err_set(err, E_INVALID, "unknown field '%.*s'; model '%s' takes %s%s",
                    SLICE_ARG(slice_first(name, 80)), plan->model,
-                   plan->fields_count == 0 ? "no fields" : list,
-                   at >= sizeof list ? " ..." : "");
+                   plan->fields_count == 0 ? "no fields" : list, at >= sizeof list ? " ..." : "");
 }
 
 static COLD enum err_code missing(struct typed_reader *r, const char *field, struct err *err)
@@ -561,6 +559,15 @@ HOT enum err_code typed_read_json(struct typed_reader *r, struct slice body, str
 
 /* -- fields from elsewhere ------------------------------------------------------------------------ */
 
+enum err_code typed_read_value(struct typed_reader *r, struct slice name, struct slice json,
+                               struct err *err)
+{
+    struct json_cursor at = { json.data, json.data, json.data + json.size };
+
+    TRY(read_field(r, name, &at, err));
+    return json_end(&at, err);
+}
+
 /* Words of a form for true and false. */
 static bool is_yes(struct slice value)
 {
@@ -619,10 +626,11 @@ static enum err_code text_value(struct typed_reader *r, const struct typed_field
             return no_memory(err);
         trimmed = text_slice(&quoted);
     } else if (in->tensor->dtype == PENSTOCK_BOOL && trimmed.size != 0 && trimmed.data[0] != '[') {
-        trimmed = is_yes(trimmed) ? yes : slice_is_nocase(trimmed, "off") ||
-                                                  slice_is_nocase(trimmed, "false") ||
-                                                  slice_is(trimmed, "0")
-                                              ? no : trimmed;
+        trimmed = is_yes(trimmed) ? yes
+                  : slice_is_nocase(trimmed, "off") || slice_is_nocase(trimmed, "false") ||
+                          slice_is(trimmed, "0")
+                      ? no
+                      : trimmed;
     }
     struct json_cursor at = { trimmed.data, trimmed.data, trimmed.data + trimmed.size };
     TRY(field->feature == TYPED_WHOLE ? read_whole(r, field->input, &at, err)
@@ -702,8 +710,8 @@ enum err_code typed_read_bytes(struct typed_reader *r, struct slice name, struct
         return unknown_field(r, name, err);
     const struct typed_input *in = &r->plan->inputs[field->input];
     enum err_code code = field->feature != TYPED_WHOLE ? text_value(r, field, value, err)
-                         : in->element == 0 ? whole_bytes(r, field->input, value, err)
-                                            : raw_numbers(r, field->input, value, err);
+                         : in->element == 0            ? whole_bytes(r, field->input, value, err)
+                                                       : raw_numbers(r, field->input, value, err);
     return code == OK ? OK : field_failed(r, field->name, code);
 }
 

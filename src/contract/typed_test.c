@@ -61,7 +61,7 @@ static void close_call(struct call *c)
     typed_plan_free(c->plan);
 }
 
-#define IRIS_ROW                                                                                   \
+#define IRIS_ROW \
     "{\"sepal_length\":5.1,\"sepal_width\":3.5,\"petal_length\":1.4,\"petal_width\":0.2}"
 
 /* -- reading -------------------------------------------------------------------------------------- */
@@ -77,7 +77,8 @@ TEST(typed_reads_numbers)
         { "{\"petal_width\":0.2,\"petal_length\":1.4,\"sepal_width\":3.5,\"sepal_length\":5.1}", 1,
           false },
         { " { \"sepal_length\" : 5.1 , \"sepal_width\" : 3.5 , \"petal_length\" : 1.4 , "
-          "\"petal_width\" : 0.2 } ", 1, false },
+          "\"petal_width\" : 0.2 } ",
+          1, false },
         { "{\"input\":[5.1,3.5,1.4,0.2]}", 1, false },
         { "{\"input\": [ 5.1 , 3.5 , 1.4 , 0.2 ] }", 1, false },
         { "[5.1,3.5,1.4,0.2]", 1, false },
@@ -97,13 +98,15 @@ TEST(typed_reads_numbers)
         check(c.code == OK, "%s: %s", cases[i].body, c.err.text);
         if (c.code == OK) {
             check(c.has[0] && c.inputs[0].rank == 2 && c.inputs[0].shape[0] == cases[i].rows &&
-                      c.inputs[0].shape[1] == 4, "%s: shape", cases[i].body);
-            check(c.reader.is_list == cases[i].is_list &&
-                      c.reader.rows == (uint64_t)cases[i].rows, "%s: rows", cases[i].body);
+                      c.inputs[0].shape[1] == 4,
+                  "%s: shape", cases[i].body);
+            check(c.reader.is_list == cases[i].is_list && c.reader.rows == (uint64_t)cases[i].rows,
+                  "%s: rows", cases[i].body);
             check_or_stop(c.inputs[0].size == (size_t)cases[i].rows * sizeof row, "size");
             for (int64_t k = 0; k < cases[i].rows; k++)
                 check(memcmp((const uint8_t *)c.inputs[0].data + (size_t)k * sizeof row, row,
-                             sizeof row) == 0, "%s: row %lld", cases[i].body, (long long)k);
+                             sizeof row) == 0,
+                      "%s: row %lld", cases[i].body, (long long)k);
         }
         close_call(&c);
     }
@@ -135,7 +138,8 @@ TEST(typed_reads_strings)
             check(c.inputs[0].rank == 2 && c.inputs[0].shape[0] == cases[i].rows &&
                       c.inputs[0].shape[1] == 1 && c.inputs[0].size == cases[i].size &&
                       memcmp(c.inputs[0].data, cases[i].bytes, cases[i].size) == 0 &&
-                      c.reader.is_list == cases[i].is_list, "%s", cases[i].body);
+                      c.reader.is_list == cases[i].is_list,
+                  "%s", cases[i].body);
         close_call(&c);
     }
 }
@@ -169,8 +173,10 @@ TEST(typed_reads_many_rows)
     body.size = 0;
     text_byte(&body, '[');
     for (int i = 0; i < ROWS; i++)
-        text_printf(&body, "%s{\"sepal_length\":%d,\"sepal_width\":1,\"petal_length\":2,"
-                           "\"petal_width\":3}", i == 0 ? "" : ",", i % 30);
+        text_printf(&body,
+                    "%s{\"sepal_length\":%d,\"sepal_width\":1,\"petal_length\":2,"
+                    "\"petal_width\":3}",
+                    i == 0 ? "" : ",", i % 30);
     text_byte(&body, ']');
     open_call(&c, test_iris());
     read_json(&c, text_cstr(&body));
@@ -193,11 +199,14 @@ static const struct {
     { test_iris, "{}", "field 'sepal_length' is missing", "sepal_length", true },
     { test_iris, "[]", "the list of rows is empty", NULL, true },
     { test_iris, "{\"sepal_length\":5.1}", "field 'sepal_width' is missing", "sepal_width", true },
-    { test_iris, "{\"sepal_lenght\":5.1}", "unknown field 'sepal_lenght'; did you mean "
-                                           "'sepal_length'?", "sepal_lenght", true },
-    { test_iris, "{\"zzz\":5.1}", "unknown field 'zzz'; model 'm' takes 'sepal_length', "
-                                  "'sepal_width', 'petal_length', 'petal_width', 'input'", "zzz",
-      true },
+    { test_iris, "{\"sepal_lenght\":5.1}",
+      "unknown field 'sepal_lenght'; did you mean "
+      "'sepal_length'?",
+      "sepal_lenght", true },
+    { test_iris, "{\"zzz\":5.1}",
+      "unknown field 'zzz'; model 'm' takes 'sepal_length', "
+      "'sepal_width', 'petal_length', 'petal_width', 'input'",
+      "zzz", true },
     { test_iris, "{\"sepal_length\":99}", "sepal_length is 99; it must be between 0 and 30 cm",
       "sepal_length", false },
     { test_iris, "{\"sepal_length\":-0.5}", "sepal_length is -0.5; it must be between 0 and 30 cm",
@@ -250,8 +259,7 @@ TEST(typed_refuses_in_words)
                         : c.reader.field != NULL && strcmp(c.reader.field, refusals[i].field) == 0;
         check(same, "%s: the field is %s", refusals[i].body,
               c.reader.field == NULL ? "none" : c.reader.field);
-        check(c.reader.shows_example == refusals[i].shows_example, "%s: example",
-              refusals[i].body);
+        check(c.reader.shows_example == refusals[i].shows_example, "%s: example", refusals[i].body);
         close_call(&c);
     }
 }
@@ -305,7 +313,8 @@ TEST(typed_reads_forms_and_raw_bodies)
         c.code = typed_read_text(&c.reader, slice_of(names[i]), slice_of(values[i]), &c.err);
     end_call(&c);
     check(c.code == OK && !c.reader.is_list && c.inputs[0].size == 16 &&
-              memcmp(c.inputs[0].data, rows, 16) == 0, "form: %s", c.err.text);
+              memcmp(c.inputs[0].data, rows, 16) == 0,
+          "form: %s", c.err.text);
     close_call(&c);
 
     open_call(&c, test_iris());
@@ -330,7 +339,8 @@ TEST(typed_reads_forms_and_raw_bodies)
     c.code = typed_read_bytes(&c.reader, slice_of("input"), slice_make(rows, 32), &c.err);
     end_call(&c);
     check(c.code == OK && c.reader.rows == 2 && c.reader.is_list &&
-              memcmp(c.inputs[0].data, rows, 32) == 0, "raw: %s", c.err.text);
+              memcmp(c.inputs[0].data, rows, 32) == 0,
+          "raw: %s", c.err.text);
     close_call(&c);
 
     open_call(&c, test_iris());
@@ -338,17 +348,19 @@ TEST(typed_reads_forms_and_raw_bodies)
     check(c.code == E_INVALID && strstr(c.err.text, "a multiple of 16") != NULL, "%s", c.err.text);
     close_call(&c);
 
-    struct penstock_tensor tensor = { .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 2, 4 },
-                                      .data = rows, .size = sizeof rows };
+    struct penstock_tensor tensor = {
+        .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 2, 4 }, .data = rows, .size = sizeof rows
+    };
     uint8_t file[NPY_HEADER_MAX + sizeof rows];
     size_t size = npy_write_header(file, &tensor);
     memcpy(file + size, rows, sizeof rows);
     open_call(&c, test_iris());
-    c.code = typed_read_npy(&c.reader, slice_of("input"), slice_make(file, size + sizeof rows),
-                            &c.err);
+    c.code =
+        typed_read_npy(&c.reader, slice_of("input"), slice_make(file, size + sizeof rows), &c.err);
     end_call(&c);
     check(c.code == OK && c.reader.rows == 2 && c.reader.is_list &&
-              memcmp(c.inputs[0].data, rows, 32) == 0, "npy: %s", c.err.text);
+              memcmp(c.inputs[0].data, rows, 32) == 0,
+          "npy: %s", c.err.text);
     close_call(&c);
 
     tensor.rank = 1;
@@ -356,8 +368,8 @@ TEST(typed_reads_forms_and_raw_bodies)
     size = npy_write_header(file, &tensor);
     memcpy(file + size, rows, sizeof rows);
     open_call(&c, test_iris());
-    c.code = typed_read_npy(&c.reader, slice_of("input"), slice_make(file, size + sizeof rows),
-                            &c.err);
+    c.code =
+        typed_read_npy(&c.reader, slice_of("input"), slice_make(file, size + sizeof rows), &c.err);
     check(c.code == E_INVALID && strstr(c.err.text, "got shape [8]; one row takes [4]") != NULL,
           "%s", c.err.text);
     close_call(&c);
@@ -409,8 +421,9 @@ TEST(typed_query_cases)
     struct typed_query query;
     open_call(&c, test_mixed());
     c.code = typed_query_read(&query, c.plan, slice_of("top=1"), c.arena, &c.err);
-    check(c.code == E_INVALID && strstr(c.err.text, "top needs an output that scores classes") !=
-                                     NULL, "%s", c.err.text);
+    check(c.code == E_INVALID &&
+              strstr(c.err.text, "top needs an output that scores classes") != NULL,
+          "%s", c.err.text);
     close_call(&c);
 }
 
@@ -422,12 +435,20 @@ static const float one_score[] = { 0.0184654f, 0.9815346f },
 
 static void fill_spam(struct response_output outputs[2], int64_t rows)
 {
-    outputs[0] = (struct response_output){
-        true, { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .shape = { rows },
-                .data = rows == 1 ? one_label : labels, .size = (size_t)rows * 8 } };
-    outputs[1] = (struct response_output){
-        true, { .name = "probabilities", .dtype = PENSTOCK_FP32, .rank = 2, .shape = { rows, 2 },
-                .data = rows == 1 ? one_score : scores, .size = (size_t)rows * 8 } };
+    outputs[0] = (struct response_output){ true,
+                                           { .name = "label",
+                                             .dtype = PENSTOCK_INT64,
+                                             .rank = 1,
+                                             .shape = { rows },
+                                             .data = rows == 1 ? one_label : labels,
+                                             .size = (size_t)rows * 8 } };
+    outputs[1] = (struct response_output){ true,
+                                           { .name = "probabilities",
+                                             .dtype = PENSTOCK_FP32,
+                                             .rank = 2,
+                                             .shape = { rows, 2 },
+                                             .data = rows == 1 ? one_score : scores,
+                                             .size = (size_t)rows * 8 } };
 }
 
 static void check_answer(const struct signature *signature, const char *query_text, uint64_t rows,
@@ -490,10 +511,19 @@ TEST(typed_answers_values)
 {
     static const float matrix[] = { 1, 2.5f, NAN, 0.1f }, mean[] = { 0.30000001f };
     struct response_output outputs[2] = {
-        { true, { .name = "out", .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 2, 2 },
-                  .data = matrix, .size = sizeof matrix } },
-        { true, { .name = "mean", .dtype = PENSTOCK_FP32, .rank = 0, .data = mean,
-                  .size = sizeof mean } },
+        { true,
+          { .name = "out",
+            .dtype = PENSTOCK_FP32,
+            .rank = 2,
+            .shape = { 2, 2 },
+            .data = matrix,
+            .size = sizeof matrix } },
+        { true,
+          { .name = "mean",
+            .dtype = PENSTOCK_FP32,
+            .rank = 0,
+            .data = mean,
+            .size = sizeof mean } },
     };
 
     check_answer(test_mixed(), "", 1, false, outputs,
@@ -535,7 +565,7 @@ TEST(typed_probability_is_short_and_honest)
     } cases[] = {
         { 0.9815346, "0.98" }, { 0.5, "0.5" },         { 0.123, "0.12" },  { 0.0184654, "0.02" },
         { 0.99, "0.99" },      { 0.9951, "0.995" },    { 0.999, "0.999" }, { 0.99991, "0.99991" },
-        { 0.00951, "0.01" },   { 0.00009, "0.00009" },    { 1.0, "1.0" },     { 0.0, "0.0" },
+        { 0.00951, "0.01" },   { 0.00009, "0.00009" }, { 1.0, "1.0" },     { 0.0, "0.0" },
         { 1e-20, "1e-20" },    { 0.1, "0.1" },         { 0.099, "0.1" },   { 0.304, "0.3" },
     };
 
@@ -574,7 +604,8 @@ TEST(choose_largest_agrees_with_sorting)
         for (uint64_t i = 0; i < k; i++) {
             uint64_t better = 0;
             for (uint64_t j = 0; j < n; j++)
-                better += values[j] > values[best[i]] || (values[j] == values[best[i]] && j < best[i]);
+                better +=
+                    values[j] > values[best[i]] || (values[j] == values[best[i]] && j < best[i]);
             check_or_stop(better == i, "rank %llu holds one of rank %llu", (unsigned long long)i,
                           (unsigned long long)better);
         }
@@ -589,13 +620,12 @@ TEST(typed_describes)
     struct text out;
 
     open_call(&c, test_iris());
-    check(c.plan->example != NULL && strcmp(c.plan->example, IRIS_ROW) == 0, "%s",
-          c.plan->example);
+    check(c.plan->example != NULL && strcmp(c.plan->example, IRIS_ROW) == 0, "%s", c.plan->example);
     text_init(&out, 1 << 20);
     typed_describe(&out, c.plan);
     check(strstr(text_cstr(&out), "\"features\":[{\"name\":\"sepal_length\",\"unit\":\"cm\",\"min\""
-                                  ":0,\"max\":30,\"example\":5.1}") != NULL, "%s",
-          text_cstr(&out));
+                                  ":0,\"max\":30,\"example\":5.1}") != NULL,
+          "%s", text_cstr(&out));
     check(strstr(text_cstr(&out), "\"labels\":[\"setosa\",\"versicolor\",\"virginica\"]") != NULL,
           "%s", text_cstr(&out));
     text_deinit(&out);
@@ -625,12 +655,20 @@ TEST(typed_survives_every_fault)
     static const int64_t found[] = { 0, 2 };
     static const float score[] = { 0.7f, 0.2f, 0.1f, 0.1f, 0.2f, 0.7f };
 
-    outputs[0] = (struct response_output){
-        true, { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .shape = { 2 },
-                .data = found, .size = sizeof found } };
-    outputs[1] = (struct response_output){
-        true, { .name = "probabilities", .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 2, 3 },
-                .data = score, .size = sizeof score } };
+    outputs[0] = (struct response_output){ true,
+                                           { .name = "label",
+                                             .dtype = PENSTOCK_INT64,
+                                             .rank = 1,
+                                             .shape = { 2 },
+                                             .data = found,
+                                             .size = sizeof found } };
+    outputs[1] = (struct response_output){ true,
+                                           { .name = "probabilities",
+                                             .dtype = PENSTOCK_FP32,
+                                             .rank = 2,
+                                             .shape = { 2, 3 },
+                                             .data = score,
+                                             .size = sizeof score } };
     for (size_t i = 0; i < COUNT(bodies); i++) {
         for_each_fault(nth) {
             struct err err = { 0 };
@@ -646,8 +684,7 @@ TEST(typed_survives_every_fault)
             if (arena != NULL)
                 code = typed_plan_new(&plan, "m", test_iris(), &err);
             if (code == OK)
-                code = typed_query_read(&query, plan, slice_of("top=2&outputs=label"), arena,
-                                        &err);
+                code = typed_query_read(&query, plan, slice_of("top=2&outputs=label"), arena, &err);
             if (code == OK)
                 code = typed_read_begin(&reader, plan, arena, NULL, &err);
             if (code == OK)

@@ -20,19 +20,19 @@ struct view {
     const struct penstock_tensor *tensor; /* NULL: not given */
     uint32_t rank;                        /* of one row */
     const int64_t *shape;
-    uint64_t count;                       /* elements of one row */
-    size_t element;                       /* 0: BYTES */
-    bool is_scalar;                       /* by the signature: one element whatever comes */
-    struct slice rest;                    /* of BYTES: the rows to come */
-    struct slice now;                     /* this row's bytes */
+    uint64_t count;    /* elements of one row */
+    size_t element;    /* 0: BYTES */
+    bool is_scalar;    /* by the signature: one element whatever comes */
+    struct slice rest; /* of BYTES: the rows to come */
+    struct slice now;  /* this row's bytes */
 };
 
 struct writer {
     struct text *out;
     const struct typed_plan *plan;
     const struct typed_query *query;
-    struct view *views;                   /* by output */
-    uint64_t *best;                       /* room for top k indexes */
+    struct view *views; /* by output */
+    uint64_t *best;     /* room for top k indexes */
     struct tensor_json_style style;
     struct err *err;
 };
@@ -372,7 +372,11 @@ enum err_code typed_write(struct text *out, const struct typed_plan *plan,
     uint32_t count = plan->signature->outputs_count;
     uint64_t top = top_room(plan, query, outputs);
     struct writer w = {
-        .out = out, .plan = plan, .query = query, .views = few, .err = err,
+        .out = out,
+        .plan = plan,
+        .query = query,
+        .views = few,
+        .err = err,
         .style = { .nonfinite = JSON_NONFINITE_STRINGS,
                    .precision = query->precision > 0 ? query->precision : 0,
                    .is_nested = true },
@@ -420,8 +424,8 @@ static size_t tensor_bound(const struct penstock_tensor *t)
         count = t->size / dtype_size(t->dtype);
     }
     if (__builtin_mul_overflow(count, per_element, &bound) ||
-        (t->dtype == PENSTOCK_BYTES && (t->size > SIZE_MAX / 16 ||
-                                        __builtin_add_overflow(bound, t->size * 6, &bound))))
+        (t->dtype == PENSTOCK_BYTES &&
+         (t->size > SIZE_MAX / 16 || __builtin_add_overflow(bound, t->size * 6, &bound))))
         return SIZE_MAX;
     /* A shape with a 0 in it has lists without elements. */
     for (uint32_t i = 0; i < t->rank && count == 0 && t->shape[i] != 0; i++)
@@ -461,8 +465,10 @@ size_t typed_answer_bound(const struct typed_plan *plan, const struct typed_quer
             row = add_bounds(row, times((size_t)top, item->label_bytes_max + NUMBER_TEXT_MAX + 32));
         }
         if (item->kind == ITEM_LABEL && item->label != -1)
-            bound = add_bounds(bound, times(t->dtype == PENSTOCK_BYTES ? 0 : t->size / dtype_size(t->dtype),
-                                            item->label_bytes_max + 1));
+            bound =
+                add_bounds(bound,
+                           times(t->dtype == PENSTOCK_BYTES ? 0 : t->size / dtype_size(t->dtype),
+                                 item->label_bytes_max + 1));
         if (item->kind == ITEM_VALUE || item->label == (int64_t)item->output || query->is_raw)
             bound = add_bounds(bound, add_bounds(tensor_bound(t), 6 * name + 16));
         bound = add_bounds(bound, times((size_t)rows, row));

@@ -20,8 +20,8 @@ MUST_USE struct metrics *metrics_new(void); /* NULL: no memory */
 void metrics_free(struct metrics **metrics);
 /* `name` (and help) must be constants; labels ("loop=\"0\"") are copied, "" for none; `value` is
  * borrowed until the registry is freed. scale: what one unit of value is (1e-9 shows nanoseconds as seconds). */
-MUST_USE enum err_code metrics_add(struct metrics *metrics, enum metric_kind kind,
-                                   const char *name, const char *help, const char *labels,
+MUST_USE enum err_code metrics_add(struct metrics *metrics, enum metric_kind kind, const char *name,
+                                   const char *help, const char *labels,
                                    const _Atomic uint64_t *value, double scale, struct err *err);
 /* Called by metrics_render for families that are made on the fly (per-model statistics). */
 MUST_USE enum err_code metrics_add_source(struct metrics *metrics,

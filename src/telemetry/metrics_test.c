@@ -37,13 +37,17 @@ TEST(metrics_shows_families_together)
     check_or_stop(metrics != NULL, "memory");
 
     check(metrics_add(metrics, METRIC_COUNTER, "seen_total", "What was seen.", "loop=\"0\"", &zero,
-                      1, &err) == OK, "%s", err.text);
+                      1, &err) == OK,
+          "%s", err.text);
     check(metrics_add(metrics, METRIC_COUNTER, "busy_seconds_total", "Time.", "", &busy, 1e-9,
-                      &err) == OK, "%s", err.text);
+                      &err) == OK,
+          "%s", err.text);
     check(metrics_add(metrics, METRIC_COUNTER, "seen_total", "What was seen.", "loop=\"1\"", &one,
-                      1, &err) == OK, "%s", err.text);
+                      1, &err) == OK,
+          "%s", err.text);
     check(metrics_add(metrics, METRIC_GAUGE, "open", "Open now: a \\ and \n.", "", &open, 1,
-                      &err) == OK, "%s", err.text);
+                      &err) == OK,
+          "%s", err.text);
     check(metrics_add_source(metrics, render_extra, &extra, &err) == OK, "%s", err.text);
     text_init(&out, 4096);
     metrics_render(metrics, &out);
@@ -72,8 +76,8 @@ TEST(metrics_numbers)
         double value;
         const char *text;
     } cases[] = {
-        { 0.0, "m 0\n" },        { 0.001, "m 0.001\n" },      { 12.5, "m 12.5\n" },
-        { NAN, "m NaN\n" },      { INFINITY, "m +Inf\n" },    { -INFINITY, "m -Inf\n" },
+        { 0.0, "m 0\n" },      { 0.001, "m 0.001\n" },   { 12.5, "m 12.5\n" },
+        { NAN, "m NaN\n" },    { INFINITY, "m +Inf\n" }, { -INFINITY, "m -Inf\n" },
         { 1e-9, "m 1e-09\n" },
     };
 
