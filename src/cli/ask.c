@@ -20,8 +20,7 @@ enum err_code ask_open(struct client **ret, const struct options *options, struc
 }
 
 enum err_code ask(struct client *client, const char *method, const char *target,
-                  const char *content_type, struct slice body, struct answer **ret,
-                  struct err *err)
+                  const char *content_type, struct slice body, struct answer **ret, struct err *err)
 {
     struct client_header headers[] = { { "accept", "application/json" },
                                        { "content-type", content_type } };
@@ -83,7 +82,8 @@ enum err_code ask_json(struct client *client, const char *method, const char *ta
     *ret = yyjson_read_opts((char *)(uintptr_t)answer->body.data, answer->body.size, 0, NULL,
                             &problem);
     if (*ret == NULL)
-        return err_set(err, E_DATA_LOSS, "%s: the answer is not JSON (byte %zu: %s); is %s a penstock?",
-                       target, problem.pos, problem.msg, client_url(client)->shown);
+        return err_set(err, E_DATA_LOSS,
+                       "%s: the answer is not JSON (byte %zu: %s); is %s a penstock?", target,
+                       problem.pos, problem.msg, client_url(client)->shown);
     return OK;
 }

@@ -33,12 +33,12 @@ static void free_doc(struct yyjson_doc **doc)
 struct call {
     const struct options *options;
     const char *model;
-    struct client *client;      /* owned */
-    struct yyjson_doc *about;   /* owned: the model's description */
-    struct text body;           /* owned */
+    struct client *client;    /* owned */
+    struct yyjson_doc *about; /* owned: the model's description */
+    struct text body;         /* owned */
     const char *content_type;
-    struct buf *file;           /* owned: the file read last */
-    struct text input;          /* owned: standard input, once it was read */
+    struct buf *file;  /* owned: the file read last */
+    struct text input; /* owned: standard input, once it was read */
     bool has_read_input;
 };
 
@@ -142,9 +142,10 @@ static enum err_code find_field(const struct call *call, const char *name, struc
     }
     each_field(call, add_name, &list);
     const char *best = nearest_best(&search.nearest);
-    return err_set(err, E_INVALID, "model '%s' has no input '%s'%s%s%s; its inputs are %s", call->model,
-                   name, best != NULL ? "; did you mean --" : "", best != NULL ? best : "",
-                   best != NULL ? "?" : "", names[0] != '\0' ? names : "none");
+    return err_set(err, E_INVALID, "model '%s' has no input '%s'%s%s%s; its inputs are %s",
+                   call->model, name, best != NULL ? "; did you mean --" : "",
+                   best != NULL ? best : "", best != NULL ? "?" : "",
+                   names[0] != '\0' ? names : "none");
 }
 
 /* -- values ------------------------------------------------------------------------------------------ */
@@ -266,9 +267,9 @@ static enum err_code make_body(struct call *call, struct err *err)
         for (uint32_t i = 0; i < o->fields_count; i++)
             TRY(put_field(call, &o->fields[i], i, err));
     }
-    return text_failed(&call->body) ? err_set(err, E_RANGE, "the inputs are larger than %d bytes",
-                                              BODY_BYTES_MAX)
-                                    : OK;
+    return text_failed(&call->body)
+               ? err_set(err, E_RANGE, "the inputs are larger than %d bytes", BODY_BYTES_MAX)
+               : OK;
 }
 
 /* -- the answer in words -------------------------------------------------------------------------------- */
@@ -443,7 +444,8 @@ static enum err_code run(struct call *call, struct err *err)
     }
     TRY(make_body(call, err));
     TRY(make_target(call, target, sizeof target, ":predict", err));
-    TRY(ask(call->client, "POST", target, call->content_type, text_slice(&call->body), &answer, err));
+    TRY(ask(call->client, "POST", target, call->content_type, text_slice(&call->body), &answer,
+            err));
     if (options_flag(o, OPT_TIMING))
         say_timing(call, answer);
     if (answer->status != 200) {

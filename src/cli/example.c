@@ -29,8 +29,8 @@ static bool put_flag(struct text *out, yyjson_val *key, yyjson_val *value)
     struct slice words = slice_of(json == NULL ? "" : json);
 
     /* An object has no form as a word that the typed route would read. */
-    bool fits = json != NULL && is_plain_name(name) && !yyjson_is_null(value) &&
-                !yyjson_is_obj(value);
+    bool fits =
+        json != NULL && is_plain_name(name) && !yyjson_is_null(value) && !yyjson_is_obj(value);
     if (yyjson_is_str(value)) {
         words = slice_make(yyjson_get_str(value), yyjson_get_len(value));
         /* "@x" and "-" mean something else as a value of an option. */

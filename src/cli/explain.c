@@ -114,8 +114,8 @@ static void put_execution(struct page *page, yyjson_val *e)
     put_fact(page, "now", str_of(e, "now"));
     put_fact(page, "because", str_of(e, "reason"));
     if (runs > 0)
-        text_printf(page->out, "  %-11s typical %.1f us, worst %.1f us, over %llu runs\n", "measured",
-                    yyjson_get_num(yyjson_obj_get(e, "typical_us")),
+        text_printf(page->out, "  %-11s typical %.1f us, worst %.1f us, over %llu runs\n",
+                    "measured", yyjson_get_num(yyjson_obj_get(e, "typical_us")),
                     yyjson_get_num(yyjson_obj_get(e, "worst_us")), runs);
     text_printf(page->out, "  %-11s %llu; queue: %llu of %llu\n", "instances",
                 (unsigned long long)yyjson_get_uint(yyjson_obj_get(e, "instances")),
@@ -185,9 +185,10 @@ static void put_runtime(struct page *page, yyjson_val *runtime)
         text_str(page->out, "  ");
         print_padded(page->out, slice_of(yyjson_get_str(key)), 22);
         text_byte(page->out, ' ');
-        print_escaped(page->out, slice_of(json != NULL             ? json
-                                          : yyjson_is_str(value) ? yyjson_get_str(value)
-                                                                 : ""),
+        print_escaped(page->out,
+                      slice_of(json != NULL           ? json
+                               : yyjson_is_str(value) ? yyjson_get_str(value)
+                                                      : ""),
                       false);
         text_byte(page->out, '\n');
         mem_free(json);

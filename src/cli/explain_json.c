@@ -100,9 +100,9 @@ static void put_notices(struct text *out, const struct model_config *config)
 
 static void put_execution(struct text *out, struct model *model)
 {
-    static const char *const asked[] = { [EXECUTION_AUTO] = "auto",
-                                         [EXECUTION_INLINE] = "inline",
-                                         [EXECUTION_QUEUED] = "queued" };
+    static const char *const asked[] = {
+        [EXECUTION_AUTO] = "auto", [EXECUTION_INLINE] = "inline", [EXECUTION_QUEUED] = "queued"
+    };
     struct model_execution e;
 
     model_execution(model, &e);
@@ -200,7 +200,8 @@ static void explain(struct exchange *x, const struct route_match *match)
         explain_put(&out, entry, false);
         api_answer_text(x, DIALECT_TYPED, 200, "application/json", NULL, 0, &out);
         text_deinit(&out);
-    } else if (engine_want_model(match->api->engine, &model, match->params[0], version, &err) != OK) {
+    } else if (engine_want_model(match->api->engine, &model, match->params[0], version, &err) !=
+               OK) {
         /* The repository knows best why not. */
         api_fail(x, DIALECT_TYPED, 0, &err);
     } else {

@@ -10,9 +10,9 @@
 enum { HELP_INDENT = 26, HELP_COLUMNS_MIN = 60 };
 
 const char *const option_group_titles[GROUPS] = {
-    [GROUP_MODELS] = "Models",     [GROUP_LISTENING] = "Listening", [GROUP_EXECUTION] = "Running",
-    [GROUP_LIMITS] = "Limits",     [GROUP_ACCESS] = "Who may call", [GROUP_RUNTIMES] = "Runtimes",
-    [GROUP_CALLING] = "Calling",   [GROUP_OUTPUT] = "Output",       [GROUP_GENERAL] = "General",
+    [GROUP_MODELS] = "Models",   [GROUP_LISTENING] = "Listening", [GROUP_EXECUTION] = "Running",
+    [GROUP_LIMITS] = "Limits",   [GROUP_ACCESS] = "Who may call", [GROUP_RUNTIMES] = "Runtimes",
+    [GROUP_CALLING] = "Calling", [GROUP_OUTPUT] = "Output",       [GROUP_GENERAL] = "General",
 };
 
 const struct verb_row verb_rows[] = {
@@ -166,14 +166,17 @@ static void help_all(struct text *out, bool has_colour)
     for (const struct verb_row *row = verb_rows; row->verb != VERB_NONE; row++)
         text_printf(out, "  penstock %-8s %-12s %s\n", row->name, row->arguments, row->summary);
     put_title(out, "Begin", has_colour);
-    put_block(out, "penstock serve iris.onnx\n"
-                   "curl localhost:8000/models/iris:predict -d '{\"input\": [[5.1, 3.5, 1.4, 0.2]]}'\n"
-                   "penstock call iris --input 5.1,3.5,1.4,0.2\n");
+    put_block(out,
+              "penstock serve iris.onnx\n"
+              "curl localhost:8000/models/iris:predict -d '{\"input\": [[5.1, 3.5, 1.4, 0.2]]}'\n"
+              "penstock call iris --input 5.1,3.5,1.4,0.2\n");
     put_title(out, "More", has_colour);
-    put_block(out, "penstock serve --help    every option of a verb\n"
-                   "Each option is also a variable (--max-body: PENSTOCK_MAX_BODY) and a key of a YAML\n"
-                   "file (penstock serve --config FILE). The command line wins over the environment, and\n"
-                   "that over the file.\n");
+    put_block(
+        out,
+        "penstock serve --help    every option of a verb\n"
+        "Each option is also a variable (--max-body: PENSTOCK_MAX_BODY) and a key of a YAML\n"
+        "file (penstock serve --config FILE). The command line wins over the environment, and\n"
+        "that over the file.\n");
     put_title(out, "Exit status", has_colour);
     put_block(out, exits_text);
 }
@@ -254,26 +257,27 @@ static void put_row(struct text *out, const struct option *row)
 
 void help_markdown(struct text *out)
 {
-    text_str(out,
-             "# Options\n"
-             "\n"
-             "Made by `penstock --help=markdown` from src/tables/options.def; a test compares them.\n"
-             "\n"
-             "Each option can be given on the command line (`--max-body 8MiB`), as a variable of the\n"
-             "environment (`PENSTOCK_MAX_BODY=8MiB`), or as a key of the YAML file that `--config` or\n"
-             "`PENSTOCK_CONFIG` names (`max-body: 8MiB`). The command line wins over the environment,\n"
-             "that over the file, and the file over the default.\n"
-             "\n"
-             "- Sizes: `64MiB` (1024), `64MB` (1000), `64M` as `64MiB`, or bytes.\n"
-             "- Times: `5s`, `250ms`, `1.5m`, `2h`.\n"
-             "- Flags: `--name`, `--no-name`, `--name=true|false`.\n"
-             "- Lists are repeated on the command line (`--listen A --listen B`), written as a YAML\n"
-             "  list in the file, and separated by commas in a variable (paths: by colons). A list\n"
-             "  replaces the one of a weaker source.\n"
-             "- Relative paths in a file are relative to the file's folder.\n"
-             "\n"
-             "## Exit status\n"
-             "\n```\n");
+    text_str(
+        out,
+        "# Options\n"
+        "\n"
+        "Made by `penstock --help=markdown` from src/tables/options.def; a test compares them.\n"
+        "\n"
+        "Each option can be given on the command line (`--max-body 8MiB`), as a variable of the\n"
+        "environment (`PENSTOCK_MAX_BODY=8MiB`), or as a key of the YAML file that `--config` or\n"
+        "`PENSTOCK_CONFIG` names (`max-body: 8MiB`). The command line wins over the environment,\n"
+        "that over the file, and the file over the default.\n"
+        "\n"
+        "- Sizes: `64MiB` (1024), `64MB` (1000), `64M` as `64MiB`, or bytes.\n"
+        "- Times: `5s`, `250ms`, `1.5m`, `2h`.\n"
+        "- Flags: `--name`, `--no-name`, `--name=true|false`.\n"
+        "- Lists are repeated on the command line (`--listen A --listen B`), written as a YAML\n"
+        "  list in the file, and separated by commas in a variable (paths: by colons). A list\n"
+        "  replaces the one of a weaker source.\n"
+        "- Relative paths in a file are relative to the file's folder.\n"
+        "\n"
+        "## Exit status\n"
+        "\n```\n");
     text_str(out, exits_text);
     text_str(out, "```\n\n## Verbs\n");
     for (const struct verb_row *row = verb_rows; row->verb != VERB_NONE; row++) {

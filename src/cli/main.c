@@ -43,8 +43,8 @@ int main(int argc, char **argv)
     struct err err = { 0 };
 
     mem_tune();
-    enum err_code code = options_read(&options, argc, (const char *const *)argv,
-                                      (const char *const *)environ, &err);
+    enum err_code code =
+        options_read(&options, argc, (const char *const *)argv, (const char *const *)environ, &err);
     if (code != OK)
         return print_failure(code == E_INVALID ? EXIT_USAGE : EXIT_FAILED, err.text);
     return run(options);

@@ -199,8 +199,7 @@ static bool answer_ready(struct text *out, const struct options *o, yyjson_val *
     return all;
 }
 
-static enum err_code list(const struct options *o, struct text *out, bool *ret_yes,
-                          struct err *err)
+static enum err_code list(const struct options *o, struct text *out, bool *ret_yes, struct err *err)
 {
     CLEANUP(client_free) struct client *client = NULL;
     CLEANUP(free_doc) struct yyjson_doc *doc = NULL;
@@ -213,7 +212,8 @@ static enum err_code list(const struct options *o, struct text *out, bool *ret_y
                        client_url(client)->shown);
     enum err_code code = check_names(o, index, err);
     if (code != OK && options_flag(o, OPT_READY)) {
-        print_failure(EXIT_NO, err->text); /* what is not there is not ready: *ret_yes stays false */
+        print_failure(EXIT_NO,
+                      err->text); /* what is not there is not ready: *ret_yes stays false */
         return OK;
     }
     if (code != OK)

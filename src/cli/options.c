@@ -331,9 +331,7 @@ static enum err_code set_value(struct options *o, enum option_id id, const struc
     case KIND_DURATION: TRY(read_number(row, origin, text, &fresh.number, err)); break;
     case KIND_CHOICE: TRY(read_choice(row, origin, text, &fresh.number, err)); break;
     case KIND_PATHS:
-    case KIND_FIXED_PATHS:
-        TRY(read_path(o->arena, row, origin, text, &fresh.text, err));
-        break;
+    case KIND_FIXED_PATHS: TRY(read_path(o->arena, row, origin, text, &fresh.text, err)); break;
     case KIND_TEXT:
     case KIND_LIST:
     case KIND_HELP: break;
@@ -453,8 +451,8 @@ static enum err_code find_verb(struct slice name, enum verb *ret, struct err *er
     }
     const char *best = nearest_best(&nearest);
     return err_set(err, E_INVALID, "no verb '%.*s'; %s%s%sthe verbs are %s (penstock --help)",
-                   SLICE_ARG(name), best != NULL ? "did you mean '" : "",
-                   best != NULL ? best : "", best != NULL ? "'? " : "", list);
+                   SLICE_ARG(name), best != NULL ? "did you mean '" : "", best != NULL ? best : "",
+                   best != NULL ? "'? " : "", list);
 }
 
 static enum err_code add_field(struct options *o, struct slice name, struct slice value,
@@ -543,8 +541,7 @@ static enum err_code take_option(struct arguments *a, enum option_id id, const c
     if (id == OPT_FIELD) {
         size_t equals = slice_find(value, '=');
         if (equals == 0 || equals == value.size)
-            return err_set(err, E_INVALID, "%s: '%.*s' is not NAME=VALUE", shown,
-                           SLICE_ARG(value));
+            return err_set(err, E_INVALID, "%s: '%.*s' is not NAME=VALUE", shown, SLICE_ARG(value));
         return add_field(a->o, slice_first(value, equals), slice_skip(value, equals + 1), err);
     }
     return set_value(a->o, id, &origin, value, err);
@@ -643,7 +640,8 @@ static enum err_code read_variable(struct options *o, struct slice name, struct 
         if (!slice_is(name, shown))
             continue;
         struct origin origin = { .source = SOURCE_ENVIRONMENT, .name = shown };
-        return value.size == 0 ? OK : set_parts(o, option_find(slice_of(a->name)), &origin, value, err);
+        return value.size == 0 ? OK
+                               : set_parts(o, option_find(slice_of(a->name)), &origin, value, err);
     }
     /* Other programs may have variables that begin like ours, so this is no error. */
     const char *best = nearest_best(&nearest);
@@ -651,8 +649,9 @@ static enum err_code read_variable(struct options *o, struct slice name, struct 
         return OK;
     if (o->notes == NULL)
         o->notes = arena_alloc(o->arena, 8 * sizeof *o->notes);
-    const char *note = arena_printf(o->arena, "the variable %.*s is not known and not used; did you mean %s?",
-                                    SLICE_ARG(name), best);
+    const char *note =
+        arena_printf(o->arena, "the variable %.*s is not known and not used; did you mean %s?",
+                     SLICE_ARG(name), best);
     if (o->notes == NULL || note == NULL)
         return no_memory(err);
     o->notes[o->notes_count++] = note;
@@ -735,10 +734,9 @@ static enum err_code read_scalar(struct reader *r, const yaml_event_t *event, st
     if (event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
         (text.size == 0 || slice_is(text, "~") || slice_is(text, "null")))
         return err_set(err, E_PRECONDITION, "%s has no value", name);
-    struct origin origin = { .source = SOURCE_FILE,
-                             .line = line_of(event),
-                             .name = name,
-                             .folder = r->folder };
+    struct origin origin = {
+        .source = SOURCE_FILE, .line = line_of(event), .name = name, .folder = r->folder
+    };
     return set_value(r->o, r->id, &origin, text, err);
 }
 
@@ -876,7 +874,8 @@ static enum err_code read_all(struct options *o, int argc, const char *const *ar
     if (o->wants_help)
         return OK;
     TRY(read_environment(o, environment, err));
-    return options_text(o, OPT_CONFIG)[0] == '\0' ? OK : read_file(o, options_text(o, OPT_CONFIG), err);
+    return options_text(o, OPT_CONFIG)[0] == '\0' ? OK
+                                                  : read_file(o, options_text(o, OPT_CONFIG), err);
 }
 
 enum err_code options_read(struct options **ret, int argc, const char *const *argv,

@@ -24,14 +24,14 @@ enum verb {
 };
 
 enum option_kind {
-    KIND_FLAG,        /* --x, --no-x, --x=true|false */
-    KIND_COUNT,       /* 12 */
-    KIND_SIZE,        /* 64MiB, in bytes */
-    KIND_DURATION,    /* 250ms, in nanoseconds */
-    KIND_CHOICE,      /* one of the table's words; the number is its index */
+    KIND_FLAG,     /* --x, --no-x, --x=true|false */
+    KIND_COUNT,    /* 12 */
+    KIND_SIZE,     /* 64MiB, in bytes */
+    KIND_DURATION, /* 250ms, in nanoseconds */
+    KIND_CHOICE,   /* one of the table's words; the number is its index */
     KIND_TEXT,
-    KIND_LIST,        /* repeatable; the variable separates by commas */
-    KIND_PATHS,       /* repeatable; the variable separates by colons; a file's are relative to it */
+    KIND_LIST,  /* repeatable; the variable separates by commas */
+    KIND_PATHS, /* repeatable; the variable separates by colons; a file's are relative to it */
     KIND_FIXED_PATHS, /* as KIND_PATHS, but absolute except in a file: never from the directory one
                          happens to stand in, since code is loaded from there */
     KIND_HELP
@@ -108,7 +108,7 @@ struct options {
     bool wants_help;
     const char *help_form; /* "", "markdown" */
     struct option_value values[OPT_IDS];
-    const char *config_path; /* NULL: none */
+    const char *config_path;  /* NULL: none */
     uint32_t arguments_count; /* what is no option, behind the verb */
     const char **arguments;
     uint32_t fields_count; /* call: --NAME VALUE that is no option of ours, and --field */

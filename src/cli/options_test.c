@@ -199,7 +199,8 @@ TEST(every_option_by_argv_environment_and_file)
         check(by_file != NULL && by_file->values[i].source == SOURCE_FILE, "%s", row->name);
         check(by_file != NULL && by_file->values[i].line == 2, "%s", row->name);
 
-        snprintf(environment, sizeof environment, "%s=%s PENSTOCK_CONFIG=%s", variable, second, path);
+        snprintf(environment, sizeof environment, "%s=%s PENSTOCK_CONFIG=%s", variable, second,
+                 path);
         check(read_line(&by_variable, verb_of(row->verbs), environment, &err) == OK, "%s: %s",
               row->name, err.text);
         check(by_variable != NULL && has_value(by_variable, i, second), "%s by variable over file",
@@ -207,7 +208,8 @@ TEST(every_option_by_argv_environment_and_file)
 
         snprintf(line, sizeof line, "%s --%s=%s", verb_of(row->verbs), row->name, first);
         check(read_line(&by_argv, line, environment, &err) == OK, "%s: %s", row->name, err.text);
-        check(by_argv != NULL && has_value(by_argv, i, first), "%s by argv over variable", row->name);
+        check(by_argv != NULL && has_value(by_argv, i, first), "%s by argv over variable",
+              row->name);
         if (row->kind == KIND_FLAG)
             continue;
         options_free(&by_argv);
@@ -234,7 +236,8 @@ TEST(every_alias_is_its_option)
         snprintf(environment, sizeof environment, "%s=%s",
                  option_variable(name, sizeof name, a->alias), first);
         check(read_line(&variable, "serve", environment, &err) == OK &&
-                  has_value(variable, id, first), "%s: %s", name, err.text);
+                  has_value(variable, id, first),
+              "%s: %s", name, err.text);
     }
 }
 
@@ -263,7 +266,8 @@ static const struct {
     enum err_code code;
     const char *part;
 } wrong[] = {
-    { "serv x", NULL, E_INVALID, "no verb 'serv'; did you mean 'serve'? the verbs are serve, call" },
+    { "serv x", NULL, E_INVALID,
+      "no verb 'serv'; did you mean 'serve'? the verbs are serve, call" },
     { "frobnicate", NULL, E_INVALID, "no verb 'frobnicate'; the verbs are serve, call" },
     { "--listen x serve", NULL, E_INVALID, "the verb comes first: penstock serve --listen" },
     { "serve --lisen x", NULL, E_INVALID, "no option --lisen; did you mean --listen?" },
@@ -329,7 +333,8 @@ TEST(what_a_command_line_may_look_like)
     check(!options_is_set(o, OPT_LOOPS), "an empty variable is none");
 
     check_or_stop(read_line(&p, "call iris --sepal_length 5.1 --x=-1 --y -2 --field listen=3 -t",
-                            NULL, &err) == OK, "%s", err.text);
+                            NULL, &err) == OK,
+                  "%s", err.text);
     check(p->fields_count == 4, "%u", p->fields_count);
     check(strcmp(p->fields[1].value, "-1") == 0 && strcmp(p->fields[2].value, "-2") == 0, "signs");
     check(strcmp(p->fields[3].name, "listen") == 0, "%s", p->fields[3].name);
@@ -364,7 +369,8 @@ static const struct {
     { "listen: [':1', ':2']\n", OK, "" },
     { "listen:\n  - :1\n", OK, "" },
     { "model-store: models\n", OK, "" },
-    { "lisen: :1\n", E_PRECONDITION, "p.yaml, line 1: unknown key 'lisen'; did you mean 'listen'?" },
+    { "lisen: :1\n", E_PRECONDITION,
+      "p.yaml, line 1: unknown key 'lisen'; did you mean 'listen'?" },
     { "loops: 2\n\nqqqqq: 1\n", E_PRECONDITION, "p.yaml, line 3: unknown key 'qqqqq' (penstock" },
     { "loops: 2\nloops: 3\n", E_PRECONDITION, "p.yaml, line 2: 'loops' stands there twice" },
     { "max-body: 1\nbody-bytes-max: 2\n", E_PRECONDITION, "line 2: 'max-body' stands there twice" },
@@ -407,7 +413,8 @@ TEST(paths_of_a_file_are_relative_to_it)
 
     check_or_stop(options_new(&o, &err) == OK, "%s", err.text);
     check_or_stop(options_read_yaml(o, slice_of("models: [m, /n]\nruntime-dir: lib\nlisten: m\n"),
-                                    "p.yaml", "/etc/penstock", &err) == OK, "%s", err.text);
+                                    "p.yaml", "/etc/penstock", &err) == OK,
+                  "%s", err.text);
     check(strcmp(o->values[OPT_MODELS].items[0], "/etc/penstock/m") == 0, "%s",
           o->values[OPT_MODELS].items[0]);
     check(strcmp(o->values[OPT_MODELS].items[1], "/n") == 0, "%s", o->values[OPT_MODELS].items[1]);
@@ -428,8 +435,8 @@ TEST(origins_are_named)
     snprintf(line, sizeof line, "serve --listen x --config %s", path);
     check_or_stop(read_line(&o, line, "PENSTOCK_MAX_BODY=1MiB", &err) == OK, "%s", err.text);
     check(strcmp(options_origin(o, OPT_LISTEN, name, sizeof name), "--listen") == 0, "%s", name);
-    check(strcmp(options_origin(o, OPT_MAX_BODY, name, sizeof name), "PENSTOCK_MAX_BODY") == 0, "%s",
-          name);
+    check(strcmp(options_origin(o, OPT_MAX_BODY, name, sizeof name), "PENSTOCK_MAX_BODY") == 0,
+          "%s", name);
     options_origin(o, OPT_LOOPS, name, sizeof name);
     check(strncmp(name, path, strlen(path)) == 0 && strstr(name, ", line 3: loops") != NULL, "%s",
           name);
@@ -490,12 +497,14 @@ TEST(reading_survives_every_fault)
     for_each_fault(nth) {
         CLEANUP(options_free) struct options *o = NULL;
         struct err err = { 0 };
-        enum err_code code = read_line(&o, line, "PENSTOCK_ALLOW_HOST=a,b,c PENSTOCK_LISTN=x", &err);
+        enum err_code code =
+            read_line(&o, line, "PENSTOCK_ALLOW_HOST=a,b,c PENSTOCK_LISTN=x", &err);
         if (!fault_fired()) {
             check(code == OK, "%s", err.text);
             break;
         }
-        check(code != OK && err.text[0] != '\0' && o == NULL, "fault %u: %d %s", nth, code, err.text);
+        check(code != OK && err.text[0] != '\0' && o == NULL, "fault %u: %d %s", nth, code,
+              err.text);
     }
     unlink(path);
 }

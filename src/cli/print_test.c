@@ -16,9 +16,15 @@ static const struct {
     { "a\nb\tc", "a\\x0ab\\x09c", "a\nb\tc" },
     { "\x1b[31mred", "\\x1b[31mred", "\\x1b[31mred" },
     { "\x7f", "\\x7f", "\\x7f" },
-    { "a\xff" "b", "a\\xffb", "a\\xffb" },
-    { "\xc2\x9b" "31m", "\\xc2\\x9b31m", "\\xc2\\x9b31m" },
-    { "\xe2\x80\xae" "abc", "\\xe2\\x80\\xaeabc", "\\xe2\\x80\\xaeabc" },
+    { "a\xff"
+      "b",
+      "a\\xffb", "a\\xffb" },
+    { "\xc2\x9b"
+      "31m",
+      "\\xc2\\x9b31m", "\\xc2\\x9b31m" },
+    { "\xe2\x80\xae"
+      "abc",
+      "\\xe2\\x80\\xaeabc", "\\xe2\\x80\\xaeabc" },
     { "\r\n", "\\x0d\\x0a", "\\x0d\n" },
 };
 
@@ -48,9 +54,24 @@ static size_t run_shell(const char *line, char *out, size_t size)
 
 TEST(a_shell_reads_back_what_was_quoted)
 {
-    static const char *const words[] = { "plain", "two words", "$(touch /tmp/x)", "it's", "`id`",
-                                         "a;b&c|d>e", "*", "~", "#no", "", "\"", "\\", "-n", "a\nb",
-                                         "<script>alert('x')</script>", "{\"a\":[1,2]}", "!1", "=" };
+    static const char *const words[] = { "plain",
+                                         "two words",
+                                         "$(touch /tmp/x)",
+                                         "it's",
+                                         "`id`",
+                                         "a;b&c|d>e",
+                                         "*",
+                                         "~",
+                                         "#no",
+                                         "",
+                                         "\"",
+                                         "\\",
+                                         "-n",
+                                         "a\nb",
+                                         "<script>alert('x')</script>",
+                                         "{\"a\":[1,2]}",
+                                         "!1",
+                                         "=" };
     char got[4096];
 
     for (size_t i = 0; i < COUNT(words); i++) {

@@ -35,7 +35,13 @@
 #include "serve/serve.h"
 #include "telemetry/metrics.h"
 
-enum { TRY_LINES_MAX = 4, SHOWN_MODELS_MAX = 200, PRINT_BYTES_MAX = 4 << 20, PORTS_MAX = 256, CANCEL_MS = 2000 };
+enum {
+    TRY_LINES_MAX = 4,
+    SHOWN_MODELS_MAX = 200,
+    PRINT_BYTES_MAX = 4 << 20,
+    PORTS_MAX = 256,
+    CANCEL_MS = 2000
+};
 
 struct server {
     struct stack stack;
@@ -100,9 +106,10 @@ static enum err_code open_server(struct server *server, const struct options *o,
     uint32_t loops = options_u32(o, OPT_LOOPS);
 
     if (paths->items_count == 0)
-        return err_set(err, E_INVALID,
-                       "no model to serve: penstock serve PATH, where PATH is a model file or a folder "
-                       "of models (penstock serve --help)");
+        return err_set(
+            err, E_INVALID,
+            "no model to serve: penstock serve PATH, where PATH is a model file or a folder "
+            "of models (penstock serve --help)");
     if (loops == 0)
         loops = cpu_usable();
     server->metrics = metrics_new();

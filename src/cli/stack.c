@@ -94,9 +94,13 @@ static bool find_beside(char *ret, size_t size, const char *name)
 
 static bool find_runtime(char *ret, size_t size, const struct options *options, const char *name)
 {
-    static const char *const usual[] = { "/usr/local/lib/penstock", "/usr/lib/penstock",
-                                         "/usr/local/lib",          "/usr/lib/x86_64-linux-gnu",
-                                         "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib" };
+    static const char *const usual[] = { "/usr/local/lib/penstock",
+                                         "/usr/lib/penstock",
+                                         "/usr/local/lib",
+                                         "/usr/lib/x86_64-linux-gnu",
+                                         "/usr/lib/aarch64-linux-gnu",
+                                         "/usr/lib64",
+                                         "/usr/lib" };
     const struct option_value *named = &options->values[OPT_RUNTIME_DIR];
 
     for (uint32_t i = 0; i < named->items_count; i++) {
@@ -124,7 +128,7 @@ const char *runtime_find(const struct options *options, const char *name)
     if (!find_runtime(runtimes[runtimes_count].path, sizeof runtimes[0].path, options, name))
         runtimes[runtimes_count].path[0] = '\0';
     return runtimes[runtimes_count].path[0] != '\0' ? runtimes[runtimes_count++].path
-                                                   : (runtimes_count++, NULL);
+                                                    : (runtimes_count++, NULL);
 }
 
 /* -- what backends ask ------------------------------------------------------------------------------- */

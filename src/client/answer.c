@@ -87,9 +87,9 @@ static int on_header_over(llhttp_t *parser)
     char *value = arena_strndup(p->arena, p->value.data, p->value.size);
     if (name == NULL || value == NULL)
         return refuse(p, E_EXHAUSTED, "no memory for its headers");
-    p->answer.headers[p->answer.headers_count++] = (struct answer_header){
-        slice_make(name, p->name.size), slice_trim(slice_make(value, p->value.size))
-    };
+    p->answer.headers[p->answer.headers_count++] =
+        (struct answer_header){ slice_make(name, p->name.size),
+                                slice_trim(slice_make(value, p->value.size)) };
     p->name.size = p->value.size = 0;
     return 0;
 }
@@ -140,10 +140,10 @@ enum err_code answer_new(struct answer **ret, struct answer_limits limits, bool 
     if (p == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for an answer");
     p->answer.private = p;
-    p->limits.header_bytes_max = limits.header_bytes_max != 0 ? limits.header_bytes_max
-                                                              : (size_t)HEADER_BYTES_USUAL;
-    p->limits.body_bytes_max = limits.body_bytes_max != 0 ? limits.body_bytes_max
-                                                          : (size_t)BODY_BYTES_USUAL;
+    p->limits.header_bytes_max =
+        limits.header_bytes_max != 0 ? limits.header_bytes_max : (size_t)HEADER_BYTES_USUAL;
+    p->limits.body_bytes_max =
+        limits.body_bytes_max != 0 ? limits.body_bytes_max : (size_t)BODY_BYTES_USUAL;
     p->is_head = is_head;
     text_init(&p->body, p->limits.body_bytes_max);
     text_init(&p->name, p->limits.header_bytes_max + 1);

@@ -27,7 +27,7 @@ struct answer {
     struct answer_header *headers;
     struct slice body;
     bool is_complete;
-    bool keeps_alive;    /* the connection may carry one more */
+    bool keeps_alive; /* the connection may carry one more */
     struct answer_private *private;
 };
 

@@ -47,8 +47,8 @@ enum err_code client_new(struct client **ret, const struct client_settings *sett
     if (client == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for a client");
     client->url = url;
-    client->timeout_ns = settings->timeout_ns != 0 ? settings->timeout_ns
-                                                   : TIMEOUT_S_USUAL * NS_PER_S;
+    client->timeout_ns =
+        settings->timeout_ns != 0 ? settings->timeout_ns : TIMEOUT_S_USUAL * NS_PER_S;
     client->limits = settings->limits;
     client->fd = -1;
     client->times = (struct client_times){ 0 };
@@ -187,8 +187,8 @@ static enum err_code connect_inet(struct client *client, uint64_t due_ns, struct
 static enum err_code reconnect(struct client *client, uint64_t due_ns, struct err *err)
 {
     uint64_t begun = clock_mono_ns();
-    enum err_code code = client->url.is_unix ? connect_unix(client, due_ns, err)
-                                                 : connect_inet(client, due_ns, err);
+    enum err_code code =
+        client->url.is_unix ? connect_unix(client, due_ns, err) : connect_inet(client, due_ns, err);
 
     client->times.connect_ns = clock_mono_ns() - begun;
     if (code != OK)
@@ -204,7 +204,8 @@ static enum err_code write_head(struct text *head, const struct client *client,
     bool has_body = request->body.size > 0 || strcmp(request->method, "POST") == 0 ||
                     strcmp(request->method, "PUT") == 0;
 
-    text_printf(head, "%s %s%s HTTP/1.1\r\nhost: %s\r\nuser-agent: penstock/" PENSTOCK_VERSION "\r\n",
+    text_printf(head,
+                "%s %s%s HTTP/1.1\r\nhost: %s\r\nuser-agent: penstock/" PENSTOCK_VERSION "\r\n",
                 request->method, client->url.base, request->target, client->url.authority);
     for (uint32_t i = 0; i < request->headers_count; i++) {
         const char *value = request->headers[i].value;
@@ -304,8 +305,8 @@ enum err_code client_call(struct client *client, const struct client_request *re
         bool has_begun = false, was_kept = client->fd >= 0;
         client->times = (struct client_times){ .was_kept = was_kept };
         TRY(answer_new(&answer, client->limits, is_head, err));
-        enum err_code code = exchange(client, request, text_slice(&head), answer, due_ns,
-                                      &has_begun, err);
+        enum err_code code =
+            exchange(client, request, text_slice(&head), answer, due_ns, &has_begun, err);
         if (code != OK || !answer->keeps_alive)
             disconnect(client);
         if (code == OK) {

@@ -9,8 +9,8 @@
 #ifndef CLIENT_CLIENT_H
 #define CLIENT_CLIENT_H
 
-#include "client/url.h"
 #include "client/answer.h"
+#include "client/url.h"
 
 struct client;
 
@@ -29,12 +29,12 @@ struct client_request {
     const char *target; /* "/models", percent-encoded, behind the base of the url */
     const struct client_header *headers;
     uint32_t headers_count;
-    struct slice body;  /* with content-length when the method has a body or size > 0 */
+    struct slice body; /* with content-length when the method has a body or size > 0 */
 };
 
 /* Where the time of the last call went, as the caller sees it. */
 struct client_times {
-    bool was_kept;      /* no connection had to be made */
+    bool was_kept; /* no connection had to be made */
     uint64_t connect_ns, send_ns, wait_ns, receive_ns;
 };
 

@@ -77,8 +77,8 @@ static const struct {
     const char *why;
 } answers[] = {
     { "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", false, OK, 200, "hi", true, "length" },
-    { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n1\r\ni\r\n0\r\n\r\n", false, OK,
-      200, "hi", true, "chunks" },
+    { "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n1\r\ni\r\n0\r\n\r\n", false,
+      OK, 200, "hi", true, "chunks" },
     { "HTTP/1.1 200 OK\r\n\r\nhi", false, OK, 200, "hi", false, "until it closes" },
     { "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", false, OK, 200, "hi", false, "1.0" },
     { "HTTP/1.1 204 No Content\r\n\r\n", false, OK, 204, "", true, "no body by status" },
@@ -93,8 +93,8 @@ static const struct {
     { "HTTP/1.1 200 OK\r\nContent-Le", false, E_UNAVAILABLE, 0, "", false, "cut in a header" },
     { "", false, E_UNAVAILABLE, 0, "", false, "nothing" },
     { "SSH-2.0-x\r\n", false, E_DATA_LOSS, 0, "", false, "another protocol" },
-    { "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", false, E_DATA_LOSS, 0, "",
-      false, "two lengths" },
+    { "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", false, E_DATA_LOSS, 0,
+      "", false, "two lengths" },
     { "HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", false, E_DATA_LOSS, 0,
       "", false, "another protocol by status" },
     { "HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n", false, E_RANGE, 0, "", false, "too large" },
@@ -123,8 +123,8 @@ TEST(answer_cases_whole_and_byte_by_byte)
         for (size_t step = 1; step <= 1000; step = step == 1 ? 7 : step == 7 ? 1000 : 1001) {
             CLEANUP(answer_free) struct answer *a = NULL;
             struct err err = { 0 };
-            enum err_code code = read_answer(&a, slice_of(answers[i].bytes), step,
-                                             answers[i].is_head, &err);
+            enum err_code code =
+                read_answer(&a, slice_of(answers[i].bytes), step, answers[i].is_head, &err);
             check(code == answers[i].code, "%s, step %zu: %d %s", answers[i].why, step, code,
                   err.text);
             if (code != OK || answers[i].code != OK)
@@ -142,8 +142,10 @@ TEST(answer_headers_are_lower_case_and_trimmed)
     CLEANUP(answer_free) struct answer *a = NULL;
     struct err err = { 0 };
 
-    check_or_stop(read_answer(&a, slice_of("HTTP/1.1 200 OK\r\nX-One:  a b \r\nContent-Length: 0\r\n\r\n"),
-                              1, false, &err) == OK, "%s", err.text);
+    check_or_stop(
+        read_answer(&a, slice_of("HTTP/1.1 200 OK\r\nX-One:  a b \r\nContent-Length: 0\r\n\r\n"), 1,
+                    false, &err) == OK,
+        "%s", err.text);
     check(slice_is(answer_header(a, "x-one"), "a b"), "'%.*s'",
           SLICE_ARG(answer_header(a, "x-one")));
     check(answer_header(a, "x-two").data == NULL, "there is none");
@@ -184,8 +186,8 @@ static bool hear(struct peer *peer, int fd)
     size_t begun = peer->heard_size;
 
     while (memmem(peer->heard + begun, peer->heard_size - begun, "\r\n\r\n", 4) == NULL) {
-        ssize_t got = recv(fd, peer->heard + peer->heard_size,
-                           sizeof peer->heard - 1 - peer->heard_size, 0);
+        ssize_t got =
+            recv(fd, peer->heard + peer->heard_size, sizeof peer->heard - 1 - peer->heard_size, 0);
         if (got <= 0)
             return false;
         peer->heard_size += (size_t)got;
@@ -218,8 +220,7 @@ static void *peer_main(void *arg)
 
 static void peer_start(struct peer *peer, char *url, size_t size)
 {
-    struct sockaddr_in at = { .sin_family = AF_INET,
-                              .sin_addr = { htonl(INADDR_LOOPBACK) } };
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
     socklen_t at_size = sizeof at;
 
     peer->fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -265,7 +266,8 @@ TEST(client_keeps_its_connection)
         check(client_times(client).was_kept == (i == 1), "call %d", i);
     }
     peer_stop(&peer);
-    check(strstr(peer.heard, "GET /x HTTP/1.1\r\nhost: 127.0.0.1:") == peer.heard, "%s", peer.heard);
+    check(strstr(peer.heard, "GET /x HTTP/1.1\r\nhost: 127.0.0.1:") == peer.heard, "%s",
+          peer.heard);
 }
 
 TEST(client_repeats_what_may_be_repeated_and_nothing_else)
@@ -315,8 +317,10 @@ TEST(client_says_who_is_not_there_and_who_does_not_answer)
 
 TEST(client_reads_the_answer_to_a_body_that_is_refused_early)
 {
-    const char *script[] = { "HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\n"
-                             "big" };
+    const char *script[] = {
+        "HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\n"
+        "big"
+    };
     struct peer peer = { .connections = 1, .script = script };
     struct client_settings settings = { 0 };
     CLEANUP(client_free) struct client *client = NULL;

@@ -6,10 +6,11 @@
 
 static enum err_code refuse(struct err *err, struct slice url, const char *why)
 {
-    return err_set(err, E_INVALID,
-                   "'%.*s' is no address of a server: %s; http://127.0.0.1:8000 or unix:/run/x.sock "
-                   "would be one",
-                   SLICE_ARG(slice_first(url, 200)), why);
+    return err_set(
+        err, E_INVALID,
+        "'%.*s' is no address of a server: %s; http://127.0.0.1:8000 or unix:/run/x.sock "
+        "would be one",
+        SLICE_ARG(slice_first(url, 200)), why);
 }
 
 static bool has_control(struct slice text)
@@ -31,7 +32,7 @@ static enum err_code parse_unix(struct url *ret, struct slice url, struct slice 
     }
     if (path.size == 0 || path.data[0] != '/' || slice_starts(path, "//"))
         return refuse(err, url, "the path of a unix socket begins with /");
-    if (path.size >= sizeof ((struct sockaddr_un *)0)->sun_path)
+    if (path.size >= sizeof((struct sockaddr_un *)0)->sun_path)
         return refuse(err, url, "the path of a unix socket has at most 107 bytes");
     ret->is_unix = true;
     snprintf(ret->host, sizeof ret->host, "%.*s", SLICE_ARG(path));

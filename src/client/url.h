@@ -10,10 +10,10 @@ enum { URL_HOST_MAX = 256, URL_BASE_MAX = 512 };
 
 struct url {
     bool is_unix;
-    char host[URL_HOST_MAX];    /* without brackets; of a unix socket its path */
+    char host[URL_HOST_MAX]; /* without brackets; of a unix socket its path */
     uint16_t port;
-    char base[URL_BASE_MAX];    /* "" or "/base", without a slash at the end */
-    char shown[URL_HOST_MAX + 16];  /* "127.0.0.1:8000", "[::1]:80", "unix:/run/x.sock" */
+    char base[URL_BASE_MAX];           /* "" or "/base", without a slash at the end */
+    char shown[URL_HOST_MAX + 16];     /* "127.0.0.1:8000", "[::1]:80", "unix:/run/x.sock" */
     char authority[URL_HOST_MAX + 16]; /* for Host: */
 };
 

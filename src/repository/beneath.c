@@ -38,7 +38,7 @@ static enum err_code refuse_errno(struct err *err, const char *folder, const cha
                        "its own folder: copy the file there",
                        name, folder);
     return err_set(err,
-                   error == ENOENT || error == ENOTDIR   ? E_NOT_FOUND
+                   error == ENOENT || error == ENOTDIR ? E_NOT_FOUND
                    : error == EACCES || error == EPERM ? E_PERMISSION
                                                        : E_INTERNAL,
                    "cannot open '%s' in %s: %s", name, folder, strerror(error));

@@ -81,7 +81,7 @@ struct repository {
     const struct penstock_backend *backends[BACKENDS_MAX];
     char backends_err[ERR_TEXT_MAX];
     uint32_t slots_count, cut_count;
-    struct slot *slots; /* by name, then version */
+    struct slot *slots;  /* by name, then version */
     struct slot **order; /* small ones first */
 
     pthread_mutex_t loading;
@@ -124,8 +124,8 @@ static void stripe_unlock(struct stripe *stripe)
 static struct stripe *my_stripe(struct repository *repository)
 {
     if (UNLIKELY(stripe_of_thread == 0))
-        stripe_of_thread = atomic_fetch_add_explicit(&stripes_given, 1, memory_order_relaxed) %
-                               STRIPES + 1;
+        stripe_of_thread =
+            atomic_fetch_add_explicit(&stripes_given, 1, memory_order_relaxed) % STRIPES + 1;
     return &repository->stripes[stripe_of_thread - 1];
 }
 
@@ -135,8 +135,7 @@ static void table_unref(struct table **slot)
 {
     struct table *table = TAKE(*slot);
 
-    if (table == NULL ||
-        atomic_fetch_sub_explicit(&table->refs, 1, memory_order_acq_rel) != 1)
+    if (table == NULL || atomic_fetch_sub_explicit(&table->refs, 1, memory_order_acq_rel) != 1)
         return;
     for (uint32_t i = 0; i < table->count; i++)
         model_unref(&table->entries[i].model);
@@ -167,8 +166,8 @@ static void fill_entry(struct repository_entry *entry, const struct slot *slot)
 /* Under `loading`. */
 static enum err_code table_new(struct table **ret, const struct repository *r, struct err *err)
 {
-    CLEANUP(table_unref) struct table *table =
-        mem_zalloc(sizeof *table + r->slots_count * sizeof table->entries[0]);
+    CLEANUP(table_unref)
+    struct table *table = mem_zalloc(sizeof *table + r->slots_count * sizeof table->entries[0]);
     struct named *named = NULL;
     uint32_t names = 0;
 
@@ -348,11 +347,12 @@ static enum err_code find_all(struct repository *r, struct err *err)
     for (uint32_t i = 0; i < r->settings.paths_count; i++)
         TRY(scan_path(&r->scan, r->settings.paths[i], err));
     if (r->scan.found_count == 0)
-        return err_set(err, E_NOT_FOUND,
-                       "no model was found in %s%s; a model is a file such as iris.onnx, or a folder "
-                       "such as iris/1/model.onnx",
-                       r->settings.paths_count > 0 ? r->settings.paths[0] : "(no path was given)",
-                       r->settings.paths_count > 1 ? " and the other paths" : "");
+        return err_set(
+            err, E_NOT_FOUND,
+            "no model was found in %s%s; a model is a file such as iris.onnx, or a folder "
+            "such as iris/1/model.onnx",
+            r->settings.paths_count > 0 ? r->settings.paths[0] : "(no path was given)",
+            r->settings.paths_count > 1 ? " and the other paths" : "");
     TRY(sort_found(r, err));
     preload_backends(r);
     return publish(r, err);
@@ -643,7 +643,8 @@ static COLD enum err_code explain_no(struct repository *r, struct slice name, st
                        SLICE_ARG(shown), more);
     } else if (version.size == 0) {
         const struct repository_entry *last = &table->entries[named->first + named->count - 1];
-        code = refuse_state(last, name, slice_of(last->version[0] == '\0' ? "?" : last->version), err);
+        code =
+            refuse_state(last, name, slice_of(last->version[0] == '\0' ? "?" : last->version), err);
     } else if (at == UINT32_MAX) {
         list_versions(more, sizeof more, table, named);
         code = err_set(err, E_NOT_FOUND,

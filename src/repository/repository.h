@@ -25,20 +25,19 @@ const char *model_state_name(enum model_state state); /* "READY"; "" for MODEL_U
 
 struct repository_settings {
     struct engine *engine;
-    struct env *env;          /* where loading threads come from; borrowed */
+    struct env *env;                               /* where loading threads come from; borrowed */
     const struct penstock_backend *const *plugins; /* beside the built-in ones; borrowed */
     uint32_t plugins_count;
     const char *const *paths; /* as given on the command line; borrowed while it lives */
     uint32_t paths_count;
-    uint32_t load_threads;    /* 1 to 16 */
-    uint32_t models_max;      /* limit on the table: --models-max */
+    uint32_t load_threads; /* 1 to 16 */
+    uint32_t models_max;   /* limit on the table: --models-max */
 };
 
 /* Finds everything: E_NOT_FOUND, E_INVALID ... when a path is missing or no model was found at all.
  * From then on every version is listed as LOADING, or with the reason why it cannot be loaded. */
 MUST_USE enum err_code repository_open(struct repository **ret,
-                                       const struct repository_settings *settings,
-                                       struct err *err);
+                                       const struct repository_settings *settings, struct err *err);
 /* Loads what was found, small files first, and lists each as soon as it is ready. A model that
  * fails is an entry with its reason and no error here. Once. */
 MUST_USE enum err_code repository_load_all(struct repository *repository, struct err *err);
@@ -53,18 +52,18 @@ enum err_code repository_want_model(void *repository, struct model **ret, struct
 /* One version of one model. Strings are borrowed while the snapshot is held. */
 struct repository_entry {
     const char *name;
-    const char *version;      /* "1"; "" when no version could be found */
+    const char *version; /* "1"; "" when no version could be found */
     enum model_state state;
-    const char *reason;       /* of MODEL_UNAVAILABLE; else "" */
-    struct model *model;      /* MODEL_READY: borrowed while the snapshot is held; else NULL */
-    bool is_default;          /* what a request without a version gets */
+    const char *reason;  /* of MODEL_UNAVAILABLE; else "" */
+    struct model *model; /* MODEL_READY: borrowed while the snapshot is held; else NULL */
+    bool is_default;     /* what a request without a version gets */
     const char *folder;
     /* for explain; NULL: there is none */
-    const char *path;         /* what the backend opens */
-    const char *backend;      /* its name, also when it could not open the model */
-    const char *backend_why;  /* "config.pbtxt: backend", "by the file that it opens" */
+    const char *path;                    /* what the backend opens */
+    const char *backend;                 /* its name, also when it could not open the model */
+    const char *backend_why;             /* "config.pbtxt: backend", "by the file that it opens" */
     const char *config_file, *card_file; /* relative to folder */
-    const char *config_keys;  /* top-level keys of config_file, blanks between: "name input" */
+    const char *config_keys; /* top-level keys of config_file, blanks between: "name input" */
 };
 struct repository_snapshot {
     uint32_t count;

@@ -85,8 +85,8 @@ static const char *in_root(const char *name)
     return path;
 }
 
-#define TENSORS                                                                                    \
-    "input { name: \"x\" data_type: TYPE_FP32 dims: [ 4 ] }\n"                                     \
+#define TENSORS                                                \
+    "input { name: \"x\" data_type: TYPE_FP32 dims: [ 4 ] }\n" \
     "output { name: \"y\" data_type: TYPE_FP32 dims: [ 4 ] }\n"
 static const char echo[] = "backend: \"echo\"\nmax_batch_size: 8\n" TENSORS;
 
@@ -95,8 +95,8 @@ static const char echo[] = "backend: \"echo\"\nmax_batch_size: 8\n" TENSORS;
 static const struct penstock_host *host;
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t opened = PTHREAD_COND_INITIALIZER;
-static bool holds_slow;           /* files that say "slow" open when it is false */
-static char order[256];           /* names in the order in which they were opened */
+static bool holds_slow; /* files that say "slow" open when it is false */
+static char order[256]; /* names in the order in which they were opened */
 static atomic_int models_open;
 
 static int fake_open(void **ret_model, struct penstock_model *model, uint32_t *ret_traits,
@@ -254,7 +254,8 @@ static void expect(const char *path, const char *list, const char *why)
     struct err err = { 0 };
 
     start_engine();
-    if (open_paths(&repository, paths, 1, 2, &err) != OK || repository_load_all(repository, &err) != OK)
+    if (open_paths(&repository, paths, 1, 2, &err) != OK ||
+        repository_load_all(repository, &err) != OK)
         check(strcmp(list, err.text) == 0, "%s: '%s'", why, err.text);
     else
         check(strcmp(list, listed(repository)) == 0, "%s: '%s'", why, listed(repository));
@@ -337,8 +338,9 @@ TEST(versions_and_their_policy)
     expect("m", "m:2:READY m:9:READY* m:40:UNAVAILABLE ", "specific, one is missing");
     put("m/config.pbtxt", "version_policy { all { } }");
     put("m/12/model.fake", "bad");
-    expect("m", "m:1:READY m:2:READY m:3:READY m:4:READY m:5:READY m:6:READY m:7:READY m:8:READY "
-                "m:9:READY m:10:READY m:11:READY* m:12:UNAVAILABLE ",
+    expect("m",
+           "m:1:READY m:2:READY m:3:READY m:4:READY m:5:READY m:6:READY m:7:READY m:8:READY "
+           "m:9:READY m:10:READY m:11:READY* m:12:UNAVAILABLE ",
            "all; the default is the newest that is ready");
     drop_root();
 }
@@ -358,14 +360,16 @@ TEST(a_bad_model_says_why_and_stops_no_good_one)
     put("nothing/1/readme", "x");
     put("wrong_name/1/model.fake", "ok");
     put("wrong_name/config.pbtxt", "backend: \"fake\" default_model_filename: \"other.fake\"\n");
-    expect("", "bad_card:1:UNAVAILABLE bad_config::UNAVAILABLE bad_file:1:UNAVAILABLE good:1:READY* "
-               "no_backend::UNAVAILABLE no_file:1:UNAVAILABLE no_version::UNAVAILABLE "
-               "nothing:1:UNAVAILABLE wrong_name:1:UNAVAILABLE ",
+    expect("",
+           "bad_card:1:UNAVAILABLE bad_config::UNAVAILABLE bad_file:1:UNAVAILABLE good:1:READY* "
+           "no_backend::UNAVAILABLE no_file:1:UNAVAILABLE no_version::UNAVAILABLE "
+           "nothing:1:UNAVAILABLE wrong_name:1:UNAVAILABLE ",
            "each its own way");
     expect_reason("", "bad_file", "the file says: bad luck");
     expect_reason("", "bad_config", "config.pbtxt: line 2");
     expect_reason("", "bad_card", "model.yaml: line 1");
-    expect_reason("", "no_backend", "asks for backend 'tensorflow', which is not here; there are: fake");
+    expect_reason("", "no_backend",
+                  "asks for backend 'tensorflow', which is not here; there are: fake");
     expect_reason("", "no_file", "/no_file/1 holds no model.fake; there: weights.bin");
     expect_reason("", "no_version", "/no_version has no version folder; expected is ");
     expect_reason("", "no_version", "/no_version/1/model.fake");
@@ -442,9 +446,10 @@ TEST(names_from_files)
     put("not\xffutf8.fake", "ok");
     put("\xc2\x9b.fake", "ok");
     put("m\xc3\xbcller.fake", "ok");
-    expect("", "\\x1b[31mred::UNAVAILABLE \\xc2\\x9b:1:UNAVAILABLE a b'\"$(x):1:READY* "
-               "m\xc3\xbcller:1:READY* new\\x0aline:1:UNAVAILABLE not\\xffutf8:1:UNAVAILABLE "
-               "script:1:READY* ",
+    expect("",
+           "\\x1b[31mred::UNAVAILABLE \\xc2\\x9b:1:UNAVAILABLE a b'\"$(x):1:READY* "
+           "m\xc3\xbcller:1:READY* new\\x0aline:1:UNAVAILABLE not\\xffutf8:1:UNAVAILABLE "
+           "script:1:READY* ",
            "what does not print is refused and shown escaped; anything else is a name");
     drop_root();
 }
@@ -470,12 +475,18 @@ TEST(nothing_leads_out_of_the_folder)
         const char *name;
         enum err_code code;
     } cases[] = {
-        { "labels.txt", OK },          { "sub/deep.txt", OK },
-        { "inside", OK },              { "sub/../labels.txt", OK },
-        { "up", E_PERMISSION },        { "absolute", E_PERMISSION },
-        { "../outside.txt", E_PERMISSION }, { "folder/outside.txt", E_PERMISSION },
-        { "/etc/passwd", E_PERMISSION }, { "loop", E_PERMISSION },
-        { "missing", E_NOT_FOUND },    { "sub", E_INVALID },
+        { "labels.txt", OK },
+        { "sub/deep.txt", OK },
+        { "inside", OK },
+        { "sub/../labels.txt", OK },
+        { "up", E_PERMISSION },
+        { "absolute", E_PERMISSION },
+        { "../outside.txt", E_PERMISSION },
+        { "folder/outside.txt", E_PERMISSION },
+        { "/etc/passwd", E_PERMISSION },
+        { "loop", E_PERMISSION },
+        { "missing", E_NOT_FOUND },
+        { "sub", E_INVALID },
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         const char *path;
@@ -532,9 +543,11 @@ TEST(a_slow_model_delays_no_other)
     check_or_stop(open_paths(&repository, paths, 1, 2, &err) == OK, "%s", err.text);
     check(!repository_is_ready(repository), "loading is not over");
     check(repository_want_model(repository, &model, slice_of("b"), slice_of(""), &err) ==
-              E_UNAVAILABLE, "%s", err.text);
-    check(strcmp(err.text, "Request for unknown model: 'b' version 1 is not at ready state (LOADING)") ==
-              0, "%s", err.text);
+              E_UNAVAILABLE,
+          "%s", err.text);
+    check(strcmp(err.text,
+                 "Request for unknown model: 'b' version 1 is not at ready state (LOADING)") == 0,
+          "%s", err.text);
     check(err.retry_after_ms == 1000, "%u", err.retry_after_ms);
     pthread_create(&loader, NULL, load_main, repository);
     uint64_t begun = clock_mono_ns();
@@ -607,8 +620,10 @@ TEST(asking_for_models)
         { "bad", "", E_UNAVAILABLE,
           "Request for unknown model: 'bad' version 1 is not at ready state (UNAVAILABLE: the file "
           "says: bad)" },
-        { "iris", "0", E_INVALID, "version '0' of model 'iris': a version is a whole number from 1" },
-        { "iris", "x", E_INVALID, "version 'x' of model 'iris': a version is a whole number from 1" },
+        { "iris", "0", E_INVALID,
+          "version '0' of model 'iris': a version is a whole number from 1" },
+        { "iris", "x", E_INVALID,
+          "version 'x' of model 'iris': a version is a whole number from 1" },
         { "iris", "-1", E_INVALID,
           "version '-1' of model 'iris': a version is a whole number from 1" },
         { "iris", "99999999999999999999", E_INVALID,

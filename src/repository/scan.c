@@ -102,9 +102,9 @@ const struct penstock_backend *scan_backend(const struct scan *scan, struct slic
 {
     for (uint32_t i = 0; i < scan->backends_count && name.size > 0; i++) {
         const struct penstock_backend *b = scan->backends[i];
-        bool has_platform = b->size >= offsetof(struct penstock_backend, platform) +
-                                           sizeof b->platform &&
-                            b->platform != NULL;
+        bool has_platform =
+            b->size >= offsetof(struct penstock_backend, platform) + sizeof b->platform &&
+            b->platform != NULL;
         if (slice_is(name, b->name) || has_word(b->aliases, name) ||
             (has_platform && slice_is(name, b->platform)))
             return b;
@@ -258,8 +258,8 @@ static const struct entry *only_file_of(const struct listing *list,
 
 /* -- one model ------------------------------------------------------------------------------------- */
 
-enum err_code scan_config(struct model_config **ret, const struct found *found,
-                          struct arena *arena, struct err *err)
+enum err_code scan_config(struct model_config **ret, const struct found *found, struct arena *arena,
+                          struct err *err)
 {
     struct slice text;
 
@@ -312,7 +312,8 @@ static enum err_code set_backend(struct scan *scan, struct found *found,
     if (found->backend != NULL)
         return OK;
     return set_problem(scan, found,
-                       arena_printf(scan->arena, "%s asks for %s '%s', which is not here; there are: %s%s%s",
+                       arena_printf(scan->arena,
+                                    "%s asks for %s '%s', which is not here; there are: %s%s%s",
                                     found->config_file, key, name, list_backends(scan, false),
                                     scan->backends_err != NULL ? "; " : "",
                                     scan->backends_err != NULL ? scan->backends_err : ""),
@@ -338,9 +339,9 @@ static const char *list_entries(struct scan *scan, const struct listing *list)
 }
 
 /* Finds which entry of `list` (a version's folder, or the model's own) is the model, and its path. */
-static enum err_code pick_file(struct scan *scan, struct found *found, struct found_version *version,
-                               const struct listing *list, const char *below, const char *wanted,
-                               struct err *err)
+static enum err_code pick_file(struct scan *scan, struct found *found,
+                               struct found_version *version, const struct listing *list,
+                               const char *below, const char *wanted, struct err *err)
 {
     const struct entry *entry = entry_of(list, wanted != NULL ? wanted : found->backend->file);
 
@@ -351,14 +352,14 @@ static enum err_code pick_file(struct scan *scan, struct found *found, struct fo
                                         list->where, found->backend->file, entry->name));
     }
     if (entry == NULL) {
-        version->problem = arena_printf(scan->arena, "%s holds no %s%s", list->where,
-                                        wanted != NULL ? wanted : found->backend->file,
-                                        list_entries(scan, list));
+        version->problem =
+            arena_printf(scan->arena, "%s holds no %s%s", list->where,
+                         wanted != NULL ? wanted : found->backend->file, list_entries(scan, list));
         return version->problem == NULL ? no_memory(err) : OK;
     }
     struct err own = { 0 };
-    const char *name = arena_printf(scan->arena, "%s%s%s", below, entry->name,
-                                    entry->is_folder ? "/" : "");
+    const char *name =
+        arena_printf(scan->arena, "%s%s%s", below, entry->name, entry->is_folder ? "/" : "");
     /* Triton lets model.onnx be a folder that holds model.onnx and its weights. */
     if (name != NULL && entry->is_folder)
         name = arena_printf(scan->arena, "%s%s", name, entry->name);
@@ -405,9 +406,8 @@ static const struct penstock_backend *guess_backend(struct scan *scan, const str
             return scan->backends[i];
     }
     for (uint32_t i = 0; i < list->count; i++) {
-        const struct penstock_backend *b = list->entries[i].is_folder
-                                               ? NULL
-                                               : backend_of_file(scan, list->entries[i].name);
+        const struct penstock_backend *b =
+            list->entries[i].is_folder ? NULL : backend_of_file(scan, list->entries[i].name);
         if (b != NULL)
             return b;
     }
@@ -422,8 +422,8 @@ static const struct penstock_backend *guess_of_versions(struct scan *scan,
         struct listing below;
         if (list->entries[i].version == 0)
             continue;
-        const char *folder = arena_printf(scan->arena, "%s/%s", list->folder,
-                                          list->entries[i].name);
+        const char *folder =
+            arena_printf(scan->arena, "%s/%s", list->folder, list->entries[i].name);
         if (folder == NULL || list_folder(scan, &below, folder, folder, NULL) != OK)
             continue;
         const struct penstock_backend *backend = guess_backend(scan, &below);
@@ -536,13 +536,12 @@ static enum err_code set_only_version(struct scan *scan, struct found *found,
 
     if (needs_file && entry_of(list, wanted != NULL ? wanted : backend->file) == NULL &&
         (wanted != NULL || only_file_of(list, backend) == NULL))
-        return set_problem(scan, found,
-                           arena_printf(scan->arena,
-                                        "%s has no version folder; expected is %s/1/%s%s",
-                                        found->where, found->where,
-                                        wanted != NULL ? wanted : backend->file,
-                                        list_entries(scan, list)),
-                           err);
+        return set_problem(
+            scan, found,
+            arena_printf(scan->arena, "%s has no version folder; expected is %s/1/%s%s",
+                         found->where, found->where, wanted != NULL ? wanted : backend->file,
+                         list_entries(scan, list)),
+            err);
     found->versions[0] = (struct found_version){ .number = 1, .text = "1", .is_served = true };
     found->versions_count = 1;
     if (needs_file)
@@ -597,8 +596,8 @@ static enum err_code fill_model(struct scan *scan, struct found *found, const st
     TRY(keep_keys(scan, found, config, err));
     const char *refusal = refusal_of(config);
     if (refusal != NULL)
-        return set_problem(scan, found, arena_printf(scan->arena, "%s: %s", found->config_file, refusal),
-                           err);
+        return set_problem(scan, found,
+                           arena_printf(scan->arena, "%s: %s", found->config_file, refusal), err);
     TRY(set_backend(scan, found, config, err));
     if (found->problem != NULL)
         return OK;
@@ -609,12 +608,13 @@ static enum err_code fill_model(struct scan *scan, struct found *found, const st
         found->backend_why = "by the file that it opens";
     }
     if (found->backend == NULL)
-        return set_problem(scan, found,
-                           arena_printf(scan->arena,
-                                        "%s: no backend is named in config.pbtxt and none opens what "
-                                        "lies here; files that are opened end in %s",
-                                        found->where, list_backends(scan, true)),
-                           err);
+        return set_problem(
+            scan, found,
+            arena_printf(scan->arena,
+                         "%s: no backend is named in config.pbtxt and none opens what "
+                         "lies here; files that are opened end in %s",
+                         found->where, list_backends(scan, true)),
+            err);
     const char *wanted = NULL;
     if (config->default_model_filename[0] != '\0') {
         wanted = arena_strndup(scan->arena, config->default_model_filename,
@@ -835,8 +835,8 @@ enum err_code scan_path(struct scan *scan, const char *path, struct err *err)
     if (fault_hit() ? (errno = EIO, true) : realpath(path, real) == NULL || stat(real, &st) != 0)
         return err_set(err,
                        errno == ENOENT || errno == ENOTDIR ? E_NOT_FOUND
-                       : errno == EACCES                 ? E_PERMISSION
-                                                         : E_INTERNAL,
+                       : errno == EACCES                   ? E_PERMISSION
+                                                           : E_INTERNAL,
                        "cannot open %s: %s", path, strerror(errno));
     struct slice given = slice_of(path);
     while (given.size > 1 && given.data[given.size - 1] == '/')

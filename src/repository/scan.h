@@ -15,9 +15,9 @@ struct model_config;
 struct penstock_backend;
 
 enum {
-    SCAN_DEPTH_MAX = 3,         /* folders that are no models and are looked into */
-    SCAN_ENTRIES_MAX = 100000,  /* names read, all paths together */
-    SCAN_VERSIONS_MAX = 4096,   /* of one model */
+    SCAN_DEPTH_MAX = 3,        /* folders that are no models and are looked into */
+    SCAN_ENTRIES_MAX = 100000, /* names read, all paths together */
+    SCAN_VERSIONS_MAX = 4096,  /* of one model */
     SCAN_NOTES_MAX = 64,
     SCAN_CARD_BYTES_MAX = 1 << 20
 };
@@ -33,14 +33,14 @@ struct found_version {
 
 /* One model. */
 struct found {
-    const char *name;    /* as shown: printable */
-    const char *folder;  /* absolute, without links */
-    const char *where;   /* what to call it in texts: its folder or its file */
+    const char *name;                    /* as shown: printable */
+    const char *folder;                  /* absolute, without links */
+    const char *where;                   /* what to call it in texts: its folder or its file */
     const char *config_file, *card_file; /* in folder; NULL: none */
-    const char *config_keys; /* its top-level keys, blanks between; NULL: none */
+    const char *config_keys;             /* its top-level keys, blanks between; NULL: none */
     const struct penstock_backend *backend;
     const char *backend_why; /* "config.pbtxt says so", "it opens model.onnx files" */
-    const char *problem; /* NULL: none; then no version can be loaded */
+    const char *problem;     /* NULL: none; then no version can be loaded */
     uint32_t versions_count;
     struct found_version *versions; /* from low to high, never empty */
     struct found *next;

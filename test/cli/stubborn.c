@@ -91,8 +91,8 @@ static const struct penstock_backend table = {
     .execute = execute,
 };
 
-__attribute__((visibility("default"))) const struct penstock_backend *
-penstock_backend_entry(const struct penstock_host *given, struct penstock_err *err)
+__attribute__((visibility("default"))) const struct penstock_backend *penstock_backend_entry(
+    const struct penstock_host *given, struct penstock_err *err)
 {
     (void)err;
     host = given;

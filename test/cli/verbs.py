@@ -2,6 +2,7 @@
 """verbs.py - call, models, explain, version and --help: what they print and how they end."""
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -74,26 +75,30 @@ def version_tells_what_there_is():
     equal(status, 0)
 
 
+def on_terminal(*arguments, env=None):
+    """What the program writes to a terminal."""
+    head, tail = pty.openpty()
+    process = subprocess.Popen([BINARY, *arguments], stdout=tail, stderr=tail, stdin=subprocess.DEVNULL, env=env)
+    os.close(tail)
+    text = b""
+    while True:
+        try:
+            piece = os.read(head, 65536)
+        except OSError:     # how Linux says that nobody holds the other end any more
+            break
+        if not piece:
+            break
+        text += piece
+    process.wait()
+    os.close(head)
+    return text.decode(errors="replace").replace("\r\n", "\n")
+
+
 @case
 def help_has_no_colour_without_a_terminal_and_none_with_no_color():
-    import pty
+    clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")}
     for env, expected in (({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
-        clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TERM")}
-        head, tail = pty.openpty()
-        process = subprocess.Popen([BINARY, "--help"], stdout=tail, stderr=tail, stdin=subprocess.DEVNULL, env={**clean, **env})
-        os.close(tail)
-        text = b""
-        while True:
-            try:
-                piece = os.read(head, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            text += piece
-        process.wait()
-        os.close(head)
-        equal(b"\x1b[1m" in text, expected, str(env))
+        equal("\x1b[1m" in on_terminal("--help", env={**clean, **env}), expected, str(env))
 
 
 # --- call --------------------------------------------------------------------------------------------------
@@ -136,6 +141,16 @@ def call_sends_texts_as_they_are():
             for given, expected, stdin in rows:
                 status, out, err = run("call", "m", "-s", server.url, "--text=" + given, stdin=stdin)
                 equal((status, json.loads(out or "null")), (0, {"said": expected}), "%r: %s" % (given, err))
+
+
+@case
+def call_is_words_on_a_terminal_and_none_of_them_a_command():
+    with models({"m/config.pbtxt": TEXT}) as folder, Server(folder) as server:
+        equal(on_terminal("call", "m", "-s", server.url, "--text", "two\nlines"), "said  two\nlines\n")
+        shown = on_terminal("call", "m", "-s", server.url, "--text", "\x1b]0;title\x07 \x9b31m")
+        check("\x1b" not in shown and "\x9b" not in shown and "\\x1b]0;title\\x07" in shown, "%r", shown)
+        rows = on_terminal("call", "m", "-s", server.url, "-d", '[{"text": "a"}, {"text": "b"}]')
+        check("a" in rows and "b" in rows, "%r", rows)
 
 
 @cases({
