@@ -50,6 +50,20 @@ def plugin(change=lambda source: source):
         yield folder + "/scale.so"
 
 
+@case
+def tutorial_is_the_example():
+    """The blocks of CONTRIBUTING.md, one after the other, are scale.c; so is its build line the README's."""
+    with open(os.path.join(ROOT, "CONTRIBUTING.md")) as file:
+        tutorial = file.read()
+    blocks = re.findall(r"```c\n(.*?)```", tutorial, re.S)
+    with open(EXAMPLE + "/scale.c") as file:
+        source = file.read()
+    equal("\n".join(blocks), source[source.index("#include <stdlib.h>"):], "code of the tutorial")
+    with open(EXAMPLE + "/README.md") as file:
+        command = re.search(r"^    (cc .*)$", file.read(), re.M).group(1)
+    check(command in tutorial, "the tutorial builds it otherwise")
+
+
 def predict(server, model, numbers):
     return server.post("/models/%s:predict" % model, {"IN": numbers})
 
