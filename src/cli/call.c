@@ -42,7 +42,7 @@ struct call {
     bool has_read_input;
 };
 
-/* -- what the model takes --------------------------------------------------------------------------- */
+/* -- what the model takes ---------------------------------------------------------------------- */
 
 /* One name that the typed route takes. */
 struct field {
@@ -148,7 +148,7 @@ static enum err_code find_field(const struct call *call, const char *name, struc
                    names[0] != '\0' ? names : "none");
 }
 
-/* -- values ------------------------------------------------------------------------------------------ */
+/* -- values ------------------------------------------------------------------------------------ */
 
 static enum err_code read_input(struct call *call, struct err *err)
 {
@@ -272,7 +272,7 @@ static enum err_code make_body(struct call *call, struct err *err)
                : OK;
 }
 
-/* -- the answer in words -------------------------------------------------------------------------------- */
+/* -- the answer in words ----------------------------------------------------------------------- */
 
 static void put_value(struct text *out, yyjson_val *value)
 {
@@ -385,7 +385,7 @@ static bool say_answer(const struct call *call, const struct answer *answer)
     return was_whole;
 }
 
-/* -- the verb -------------------------------------------------------------------------------------------- */
+/* -- the verb ---------------------------------------------------------------------------------- */
 
 /* "penstock call spam --text 'You won'": what the description offers as an example. */
 static void add_example(const struct call *call, struct err *err)

@@ -32,7 +32,7 @@ static struct slice str_of(yyjson_val *object, const char *key)
     return text == NULL ? slice_of("") : slice_make(text, yyjson_get_len(value));
 }
 
-/* -- in words -------------------------------------------------------------------------------------- */
+/* -- in words ---------------------------------------------------------------------------------- */
 
 struct page {
     struct text *out;
@@ -211,7 +211,7 @@ static void put_page(struct text *out, yyjson_val *root)
     put_runtime(&page, yyjson_obj_get(root, "runtime"));
 }
 
-/* -- from a path ------------------------------------------------------------------------------------- */
+/* -- from a path ------------------------------------------------------------------------------- */
 
 static bool is_path(const char *text)
 {
@@ -248,7 +248,7 @@ static enum err_code load_path(const struct options *o, const char *path, struct
     return code;
 }
 
-/* -- from a server ------------------------------------------------------------------------------------ */
+/* -- from a server ----------------------------------------------------------------------------- */
 
 static enum err_code ask_server(const struct options *o, const char *name, struct text *json,
                                 bool *ret_all_ready, struct err *err)
@@ -280,7 +280,7 @@ static enum err_code ask_server(const struct options *o, const char *name, struc
     return OK;
 }
 
-/* -- the verb -------------------------------------------------------------------------------------------- */
+/* -- the verb ---------------------------------------------------------------------------------- */
 
 static void put_pages(struct text *out, struct slice json)
 {

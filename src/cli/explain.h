@@ -1,5 +1,5 @@
-/* explain.h - what is known of a model version and where it came from, as JSON: for the verb and for
- * the server's GET /models/{model}/explain. */
+/* explain.h - what is known of a model version and where it came from, as JSON: for the verb and
+ * for the server's GET /models/{model}/explain. */
 #ifndef CLI_EXPLAIN_H
 #define CLI_EXPLAIN_H
 

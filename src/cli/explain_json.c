@@ -166,7 +166,7 @@ void explain_put(struct text *out, const struct repository_entry *entry, bool ha
     text_byte(out, '}');
 }
 
-/* -- the route ------------------------------------------------------------------------------------- */
+/* -- the route --------------------------------------------------------------------------------- */
 
 /* The entry asked for: without a version the one a request would get, else the last. */
 static const struct repository_entry *find(const struct repository_snapshot *snapshot,

@@ -200,7 +200,7 @@ void help_write(struct text *out, enum verb verb, uint32_t columns, bool has_col
     put_block(out, exits_text);
 }
 
-/* -- docs/options.md ----------------------------------------------------------------------------- */
+/* -- docs/options.md --------------------------------------------------------------------------- */
 
 /* A table's cell: | would end it. */
 static void put_cell(struct text *out, const char *words)

@@ -84,7 +84,7 @@ const char *option_variable(char *out, size_t size, const char *name)
     return out;
 }
 
-/* -- values -------------------------------------------------------------------------------------- */
+/* -- values ------------------------------------------------------------------------------------ */
 
 struct unit {
     const char *name;
@@ -417,7 +417,7 @@ const char *options_origin(const struct options *o, enum option_id id, char *out
     return out;
 }
 
-/* -- the command line ------------------------------------------------------------------------------ */
+/* -- the command line -------------------------------------------------------------------------- */
 
 struct arguments {
     struct options *o;
@@ -616,7 +616,7 @@ static enum err_code take_arguments(struct arguments *a, struct err *err)
     return OK;
 }
 
-/* -- the environment ------------------------------------------------------------------------------- */
+/* -- the environment --------------------------------------------------------------------------- */
 
 static enum err_code read_variable(struct options *o, struct slice name, struct slice value,
                                    struct err *err)
@@ -671,7 +671,7 @@ static enum err_code read_environment(struct options *o, const char *const *envi
     return OK;
 }
 
-/* -- the file -------------------------------------------------------------------------------------- */
+/* -- the file ---------------------------------------------------------------------------------- */
 
 /* What the next event may be. */
 enum place { BEFORE, TOP_KEY, TOP_VALUE, IN_LIST, AFTER };
@@ -817,7 +817,7 @@ enum err_code options_read_yaml(struct options *options, struct slice yaml, cons
     return code;
 }
 
-/* The file's own place, absolute, so that what it names does not depend on the working directory. */
+/* By its own absolute place, so that what it names does not depend on the working directory. */
 static enum err_code read_file(struct options *o, const char *path, struct err *err)
 {
     CLEANUP(buf_unref) struct buf *buf = NULL;

@@ -1,7 +1,7 @@
 /* options.h - what was asked for: argv over environment over configuration file over defaults.
  *
- * One table, src/tables/options.def, says every option; nothing else here knows one by name. A value
- * remembers where it came from, so that an error can name the option, the variable or the line.
+ * One table, src/tables/options.def, says every option; nothing else here knows one by name. A
+ * value remembers where it came from, so that an error can name the option, the variable or the line.
  *
  * Life     options_read at the start; read-only afterwards, any thread; options_free at the end.
  */

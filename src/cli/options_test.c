@@ -38,7 +38,7 @@ static enum err_code read_line(struct options **ret, const char *line, const cha
     return options_read(ret, argc, argv, environ_, err);
 }
 
-/* -- values -------------------------------------------------------------------------------------------- */
+/* -- values ------------------------------------------------------------------------------------ */
 
 static const struct {
     const char *text;
@@ -115,7 +115,7 @@ TEST(duration_cases)
     }
 }
 
-/* -- every option, every way --------------------------------------------------------------------------- */
+/* -- every option, every way ------------------------------------------------------------------- */
 
 static const char *verb_of(uint32_t verbs)
 {
@@ -259,7 +259,7 @@ TEST(the_table_is_sound)
     }
 }
 
-/* -- what is wrong with a command line ------------------------------------------------------------------ */
+/* -- what is wrong with a command line --------------------------------------------------------- */
 
 static const struct {
     const char *line, *environment;
@@ -356,7 +356,7 @@ TEST(what_a_command_line_may_look_like)
     check(s->wants_help && s->verb == VERB_SERVE, "help of a verb");
 }
 
-/* -- the file ---------------------------------------------------------------------------------------------- */
+/* -- the file ---------------------------------------------------------------------------------- */
 
 static const struct {
     const char *yaml;
@@ -443,7 +443,7 @@ TEST(origins_are_named)
     unlink(path);
 }
 
-/* -- help -------------------------------------------------------------------------------------------------- */
+/* -- help -------------------------------------------------------------------------------------- */
 
 TEST(help_names_every_option_within_its_columns)
 {
@@ -484,7 +484,7 @@ TEST(docs_are_what_the_program_says)
           "docs/options.md is stale: penstock --help=markdown > docs/options.md");
 }
 
-/* -- faults ------------------------------------------------------------------------------------------------- */
+/* -- faults ------------------------------------------------------------------------------------ */
 
 TEST(reading_survives_every_fault)
 {

@@ -13,7 +13,7 @@
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NO = 3 };
 
-/* Colours are meant: the descriptor is a terminal, and NO_COLOR and TERM=dumb do not say otherwise. */
+/* The descriptor is a terminal, and NO_COLOR and TERM=dumb do not say otherwise. */
 bool print_has_colour(int fd);
 uint32_t print_columns(int fd); /* of the terminal; 0: it is none */
 

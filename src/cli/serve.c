@@ -51,7 +51,7 @@ struct server {
     _Atomic bool is_draining;
 };
 
-/* -- opening -------------------------------------------------------------------------------------- */
+/* -- opening ----------------------------------------------------------------------------------- */
 
 static struct serve_settings settings_of(const struct options *o, struct server *server,
                                          uint32_t loops_count,
@@ -142,7 +142,7 @@ static void close_server(struct server *server)
     metrics_free(&server->metrics);
 }
 
-/* -- what is printed ------------------------------------------------------------------------------ */
+/* -- what is printed --------------------------------------------------------------------------- */
 
 static const char *state_word(const struct repository_entry *entry)
 {
@@ -221,7 +221,7 @@ static void say_what_is_served(struct server *server, const char *program)
     text_deinit(&out);
 }
 
-/* -- stopping --------------------------------------------------------------------------------------- */
+/* -- stopping ---------------------------------------------------------------------------------- */
 
 static void stop_at_once(int signal_number)
 {

@@ -26,7 +26,7 @@ static struct {
 } runtimes[RUNTIMES_MAX]; /* found once; filled by the starting thread before others ask */
 static uint32_t runtimes_count;
 
-/* -- runtimes -------------------------------------------------------------------------------------- */
+/* -- runtimes ---------------------------------------------------------------------------------- */
 
 static bool is_file(const char *path)
 {
@@ -131,7 +131,7 @@ const char *runtime_find(const struct options *options, const char *name)
                                                     : (runtimes_count++, NULL);
 }
 
-/* -- what backends ask ------------------------------------------------------------------------------- */
+/* -- what backends ask ------------------------------------------------------------------------- */
 
 static const char *backend_option(const char *name)
 {
@@ -147,7 +147,7 @@ static const char *backend_runtime(const char *name)
     return the_options == NULL ? NULL : runtime_find(the_options, name);
 }
 
-/* -- opening ------------------------------------------------------------------------------------------ */
+/* -- opening ----------------------------------------------------------------------------------- */
 
 static enum err_code open_plugins(struct stack *stack, struct err *err)
 {

@@ -27,8 +27,8 @@ struct stack {
     struct repository *repository;
 };
 
-/* Opens engine, plugins and the repository of these paths; loads nothing yet. On failure it is to be
- * closed all the same. `stack` stays where it is until stack_close. */
+/* Opens engine, plugins and the repository of these paths; loads nothing yet. On failure it is to
+ * be closed all the same. `stack` stays where it is until stack_close. */
 MUST_USE enum err_code stack_open(struct stack *stack, const struct options *options,
                                   uint32_t loops_count, const char *const *paths,
                                   uint32_t paths_count, struct err *err);

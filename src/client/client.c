@@ -83,7 +83,7 @@ struct client_times client_times(const struct client *client)
     return client->times;
 }
 
-/* -- waiting --------------------------------------------------------------------------------------- */
+/* -- waiting ----------------------------------------------------------------------------------- */
 
 static enum err_code refuse_late(const struct client *client, const char *what, struct err *err)
 {
@@ -112,7 +112,7 @@ static enum err_code wait_for(const struct client *client, short events, uint64_
     }
 }
 
-/* -- connecting ------------------------------------------------------------------------------------ */
+/* -- connecting -------------------------------------------------------------------------------- */
 
 static enum err_code refuse_connect(const struct client *client, int error, struct err *err)
 {
@@ -196,7 +196,7 @@ static enum err_code reconnect(struct client *client, uint64_t due_ns, struct er
     return code;
 }
 
-/* -- one request ----------------------------------------------------------------------------------- */
+/* -- one request ------------------------------------------------------------------------------- */
 
 static enum err_code write_head(struct text *head, const struct client *client,
                                 const struct client_request *request, struct err *err)

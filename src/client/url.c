@@ -41,7 +41,7 @@ static enum err_code parse_unix(struct url *ret, struct slice url, struct slice 
     return OK;
 }
 
-/* Letters, digits and what else a host name or an address may hold: RFC 3986 3.2.2 without escapes. */
+/* What a host name or an address may hold: RFC 3986 3.2.2 without escapes. */
 static bool is_host(struct slice host, bool is_v6)
 {
     for (size_t i = 0; i < host.size; i++) {

@@ -99,7 +99,7 @@ const char *model_state_name(enum model_state state)
     return (unsigned)state < COUNT(names) ? names[state] : "";
 }
 
-/* -- stripes ------------------------------------------------------------------------------------- */
+/* -- stripes ----------------------------------------------------------------------------------- */
 
 static atomic_uint stripes_given;
 static _Thread_local uint32_t stripe_of_thread; /* 1 + index; 0: none yet */
@@ -129,7 +129,7 @@ static struct stripe *my_stripe(struct repository *repository)
     return &repository->stripes[stripe_of_thread - 1];
 }
 
-/* -- tables -------------------------------------------------------------------------------------- */
+/* -- tables ------------------------------------------------------------------------------------ */
 
 static void table_unref(struct table **slot)
 {
@@ -228,7 +228,7 @@ static enum err_code publish(struct repository *r, struct err *err)
     return code;
 }
 
-/* -- finding --------------------------------------------------------------------------------------- */
+/* -- finding ----------------------------------------------------------------------------------- */
 
 static void collect_backends(struct repository *r)
 {
@@ -388,7 +388,7 @@ uint32_t repository_notes(const struct repository *repository, const char *const
     return repository->scan.notes_count;
 }
 
-/* -- loading --------------------------------------------------------------------------------------- */
+/* -- loading ----------------------------------------------------------------------------------- */
 
 struct reading {
     struct arena *arena;
@@ -556,7 +556,7 @@ void repository_close(struct repository **slot)
     mem_free(r);
 }
 
-/* -- asking ---------------------------------------------------------------------------------------- */
+/* -- asking ------------------------------------------------------------------------------------ */
 
 /* Index of the entry, or UINT32_MAX. */
 static uint32_t find(const struct table *table, struct slice name, uint64_t number)

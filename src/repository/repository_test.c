@@ -1,4 +1,4 @@
-/* repository_test.c - layouts on disk, what is found in them, loaded from them, and answered of them.
+/* repository_test.c - layouts on disk, what is found in them, loaded and answered.
  * SPDX-License-Identifier: Apache-2.0
  *
  * Models are echo's, which need no file, and `fake`, a backend of this test that opens *.fake files
@@ -26,7 +26,7 @@
 #include "repository/scan.h"
 #include "test/harness.h"
 
-/* -- a folder of models ----------------------------------------------------------------------------- */
+/* -- a folder of models ------------------------------------------------------------------------ */
 
 static char root[64];
 
@@ -90,7 +90,7 @@ static const char *in_root(const char *name)
     "output { name: \"y\" data_type: TYPE_FP32 dims: [ 4 ] }\n"
 static const char echo[] = "backend: \"echo\"\nmax_batch_size: 8\n" TENSORS;
 
-/* -- a backend whose model is a file ------------------------------------------------------------------ */
+/* -- a backend whose model is a file ----------------------------------------------------------- */
 
 static const struct penstock_host *host;
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
@@ -165,7 +165,7 @@ static const struct penstock_backend fake = {
 };
 static const struct penstock_backend *const plugins[] = { &fake };
 
-/* -- the repository ------------------------------------------------------------------------------------ */
+/* -- the repository ---------------------------------------------------------------------------- */
 
 static struct budget budget;
 static struct engine *engine;
@@ -279,7 +279,7 @@ static void expect_reason(const char *path, const char *name, const char *part)
     repository_close(&repository);
 }
 
-/* -- layouts ----------------------------------------------------------------------------------------- */
+/* -- layouts ----------------------------------------------------------------------------------- */
 
 TEST(layouts)
 {
@@ -454,7 +454,7 @@ TEST(names_from_files)
     drop_root();
 }
 
-/* -- confinement ------------------------------------------------------------------------------------- */
+/* -- confinement ------------------------------------------------------------------------------- */
 
 TEST(nothing_leads_out_of_the_folder)
 {
@@ -516,7 +516,7 @@ TEST(nothing_leads_out_of_the_folder)
     drop_root();
 }
 
-/* -- loading ------------------------------------------------------------------------------------------ */
+/* -- loading ----------------------------------------------------------------------------------- */
 
 static void *load_main(void *repository)
 {
@@ -656,7 +656,7 @@ TEST(asking_for_models)
     drop_root();
 }
 
-/* -- many at once ------------------------------------------------------------------------------------- */
+/* -- many at once ------------------------------------------------------------------------------ */
 
 static atomic_bool readers_stop;
 
@@ -746,7 +746,7 @@ TEST(a_lookup_is_cheap)
     drop_root();
 }
 
-/* -- faults -------------------------------------------------------------------------------------------- */
+/* -- faults ------------------------------------------------------------------------------------ */
 
 TEST(opening_survives_every_fault)
 {

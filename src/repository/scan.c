@@ -60,7 +60,7 @@ static const char *printable(struct arena *arena, struct slice text)
     while (text.size > 0) {
         size_t step = utf8_step(text);
         bool is_control = step == 1 && (text.data[0] < 0x20 || text.data[0] == 0x7f);
-        /* U+0080 to U+009F are controls too; U+2028, U+2029 and U+202A to U+202E turn lines about. */
+        /* U+0080 to U+009F are controls too; U+2028 to U+202E break and turn lines. */
         is_control |= step == 2 && text.data[0] == 0xc2 && text.data[1] < 0xa0;
         is_control |= step == 3 && text.data[0] == 0xe2 && text.data[1] == 0x80 &&
                       text.data[2] >= 0xa8 && text.data[2] <= 0xae;
@@ -151,7 +151,7 @@ static const char *list_backends(const struct scan *scan, bool wants_endings)
     return text_cstr(&out);
 }
 
-/* -- listings ------------------------------------------------------------------------------------ */
+/* -- listings ---------------------------------------------------------------------------------- */
 
 /* 0 when the name is no version: those are whole numbers from 1, without leading zeros. */
 static uint64_t version_of(const char *name)
@@ -256,7 +256,7 @@ static const struct entry *only_file_of(const struct listing *list,
     return only;
 }
 
-/* -- one model ------------------------------------------------------------------------------------- */
+/* -- one model --------------------------------------------------------------------------------- */
 
 enum err_code scan_config(struct model_config **ret, const struct found *found, struct arena *arena,
                           struct err *err)
@@ -338,7 +338,7 @@ static const char *list_entries(struct scan *scan, const struct listing *list)
     return text_cstr(&out);
 }
 
-/* Finds which entry of `list` (a version's folder, or the model's own) is the model, and its path. */
+/* Which entry of `list` (a version's folder, or the model's own) is the model, and its path. */
 static enum err_code pick_file(struct scan *scan, struct found *found,
                                struct found_version *version, const struct listing *list,
                                const char *below, const char *wanted, struct err *err)
@@ -631,7 +631,7 @@ static enum err_code fill_model(struct scan *scan, struct found *found, const st
     return OK;
 }
 
-/* -- the table of names -------------------------------------------------------------------------- */
+/* -- the table of names ------------------------------------------------------------------------ */
 
 /* Adds the model, or makes of two with one name one that says so: which of them was meant cannot be
  * known, and the order of two arguments should not decide it silently. */
@@ -700,7 +700,7 @@ static const char *sibling(struct scan *scan, const char *folder, struct slice s
     return path + strlen(folder) + 1;
 }
 
-/* A file that is a model: iris.onnx, with iris.pbtxt and iris.yaml beside it when they are there. */
+/* A file that is a model: iris.onnx, with iris.pbtxt and iris.yaml if they lie beside it. */
 static enum err_code add_file(struct scan *scan, const char *folder, const char *where,
                               const char *file, struct slice name, struct err *err)
 {
@@ -744,7 +744,7 @@ static enum err_code add_file(struct scan *scan, const char *folder, const char 
     return add_found(scan, found, err);
 }
 
-/* -- folders ------------------------------------------------------------------------------------- */
+/* -- folders ----------------------------------------------------------------------------------- */
 
 static bool is_model(struct scan *scan, const struct listing *list, uint32_t depth)
 {

@@ -58,7 +58,7 @@ struct scan {
     const char *notes[SCAN_NOTES_MAX];
 };
 
-/* E_NOT_FOUND, E_PERMISSION, E_INVALID (a file that no backend opens) name the path; E_EXHAUSTED. */
+/* E_NOT_FOUND, E_PERMISSION, E_INVALID (a file that no backend opens): the path is named. */
 MUST_USE enum err_code scan_path(struct scan *scan, const char *path, struct err *err);
 
 /* The backend whose name, alias or platform this is; NULL: none. */
