@@ -884,6 +884,42 @@ TEST(onnx_cancel_stops_a_run)
     end(&f);
 }
 
+static void *hint_thread(void *context)
+{
+    struct fixture *f = context;
+
+    for (int i = 0; i < 3; i++) {
+        usleep(5000);
+        f->backend->cancel(f->instance);
+    }
+    return NULL;
+}
+
+/* A hint that was meant for the batch before, and came late: the caller is still there. */
+TEST(onnx_stray_hint_does_not_stop_a_run)
+{
+    struct fixture f;
+    struct maker maker;
+    int64_t n = 40000, one[] = { 1 };
+    float x = 1;
+    pthread_t thread;
+
+    if (!begin(&f))
+        return;
+    make_loop(&maker);
+    check(save_and_open(&f, &maker) == OK, "%s", f.err.text);
+    batch(&f, 1);
+    fake_batch_input(&f.batch, 0, PENSTOCK_INT64, 0, NULL, &n, sizeof n);
+    input_floats(&f, 1, 1, one, &x, 1);
+    if (pthread_create(&thread, NULL, hint_thread, &f) != 0)
+        abort();
+    check(run(&f) == OK, "%s", fake_batch_text(&f.batch));
+    pthread_join(thread, NULL);
+    float wanted = 40001;
+    check(is_floats(fake_batch_output(&f.batch, 0, 0, 0), 1, one, &wanted, 1), "1 + 40000");
+    end(&f);
+}
+
 TEST(onnx_describes_itself)
 {
     struct fixture f;

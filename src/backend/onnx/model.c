@@ -911,9 +911,9 @@ int onnx_model_open(void **ret_model, struct penstock_model *host_model, uint32_
     if (code == OK)
         *ret_model = TAKE(model);
     else
-        onnx_host->fail(err, code, "%s", own.text);
+        onnx_host->fail(err, (int)code, "%s", own.text);
     onnx_model_close(&model);
-    return code;
+    return (int)code;
 }
 
 void onnx_model_close(void **slot)

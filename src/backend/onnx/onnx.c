@@ -8,7 +8,6 @@ static const struct penstock_backend backend = {
     .size = sizeof backend,
     .name = "onnxruntime",
     .aliases = "onnx onnxruntime_onnx",
-    .platform = "onnxruntime_onnx",
     .file = "model.onnx",
     .model_open = onnx_model_open,
     .model_close = onnx_model_close,
@@ -17,6 +16,7 @@ static const struct penstock_backend backend = {
     .execute = onnx_execute,
     .cancel = onnx_cancel,
     .describe = onnx_describe,
+    .platform = "onnxruntime_onnx",
 };
 
 penstock_backend_entry_fn backend_onnx_entry;

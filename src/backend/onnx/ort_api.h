@@ -144,8 +144,7 @@ struct ort_api {
     struct ort_status *(*value_wrap)(const struct ort_memory *memory, void *data, size_t size,
                                      const int64_t *shape, size_t rank, int type,
                                      struct ort_value **ret);
-    /* 50 IsTensor */
-    struct ort_status *(*value_is_tensor)(const struct ort_value *value, int *ret);
+    void *unused_50[1];
     /* 51 GetTensorMutableData */
     struct ort_status *(*value_data)(struct ort_value *value, void **ret);
     void *unused_52[1];
@@ -202,9 +201,7 @@ struct ort_api {
     void *unused_101[24];
     /* 125 GetAvailableProviders */
     struct ort_status *(*providers_list)(char ***ret, int *ret_count);
-    /* 126 ReleaseAvailableProviders */
-    struct ort_status *(*providers_release)(char **list, int count);
-    void *unused_127[3];
+    void *unused_126[4];
     /* 130 AddSessionConfigEntry */
     struct ort_status *(*options_set)(struct ort_options *options, const char *key,
                                       const char *value);

@@ -25,6 +25,7 @@
 enum {
     ADOPT_BYTES_MIN = 16384,      /* below, a copy is cheaper than keeping the runtime's memory */
     SCRATCH_BYTES_KEPT = 1 << 16, /* of strings, between runs */
+    STRAY_HINTS_MAX = 8,          /* a run is begun again for, before it is given up */
 };
 
 struct instance {
@@ -84,7 +85,7 @@ int onnx_instance_open(void **ret, void *context, uint32_t index, struct penstoc
     if (status != NULL) {
         struct err own = { .code = OK };
         onnx_status_take(model->runtime, status, &own, "an instance");
-        code = host->fail(err, own.code, "%s", own.text);
+        code = host->fail(err, (int)own.code, "%s", own.text);
     } else if (instance->input_names == NULL || instance->output_names == NULL ||
                instance->inputs == NULL || instance->outputs == NULL ||
                instance->output_index == NULL || instance->is_placed == NULL) {
@@ -567,49 +568,81 @@ static bool is_misjudged(struct instance *instance, struct ort_status *status)
     return has_placed;
 }
 
+static bool is_all_cancelled(const struct penstock_host *host, const struct penstock_batch *batch,
+                             uint32_t rows)
+{
+    for (uint32_t row = 0; row < rows; row++) {
+        if (!host->cancelled(batch, row))
+            return false;
+    }
+    return true;
+}
+
+/* Takes back a hint to stop: it was about this batch before it ran, or came too late for the one
+ * before. Whether this one is over is for the host to say. */
+static void forget_hint(struct instance *instance)
+{
+    const struct onnx_runtime *runtime = instance->model->runtime;
+
+    atomic_store_explicit(&instance->is_terminated, false, memory_order_relaxed);
+    struct ort_status *status = runtime->api->run_unterminate(instance->run);
+    if (status != NULL)
+        runtime->api->status_release(status);
+}
+
+/* Runs what is bound, again where a guess about an output or a stray hint stopped it. */
+static struct ort_status *run_bound(struct instance *instance, struct penstock_batch *batch,
+                                    uint32_t rows, struct err *err)
+{
+    const struct onnx_runtime *runtime = instance->model->runtime;
+
+    for (uint32_t stray = 0;;) {
+        struct ort_status *status = run(instance);
+        if (LIKELY(status == NULL))
+            return NULL;
+        if (is_misjudged(instance, status)) {
+            runtime->api->status_release(status);
+            drop_outputs(instance);
+            if (bind_outputs(instance, batch, rows, err) != OK)
+                return NULL;
+        } else if (stray < STRAY_HINTS_MAX && onnx_is_terminated(runtime, status) &&
+                   !is_all_cancelled(instance->model->host, batch, rows)) {
+            stray++;
+            runtime->api->status_release(status);
+            forget_hint(instance);
+        } else {
+            return status;
+        }
+    }
+}
+
 static enum err_code run_batch(struct instance *instance, struct penstock_batch *batch,
                                uint32_t rows, struct err *err)
 {
-    struct onnx_model *model = instance->model;
-    const struct onnx_runtime *runtime = model->runtime;
-
     TRY(bind_inputs(instance, batch, err));
     TRY(bind_outputs(instance, batch, rows, err));
     if (instance->outputs_count == 0)
         return OK; /* nobody wants anything: an answer without outputs */
-    struct ort_status *status = run(instance);
-    while (UNLIKELY(status != NULL) && is_misjudged(instance, status)) {
-        runtime->api->status_release(status);
-        drop_outputs(instance);
-        TRY(bind_outputs(instance, batch, rows, err));
-        status = run(instance);
-    }
-    if (UNLIKELY(status != NULL)) {
-        enum err_code code = failed(instance, status, err, NULL);
-        enum err_code better = code == E_CANCELLED ? OK : explain_inputs(instance, batch, err);
-        return better != OK ? better : code;
-    }
-    return OK;
+    struct ort_status *status = run_bound(instance, batch, rows, err);
+    if (LIKELY(status == NULL))
+        return err->code;
+    enum err_code code = failed(instance, status, err, NULL);
+    enum err_code better = code == E_CANCELLED ? OK : explain_inputs(instance, batch, err);
+    return better != OK ? better : code;
 }
 
 void onnx_execute(void *context, struct penstock_batch *batch)
 {
     struct instance *instance = context;
     const struct penstock_host *host = instance->model->host;
-    const struct onnx_runtime *runtime = instance->model->runtime;
     uint32_t rows = host->rows(batch);
-    struct err err = { .code = OK };
+    struct err err;
 
-    /* A hint meant for an earlier batch, or for this one before it began: cancelled() tells. */
+    err.code = OK; /* the text is long, and rarely written */
+    err.text[0] = '\0';
     if (UNLIKELY(atomic_load_explicit(&instance->is_terminated, memory_order_acquire))) {
-        atomic_store_explicit(&instance->is_terminated, false, memory_order_relaxed);
-        struct ort_status *status = runtime->api->run_unterminate(instance->run);
-        if (status != NULL)
-            runtime->api->status_release(status);
-        bool is_over = true;
-        for (uint32_t row = 0; row < rows; row++)
-            is_over = is_over && host->cancelled(batch, row);
-        if (is_over) {
+        forget_hint(instance);
+        if (is_all_cancelled(host, batch, rows)) {
             host->done(batch, E_CANCELLED, "cancelled before it ran");
             return;
         }

@@ -44,7 +44,6 @@ AT(run_terminate, 46);
 AT(run_unterminate, 47);
 AT(value_create, 48);
 AT(value_wrap, 49);
-AT(value_is_tensor, 50);
 AT(value_data, 51);
 AT(strings_size, 53);
 AT(strings_content, 54);
@@ -68,7 +67,6 @@ AT(type_release, 98);
 AT(shape_release, 99);
 AT(options_release, 100);
 AT(providers_list, 125);
-AT(providers_release, 126);
 AT(options_set, 130);
 AT(options_add_provider, 216);
 AT(string_buffer, 252);
@@ -153,6 +151,13 @@ static void put_text(struct err *err, enum err_code code, const char *what, cons
     }
 }
 
+bool onnx_is_terminated(const struct onnx_runtime *runtime, const struct ort_status *status)
+{
+    const char *text = runtime->api->status_text(status);
+
+    return text != NULL && strstr(text, "terminate flag") != NULL;
+}
+
 enum err_code onnx_status_take(const struct onnx_runtime *runtime, struct ort_status *status,
                                struct err *err, const char *what)
 {
@@ -164,7 +169,7 @@ enum err_code onnx_status_take(const struct onnx_runtime *runtime, struct ort_st
         text = "no reason given";
     /* A kernel that fails at run time reports INVALID_ARGUMENT for whatever it did not like of the
      * values: that is a failure of the model, not of the request's form. */
-    if (strstr(text, "terminate flag") != NULL)
+    if (onnx_is_terminated(runtime, status))
         code = E_CANCELLED;
     else if (ort_code == ORT_INVALID_ARGUMENT && strstr(text, "while running") == NULL)
         code = E_INVALID;

@@ -29,6 +29,9 @@ struct onnx_runtime {
 /* NULL when the library is missing or too old; err says what to install. */
 const struct onnx_runtime *onnx_runtime_get(const struct penstock_host *host, struct err *err);
 
+/* Did a run end because it was told to? */
+bool onnx_is_terminated(const struct onnx_runtime *runtime, const struct ort_status *status);
+
 /* Takes a status that is not NULL: sets err to "<what>: <its text>" with a fitting code, and
  * returns that code. `what` may be NULL. */
 enum err_code onnx_status_take(const struct onnx_runtime *runtime, struct ort_status *status,
