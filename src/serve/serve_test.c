@@ -1096,6 +1096,84 @@ TEST(stopping_with_requests_under_way)
         close(fds[i]);
 }
 
+/* -- many at once --------------------------------------------------------------------------------- */
+
+enum { CLIENTS = 6, CONVERSATIONS = 40 };
+
+struct crowd_client {
+    struct test_server *t;
+    unsigned number;
+    unsigned served, failed;
+};
+
+/* Keeps some connections, leaves others in the middle; every answer must be its own. */
+static void *converse(void *arg)
+{
+    struct crowd_client *c = arg;
+    char text[256], wanted[32];
+
+    for (unsigned i = 0; i < CONVERSATIONS; i++) {
+        int fd = client_open(c->t);
+        for (unsigned j = 0; j < 5; j++) {
+            struct answer a;
+            snprintf(wanted, sizeof wanted, "%u-%u-%u", c->number, i, j);
+            snprintf(text, sizeof text,
+                     "POST /echo HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n%s", strlen(wanted),
+                     wanted);
+            client_say(fd, text);
+            answer_read(fd, &a, false);
+            if (a.status == 200 && strcmp(a.body, wanted) == 0)
+                c->served++;
+            else
+                c->failed++;
+            answer_free(&a);
+        }
+        if (i % 3 == 1)
+            client_say(fd, GET("/wait"));
+        if (i % 3 == 2)
+            client_say(fd, "POST /pieces HTTP/1.1\r\n" HOST "Content-Length: 9\r\n\r\nabc");
+        close(fd);
+    }
+    return NULL;
+}
+
+TEST(many_clients_on_several_loops)
+{
+    struct test_server t;
+    pthread_t threads[CLIENTS];
+    struct crowd_client clients[CLIENTS];
+    int fds[24];
+
+    server_prepare(&t);
+    t.settings.loops_count = 3;
+    if (!server_start(&t, NULL))
+        return;
+    check(serve_loops(t.serve) == 3, "loops");
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        clients[i] = (struct crowd_client){ .t = &t, .number = i };
+        check_or_stop(pthread_create(&threads[i], NULL, converse, &clients[i]) == 0, "thread");
+    }
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        pthread_join(threads[i], NULL);
+        check(clients[i].served == 5 * CONVERSATIONS && clients[i].failed == 0, "client %u: %u, %u",
+              i, clients[i].served, clients[i].failed);
+    }
+    check(wait_metric(&t, "penstock_connections_open", 0), "none is left");
+    /* Connections that stay are spread: none of three loops serves all 24. */
+    for (unsigned i = 0; i < 24; i++) {
+        struct answer a;
+        fds[i] = client_open(&t);
+        client_say(fds[i], GET("/hello"));
+        answer_read(fds[i], &a, false);
+        check(a.status == 200, "%d", a.status);
+        answer_free(&a);
+    }
+    check(server_metric(&t, "penstock_connections_open") == 24, "open");
+    for (unsigned i = 0; i < 24; i++)
+        close(fds[i]);
+    server_stop(&t);
+}
+
 /* -- memory ----------------------------------------------------------------------------------------- */
 
 static uint64_t memory_count(int fd)
