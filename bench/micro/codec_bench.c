@@ -54,11 +54,23 @@ static bool ours_read(struct run *run)
     return tensor_json_read(run->data, run->dtype, run->count, &c, "data", NULL) == OK;
 }
 
+static bool ours_shape(struct run *run)
+{
+    struct json_cursor c = { run->json.data, run->json.data, run->json.data + run->json.size };
+    uint32_t rank;
+    int64_t shape[PENSTOCK_RANK_MAX];
+
+    return tensor_json_shape(c, &rank, shape, "data", NULL) == OK && rank == 1;
+}
+
 static bool ours_write(struct run *run)
 {
     struct penstock_tensor tensor = {
-        .dtype = run->dtype, .rank = 1, .shape = { (int64_t)run->count },
-        .data = run->data, .size = run->count * dtype_size(run->dtype),
+        .dtype = run->dtype,
+        .rank = 1,
+        .shape = { (int64_t)run->count },
+        .data = run->data,
+        .size = run->count * dtype_size(run->dtype),
     };
 
     run->out.size = 0;
@@ -110,7 +122,10 @@ static bool yyjson_writes(struct run *run)
 static void make(struct run *run, const char *kind)
 {
     for (uint64_t i = 0; i < run->count; i++) {
-        double value = strcmp(kind, "normal") == 0 ? normal() : uniform();
+        double value = strcmp(kind, "normal") == 0        ? normal()
+                       : strcmp(kind, "0.0 and 1.0") == 0 ? (double)(next_random() % 2)
+                       : strcmp(kind, "pixels") == 0      ? (double)(next_random() % 256)
+                                                          : uniform();
         switch (run->dtype) {
         case PENSTOCK_FP32: ((float *)run->data)[i] = (float)value; break;
         case PENSTOCK_FP64: ((double *)run->data)[i] = value; break;
@@ -125,8 +140,7 @@ static void make(struct run *run, const char *kind)
     for (uint64_t i = 0; i < run->count; i++) {
         char number[NUMBER_TEXT_MAX];
         text_str(&run->out, i == 0 ? "[" : ", ");
-        text_put(&run->out, number,
-                 number_write_f64(number, (double)((float *)run->data)[i]));
+        text_put(&run->out, number, number_write_f64(number, (double)((float *)run->data)[i]));
     }
     text_byte(&run->out, ']');
 }
@@ -149,15 +163,23 @@ int main(int argc, char **argv)
         enum penstock_dtype dtype;
         const char *kind;
     } rows[] = {
-        { PENSTOCK_FP32, "uniform" }, { PENSTOCK_FP32, "normal" },
-        { PENSTOCK_FP32, "as Python's tolist()" }, { PENSTOCK_FP64, "uniform" },
-        { PENSTOCK_FP64, "normal" }, { PENSTOCK_INT64, "token ids" },
+        { PENSTOCK_FP32, "uniform" },
+        { PENSTOCK_FP32, "normal" },
+        { PENSTOCK_FP32, "as Python's tolist()" },
+        { PENSTOCK_FP32, "pixels" },
+        { PENSTOCK_FP32, "0.0 and 1.0" },
+        { PENSTOCK_FP64, "uniform" },
+        { PENSTOCK_FP64, "normal" },
+        { PENSTOCK_INT64, "token ids" },
     };
     static const struct {
         const char *name;
         bool (*step)(struct run *);
-    } steps[] = { { "read", ours_read }, { "read by yyjson", yyjson_reads },
-                  { "write", ours_write }, { "write by yyjson", yyjson_writes } };
+    } steps[] = { { "shape", ours_shape },
+                  { "read", ours_read },
+                  { "read by yyjson", yyjson_reads },
+                  { "write", ours_write },
+                  { "write by yyjson", yyjson_writes } };
     uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 10) : 150528;
     unsigned rounds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 200;
 

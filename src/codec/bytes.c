@@ -44,8 +44,8 @@ enum err_code bytes_check(struct slice data, uint64_t count, const char *name, s
                        rest.size - 4);
     }
     if (rest.size != 0)
-        return err_set(err, E_INVALID, "%s: %zu bytes follow its %llu elements (at byte %zu)",
-                       name, rest.size, (unsigned long long)count, data.size - rest.size);
+        return err_set(err, E_INVALID, "%s: %zu bytes follow its %llu elements (at byte %zu)", name,
+                       rest.size, (unsigned long long)count, data.size - rest.size);
     return OK;
 }
 

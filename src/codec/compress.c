@@ -8,15 +8,16 @@
 
 enum {
     WINDOW_BITS = 15,
-    GZIP_WRAPPER = 16,        /* added to the window bits: zlib's way to say gzip */
+    GZIP_WRAPPER = 16, /* added to the window bits: zlib's way to say gzip */
     FIRST_BYTES = 4096,
-    PIECE_MAX = 1 << 30,      /* zlib counts in unsigned int */
-    LEVEL = Z_BEST_SPEED,     /* on float text level 6 takes 4 times as long for 3% fewer bytes */
+    PIECE_MAX = 1 << 30, /* zlib counts in unsigned int */
+    /* 1.8 MB of FP32 as text: 21 ms to 47%; level 6 takes 123 ms to 43%. */
+    LEVEL = Z_BEST_SPEED,
     MEMORY_LEVEL = 8,
     WEIGHT_ONE = 1000
 };
 
-/* -- names -------------------------------------------------------------------------------------- */
+/* -- names ----------------------------------------------------------------------------------- */
 
 enum encoding encoding_of(struct slice value)
 {
@@ -103,7 +104,7 @@ enum encoding encoding_choose(struct slice accept)
     return best;
 }
 
-/* -- a buf that grows --------------------------------------------------------------------------- */
+/* -- a buf that grows ------------------------------------------------------------------------ */
 
 struct growing {
     struct buf *buf; /* owned */
@@ -150,7 +151,7 @@ static bool feed(z_stream *z, struct slice *in)
     return z->avail_in > 0;
 }
 
-/* -- inflate ------------------------------------------------------------------------------------ */
+/* -- inflate --------------------------------------------------------------------------------- */
 
 static void inflate_end(z_stream **z)
 {
@@ -215,7 +216,8 @@ enum err_code compress_inflate(struct buf **ret, size_t *ret_offset, struct budg
 {
     z_stream state = { .zalloc = zlib_alloc, .zfree = zlib_free };
     CLEANUP(inflate_end) z_stream *z = &state;
-    struct growing g = { .budget = budget, .room_max = out_max,
+    struct growing g = { .budget = budget,
+                         .room_max = out_max,
                          .lead = (BUF_ALIGN - align_at % BUF_ALIGN) % BUF_ALIGN };
 
     require(encoding == ENCODING_GZIP || encoding == ENCODING_DEFLATE);
@@ -235,7 +237,7 @@ enum err_code compress_inflate(struct buf **ret, size_t *ret_offset, struct budg
     return OK;
 }
 
-/* -- deflate ------------------------------------------------------------------------------------ */
+/* -- deflate --------------------------------------------------------------------------------- */
 
 static void deflate_end(z_stream **z)
 {

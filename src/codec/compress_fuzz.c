@@ -19,8 +19,8 @@ static void inflate_any(enum encoding encoding, struct slice in, size_t out_max,
     size_t offset;
 
     budget_init(&budget, 1 << 20);
-    enum err_code code = compress_inflate(&out, &offset, &budget, encoding, in, out_max, align_at,
-                                          &err);
+    enum err_code code =
+        compress_inflate(&out, &offset, &budget, encoding, in, out_max, align_at, &err);
     require(code == OK || code == E_INVALID || code == E_EXHAUSTED);
     require((code == OK) == (out != NULL) && (code == OK) == (err.text[0] == '\0'));
     if (code == OK) {

@@ -21,7 +21,7 @@ enum {
 
 static const uint8_t magic[MAGIC_BYTES] = { 0x93, 'N', 'U', 'M', 'P', 'Y' };
 
-/* -- the dict ----------------------------------------------------------------------------------- */
+/* -- the dict -------------------------------------------------------------------------------- */
 
 struct header {
     char descr[DESCR_MAX];
@@ -43,8 +43,8 @@ static COLD enum err_code refuse(const struct literal *l, struct err *err, const
 
 static void skip_space(struct literal *l)
 {
-    while (l->rest.size > 0 && (l->rest.data[0] == ' ' || (l->rest.data[0] >= '\t' &&
-                                                           l->rest.data[0] <= '\r')))
+    while (l->rest.size > 0 &&
+           (l->rest.data[0] == ' ' || (l->rest.data[0] >= '\t' && l->rest.data[0] <= '\r')))
         l->rest = slice_skip(l->rest, 1);
 }
 
@@ -86,8 +86,7 @@ static enum err_code read_shape(struct literal *l, struct header *h, struct err 
         if (h->rank == PENSTOCK_RANK_MAX)
             return err_set(err, E_INVALID, ".npy header: more than %u dimensions",
                            PENSTOCK_RANK_MAX);
-        while (digits < l->rest.size && l->rest.data[digits] >= '0' &&
-               l->rest.data[digits] <= '9')
+        while (digits < l->rest.size && l->rest.data[digits] >= '0' && l->rest.data[digits] <= '9')
             digits++;
         if (!slice_to_u64(slice_first(l->rest, digits), &dim) || dim > INT64_MAX)
             return refuse(l, err, "a dimension (a whole number from 0 on)");
@@ -114,8 +113,9 @@ static enum err_code read_entry(struct literal *l, struct header *h, struct err 
     skip_space(l);
     if (slice_is(key, "descr") && !h->has_descr) {
         if (slice_starts(l->rest, "["))
-            return err_set(err, E_INVALID, "the .npy array is structured (it has named fields); "
-                                           "save one field: np.save(file, array['name'])");
+            return err_set(err, E_INVALID,
+                           "the .npy array is structured (it has named fields); "
+                           "save one field: np.save(file, array['name'])");
         if (!take_string(l, &descr) || descr.size >= DESCR_MAX)
             return refuse(l, err, "a dtype in quotes, like '<f4'");
         memcpy(h->descr, descr.data, descr.size);
@@ -157,38 +157,42 @@ static enum err_code read_dict(struct literal *l, struct header *h, struct err *
     return OK;
 }
 
-/* -- reading ------------------------------------------------------------------------------------ */
+/* -- reading --------------------------------------------------------------------------------- */
 
 static const struct {
     const char *descr; /* without the byte order */
     enum penstock_dtype dtype;
 } kinds[] = {
-    { "b1", PENSTOCK_BOOL },  { "u1", PENSTOCK_UINT8 },  { "u2", PENSTOCK_UINT16 },
+    { "b1", PENSTOCK_BOOL },   { "u1", PENSTOCK_UINT8 },  { "u2", PENSTOCK_UINT16 },
     { "u4", PENSTOCK_UINT32 }, { "u8", PENSTOCK_UINT64 }, { "i1", PENSTOCK_INT8 },
-    { "i2", PENSTOCK_INT16 }, { "i4", PENSTOCK_INT32 },  { "i8", PENSTOCK_INT64 },
-    { "f2", PENSTOCK_FP16 },  { "f4", PENSTOCK_FP32 },   { "f8", PENSTOCK_FP64 },
+    { "i2", PENSTOCK_INT16 },  { "i4", PENSTOCK_INT32 },  { "i8", PENSTOCK_INT64 },
+    { "f2", PENSTOCK_FP16 },   { "f4", PENSTOCK_FP32 },   { "f8", PENSTOCK_FP64 },
 };
 
 static enum err_code refuse_kind(const char *descr, struct err *err)
 {
     switch (descr[1]) {
     case 'O':
-        return err_set(err, E_INVALID, "the .npy array holds Python objects ('%s'), which are "
-                                       "never unpickled; save numbers or strings",
+        return err_set(err, E_INVALID,
+                       "the .npy array holds Python objects ('%s'), which are "
+                       "never unpickled; save numbers or strings",
                        descr);
     case 'c':
-        return err_set(err, E_INVALID, "the .npy array is complex ('%s'); save real and imaginary "
-                                       "parts: np.stack([a.real, a.imag], -1)",
+        return err_set(err, E_INVALID,
+                       "the .npy array is complex ('%s'); save real and imaginary "
+                       "parts: np.stack([a.real, a.imag], -1)",
                        descr);
     case 'M':
     case 'm':
-        return err_set(err, E_INVALID, "the .npy array holds dates or times ('%s'); save numbers: "
-                                       "array.astype('int64')",
+        return err_set(err, E_INVALID,
+                       "the .npy array holds dates or times ('%s'); save numbers: "
+                       "array.astype('int64')",
                        descr);
     default:
-        return err_set(err, E_INVALID, "the .npy array's dtype '%s' is not supported; supported: "
-                                       "bool, int8 to int64, uint8 to uint64, float16, float32, "
-                                       "float64, S and U strings",
+        return err_set(err, E_INVALID,
+                       "the .npy array's dtype '%s' is not supported; supported: "
+                       "bool, int8 to int64, uint8 to uint64, float16, float32, "
+                       "float64, S and U strings",
                        descr);
     }
 }
@@ -231,8 +235,8 @@ static enum err_code read_strings(struct penstock_tensor *ret, struct arena *are
     size_t room;
 
     /* data.size is count * width, and is there; the lengths are what could be too many. */
-    if (__builtin_mul_overflow(count, 4, &room) ||
-        __builtin_add_overflow(room, data.size, &room) || width > UINT32_MAX)
+    if (__builtin_mul_overflow(count, 4, &room) || __builtin_add_overflow(room, data.size, &room) ||
+        width > UINT32_MAX)
         return err_set(err, E_INVALID, "the .npy array holds more than can be addressed");
     uint8_t *begin = arena_alloc(arena, MAX(room, (size_t)1)), *at = begin;
     if (begin == NULL)
@@ -270,8 +274,9 @@ static enum err_code read_preamble(struct slice file, struct literal *dict, stru
     size_t prefix, size;
 
     if (file.size < MAGIC_BYTES + 2 || memcmp(file.data, magic, MAGIC_BYTES) != 0)
-        return err_set(err, E_INVALID, "not a .npy file: it does not begin with \\x93NUMPY and a "
-                                       "version");
+        return err_set(err, E_INVALID,
+                       "not a .npy file: it does not begin with \\x93NUMPY and a "
+                       "version");
     uint8_t major = file.data[MAGIC_BYTES], minor = file.data[MAGIC_BYTES + 1];
     if (major < 1 || major > 3 || minor != 0)
         return err_set(err, E_INVALID, ".npy version %u.%u; known are 1.0, 2.0 and 3.0", major,
@@ -317,8 +322,9 @@ static enum err_code read_kind(const char *descr, enum penstock_dtype *ret_dtype
         *ret_width = dtype_size(kinds[i].dtype);
     }
     if (descr[0] == '>' && *ret_width > 1 && descr[1] != 'S')
-        return err_set(err, E_INVALID, "the .npy array is big-endian ('%s'); save it as "
-                                       "array.astype('<%s')",
+        return err_set(err, E_INVALID,
+                       "the .npy array is big-endian ('%s'); save it as "
+                       "array.astype('<%s')",
                        descr, descr + 1);
     return OK;
 }
@@ -337,12 +343,14 @@ enum err_code npy_read(struct penstock_tensor *ret, struct arena *arena, struct 
     TRY(read_dict(&dict, &h, err));
     TRY(read_kind(h.descr, &tensor.dtype, &width, err));
     if (h.is_fortran && h.rank > 1)
-        return err_set(err, E_INVALID, "the .npy array is in Fortran order; save it as "
-                                       "np.ascontiguousarray(array)");
+        return err_set(err, E_INVALID,
+                       "the .npy array is in Fortran order; save it as "
+                       "np.ascontiguousarray(array)");
     if (!shape_count(h.rank, h.shape, &count) || __builtin_mul_overflow(count, width, &bytes) ||
         bytes != data.size)
-        return err_set(err, E_INVALID, "the .npy file has %zu bytes of data; shape %s of '%s' "
-                                       "needs another number",
+        return err_set(err, E_INVALID,
+                       "the .npy file has %zu bytes of data; shape %s of '%s' "
+                       "needs another number",
                        data.size, shape_text(shape, sizeof shape, h.rank, h.shape), h.descr);
     tensor.rank = h.rank;
     memcpy(tensor.shape, h.shape, h.rank * sizeof h.shape[0]);
@@ -362,7 +370,7 @@ enum err_code npy_read(struct penstock_tensor *ret, struct arena *arena, struct 
     return OK;
 }
 
-/* -- writing ------------------------------------------------------------------------------------ */
+/* -- writing --------------------------------------------------------------------------------- */
 
 size_t npy_write_header(uint8_t out[NPY_HEADER_MAX], const struct penstock_tensor *tensor)
 {

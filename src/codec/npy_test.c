@@ -52,10 +52,10 @@ static const struct {
     { 1, DICT("<i8", "(1,)"), "abcdefgh", 8, NULL, PENSTOCK_INT64, "[1]" },
     { 1, DICT("<i8", "(0, 5)"), "", 0, NULL, PENSTOCK_INT64, "[0,5]" },
     { 1, DICT("<i8", "(1L,)"), "abcdefgh", 8, NULL, PENSTOCK_INT64, "[1]" },
-    { 1, "{\"shape\":(1,),\"fortran_order\":False,\"descr\":\"|u1\"}", "a", 1, NULL,
-      PENSTOCK_UINT8, "[1]" },
-    { 1, "{'descr': '<f4', 'fortran_order': True, 'shape': (1,), }", "abcd", 4, NULL,
-      PENSTOCK_FP32, "[1]" }, /* one dimension has one order */
+    { 1, "{\"shape\":(1,),\"fortran_order\":False,\"descr\":\"|u1\"}", "a", 1, NULL, PENSTOCK_UINT8,
+      "[1]" },
+    { 1, "{'descr': '<f4', 'fortran_order': True, 'shape': (1,), }", "abcd", 4, NULL, PENSTOCK_FP32,
+      "[1]" }, /* one dimension has one order */
     { 1, DICT("|S3", "(3,)"), "abcd\0\0\0\0\0", 9, NULL, PENSTOCK_BYTES, "[3]" },
     { 1, DICT("<U2", "(2,)"), "\xe9\0\0\0\0\xf6\1\0a\0\0\0\0\0\0\0", 16, NULL, PENSTOCK_BYTES,
       "[2]" },
@@ -129,8 +129,8 @@ static const struct {
       ".npy header (byte 61): expected a dimension (a whole number from 0 on)", 0, NULL },
     { 1, DICT("|u1", "(1)"), "a", 1,
       ".npy header (byte 63): expected ',' in the shape of one dimension, as in (3,)", 0, NULL },
-    { 1, DICT("|u1", "(1 2)"), "a", 1, ".npy header (byte 63): expected ',' or ')' in the shape",
-      0, NULL },
+    { 1, DICT("|u1", "(1 2)"), "a", 1, ".npy header (byte 63): expected ',' or ')' in the shape", 0,
+      NULL },
     { 1, DICT("|u1", "[1]"), "a", 1,
       ".npy header (byte 60): expected a tuple like (2, 3) as the shape", 0, NULL },
     { 1, "{'descr': '|u1', 'shape': (1,), }", "a", 1,
@@ -141,12 +141,11 @@ static const struct {
     { 1, "{'color': '|u1'}", "a", 1,
       ".npy header (byte 20): expected each of the keys descr, fortran_order and shape once", 0,
       NULL },
-    { 1, "{'fortran_order': 0}", "a", 1, ".npy header (byte 28): expected True or False", 0,
-      NULL },
+    { 1, "{'fortran_order': 0}", "a", 1, ".npy header (byte 28): expected True or False", 0, NULL },
     { 1, "{'descr': '|u\\x31'}", "a", 1,
       ".npy header (byte 20): expected a dtype in quotes, like '<f4'", 0, NULL },
-    { 1, "{'descr': 5}", "a", 1, ".npy header (byte 20): expected a dtype in quotes, like '<f4'",
-      0, NULL },
+    { 1, "{'descr': 5}", "a", 1, ".npy header (byte 20): expected a dtype in quotes, like '<f4'", 0,
+      NULL },
     { 1, "{descr: 5}", "a", 1, ".npy header (byte 11): expected a key in quotes", 0, NULL },
     { 1, "{'descr' 5}", "a", 1, ".npy header (byte 19): expected ':'", 0, NULL },
     { 1, "{'descr': '|u1' 'shape'}", "a", 1, ".npy header (byte 26): expected ',' or '}'", 0,
@@ -166,8 +165,7 @@ TEST(npy_cases)
         struct err err = { 0 };
         char shape[64];
         enum err_code code = npy_read(&tensor, arena, file, &err);
-        check(code == (cases[i].error == NULL ? OK : E_INVALID), "%s: %s", cases[i].dict,
-              err.text);
+        check(code == (cases[i].error == NULL ? OK : E_INVALID), "%s: %s", cases[i].dict, err.text);
         if (code != OK) {
             check(cases[i].error == NULL || strcmp(err.text, cases[i].error) == 0, "%s: \"%s\"",
                   cases[i].dict, err.text);
@@ -242,7 +240,8 @@ TEST(npy_preamble)
         const char *error;
     } preambles[] = {
         { "", 0, "not a .npy file: it does not begin with \\x93NUMPY and a version" },
-        { "PK\3\4 an .npz", 12, "not a .npy file: it does not begin with \\x93NUMPY and a version" },
+        { "PK\3\4 an .npz", 12,
+          "not a .npy file: it does not begin with \\x93NUMPY and a version" },
         { "\x93NUMPY\4\0\0\0\0\0", 12, ".npy version 4.0; known are 1.0, 2.0 and 3.0" },
         { "\x93NUMPY\0\0\0\0\0\0", 12, ".npy version 0.0; known are 1.0, 2.0 and 3.0" },
         { "\x93NUMPY\1\1\0\0\0\0", 12, ".npy version 1.1; known are 1.0, 2.0 and 3.0" },
@@ -296,12 +295,11 @@ TEST(npy_headers_read_back)
             continue;
         }
         check(code == OK, "%s", err.text);
-        check(back.dtype == tensor.dtype && back.rank == tensor.rank &&
-                  back.size == tensor.size &&
+        check(back.dtype == tensor.dtype && back.rank == tensor.rank && back.size == tensor.size &&
                   memcmp(back.shape, tensor.shape, tensor.rank * sizeof tensor.shape[0]) == 0,
               "%s", dtype_name(tensor.dtype));
     }
-    /* As NumPy 1.26 wrote np.zeros((2, 3), '<f4'). */
+    /* As NumPy writes np.zeros((2, 3), '<f4'). */
     struct penstock_tensor tensor = { .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 2, 3 } };
     static const char numpy[] =
         "\x93NUMPY\1\0v\0{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
@@ -320,9 +318,9 @@ TEST(npy_survives_every_fault)
         struct arena *arena = arena_new(1024, 1 << 20);
         struct penstock_tensor tensor;
         struct err err = { 0 };
-        enum err_code code = arena == NULL ? E_EXHAUSTED
-                                           : npy_read(&tensor, arena,
-                                                      slice_make(whole, file.size + 2000), &err);
+        enum err_code code =
+            arena == NULL ? E_EXHAUSTED
+                          : npy_read(&tensor, arena, slice_make(whole, file.size + 2000), &err);
         arena_free(&arena);
         if (!fault_fired()) {
             check(code == OK && nth > 2, "the sweep met faults");

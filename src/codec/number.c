@@ -5,8 +5,9 @@
  *   1. number_scan.h: one division of two exact doubles.
  *   2. Eisel-Lemire ("Number Parsing at a Gigabyte per Second", 2021): digits times 128 bits of
  *      the power of ten; the product says itself when it is too close to a middle to tell.
- *   3. settle: whatever number was found so far is walked, one step of the last bit at a time, until
- *      the text lies between the middles on its two sides, compared as whole numbers of any length.
+ *   3. settle: whatever number was found so far is walked, one step of the last bit at a time,
+ *      until the text lies between the middles on its two sides, compared as whole numbers of any
+ *      length.
  * FP32, FP16 and BF16 round the correctly rounded double again, which is right unless that lies in
  * the middle of two of theirs; then it is first moved by one bit to the side where the text is.
  *
@@ -78,7 +79,7 @@ static double f64_of_bits(uint64_t bits)
     return value;
 }
 
-/* -- reading: text to decimal ------------------------------------------------------------------ */
+/* -- reading: text to decimal --------------------------------------------------------------- */
 
 static bool is_digit(uint8_t c)
 {
@@ -148,7 +149,7 @@ const uint8_t *number_scan_any(const uint8_t *at, const uint8_t *end, struct dec
     return at;
 }
 
-/* -- reading: exact comparison ------------------------------------------------------------------ */
+/* -- reading: exact comparison --------------------------------------------------------------- */
 
 /* A whole number of up to BIG_LIMBS * 64 bits, lowest limb first; limbs[count - 1] is not 0. */
 enum {
@@ -302,7 +303,7 @@ static COLD uint64_t settle(const struct decimal *d, uint64_t bits)
     return bits;
 }
 
-/* -- reading: decimal to binary ---------------------------------------------------------------- */
+/* -- reading: decimal to binary ------------------------------------------------------------- */
 
 /* Door 2: the double nearest to digits * 10^q, as bits. False when the 128 bits do not tell; then
  * *ret is near. */
@@ -505,7 +506,7 @@ enum number_whole number_read_whole(struct slice text, bool *ret_is_negative,
     return kind;
 }
 
-/* -- writing: binary to the shortest decimal --------------------------------------------------- */
+/* -- writing: binary to the shortest decimal ------------------------------------------------ */
 
 /* digits * 10^exponent */
 struct shortest {
@@ -573,7 +574,7 @@ static struct shortest shortest_32(uint64_t mantissa, int q, bool is_close)
                   times_power_odd_32(high, (4 * mantissa + 2) << h), mantissa % 2 == 0, k);
 }
 
-/* -- writing: decimal to text ------------------------------------------------------------------ */
+/* -- writing: decimal to text --------------------------------------------------------------- */
 
 static unsigned digits_count(uint64_t value) /* value > 0 */
 {
@@ -601,7 +602,8 @@ static COLD size_t write_decimal(char *out, struct shortest s)
     size_t size = 17, at = 0;
 
     digits[0] = (char)('0' + all / 10000000000000000);
-    number_store_digits(digits + 1, __builtin_bswap64(number_bytes_of(all / 100000000 % 100000000)));
+    number_store_digits(digits + 1,
+                        __builtin_bswap64(number_bytes_of(all / 100000000 % 100000000)));
     number_store_digits(digits + 9, __builtin_bswap64(number_bytes_of(all % 100000000)));
     memset(digits + 17, '0', sizeof digits - 17);
     while (size > 1 && digits[size - 1] == '0')
@@ -823,7 +825,7 @@ size_t number_write_bf16_digits(char *out, uint16_t bits, int digits)
     return write_rounded(out, bits >> 15, s, number_of_bf16(size), digits);
 }
 
-/* -- 16-bit formats ------------------------------------------------------------------------------ */
+/* -- 16-bit formats --------------------------------------------------------------------------- */
 
 /* Rounds the bits of a double to a format with `exponent_bits` and `fraction_bits`, ties to even.
  * NaN keeps its sign and becomes quiet. */

@@ -54,10 +54,10 @@ struct number_quick {
  * power of two. False when this way cannot tell. What comes out may end in zeros.
  *
  * The scaled value is whole.fraction, and what rounds back to the value reaches `half` to either
- * side, 0.5 <= half < 5. So the nearest whole number rounds back, and of the multiples of ten, which
- * are a digit shorter, at most one. The power is off by up to one unit, which the product spreads
- * over the last 28 of 64 bits behind the point for FP32; FP64 adds the lower half of the power,
- * `power_low`, and 2 remain. */
+ * side, 0.5 <= half < 5. So the nearest whole number rounds back, and of the multiples of ten,
+ * which are a digit shorter, at most one. The power is off by up to one unit, which the product
+ * spreads over the last 28 of 64 bits behind the point for FP32; FP64 adds the lower half of the
+ * power, `power_low`, and 2 remain. */
 static inline bool number_quick_digits(struct number_quick *ret, uint64_t mantissa,
                                        struct number_scale scale, uint64_t power_low, bool is_wide)
 {
@@ -73,8 +73,8 @@ static inline bool number_quick_digits(struct number_quick *ret, uint64_t mantis
                  (above_ten - (10 * one - half) + slack <= 2 * slack) |
                  (fraction - one / 2 + slack <= 2 * slack)))
         return false;
-    ones += fraction > one / 2;
-    bool is_up = (above_ten > 10 * one - half) | (ones == 10), is_down = above_ten < half;
+    ones += fraction > one / 2; /* 10 only where the next multiple of ten is inside anyway */
+    bool is_up = above_ten > 10 * one - half, is_down = above_ten < half;
     *ret = (struct number_quick){ tens + is_up, number_pick(is_up | is_down, 0, ones),
                                   scale.exponent };
     return true;
@@ -99,15 +99,16 @@ static inline void number_store_digits(char *out, uint64_t bytes)
 
 /* Writes a decimal of 15 to 17 digits, 7 to 9 when !is_wide. All that could be a digit is stored
  * before the length is known: no loop, and hardly a branch that depends on the digits. */
-static inline __attribute__((always_inline)) size_t
-number_print_quick(char *out, struct number_quick quick, bool is_wide)
+static inline __attribute__((always_inline)) size_t number_print_quick(char *out,
+                                                                       struct number_quick quick,
+                                                                       bool is_wide)
 {
     uint64_t low = number_bytes_of(is_wide ? quick.tens % 100000000 : quick.tens);
     uint64_t high = is_wide ? number_bytes_of(quick.tens / 100000000) : 0;
     const unsigned room = is_wide ? 16 : 8;
     unsigned zeros = is_wide ? quick.tens < 1000000000000000
                              : (quick.tens < 10000000) + (unsigned)(quick.tens < 1000000);
-    unsigned last_at = room - zeros; /* of the digits: `tens`, then `last` */
+    unsigned last_at = room - zeros;           /* of the digits: `tens`, then `last` */
     int first = quick.exponent + (int)last_at; /* exponent of ten of the first digit */
 
     if (UNLIKELY(first < -5 || first >= (int)room - 2 || low == 0))
@@ -141,7 +142,19 @@ number_print_quick(char *out, struct number_quick quick, bool is_wide)
     return size;
 }
 
-/* Finite values only; out has NUMBER_TEXT_MAX bytes. */
+/* A whole number below 10^8 and ".0". */
+static inline size_t number_print_whole(char *out, uint64_t value)
+{
+    uint64_t bytes = __builtin_bswap64(number_bytes_of(value));
+    unsigned zeros = (unsigned)__builtin_ctzll(bytes | (uint64_t)1 << 56) / 8;
+
+    number_store_digits(out, bytes >> 8 * zeros);
+    memcpy(out + 8 - zeros, ".0", 2);
+    return 10 - zeros;
+}
+
+/* Finite values only; out has NUMBER_TEXT_MAX bytes. Whole numbers that the mantissa of FP32 can
+ * hold are common in tensors (pixels, counts, 0.0 and 1.0) and have a way of their own. */
 static inline size_t number_print_f64(char *out, double value)
 {
     struct number_quick quick;
@@ -153,6 +166,9 @@ static inline size_t number_print_f64(char *out, double value)
     out += sign;
     bits &= INT64_MAX;
     uint64_t biased = bits >> 52, fraction = bits & 0xfffffffffffff;
+    uint64_t power_of_two = biased - 1023; /* that the number begins with */
+    if ((power_of_two <= 23) & (fraction << (power_of_two & 31) << 12 == 0))
+        return sign + number_print_whole(out, (fraction | 0x10000000000000) >> (52 - power_of_two));
     if (UNLIKELY(biased - 1 >= 2046 || fraction == 0))
         return sign + number_exact_write_f64(out, bits);
     int q = (int)biased - 1075, k = number_log10_of_pow2(q, false);
@@ -174,10 +190,12 @@ static inline size_t number_print_f32(char *out, float value)
     *out = '-';
     out += sign;
     bits &= INT32_MAX;
-    uint32_t biased = bits >> 23, fraction = bits & 0x7fffff;
-    if (UNLIKELY(biased - 1 >= 254 || fraction == 0 ||
-                 !number_quick_digits(&quick, fraction | 0x800000, number_scale_f32[biased], 0,
-                                      false)))
+    uint32_t biased = bits >> 23, fraction = bits & 0x7fffff, power_of_two = biased - 127;
+    if ((power_of_two <= 23) & (fraction << (power_of_two & 31) << 9 == 0))
+        return sign + number_print_whole(out, (fraction | 0x800000) >> (23 - power_of_two));
+    if (UNLIKELY(
+            biased - 1 >= 254 || fraction == 0 ||
+            !number_quick_digits(&quick, fraction | 0x800000, number_scale_f32[biased], 0, false)))
         return sign + number_exact_write_f32(out, bits);
     return sign + number_print_quick(out, quick, false);
 }

@@ -1,11 +1,11 @@
 /* number_scan.h - the hot half of reading numbers, inlined into the loops of number.c and
  * tensor_json.c. Others want number.h.
  *
- * Text becomes a struct decimal, up to sixteen digits at a time (with SSE 4.1 where we are built for
- * it, as x86-64-v2 is; else as two words of eight); a decimal becomes a float by one exact division
- * or multiplication where that is provably right (nearly always for the texts of FP32), else by
- * number_exact_* in number.c. How many digits there will be is as good as random, so nothing
- * branches on it.
+ * Text becomes a struct decimal, up to sixteen digits at a time (with SSE 4.1 where we are built
+ * for it, as x86-64-v2 is; else as two words of eight); a decimal becomes a float by one exact
+ * division or multiplication where that is provably right (nearly always for the texts of FP32),
+ * else by number_exact_* in number.c. How many digits there will be is as good as random, so
+ * nothing branches on it.
  */
 #ifndef CODEC_NUMBER_SCAN_H
 #define CODEC_NUMBER_SCAN_H
@@ -34,10 +34,10 @@ extern const uint64_t number_pow10_u64[20];
 
 /* A number as text has it: digits * 10^exponent, when has_more is false. */
 struct decimal {
-    uint64_t digits;  /* the first 19 significant ones */
+    uint64_t digits; /* the first 19 significant ones */
     int64_t exponent;
     bool is_negative;
-    bool has_more;    /* digits that are not all zero follow those in `digits` */
+    bool has_more;                  /* digits that are not all zero follow those in `digits` */
     const uint8_t *text, *text_end; /* borrowed: the whole number, for when 19 are too few */
 };
 
@@ -101,17 +101,17 @@ static inline uint64_t number_of_sixteen(const uint8_t *at, unsigned *ret_count)
     static const int8_t to_end[32] = { -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
                                        -1, -1, -1, -1, -1, 0,  1,  2,  3,  4,  5,
                                        6,  7,  8,  9,  10, 11, 12, 13, 14, 15 };
-    __m128i bytes = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)(const void *)at),
-                                 _mm_set1_epi8('0'));
+    __m128i bytes =
+        _mm_sub_epi8(_mm_loadu_si128((const __m128i *)(const void *)at), _mm_set1_epi8('0'));
     __m128i is_digit = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(9)), bytes);
     unsigned count = (unsigned)__builtin_ctz(~(unsigned)_mm_movemask_epi8(is_digit));
 
-    bytes = _mm_shuffle_epi8(
-        bytes, _mm_loadu_si128((const __m128i *)(const void *)(to_end + count)));
+    bytes =
+        _mm_shuffle_epi8(bytes, _mm_loadu_si128((const __m128i *)(const void *)(to_end + count)));
     __m128i pairs = _mm_maddubs_epi16(bytes, _mm_set1_epi16(10 | 1 << 8));
     __m128i fours = _mm_madd_epi16(pairs, _mm_set1_epi32(100 | 1 << 16));
-    __m128i eights = _mm_madd_epi16(_mm_packus_epi32(fours, fours),
-                                    _mm_set1_epi32(10000 | 1 << 16));
+    __m128i eights =
+        _mm_madd_epi16(_mm_packus_epi32(fours, fours), _mm_set1_epi32(10000 | 1 << 16));
     uint64_t halves = (uint64_t)_mm_cvtsi128_si64(eights);
     *ret_count = count;
     return (halves & UINT32_MAX) * 100000000 + (halves >> 32);
@@ -135,8 +135,7 @@ static inline uint64_t number_of_sixteen(const uint8_t *at, unsigned *ret_count)
 /* Reads the number at `at`; returns where it ends, NULL when there is none (RFC 8259 section 6).
  * What is not quick and plain goes to number_scan_any: the last bytes of a text, 8 or more digits
  * before the point, more than 19 digits in all, and everything that may be wrong. */
-static inline const uint8_t *number_scan(const uint8_t *at, const uint8_t *end,
-                                         struct decimal *ret)
+static inline const uint8_t *number_scan(const uint8_t *at, const uint8_t *end, struct decimal *ret)
 {
     const uint8_t *begin = at;
     unsigned whole = 1, fraction = 0;
@@ -195,8 +194,7 @@ any:;
 /* Clinger: both operands are exact, so the one rounding of the division is the right one. */
 static inline bool number_is_quick(const struct decimal *d)
 {
-    return d->digits <= (uint64_t)1 << 53 && !d->has_more &&
-           (uint64_t)(d->exponent + 22) <= 44;
+    return d->digits <= (uint64_t)1 << 53 && !d->has_more && (uint64_t)(d->exponent + 22) <= 44;
 }
 
 static inline double number_quick(const struct decimal *d)

@@ -29,8 +29,8 @@ static struct slice at_the_edge(const char *text, size_t size)
 
     if (end == NULL) {
         size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        uint8_t *memory = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        uint8_t *memory =
+            mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         require(memory != MAP_FAILED && mprotect(memory + page, page, PROT_NONE) == 0);
         end = memory + page;
     }
@@ -70,7 +70,7 @@ static float f32(uint32_t bits)
     return value;
 }
 
-/* -- reading ------------------------------------------------------------------------------------ */
+/* -- reading --------------------------------------------------------------------------------- */
 
 static const struct {
     const char *text;
@@ -209,9 +209,9 @@ static size_t random_number(char *out, unsigned digits_max, int exponent_max)
         out[at++] = digit;
     }
     if (test_random_below(2) == 0)
-        at += (size_t)sprintf(out + at, "%c%d", test_random_below(2) ? 'e' : 'E',
-                              (int)test_random_below(2 * (uint64_t)exponent_max + 1) -
-                                  exponent_max);
+        at +=
+            (size_t)sprintf(out + at, "%c%d", test_random_below(2) ? 'e' : 'E',
+                            (int)test_random_below(2 * (uint64_t)exponent_max + 1) - exponent_max);
     out[at] = '\0';
     return at;
 }
@@ -348,19 +348,41 @@ TEST(number_reads_middles_of_f32)
                   "%a: %u", (double)f32(bits), j);
             check(bits32(strtof(texts[j], NULL)) == wanted[j], "the test's own text");
         }
+        /* So near to the middle that the double is the middle and the text is not. */
+        for (int digits = 14; digits <= 19; digits++) {
+            char text[64];
+            double middle = (double)f32(bits) + (high - (double)f32(bits)) / 2;
+            snprintf(text, sizeof text, "%.*e", digits, middle);
+            check(number_read_f32(slice_of(text), &value) != 0 &&
+                      bits32(value) == bits32(strtof(text, NULL)),
+                  "%s", text);
+            if (middle > 1e-3 && middle < 1e9) {
+                snprintf(text, sizeof text, "%.*f", digits - 6, middle);
+                check(number_read_f32(slice_of(text), &value) != 0 &&
+                          bits32(value) == bits32(strtof(text, NULL)),
+                      "%s", text);
+            }
+        }
     }
     static const struct {
         const char *text;
         float value;
     } cases[] = {
-        { "16777217", 16777216.0f },          { "16777219", 16777220.0f },
-        { "16777217.0000000000001", 16777218.0f }, { "3.4028235e38", FLT_MAX },
-        { "3.4028235677973367e38", INFINITY }, { "3.4028235677973366e38", FLT_MAX },
+        { "16777217", 16777216.0f },
+        { "16777219", 16777220.0f },
+        { "16777217.0000000000001", 16777218.0f },
+        { "3.4028235e38", FLT_MAX },
+        { "3.4028235677973367e38", INFINITY },
+        { "3.4028235677973366e38", FLT_MAX },
         { "340282356779733661637539395458142568448", INFINITY },
-        { "3.5e38", INFINITY },                { "1e400", INFINITY },
-        { "1.401298464324817e-45", 0x1p-149f }, { "7.0064923216240853e-46", 0 },
-        { "7.0064923216240854e-46", 0x1p-149f }, { "1e-46", 0 },
-        { "0.10000000149011612", 0.1f },       { "0.1", 0.1f },
+        { "3.5e38", INFINITY },
+        { "1e400", INFINITY },
+        { "1.401298464324817e-45", 0x1p-149f },
+        { "7.0064923216240853e-46", 0 },
+        { "7.0064923216240854e-46", 0x1p-149f },
+        { "1e-46", 0 },
+        { "0.10000000149011612", 0.1f },
+        { "0.1", 0.1f },
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         float value = 42;
@@ -442,8 +464,8 @@ TEST(number_whole_cases)
         bool is_negative = true;
         uint64_t magnitude = 42;
         size_t size = 42;
-        enum number_whole kind = number_read_whole(at_the_edge(text, strlen(text)), &is_negative,
-                                                   &magnitude, &size);
+        enum number_whole kind =
+            number_read_whole(at_the_edge(text, strlen(text)), &is_negative, &magnitude, &size);
         check(kind == whole_cases[i].kind, "%s: %d", text, (int)kind);
         check(size == (kind == NUMBER_NONE ? 0 : strlen(text)), "%s: %zu", text, size);
         if (kind == NUMBER_IS_WHOLE)
@@ -473,13 +495,12 @@ TEST(number_whole_round_trips)
         check(length == strlen(twin) && memcmp(text, twin, length) == 0, "%s", twin);
     }
     char text[NUMBER_TEXT_MAX];
-    check(number_write_i64(text, INT64_MIN) == 20 &&
-              memcmp(text, "-9223372036854775808", 20) == 0,
+    check(number_write_i64(text, INT64_MIN) == 20 && memcmp(text, "-9223372036854775808", 20) == 0,
           "smallest");
     check(number_write_u64(text, 0) == 1 && text[0] == '0', "zero");
 }
 
-/* -- writing ------------------------------------------------------------------------------------ */
+/* -- writing --------------------------------------------------------------------------------- */
 
 static const struct {
     double value;
@@ -813,8 +834,8 @@ TEST(number_writes_so_many_digits)
         wrote(shortest, number_write_f64(shortest, value));
         take_apart(shortest, digits);
         check_digits(value, precision, text, strlen(digits));
-        check(strlen(digits) > (size_t)precision || strcmp(text, shortest) == 0, "%s, not %s",
-              text, shortest);
+        check(strlen(digits) > (size_t)precision || strcmp(text, shortest) == 0, "%s, not %s", text,
+              shortest);
         float narrow = i % 2 == 0 ? (float)value : f32((uint32_t)bits);
         if (!isfinite(narrow) || narrow == 0)
             continue;
@@ -822,8 +843,8 @@ TEST(number_writes_so_many_digits)
         wrote(shortest, number_write_f32(shortest, narrow));
         take_apart(shortest, digits);
         check_digits((double)narrow, precision, text, strlen(digits));
-        check(strlen(digits) > (size_t)precision || strcmp(text, shortest) == 0, "%s, not %s",
-              text, shortest);
+        check(strlen(digits) > (size_t)precision || strcmp(text, shortest) == 0, "%s, not %s", text,
+              shortest);
     }
     for (uint32_t i = 0; i < 0x10000; i += 7) {
         uint16_t bits = (uint16_t)i;
@@ -846,10 +867,12 @@ TEST(number_writes_so_many_digits)
         int digits;
         const char *text;
     } cases[] = {
-        { 0, 3, "0.0" },          { -0.0, 3, "-0.0" },      { 2.5, 1, "2.0" },
-        { 3.5, 1, "4.0" },        { 0.125, 2, "0.12" },     { 0.375, 2, "0.38" },
-        { 9.96, 2, "10.0" },      { 99999, 2, "100000.0" }, { 0.1, 17, "0.1" },
-        { 123456789, 3, "123000000.0" },                    { 9.99e15, 1, "1e+16" },
+        { 0, 3, "0.0" },         { -0.0, 3, "-0.0" },
+        { 2.5, 1, "2.0" },       { 3.5, 1, "4.0" },
+        { 0.125, 2, "0.12" },    { 0.375, 2, "0.38" },
+        { 9.96, 2, "10.0" },     { 99999, 2, "100000.0" },
+        { 0.1, 17, "0.1" },      { 123456789, 3, "123000000.0" },
+        { 9.99e15, 1, "1e+16" },
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         wrote(text, number_write_digits(text, cases[i].value, cases[i].digits));
@@ -857,7 +880,7 @@ TEST(number_writes_so_many_digits)
     }
 }
 
-/* -- 16-bit formats ----------------------------------------------------------------------------- */
+/* -- 16-bit formats -------------------------------------------------------------------------- */
 
 /* The nearest of all values of the format, by bisection and exact middles. */
 static uint16_t nearest_of_16(double value, bool is_bf16)

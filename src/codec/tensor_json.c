@@ -25,7 +25,7 @@ enum {
     EMPTY_LISTS_MAX = 1 << 16, /* of a nested answer without elements */
 };
 
-/* -- small steps -------------------------------------------------------------------------------- */
+/* -- small steps ----------------------------------------------------------------------------- */
 
 static inline bool is_space(uint8_t c)
 {
@@ -53,11 +53,10 @@ static const uint8_t *scan_number_text(const uint8_t *at, const uint8_t *end)
     return number_scan_any(at, end, &d);
 }
 
-/* -- errors ------------------------------------------------------------------------------------- */
+/* -- errors ---------------------------------------------------------------------------------- */
 
 /* What stands at `at`, for a sentence: "'abc'", "byte 0x80" or "the end of the text". */
-static const char *snippet(char out[static 4 * SNIPPET_MAX], const uint8_t *at,
-                           const uint8_t *end)
+static const char *snippet(char out[static 4 * SNIPPET_MAX], const uint8_t *at, const uint8_t *end)
 {
     size_t size = 0;
 
@@ -127,7 +126,7 @@ static COLD enum err_code locate(struct err *err, const struct json_cursor *c, c
     return err_wrap(err, "%s%s (byte %zu)", path, indexes, byte);
 }
 
-#define fail_at(c, where, path, err, ...)                                                          \
+#define fail_at(c, where, path, err, ...) \
     ((c)->at = (where), (void)err_set((err), E_INVALID, __VA_ARGS__), fail_end((c), (path), (err)))
 
 static COLD enum err_code fail_end(const struct json_cursor *c, const char *path, struct err *err)
@@ -136,7 +135,7 @@ static COLD enum err_code fail_end(const struct json_cursor *c, const char *path
     return E_INVALID;
 }
 
-/* -- strings ------------------------------------------------------------------------------------ */
+/* -- strings --------------------------------------------------------------------------------- */
 
 /* Where the first byte stands that ends the plain part of a string: a quote, a backslash, a control
  * byte, or one that is not ASCII. */
@@ -168,7 +167,7 @@ static int hex4(const uint8_t *at, const uint8_t *end)
         return -1;
     for (unsigned i = 0; i < 4; i++) {
         uint8_t c = at[i];
-        int digit = c >= '0' && c <= '9' ? c - '0'
+        int digit = c >= '0' && c <= '9'                     ? c - '0'
                     : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
                                                              : -1;
         if (digit < 0)
@@ -269,7 +268,7 @@ static size_t unescape(uint8_t *out, const uint8_t *at, const uint8_t *end)
     return (size_t)(to - out);
 }
 
-/* -- reading elements --------------------------------------------------------------------------- */
+/* -- reading elements ------------------------------------------------------------------------ */
 
 /* What the elements of one tensor have in common. */
 struct reading {
@@ -405,7 +404,7 @@ ELEMENT element_bytes(const uint8_t *at, const uint8_t *end, uint8_t *out UNUSED
     return close + 1;
 }
 
-/* -- reading: what is not plain ----------------------------------------------------------------- */
+/* -- reading: what is not plain -------------------------------------------------------------- */
 
 static bool is_float(enum penstock_dtype dtype)
 {
@@ -506,9 +505,9 @@ static COLD enum err_code element_fault(const struct reading *r, const uint8_t *
         size_t length = (size_t)(number_end - at);
         snprintf(digits, sizeof digits, "%.*s%s", (int)MIN(length, (size_t)SNIPPET_MAX),
                  (const char *)at, length > SNIPPET_MAX ? "..." : "");
-        bool has_fraction = !is_float(r->dtype) && r->dtype != PENSTOCK_BOOL &&
-                            number_read_whole(text, &is_negative, &value, &size) ==
-                                NUMBER_HAS_FRACTION;
+        bool has_fraction =
+            !is_float(r->dtype) && r->dtype != PENSTOCK_BOOL &&
+            number_read_whole(text, &is_negative, &value, &size) == NUMBER_HAS_FRACTION;
         if (has_fraction)
             err_set(r->err, E_INVALID, "%s is not a whole number, as %s needs", digits, name);
         else
@@ -528,8 +527,8 @@ static COLD enum err_code count_fault(const struct reading *r, const uint8_t *at
     uint64_t found;
 
     TRY(count_elements(r, &found));
-    err_set(r->err, E_INVALID, "%llu elements where the shape has %llu",
-            (unsigned long long)found, (unsigned long long)r->count);
+    err_set(r->err, E_INVALID, "%llu elements where the shape has %llu", (unsigned long long)found,
+            (unsigned long long)r->count);
     return fault(r, at, false);
 }
 
@@ -548,12 +547,13 @@ static COLD enum err_code depth_fault(const struct reading *r, const uint8_t *at
     return fault(r, at, false);
 }
 
-/* -- reading: the loop -------------------------------------------------------------------------- */
+/* -- reading: the loop ----------------------------------------------------------------------- */
 
 /* Each step begins at a value, which is a list to go into or an element, and ends behind the comma
  * that follows it. Lists of unequal lengths are fine here: only the number of elements counts. */
-static inline __attribute__((always_inline)) enum err_code
-read_elements(const struct reading *r, uint8_t *out, size_t size, element_fn *element)
+static inline __attribute__((always_inline)) enum err_code read_elements(const struct reading *r,
+                                                                         uint8_t *out, size_t size,
+                                                                         element_fn *element)
 {
     const uint8_t *at = r->begin, *const end = r->cursor->end;
     uint64_t left = r->count;
@@ -631,8 +631,9 @@ static void set_range(struct reading *r)
 enum err_code tensor_json_read(void *out, enum penstock_dtype dtype, uint64_t count,
                                struct json_cursor *cursor, const char *path, struct err *err)
 {
-    struct reading r = { .dtype = dtype, .count = count, .cursor = cursor, .path = path,
-                         .err = err };
+    struct reading r = {
+        .dtype = dtype, .count = count, .cursor = cursor, .path = path, .err = err
+    };
 
     require(dtype_size(dtype) != 0);
     set_range(&r);
@@ -651,19 +652,23 @@ enum err_code tensor_json_read(void *out, enum penstock_dtype dtype, uint64_t co
 enum err_code tensor_json_read_bytes(struct text *out, uint64_t count, struct json_cursor *cursor,
                                      const char *path, struct err *err)
 {
-    struct reading r = { .dtype = PENSTOCK_BYTES, .text = out, .count = count, .cursor = cursor,
-                         .path = path, .err = err };
+    struct reading r = { .dtype = PENSTOCK_BYTES,
+                         .text = out,
+                         .count = count,
+                         .cursor = cursor,
+                         .path = path,
+                         .err = err };
 
     json_space(cursor);
     r.begin = cursor->at;
-    TRY(read_elements(&r, NULL, 0, element_bytes));
+    TRY(read_elements(&r, (uint8_t[1]){ 0 }, 0, element_bytes)); /* they go to r.text */
     if (text_failed(out))
         return err_set(err, E_EXHAUSTED, "%s: no memory for its strings; retry later",
                        path == NULL ? "data" : path);
     return OK;
 }
 
-/* -- shape -------------------------------------------------------------------------------------- */
+/* -- shape ----------------------------------------------------------------------------------- */
 
 /* What a walk over nested lists finds. */
 struct survey {
@@ -753,8 +758,7 @@ static enum err_code count_elements(const struct reading *r, uint64_t *ret)
 }
 
 enum err_code tensor_json_shape(struct json_cursor cursor, uint32_t *ret_rank,
-                                int64_t shape[PENSTOCK_RANK_MAX], const char *path,
-                                struct err *err)
+                                int64_t shape[PENSTOCK_RANK_MAX], const char *path, struct err *err)
 {
     struct survey s;
     struct json_cursor begin = cursor;
@@ -763,13 +767,15 @@ enum err_code tensor_json_shape(struct json_cursor cursor, uint32_t *ret_rank,
     json_space(&begin);
     struct reading r = { .cursor = &begin, .path = path, .err = err, .begin = begin.at };
     if (s.uneven != NULL && s.uneven_depth == UINT32_MAX) {
-        err_set(err, E_INVALID, "lists and elements stand side by side; all lists of one level "
-                                "must be nested equally deep");
+        err_set(err, E_INVALID,
+                "lists and elements stand side by side; all lists of one level "
+                "must be nested equally deep");
         return fault(&r, s.uneven, true);
     }
     if (s.uneven != NULL) {
-        err_set(err, E_INVALID, "a list of %llu where the first at this level has %llu: lists of "
-                                "one level must be equally long",
+        err_set(err, E_INVALID,
+                "a list of %llu where the first at this level has %llu: lists of "
+                "one level must be equally long",
                 (unsigned long long)s.uneven_length,
                 (unsigned long long)s.lengths[s.uneven_depth - 1]);
         return fault(&r, s.uneven, true);
@@ -785,7 +791,7 @@ enum err_code tensor_json_shape(struct json_cursor cursor, uint32_t *ret_rank,
     return OK;
 }
 
-/* -- writing ------------------------------------------------------------------------------------ */
+/* -- writing --------------------------------------------------------------------------------- */
 
 static size_t write_word(char *out, double value, enum json_nonfinite how)
 {
@@ -803,9 +809,9 @@ static size_t write_word(char *out, double value, enum json_nonfinite how)
     }
 }
 
-static inline __attribute__((always_inline)) size_t
-write_one(char *out, enum penstock_dtype dtype, const uint8_t *element,
-          struct tensor_json_style style)
+static inline __attribute__((always_inline)) size_t write_one(char *out, enum penstock_dtype dtype,
+                                                              const uint8_t *element,
+                                                              struct tensor_json_style style)
 {
     union {
         float f32;
@@ -916,6 +922,8 @@ static void write_run(struct writing *w, uint64_t count)
     size_t size = dtype_size(dtype);
     const uint8_t *element = w->data.data;
 
+    if (count == 0) /* its data may be NULL */
+        return;
     w->data = slice_skip(w->data, (size_t)count * size);
     while (count > 0) {
         size_t some = (size_t)MIN(count, (uint64_t)WRITE_ELEMENTS);
@@ -1004,8 +1012,9 @@ static bool has_too_many_lists(const struct penstock_tensor *tensor)
 enum err_code tensor_json_write(struct text *out, const struct penstock_tensor *tensor,
                                 struct tensor_json_style style, struct err *err)
 {
-    struct writing w = { .out = out, .tensor = tensor, .style = style,
-                         .data = slice_make(tensor->data, tensor->size) };
+    struct writing w = {
+        .out = out, .tensor = tensor, .style = style, .data = slice_make(tensor->data, tensor->size)
+    };
     const char *name = tensor->name == NULL ? "tensor" : tensor->name;
     size_t size = dtype_size(tensor->dtype);
     uint64_t count;
@@ -1024,8 +1033,9 @@ enum err_code tensor_json_write(struct text *out, const struct penstock_tensor *
                        shape_text(shape, sizeof shape, tensor->rank, tensor->shape),
                        (unsigned long long)count);
     if (style.is_nested && count == 0 && has_too_many_lists(tensor))
-        return err_set(err, E_INVALID, "%s: shape %s has no elements but too many lists to write "
-                                       "them nested",
+        return err_set(err, E_INVALID,
+                       "%s: shape %s has no elements but too many lists to write "
+                       "them nested",
                        name, shape_text(shape, sizeof shape, tensor->rank, tensor->shape));
     if (!style.is_nested) {
         text_byte(out, '[');
@@ -1042,7 +1052,7 @@ enum err_code tensor_json_write(struct text *out, const struct penstock_tensor *
     return OK;
 }
 
-/* -- the pull reader ---------------------------------------------------------------------------- */
+/* -- the pull reader ------------------------------------------------------------------------- */
 
 void json_space(struct json_cursor *c)
 {
@@ -1161,8 +1171,7 @@ enum err_code json_bool(struct json_cursor *c, bool *ret, const char *path, stru
  * tensor data may hold them. */
 static enum err_code skip_scalar(struct json_cursor *c, const char *path, struct err *err)
 {
-    static const char *const plain[] = { "true", "false", "null", "NaN", "Infinity",
-                                         "-Infinity" };
+    static const char *const plain[] = { "true", "false", "null", "NaN", "Infinity", "-Infinity" };
 
     if (json_peek(c) == '"') {
         bool has_escapes;
@@ -1185,8 +1194,7 @@ static enum err_code skip_scalar(struct json_cursor *c, const char *path, struct
     return OK;
 }
 
-enum err_code json_skip(struct json_cursor *c, struct slice *ret, const char *path,
-                        struct err *err)
+enum err_code json_skip(struct json_cursor *c, struct slice *ret, const char *path, struct err *err)
 {
     char closing[TENSOR_JSON_DEPTH_MAX];
     unsigned depth = 0;
@@ -1198,8 +1206,7 @@ enum err_code json_skip(struct json_cursor *c, struct slice *ret, const char *pa
         bool is_open = false;
         if (byte == '[' || byte == '{') {
             if (depth == TENSOR_JSON_DEPTH_MAX)
-                return fail_at(c, c->at, path, err, "nested deeper than %d",
-                               TENSOR_JSON_DEPTH_MAX);
+                return fail_at(c, c->at, path, err, "nested deeper than %d", TENSOR_JSON_DEPTH_MAX);
             closing[depth++] = byte == '[' ? ']' : '}';
             c->at++;
             is_open = true;

@@ -1,20 +1,22 @@
 /* tensor_json.h - tensors as JSON text, both ways, in one pass and without a tree.
  *
- * Pure functions: no clock, no socket, no global. Any thread.
+ * Pure functions: no clock, no socket, no global. Any thread. Nothing outside [at, end) is read.
  *
  * Reading   `data` may be flat or nested to any depth up to TENSOR_JSON_DEPTH_MAX; only the number
- *           of elements counts (as in Triton). Integers must be whole and in range (1.0 and 1e2
- *           are whole); BOOL takes true/false, and 0/1; FP16, BF16, FP32, FP64 take any number,
- *           rounded to nearest even from the decimal text; a finite text that rounds past the largest finite value is
- *           out of range. NaN and infinities are the bare words NaN, Infinity, -Infinity or the
- *           strings "NaN", "Infinity", "-Infinity" (and null is NaN for floats). BYTES takes
- *           strings; the bytes are the UTF-8 of the text.
+ *           of elements counts (as in Triton), so lists may even be of unequal lengths.
+ *           Integers must be whole and in range (1.0 and 1e2 are whole). BOOL takes true and false,
+ *           and 0 and 1. FP16, BF16, FP32 and FP64 take any number, rounded once, from the decimal
+ *           text to the nearest (ties to even); what would round to infinity is out of range. NaN
+ *           and infinities are the bare words NaN, Infinity, -Infinity or the strings "NaN",
+ *           "Infinity", "-Infinity"; null is NaN. BYTES takes strings; the bytes are the UTF-8 of
+ *           the text.
  * Writing   Floats are the shortest text that reads back to the same value of their own dtype
- *           (FP32 0.1f is 0.1), with a digit before and, unless there is an exponent, ".0" behind
- *           when whole (as Python writes); NaN and infinities by enum json_nonfinite. BYTES are
- *           JSON strings; bytes that are not UTF-8 are E_INVALID with the element's index, and the
+ *           (FP32 0.1f is 0.1), as number.h has it: a digit before the point and, unless there is
+ *           an exponent, ".0" when whole. NaN and infinities by enum json_nonfinite. BYTES are
+ *           JSON strings; bytes that are not UTF-8 are E_INVALID with the element's index and the
  *           remedy (ask for binary data).
- * Errors    "inputs[0].data[3][1] (byte 187): 300 is out of range for UINT8 (0 to 255)".
+ * Errors    "inputs[0].data[3][1] (byte 187): 300 is out of range for UINT8 (0 to 255)". Bytes
+ *           count from json_cursor.start.
  */
 #ifndef CODEC_TENSOR_JSON_H
 #define CODEC_TENSOR_JSON_H
@@ -38,13 +40,15 @@ struct json_cursor {
 MUST_USE enum err_code tensor_json_read(void *out, enum penstock_dtype dtype, uint64_t count,
                                         struct json_cursor *cursor, const char *path,
                                         struct err *err);
-/* The same for strings: appends `count` elements in BYTES form (uint32 length, bytes) to out. */
+/* The same for strings: appends `count` elements in BYTES form (uint32 length, bytes) to out.
+ * E_EXHAUSTED when out has no room. */
 MUST_USE enum err_code tensor_json_read_bytes(struct text *out, uint64_t count,
                                               struct json_cursor *cursor, const char *path,
                                               struct err *err);
-/* Counts the elements of the array at the cursor and finds its shape when it is regular (nested
- * lists of equal lengths); rank 0 for a scalar. Does not move the cursor. E_INVALID when it is not
- * JSON or irregular (with the path). For requests that do not say their shape. */
+/* Finds the shape of the array at the cursor: nested lists of equal lengths, in which everything
+ * that is no list is an element, also an object; rank 0 for a scalar. Does not move the cursor.
+ * E_INVALID when it is not JSON or irregular (with the path). For requests that do not say their
+ * shape. */
 MUST_USE enum err_code tensor_json_shape(struct json_cursor cursor, uint32_t *ret_rank,
                                          int64_t shape[PENSTOCK_RANK_MAX], const char *path,
                                          struct err *err);
@@ -62,7 +66,9 @@ struct tensor_json_style {
 };
 
 /* Appends the tensor's data as a JSON array (nested: a scalar for rank 0). Room runs out: sticky in
- * out. Data of BYTES is checked (E_INVALID when truncated or not UTF-8). */
+ * out, and OK is returned. E_INVALID: data of BYTES is truncated or not UTF-8, or a nested shape has
+ * no elements but more than 65,536 lists. E_INTERNAL: its size is not what its shape needs, or it
+ * lies on a device: a backend's fault. */
 MUST_USE enum err_code tensor_json_write(struct text *out, const struct penstock_tensor *tensor,
                                          struct tensor_json_style style, struct err *err);
 /* Appends one element (index in row-major order; not for BYTES). */
@@ -89,12 +95,13 @@ MUST_USE enum err_code json_f64(struct json_cursor *c, double *ret, const char *
                                 struct err *err);
 MUST_USE enum err_code json_bool(struct json_cursor *c, bool *ret, const char *path,
                                  struct err *err);
-/* Skips any value, checked; *ret is its text when not NULL. */
+/* Skips any value, checked; *ret is its text when not NULL. The words NaN, Infinity and -Infinity
+ * pass, as tensor data that is read later may hold them. */
 MUST_USE enum err_code json_skip(struct json_cursor *c, struct slice *ret, const char *path,
                                  struct err *err);
-/* After a '{' or '[' was taken and for each further member: false in *ret_more at the closing
- * bracket (taken). Handles commas; a trailing comma is an error. is_first says whether the
- * bracket was just opened. */
+/* After a '{' or '[' was taken and behind each member: false in *ret_more at the closing bracket
+ * (taken). Handles commas; a trailing comma is an error. is_first says whether the bracket was just
+ * opened. At the end of the text it is what reads next that fails. */
 MUST_USE enum err_code json_more(struct json_cursor *c, uint8_t closing, bool is_first,
                                  bool *ret_more, const char *path, struct err *err);
 /* Nothing but white space is left, or E_INVALID. */

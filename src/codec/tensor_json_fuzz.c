@@ -106,8 +106,11 @@ static void round_trip(const void *elements, enum penstock_dtype dtype, uint64_t
 {
     uint64_t again[COUNT_MAX];
     struct text out;
-    struct penstock_tensor tensor = { .name = "fuzz", .dtype = dtype, .rank = 1,
-                                      .shape = { (int64_t)count }, .data = elements,
+    struct penstock_tensor tensor = { .name = "fuzz",
+                                      .dtype = dtype,
+                                      .rank = 1,
+                                      .shape = { (int64_t)count },
+                                      .data = elements,
                                       .size = count * dtype_size(dtype) };
 
     text_init(&out, SIZE_MAX);
@@ -128,8 +131,10 @@ static void read_strings(struct slice text, uint64_t count)
     enum err_code code = tensor_json_read_bytes(&out, count, &c, "fuzz", &err);
     require((code == OK) == (err.text[0] == '\0'));
     if (code == OK) {
-        struct penstock_tensor tensor = { .dtype = PENSTOCK_BYTES, .rank = 1,
-                                          .shape = { (int64_t)count }, .data = out.data,
+        struct penstock_tensor tensor = { .dtype = PENSTOCK_BYTES,
+                                          .rank = 1,
+                                          .shape = { (int64_t)count },
+                                          .data = out.data,
                                           .size = out.size };
         struct text again;
         require(bytes_check(text_slice(&out), count, "fuzz", NULL) == OK);
@@ -176,8 +181,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2)
         return 0;
     enum penstock_dtype dtype = (enum penstock_dtype)(1 + data[0] % 14);
-    struct tensor_json_style style = { (enum json_nonfinite)(data[0] / 14 % 2), 0,
-                                       data[0] >= 128 };
+    struct tensor_json_style style = { (enum json_nonfinite)(data[0] / 14 % 2), 0, data[0] >= 128 };
     uint64_t elements[COUNT_MAX + 1], count = data[1] % (COUNT_MAX + 1);
     struct slice text = { data + 2, size - 2 };
     struct json_cursor c = { text.data, text.data, text.data + text.size };

@@ -39,7 +39,7 @@ static struct json_cursor cursor_of(struct slice text)
     return (struct json_cursor){ text.data, text.data, text.data + text.size };
 }
 
-/* -- reading: cases ----------------------------------------------------------------------------- */
+/* -- reading: cases -------------------------------------------------------------------------- */
 
 #define NAN_TWIN 1e300 /* stands for NaN in the table */
 
@@ -57,12 +57,18 @@ static const struct {
     { PENSTOCK_FP32, "[[],[[]]]", 0, { 0 } },
     { PENSTOCK_FP32, "7", 1, { 7 } },
     { PENSTOCK_FP32, " -7.5e-1 ", 1, { -0.75 } },
-    { PENSTOCK_FP32, "[NaN,Infinity,-Infinity,null]", 4,
+    { PENSTOCK_FP32,
+      "[NaN,Infinity,-Infinity,null]",
+      4,
       { NAN_TWIN, INFINITY, -INFINITY, NAN_TWIN } },
     { PENSTOCK_FP64, "[\"NaN\",\"Infinity\",\"-Infinity\"]", 3, { NAN_TWIN, INFINITY, -INFINITY } },
-    { PENSTOCK_FP16, "[NaN,Infinity,-Infinity,65504,65519.99,1e-9]", 6,
+    { PENSTOCK_FP16,
+      "[NaN,Infinity,-Infinity,65504,65519.99,1e-9]",
+      6,
       { NAN_TWIN, INFINITY, -INFINITY, 65504, 65504, 0 } },
-    { PENSTOCK_BF16, "[NaN,Infinity,-Infinity,1.00390625,1.0039062500001]", 5,
+    { PENSTOCK_BF16,
+      "[NaN,Infinity,-Infinity,1.00390625,1.0039062500001]",
+      5,
       { NAN_TWIN, INFINITY, -INFINITY, 1, 1.0078125 } },
     { PENSTOCK_FP32, "null", 1, { NAN_TWIN } },
     { PENSTOCK_FP32, "[1e-400,-0]", 2, { 0, -0.0 } },
@@ -75,9 +81,13 @@ static const struct {
     { PENSTOCK_INT16, "[-32768,32767]", 2, { -32768, 32767 } },
     { PENSTOCK_UINT32, "[0,4294967295]", 2, { 0, 4294967295 } },
     { PENSTOCK_INT32, "[-2147483648,2147483647]", 2, { -2147483648, 2147483647 } },
-    { PENSTOCK_UINT64, "[0,9007199254740992,18446744073709549568]", 3,
+    { PENSTOCK_UINT64,
+      "[0,9007199254740992,18446744073709549568]",
+      3,
       { 0, 9007199254740992, 18446744073709549568.0 } },
-    { PENSTOCK_INT64, "[-9223372036854775808,9007199254740992]", 2,
+    { PENSTOCK_INT64,
+      "[-9223372036854775808,9007199254740992]",
+      2,
       { -9223372036854775808.0, 9007199254740992 } },
 };
 
@@ -149,8 +159,7 @@ TEST(tensor_json_read_cut_everywhere)
         for (size_t cut = 0; cut < size; cut++) {
             struct err err = { 0 };
             struct json_cursor c = at_the_edge(text, cut);
-            enum err_code code = tensor_json_read(out, good[i].dtype, good[i].count, &c, "x",
-                                                  &err);
+            enum err_code code = tensor_json_read(out, good[i].dtype, good[i].count, &c, "x", &err);
             if (!is_list && code == OK)
                 continue; /* the first digits of a number are a number */
             check(code == E_INVALID && err.text[0] != '\0', "%.*s", (int)cut, text);
@@ -248,12 +257,15 @@ static const struct {
     { PENSTOCK_BYTES, "[\"\\q\"]", 1,
       "d[0] (byte 2): a backslash must be followed by one of \"\\/bfnrtu" },
     { PENSTOCK_BYTES, "[\"\\u12g4\"]", 1, "d[0] (byte 2): \\u needs four hexadecimal digits" },
-    { PENSTOCK_BYTES, "[\"\\ud800\"]", 1,
-      "d[0] (byte 2): half of a surrogate pair stands alone" },
+    { PENSTOCK_BYTES, "[\"\\ud800\"]", 1, "d[0] (byte 2): half of a surrogate pair stands alone" },
     { PENSTOCK_BYTES, "[\"\\ud800\\u0041\"]", 1,
       "d[0] (byte 2): half of a surrogate pair stands alone" },
     { PENSTOCK_BYTES, "[\"\\udc00\\ud800\"]", 1,
       "d[0] (byte 2): half of a surrogate pair stands alone" },
+    { PENSTOCK_BYTES, "[\"\\udc00\\udc00\"]", 1,
+      "d[0] (byte 2): half of a surrogate pair stands alone" },
+    { PENSTOCK_BYTES, "[\"a\\\"],[\",x]", 2,
+      "d[1] (byte 10): expected a string for BYTES, found 'x'" },
     { PENSTOCK_BYTES, "[\"a\xff\"]", 1,
       "d[0] (byte 3): the string is not valid UTF-8 here; send raw bytes as binary data" },
     { PENSTOCK_BYTES, "[\"\xed\xa0\x80\"]", 1,
@@ -280,8 +292,7 @@ TEST(tensor_json_refuses)
     for (size_t i = 0; i < COUNT(bad); i++) {
         struct err err = { 0 };
         struct json_cursor c = at_the_edge(bad[i].text, strlen(bad[i].text));
-        check(read_any(bad[i].dtype, bad[i].count, &c, "d", &err) == E_INVALID, "%s",
-              bad[i].text);
+        check(read_any(bad[i].dtype, bad[i].count, &c, "d", &err) == E_INVALID, "%s", bad[i].text);
         check(strcmp(err.text, bad[i].error) == 0, "%s: \"%s\"", bad[i].text, err.text);
         unsigned long byte = strtoul(strstr(bad[i].error, "(byte ") + 6, NULL, 10);
         check((unsigned long)(c.at - c.start) == byte, "%s: the cursor stands at the fault",
@@ -329,8 +340,8 @@ TEST(tensor_json_depth_has_a_limit)
             check(strcmp(err.text, "d (byte 100): lists are nested deeper than 100") == 0, "%s",
                   err.text);
         c = cursor_of(slice);
-        check((json_skip(&c, NULL, "d", &err) == OK) == (depth <= TENSOR_JSON_DEPTH_MAX),
-              "%u deep", depth);
+        check((json_skip(&c, NULL, "d", &err) == OK) == (depth <= TENSOR_JSON_DEPTH_MAX), "%u deep",
+              depth);
         code = tensor_json_shape(cursor_of(slice), &rank, shape, "d", &err);
         check(code == (depth <= PENSTOCK_RANK_MAX ? OK : E_INVALID), "%u deep", depth);
         check(rank == (code == OK ? depth : 42), "%u deep", depth);
@@ -345,7 +356,7 @@ TEST(tensor_json_depth_has_a_limit)
     }
 }
 
-/* -- strings ------------------------------------------------------------------------------------ */
+/* -- strings --------------------------------------------------------------------------------- */
 
 static const struct {
     const char *text, *bytes;
@@ -434,7 +445,7 @@ TEST(tensor_json_reads_many_strings)
     }
 }
 
-/* -- shape -------------------------------------------------------------------------------------- */
+/* -- shape ----------------------------------------------------------------------------------- */
 
 static const struct {
     const char *text;
@@ -495,15 +506,17 @@ TEST(tensor_json_shapes)
     }
 }
 
-/* -- writing ------------------------------------------------------------------------------------ */
+/* -- writing --------------------------------------------------------------------------------- */
 
 static struct penstock_tensor tensor_of(enum penstock_dtype dtype, const void *data, size_t size,
                                         uint32_t rank, const int64_t *shape)
 {
-    struct penstock_tensor tensor = { .name = "y", .dtype = dtype, .rank = rank, .data = data,
-                                      .size = size };
+    struct penstock_tensor tensor = {
+        .name = "y", .dtype = dtype, .rank = rank, .data = data, .size = size
+    };
 
-    memcpy(tensor.shape, shape, rank * sizeof *shape);
+    for (uint32_t i = 0; i < rank; i++)
+        tensor.shape[i] = shape[i];
     return tensor;
 }
 
@@ -640,7 +653,7 @@ TEST(tensor_json_refuses_to_write)
     text_deinit(&out);
 }
 
-/* -- against the slow twin ---------------------------------------------------------------------- */
+/* -- against the slow twin ------------------------------------------------------------------- */
 
 static void put_blanks(struct text *out)
 {
@@ -801,8 +814,7 @@ TEST(tensor_json_survives_every_fault)
         memcpy(text, "\"\\n", 3);
         text[sizeof text - 1] = '"';
         c = cursor_of(slice_make(text, sizeof text));
-        enum err_code code = arena == NULL ? E_EXHAUSTED
-                                           : json_string(&c, arena, &got, "s", &err);
+        enum err_code code = arena == NULL ? E_EXHAUSTED : json_string(&c, arena, &got, "s", &err);
         arena_free(&arena);
         if (!fault_fired()) {
             check(code == OK && got.size == sizeof text - 3, "whole");
@@ -812,13 +824,14 @@ TEST(tensor_json_survives_every_fault)
     }
 }
 
-/* -- the pull reader ---------------------------------------------------------------------------- */
+/* -- the pull reader ------------------------------------------------------------------------- */
 
 TEST(json_pull_reader)
 {
-    struct slice text = slice_of(" { \"name\" : \"x\\ty\" , \"n\":-3.0, \"u\" : 18446744073709551615,"
-                                 "\"f\":1e-2,\"b\":true,\"skip\":[{\"a\":[1,{}]},NaN,\"]\"],"
-                                 "\"list\":[ ] } ");
+    struct slice text =
+        slice_of(" { \"name\" : \"x\\ty\" , \"n\":-3.0, \"u\" : 18446744073709551615,"
+                 "\"f\":1e-2,\"b\":true,\"skip\":[{\"a\":[1,{}]},NaN,\"]\"],"
+                 "\"list\":[ ] } ");
     struct json_cursor c = cursor_of(text);
     struct arena *arena = arena_new(1024, 1 << 20);
     struct err err = { 0 };
@@ -869,15 +882,16 @@ static const struct {
 } pull_faults[] = {
     { STRING, " x", "p (byte 1): expected a string, found 'x'" },
     { STRING, "", "p (byte 0): expected a string, found the end of the text" },
-    { STRING, "\"a\x01\"", "p (byte 2): a control character in a string must be written as an "
-                           "escape like \\n or \\u0001" },
+    { STRING, "\"a\x01\"",
+      "p (byte 2): a control character in a string must be written as an "
+      "escape like \\n or \\u0001" },
     { STRING, "\"\\", "p (byte 1): a backslash must be followed by one of \"\\/bfnrtu" },
-    { I64, "9223372036854775808", "p (byte 0): 9223372036854775808 is out of range for INT64 "
-                                  "(-9223372036854775808 to 9223372036854775807)" },
+    { I64, "9223372036854775808",
+      "p (byte 0): 9223372036854775808 is out of range for INT64 "
+      "(-9223372036854775808 to 9223372036854775807)" },
     { I64, "1.5", "p (byte 0): 1.5 is not a whole number, as INT64 needs" },
     { I64, "\"1\"", "p (byte 0): expected a whole number for INT64, found '\"1\"'" },
-    { U64, " -1",
-      "p (byte 1): -1 is out of range for UINT64 (0 to 18446744073709551615)" },
+    { U64, " -1", "p (byte 1): -1 is out of range for UINT64 (0 to 18446744073709551615)" },
     { F64, "NaN", "p (byte 0): expected a number, found 'NaN'" },
     { F64, "1e999", "p (byte 0): '1e999' is out of range for FP64" },
     { BOOL, "1", "p (byte 0): expected true or false, found '1'" },
@@ -921,8 +935,8 @@ TEST(json_pull_reader_refuses)
         }
         check(code == E_INVALID && strcmp(err.text, pull_faults[i].error) == 0, "%s: \"%s\"",
               pull_faults[i].text, err.text);
-        check(slice.size == 42 && i64 == 42 && u64 == 42 && f64 == 42 && !flag,
-              "%s: untouched", pull_faults[i].text);
+        check(slice.size == 42 && i64 == 42 && u64 == 42 && f64 == 42 && !flag, "%s: untouched",
+              pull_faults[i].text);
     }
     arena_free(&arena);
 }
