@@ -13,7 +13,7 @@
 #include "codec/compress.h"
 #include "base/buf.h"
 #include "io/env.h"
-#include "serve/test_server.h"
+#include "serve/server_test.h"
 #include "test/harness.h"
 
 #define HOST "Host: 127.0.0.1\r\n"

@@ -1,5 +1,5 @@
-/* test_server.c - SPDX-License-Identifier: Apache-2.0 */
-#include "serve/test_server.h"
+/* server_test.c - SPDX-License-Identifier: Apache-2.0 */
+#include "serve/server_test.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

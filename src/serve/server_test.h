@@ -1,6 +1,6 @@
-/* test_server.h - a server with a few routes of the tests' own, and plain blocking clients. */
-#ifndef SERVE_TEST_SERVER_H
-#define SERVE_TEST_SERVER_H
+/* server_test.h - a server with a few routes of the tests' own, and plain blocking clients. */
+#ifndef SERVE_SERVER_TEST_H
+#define SERVE_SERVER_TEST_H
 
 #include <stdatomic.h>
 
