@@ -55,6 +55,7 @@ struct onnx_model {
     uint32_t inputs_count, outputs_count;
     struct onnx_tensor *inputs, *outputs;
     const char *description;
+    size_t file_bytes;
 };
 
 struct onnx_session *onnx_session_ref(struct onnx_session *session);
