@@ -121,8 +121,8 @@ TEST(compress_round_trips)
                                    { NULL, 0 },
                                    slice_make(content + cut, size - cut),
                                    { NULL, 0 } };
-        CLEANUP(buf_unref) struct buf *packed = NULL;
         struct budget budget;
+        CLEANUP(buf_unref) struct buf *packed = NULL;
         struct err err = { 0 };
         budget_init(&budget, 16 << 20);
         check_or_stop(compress_deflate(&packed, &budget, encoding, pieces, 4, &err) == OK, "%s",
@@ -316,8 +316,8 @@ TEST(compress_takes_what_comes_out)
     uint8_t *content = content_of(10000);
 
     for (unsigned i = 0; i < 2; i++) {
-        CLEANUP(buf_unref) struct buf *packed = deflated(both[i], content, 10000), *out = NULL;
         struct budget budget;
+        CLEANUP(buf_unref) struct buf *packed = deflated(both[i], content, 10000), *out = NULL;
         size_t offset;
         budget_init(&budget, 32768);
         check(compress_inflate(&out, &offset, &budget, both[i], buf_bytes(packed), 1 << 30, 0,
