@@ -437,6 +437,127 @@ TEST(kserve_reads_raw_requests)
     close_reading(&r);
 }
 
+/* -- any order, any spacing, JSON or binary: the same tensors ------------------------------------ */
+
+static void put_blanks(struct text *out)
+{
+    static const char blanks[] = " \t\r\n";
+
+    while (test_random_below(4) == 0)
+        text_byte(out, (uint8_t)blanks[test_random_below(4)]);
+}
+
+static void put_token(struct text *out, const char *token)
+{
+    put_blanks(out);
+    text_str(out, token);
+    put_blanks(out);
+}
+
+static void shuffle(unsigned *list, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        list[i] = i;
+    for (unsigned i = count; i > 1; i--) {
+        unsigned k = (unsigned)test_random_below(i), held = list[i - 1];
+        list[i - 1] = list[k];
+        list[k] = held;
+    }
+}
+
+/* The inputs of test_mixed: as JSON text, and as the bytes they mean. */
+static const struct {
+    const char *name, *shape, *datatype, *data, *bytes;
+    size_t size;
+} mixed[] = {
+    { "\"b\"", "[3]", "\"INT8\"", "[1,[-2],127]", "\x01\xfe\x7f", 3 },
+    { "\"j\"", "[1]", "\"BYTES\"", "\"x\\n\"", "\2\0\0\0x\n", 6 },
+    { "\"f\"", "[2]", "\"FP32\"", "[1.0,-2e0]", "\0\0\x80\x3f\0\0\0\xc0", 8 },
+    { "\"s\"", "[2]", "\"BYTES\"", "[\"\",\"\\u00e9\"]", "\0\0\0\0\2\0\0\0\xc3\xa9", 10 },
+    { "\"e\"", "[0]", "\"INT64\"", "[]", "", 0 },
+};
+
+static void put_input(struct text *out, struct text *binary, unsigned index)
+{
+    unsigned order[6];
+    bool is_binary = test_random_below(2) == 0;
+    bool is_first = true;
+
+    put_token(out, "{");
+    shuffle(order, 6);
+    for (unsigned i = 0; i < 6; i++) {
+        if (order[i] == 3 && is_binary)
+            continue; /* no data */
+        if (order[i] == 5 && test_random_below(2) == 0)
+            continue;
+        if (!is_first)
+            put_token(out, ",");
+        is_first = false;
+        switch (order[i]) {
+        case 0:
+            put_token(out, "\"name\"");
+            put_token(out, ":");
+            put_token(out, mixed[index].name);
+            break;
+        case 1:
+            put_token(out, "\"shape\":");
+            put_token(out, mixed[index].shape);
+            break;
+        case 2:
+            put_token(out, "\"datatype\":");
+            put_token(out, mixed[index].datatype);
+            break;
+        case 3:
+            put_token(out, "\"data\":");
+            put_token(out, mixed[index].data);
+            break;
+        case 4:
+            put_token(out, "\"parameters\":{");
+            if (is_binary)
+                text_printf(out, "\"binary_data_size\" : %zu", mixed[index].size);
+            put_token(out, "}");
+            break;
+        default: put_token(out, "\"other\":{\"data\":[{}]}");
+        }
+    }
+    put_token(out, "}");
+    if (is_binary)
+        text_put(binary, mixed[index].bytes, mixed[index].size);
+}
+
+TEST(kserve_reads_the_same_in_any_order)
+{
+    for (int round = 0; round < 3000; round++) {
+        struct reading r;
+        struct text body, binary;
+        unsigned order[5];
+        size_t json_size;
+
+        text_init(&body, 1 << 16);
+        text_init(&binary, 1 << 16);
+        put_token(&body, "{\"inputs\":[");
+        shuffle(order, 5);
+        for (unsigned i = 0; i < 5; i++) {
+            if (i != 0)
+                put_token(&body, ",");
+            put_input(&body, &binary, order[i]);
+        }
+        put_token(&body, "]}");
+        json_size = body.size;
+        text_slice_put(&body, text_slice(&binary));
+        open_reading(&r, test_mixed());
+        read_bytes(&r, text_slice(&body), true, json_size);
+        check_or_stop(r.code == OK, "%s: %.*s", r.err.text, (int)json_size, body.data);
+        for (unsigned i = 0; i < 5; i++)
+            check_or_stop(r.has[i] && r.inputs[i].size == mixed[i].size &&
+                              memcmp(r.inputs[i].data, mixed[i].bytes, mixed[i].size) == 0,
+                          "input %u of %.*s", i, (int)json_size, body.data);
+        text_deinit(&body);
+        text_deinit(&binary);
+        close_reading(&r);
+    }
+}
+
 /* -- answers ------------------------------------------------------------------------------------- */
 
 static const int64_t label_data[] = { 0 };

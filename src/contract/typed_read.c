@@ -93,11 +93,11 @@ static COLD enum err_code wrong_shape(struct typed_reader *r, const struct typed
     shape_text(got, sizeof got, rank, shape);
     shape_text(row, sizeof row, in->row_rank, in->row_dims);
     if (!r->plan->has_batch)
-        return err_set(err, E_INVALID, "%s: got shape %s; it takes %s (-1: any)", in->title, got,
-                       row);
+        return err_set(err, E_INVALID, "%s: got shape %s; it takes %s%s", in->title, got, row,
+                       in->is_fixed ? "" : " (-1: any)");
     return err_set(err, E_INVALID,
                    "%s: got shape %s; one row takes %s%s, and a list of such is many rows",
-                   in->title, got, is_scalar ? "one value" : row, is_scalar ? "" : " (-1: any)");
+                   in->title, got, is_scalar ? "one value" : row, in->is_fixed ? "" : " (-1: any)");
 }
 
 /* What the nesting of a value says: *ret_rows rows, each of c->shape; is_list when there is a list

@@ -375,6 +375,50 @@ TEST(typed_reads_forms_and_raw_bodies)
     close_call(&c);
 }
 
+/* Rows of random numbers, each written in one of the ways there are, read back as they were. */
+TEST(typed_reads_the_same_in_any_form)
+{
+    static const char *const names[] = { "sepal_length", "sepal_width", "petal_length",
+                                         "petal_width" };
+
+    for (int round = 0; round < 2000; round++) {
+        float rows[6][4];
+        uint64_t count = 1 + test_random_below(COUNT(rows));
+        bool as_lists = test_random_below(2) == 0;
+        struct text body;
+        struct call c;
+
+        text_init(&body, 1 << 16);
+        text_str(&body, as_lists ? "{\"input\":[" : "[");
+        for (uint64_t i = 0; i < count; i++) {
+            unsigned turn = (unsigned)test_random_below(4);
+            bool by_feature = !as_lists && test_random_below(2) == 0;
+            text_str(&body, i == 0 ? "" : ",");
+            text_str(&body, as_lists ? "[" : by_feature ? "{" : "{\"input\":[");
+            for (unsigned k = 0; k < 4; k++) {
+                unsigned at = by_feature ? (k + turn) % 4 : k;
+                rows[i][at] = (float)test_random_below(30000) / 1000;
+                if (by_feature)
+                    text_printf(&body, "%s\"%s\": %.9g", k == 0 ? "" : ", ", names[at],
+                                (double)rows[i][at]);
+                else
+                    text_printf(&body, "%s%.9g", k == 0 ? "" : " ,", (double)rows[i][at]);
+            }
+            text_str(&body, as_lists ? "]" : by_feature ? "}" : "]}");
+        }
+        text_str(&body, as_lists ? "]}" : "]");
+        open_call(&c, test_iris());
+        read_json(&c, text_cstr(&body));
+        check_or_stop(c.code == OK && c.reader.rows == count && c.reader.is_list, "%s: %s",
+                      text_cstr(&body), c.err.text);
+        check_or_stop(c.inputs[0].size == count * 16 &&
+                          memcmp(c.inputs[0].data, rows, count * 16) == 0,
+                      "%s", text_cstr(&body));
+        close_call(&c);
+        text_deinit(&body);
+    }
+}
+
 /* -- the query ------------------------------------------------------------------------------------- */
 
 TEST(typed_query_cases)
