@@ -353,8 +353,9 @@ def median(runs, key):
     return statistics.median(run[key] for run in runs)
 
 
-def median_latency(runs, key, kind=0):
-    return statistics.median(run["latency"][kind][key] for run in runs)
+def median_ratio(runs, others, key):
+    """Round by round, as a machine that is slow for a while is slow for both."""
+    return statistics.median(run[key] / other[key] for run, other in zip(runs, others))
 
 
 def rounds_of(options):

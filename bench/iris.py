@@ -5,7 +5,7 @@ import sys
 
 import _lib
 import _peers
-from _lib import EXAMPLES, IRIS_V2, Load, Penstock, Row, alternate, iris_validate, median, post
+from _lib import EXAMPLES, IRIS_V2, Load, Penstock, Row, alternate, iris_validate, median, median_ratio, post
 
 TITLE = "iris over 16 keep-alive connections, closed loop"
 PATH = "/v2/models/iris/infer"
@@ -39,8 +39,10 @@ def run(options):
     beside += ["%s %.0f us, %.0fx" % (name, cpu[name], cpu[name] / ours) for name in ("FastAPI tuned", "FastAPI plain")]
     return [
         Row("`iris`, V2 JSON: server CPU a request", ours, "us", 9, beside="; ".join(beside), note=share),
-        Row("... of nginx that answers a fixed body", ours / fixed, "x", 1.8, beside="nginx %.2f us" % fixed),
-        Row("`iris`, typed route, of V2", cpu["penstock typed"] / ours, "x", 1.2,
+        Row("... of nginx that answers a fixed body",
+            median_ratio(found["penstock V2"], found["nginx, fixed answer"], "cpu_us"), "x", 1.8,
+            beside="nginx %.2f us" % fixed),
+        Row("`iris`, typed route, of V2", median_ratio(found["penstock typed"], found["penstock V2"], "cpu_us"), "x", 1.2,
             beside="%.2f us" % cpu["penstock typed"]),
         Row("`iris`, V2 JSON: requests a second on one core, in thousands", median(found["penstock V2"], "per_second") / 1e3,
             "k/s", beside="nginx %.1f; FastAPI tuned %.1f; plain %.2f" % tuple(
