@@ -136,7 +136,8 @@ static struct {
     unsigned waiting; /* calls that must still be freed before the loop stops */
 } stage;
 
-static bool stage_up(const char *config_text, uint32_t traits, enum execution execution)
+static bool stage_up_in(struct env *env, const char *config_text, uint32_t traits,
+                        enum execution execution)
 {
     struct err err = { 0 };
     struct model_config *config = NULL;
@@ -153,7 +154,7 @@ static bool stage_up(const char *config_text, uint32_t traits, enum execution ex
     atomic_store(&cancels, 0);
     atomic_store(&saw_cancel, 0);
     atomic_store(&hold, true);
-    bool ok = engine_new(&stage.engine, env_real(), &settings, &err) == OK;
+    bool ok = engine_new(&stage.engine, env, &settings, &err) == OK;
     if (ok)
         host = engine_host(stage.engine);
     ok = ok && config_parse(&config, slice_of(config_text), &err) == OK;
@@ -164,6 +165,11 @@ static bool stage_up(const char *config_text, uint32_t traits, enum execution ex
     ok = ok && loop_new(&stage.loop, env_real(), 0, &err) == OK;
     check(ok, "%s", err.text);
     return ok;
+}
+
+static bool stage_up(const char *config_text, uint32_t traits, enum execution execution)
+{
+    return stage_up_in(env_real(), config_text, traits, execution);
 }
 
 static void stage_down(void)
@@ -537,6 +543,87 @@ TEST(who_leaves_frees_the_work)
     struct model_stats sum;
     const struct model_stats *stats = model_stats(stage.model, &sum);
     check(stats->cancelled_total == 2 && stats->wasted_compute_ns > 0, "counted");
+    stage_down();
+}
+
+/* An environment that wakes a worker for nothing, as env.h allows: before the one that was meant
+ * it wakes the other, and waits until that has taken the request. */
+static struct env odd_env;
+static struct worker **odd_workers[2]; /* where the engine keeps its two instances' threads */
+static atomic_uint odd_count, odd_sleeps;
+static atomic_bool is_odd;
+
+static enum err_code odd_start(struct env *env, struct worker **ret, const char *name,
+                               void (*main)(void *arg), void *arg, struct err *err)
+{
+    if (strcmp(name, "reaper") != 0)
+        odd_workers[atomic_fetch_add(&odd_count, 1) % 2] = ret;
+    return env_real()->worker_start(env, ret, name, main, arg, err);
+}
+
+static void odd_sleep(struct env *env, struct worker *worker, uint64_t due_ns)
+{
+    atomic_fetch_add(&odd_sleeps, 1);
+    env_real()->worker_sleep(env, worker, due_ns);
+}
+
+static void odd_wake(struct env *env, struct worker *worker)
+{
+    if (atomic_exchange(&is_odd, false)) {
+        env_real()->worker_wake(env, *odd_workers[*odd_workers[0] == worker]);
+        for (unsigned i = 0; i < 10000 && atomic_load(&runs) == 0; i++)
+            nap();
+    }
+    env_real()->worker_wake(env, worker);
+}
+
+static bool sleeps_reach(unsigned count)
+{
+    for (unsigned i = 0; i < 10000 && atomic_load(&odd_sleeps) < count; i++)
+        nap();
+    return atomic_load(&odd_sleeps) >= count;
+}
+
+static bool ended_beside_it;
+
+static void on_look(struct timer *timer)
+{
+    (void)timer;
+    ended_beside_it = calls[1].ends == 1;
+    atomic_store(&hold, false);
+}
+
+static struct timer look_timer = { .on_due = on_look };
+
+static void submit_oddly(void)
+{
+    check(sleeps_reach(3), "the reaper and both instances sleep");
+    atomic_store(&is_odd, true);
+    engine_submit(calls[0].request);
+    check(sleeps_reach(4), "the one that was woken in vain sleeps again");
+    nap();
+    engine_submit(calls[1].request);
+    check(timer_start(stage.loop, &look_timer, loop_now_ns(stage.loop) + 500 * NS_PER_MS, NULL) ==
+              OK,
+          "timer");
+}
+
+TEST(a_worker_woken_for_nothing_does_not_strand_the_next_request)
+{
+    odd_env = *env_real();
+    odd_env.worker_start = odd_start;
+    odd_env.worker_sleep = odd_sleep;
+    odd_env.worker_wake = odd_wake;
+    atomic_store(&odd_count, 0);
+    atomic_store(&odd_sleeps, 0);
+    if (!stage_up_in(&odd_env, "instance_group { count: 2 kind: KIND_CPU }", 0, EXECUTION_QUEUED))
+        return;
+    call_make(&calls[0], "hold", 1);
+    call_make(&calls[1], NULL, 1);
+    stage_run(submit_oddly);
+    check(ended_beside_it, "the idle instance ran it while the other one was busy");
+    for (unsigned i = 0; i < 2; i++)
+        call_drop(&calls[i]);
     stage_down();
 }
 

@@ -308,18 +308,20 @@ static void host_done(struct penstock_batch *batch, int code, const char *text)
     else if (!p->row_over && p->has_filled)
         host_emit(batch, 0);
     p->row_over = true;
-    if (instance->worker != NULL) {
-        /* From here on cancel() may not be called for this run. */
-        pthread_mutex_lock(&instance->model->lock);
-        instance->is_running = false;
-        pthread_mutex_unlock(&instance->model->lock);
-    }
     struct worker *worker = instance->worker;
-    struct env *env = p->engine->env;
-    bool is_elsewhere = (instance->model->traits & PENSTOCK_BACKEND_ASYNCHRONOUS) != 0;
+    struct model *model = instance->model;
+    if (worker == NULL) {
+        atomic_store_explicit(&batch->is_done, true, memory_order_release);
+        return;
+    }
+    /* From here on cancel() may not be called for this run. Its worker takes the mutex before it
+     * goes on, so it and the model stay until we have left, also when we are another thread. */
+    pthread_mutex_lock(&model->lock);
+    instance->is_running = false;
     atomic_store_explicit(&batch->is_done, true, memory_order_release);
-    if (is_elsewhere && worker != NULL)
-        env->worker_wake(env, worker);
+    if ((model->traits & PENSTOCK_BACKEND_ASYNCHRONOUS) != 0)
+        model->engine->env->worker_wake(model->engine->env, worker);
+    pthread_mutex_unlock(&model->lock);
 }
 
 static int host_fail(struct penstock_err *plugin_err, int code, const char *format, ...)
@@ -458,6 +460,8 @@ static struct request_private *next_request(struct instance *instance)
         struct list_node *node = list_pop(&model->queue);
         if (node != NULL) {
             struct request_private *p = CONTAINER_OF(node, struct request_private, queue_node);
+            /* Woken for nothing it is still in the list; who is woken by it must be free to run. */
+            list_remove(&instance->idle_node);
             model->queued--;
             p->state = REQUEST_RUNNING;
             p->instance = instance;
