@@ -26,7 +26,16 @@ struct ort_value;   /* a tensor, sequence or map */
 struct ort_type;    /* of an input or output */
 struct ort_shape;   /* element type and dims */
 struct ort_memory;  /* where memory lies */
-struct ort_allocator;
+struct ort_allocator; /* the library's, or one of ours */
+
+/* The library asks for no member beyond these of an allocator that says this version. */
+struct ort_allocator {
+    uint32_t version;
+    /* The library's own throws std::bad_alloc; nobody looks for NULL. */
+    void *(*take)(struct ort_allocator *allocator, size_t size);
+    void (*give)(struct ort_allocator *allocator, void *memory);
+    const struct ort_memory *(*info)(const struct ort_allocator *allocator);
+};
 
 typedef void ort_log_fn(void *context, int level, const char *category, const char *id,
                         const char *where, const char *text);
@@ -205,7 +214,10 @@ struct ort_api {
     /* 130 AddSessionConfigEntry */
     struct ort_status *(*options_set)(struct ort_options *options, const char *key,
                                       const char *value);
-    void *unused_131[85];
+    void *unused_131[45];
+    /* 176 RegisterAllocator */
+    struct ort_status *(*allocator_register)(struct ort_env *env, struct ort_allocator *allocator);
+    void *unused_177[39];
     /* 216 SessionOptionsAppendExecutionProvider */
     struct ort_status *(*options_add_provider)(struct ort_options *options, const char *name,
                                                const char *const *keys,

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backend/onnx/runtime.h"
 #include "test/harness.h"
@@ -102,6 +103,30 @@ static unsigned threads_count(void)
     if (folder != NULL)
         closedir(folder);
     return count;
+}
+
+/* Nobody is told that a model is served: no database, no thread, no socket. */
+TEST(ort_sends_nothing_home)
+{
+    unsigned before = threads_count();
+    const struct onnx_runtime *runtime = begin();
+
+    if (runtime == NULL)
+        return;
+    const char *set = getenv("ORT_DISABLE_TELEMETRY");
+    check(set != NULL && strcmp(set, "1") == 0, "the environment does not say so");
+    check(threads_count() == before, "%u threads were started", threads_count() - before);
+    DIR *folder = opendir("/proc/self/fd");
+    for (const struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;) {
+        char path[300], target[1024];
+        snprintf(path, sizeof path, "/proc/self/fd/%s", entry->d_name);
+        ssize_t size = readlink(path, target, sizeof target - 1);
+        target[MAX(size, 0)] = '\0';
+        check(strstr(target, "onnxruntime.db") == NULL && strncmp(target, "socket:", 7) != 0,
+              "it holds %s", target);
+    }
+    if (folder != NULL)
+        closedir(folder);
 }
 
 TEST(ort_refuses_impossible_options)

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -68,8 +69,19 @@ AT(shape_release, 99);
 AT(options_release, 100);
 AT(providers_list, 125);
 AT(options_set, 130);
+AT(allocator_register, 176);
 AT(options_add_provider, 216);
 AT(string_buffer, 252);
+
+/* ONNX Runtime 1.31 for Linux, unless told otherwise before it starts, keeps a device number and a
+ * database of events under ~/.cache/Microsoft, starts a thread and looks its collector up, even if
+ * DisableTelemetryEvents is called right after; without all that it also starts 10 to 40 ms sooner.
+ * Said before main, since another thread may read the environment later. Who wants to be counted
+ * sets the variable to 0. */
+__attribute__((constructor)) static void say_no_telemetry(void)
+{
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+}
 
 static struct onnx_runtime loaded; /* written once, under lock */
 static const struct onnx_runtime *current;
@@ -250,6 +262,128 @@ static enum err_code open_library(struct onnx_runtime *runtime, const char *path
     return OK;
 }
 
+/* -- memory of runs --------------------------------------------------------------------------- */
+
+/* Where the library gets a small model's tensors from. Its own heap asks for aligned memory, which
+ * glibc 2.36 serves slowly (no cache of the thread has it) and by breaking up larger blocks, and
+ * its arena costs more still. Here each thread keeps a few blocks of each small size for the next
+ * run, and gives them back when it ends; larger ones go to the library's heap and back at once.
+ * A block may be given back by another thread than it was taken by. */
+
+enum {
+    BLOCK_ALIGN = 64,      /* what the kernels like best; a head of as much lies before each */
+    BLOCK_SIZES = 7,       /* 64, 128 ... 4096 bytes */
+    BLOCKS_KEPT = 8,       /* of each size, by each thread: 67 KiB with their heads */
+    BLOCK_SIZE_NONE = 255, /* a block too large to keep */
+};
+
+struct block {
+    struct block *next; /* of those kept */
+    uint32_t size;      /* which, or BLOCK_SIZE_NONE */
+};
+
+static __thread struct {
+    struct block *first[BLOCK_SIZES];
+    uint32_t counts[BLOCK_SIZES];
+    bool will_end; /* end_thread() will be called */
+} blocks;
+
+static pthread_key_t blocks_key;
+static struct ort_allocator *blocks_below; /* the library's heap */
+static const struct ort_memory *blocks_memory;
+
+static void end_thread(void *context)
+{
+    struct ort_allocator *below = blocks_below;
+
+    (void)context;
+    for (uint32_t i = 0; i < BLOCK_SIZES; i++) {
+        while (blocks.first[i] != NULL) {
+            struct block *block = blocks.first[i];
+            blocks.first[i] = block->next;
+            below->give(below, block);
+        }
+        blocks.counts[i] = 0;
+    }
+    blocks.will_end = false;
+}
+
+/* Where there is no memory the library's heap throws, and the exception passes through here to its
+ * own catch: it never sees NULL, for which it is not made. */
+static void *take_block(struct ort_allocator *allocator, size_t size)
+{
+    struct ort_allocator *below = blocks_below;
+    uint32_t which = BLOCK_SIZE_NONE;
+
+    (void)allocator;
+    if (size == 0)
+        return NULL; /* as the library's own */
+    if (size <= (size_t)BLOCK_ALIGN << (BLOCK_SIZES - 1)) {
+        size_t units = (size - 1) / BLOCK_ALIGN;
+        which = units == 0 ? 0 : 64 - (uint32_t)__builtin_clzll(units);
+        struct block *kept = blocks.first[which];
+        if (LIKELY(kept != NULL)) {
+            blocks.first[which] = kept->next;
+            blocks.counts[which]--;
+            return (uint8_t *)kept + BLOCK_ALIGN;
+        }
+        size = (size_t)BLOCK_ALIGN << which;
+    }
+    struct block *block = below->take(below, MIN(size, SIZE_MAX / 2) + BLOCK_ALIGN);
+    if (block == NULL)
+        return NULL;
+    block->size = which;
+    return (uint8_t *)block + BLOCK_ALIGN;
+}
+
+static void give_block(struct ort_allocator *allocator, void *memory)
+{
+    struct ort_allocator *below = blocks_below;
+
+    (void)allocator;
+    if (memory == NULL)
+        return;
+    struct block *block = (struct block *)(void *)((uint8_t *)memory - BLOCK_ALIGN);
+    uint32_t which = block->size;
+    bool is_kept = which < BLOCK_SIZES && blocks.counts[which] < BLOCKS_KEPT;
+    /* A thread whose end nobody would tell keeps nothing. The value only has to differ from NULL. */
+    if (is_kept && UNLIKELY(!blocks.will_end))
+        is_kept = blocks.will_end = pthread_setspecific(blocks_key, &blocks) == 0;
+    if (!is_kept) {
+        below->give(below, block);
+        return;
+    }
+    block->next = blocks.first[which];
+    blocks.first[which] = block;
+    blocks.counts[which]++;
+}
+
+static const struct ort_memory *block_memory(const struct ort_allocator *allocator)
+{
+    (void)allocator;
+    return blocks_memory;
+}
+
+static struct ort_allocator block_allocator = {
+    .version = ORT_API_VERSION_WANTED,
+    .take = take_block,
+    .give = give_block,
+    .info = block_memory,
+};
+
+/* Under the lock, before any session is. */
+static struct ort_status *register_blocks(const struct onnx_runtime *runtime)
+{
+    static bool has_key; /* of an earlier try */
+
+    if (!has_key && pthread_key_create(&blocks_key, end_thread) != 0)
+        return NULL; /* sessions then find no allocator of ours, and use the library's */
+    has_key = true;
+    blocks_below = runtime->allocator;
+    blocks_memory = runtime->memory;
+    return runtime->api->allocator_register(runtime->env, &block_allocator);
+}
+
 static enum err_code start(struct onnx_runtime *runtime, const struct penstock_host *host,
                            struct err *err)
 {
@@ -270,6 +404,8 @@ static enum err_code start(struct onnx_runtime *runtime, const struct penstock_h
         status = api->memory_create(ORT_ALLOCATOR_DEVICE, ORT_MEMORY_DEFAULT, &runtime->memory);
     if (status == NULL)
         status = api->allocator_default(&runtime->allocator);
+    if (status == NULL)
+        status = register_blocks(runtime);
     if (status == NULL)
         status = api->providers_list(&list, &count);
     if (status != NULL) {
