@@ -153,11 +153,11 @@ static int host_output_adopt(struct penstock_batch *batch, uint32_t row, uint32_
     struct response_output *slot = output_slot(batch, row, output, rank, shape, err);
     struct buf *holder = NULL;
 
-    if (slot == NULL)
+    if (slot == NULL || !size_fits(&slot->tensor, rank, shape, bytes, err))
         return E_INTERNAL;
-    if (!size_fits(&slot->tensor, rank, shape, bytes, err))
-        return E_INTERNAL;
-    TRY(buf_adopt(&holder, data, bytes, release, context, err));
+    enum err_code code = buf_adopt(&holder, data, bytes, release, context, err);
+    if (code != OK)
+        return (int)code;
     slot->tensor.owner = holder;
     slot->tensor.data = data;
     slot->tensor.size = bytes;
