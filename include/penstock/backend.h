@@ -112,7 +112,8 @@ struct penstock_host {
     /* In these two `err` may be NULL: execute has none of its own; the code alone then says why. */
     /* Memory of `bytes` that the response owns, to write this output into; 64-byte aligned.
      * For BYTES, bytes includes the length prefixes. NULL: no memory, or the row is over;
-     * err says which (never fatal: call done). */
+     * err says which (never fatal: call done). Asked again for the same output before emit(), the
+     * newer memory takes the place of the older, which is then gone. */
     void *(*output)(struct penstock_batch *batch, uint32_t row, uint32_t output, uint32_t rank,
                     const int64_t *shape, size_t bytes, struct penstock_err *err);
     /* The same with memory of the runtime's, given back by release(context, data) from any thread
@@ -131,6 +132,14 @@ struct penstock_host {
     /* Tells the host that inputs are read and compute begins, and that compute has ended and
      * outputs are being written: for the statistics. Optional to call. */
     void (*mark_compute)(struct penstock_batch *batch, bool is_end);
+
+    /* -- grown at the end: look at `size` before calling what follows -------------------------- */
+    /* Called from model_open only, behind declare() of that output; optional. The classes that an
+     * output tells apart, in the order of the columns of its scores: what a label output answers
+     * with ("versicolor", or 20), and what the columns of a scores output stand for. Exactly one of
+     * names (UTF-8) and numbers is not NULL. Both are copied. */
+    int (*classes)(struct penstock_model *model, const char *output, uint32_t count,
+                   const char *const *names, const int64_t *numbers, struct penstock_err *err);
 };
 
 enum penstock_backend_traits {
@@ -168,8 +177,9 @@ struct penstock_backend {
     void (*instance_close)(void **instance);
     /* required; see Threads above. Ends with exactly one host->done(batch). */
     void (*execute)(void *instance, struct penstock_batch *batch);
-    /* optional; any thread: a hint that every row of what `instance` runs is cancelled. done()
-     * still follows, sooner. Never called after done(). */
+    /* optional; any thread: a hint that every row of what `instance` runs is cancelled, which
+     * cancelled() says from before the hint on. done() still follows, sooner. Never called after
+     * done(). */
     void (*cancel)(void *instance);
     /* optional; words for `penstock explain` (threads, execution providers, versions): JSON object
      * text, borrowed while the model is open. */
