@@ -107,7 +107,8 @@ struct penstock_host {
     bool (*cancelled)(const struct penstock_batch *batch, uint32_t row);
     /* How many more responses the row's reader will take now; 0: wait or do other rows. */
     uint32_t (*credit)(const struct penstock_batch *batch, uint32_t row);
-    /* Blocks until credit(row) > 0 or cancelled(row); never call it from an inline run. */
+    /* Blocks until credit(row) > 0 or cancelled(row). Only on the thread that execute() was called
+     * on, and never from an inline run: a backend's own threads ask credit() again later. */
     void (*wait_credit)(const struct penstock_batch *batch, uint32_t row);
     /* In these two `err` may be NULL: execute has none of its own; the code alone then says why. */
     /* Memory of `bytes` that the response owns, to write this output into; 64-byte aligned.
@@ -178,8 +179,8 @@ struct penstock_backend {
     /* required; see Threads above. Ends with exactly one host->done(batch). */
     void (*execute)(void *instance, struct penstock_batch *batch);
     /* optional; any thread: a hint that every row of what `instance` runs is cancelled, which
-     * cancelled() says from before the hint on. done() still follows, sooner. Never called after
-     * done(). */
+     * cancelled() says from before the hint on. done() still follows, sooner. It may come just
+     * before the execute() that it is about, and more than once; never after done(). */
     void (*cancel)(void *instance);
     /* optional; words for `penstock explain` (threads, execution providers, versions): JSON object
      * text, borrowed while the model is open. */
