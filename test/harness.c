@@ -13,6 +13,7 @@ enum { TESTS_MAX = 512 };
 static struct {
     const char *name;
     test_fn *fn;
+    unsigned line;
 } tests[TESTS_MAX];
 static unsigned tests_count;
 static char first_failure[1024], skip_reason[512];
@@ -20,12 +21,17 @@ static unsigned failures;
 static uint64_t seed, state;
 static bool has_drawn;
 
-void test_add(const char *name, test_fn *fn)
+void test_add(const char *name, test_fn *fn, unsigned line)
 {
-    if (tests_count == TESTS_MAX)
+    unsigned at = tests_count++;
+
+    if (at == TESTS_MAX)
         abort();
-    tests[tests_count].name = name;
-    tests[tests_count++].fn = fn;
+    for (; at > 0 && tests[at - 1].line > line; at--)
+        tests[at] = tests[at - 1];
+    tests[at].name = name;
+    tests[at].fn = fn;
+    tests[at].line = line;
 }
 
 void test_fail(const char *file, int line, const char *cond, const char *format, ...)

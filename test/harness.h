@@ -14,7 +14,8 @@
 #include "base/fault.h"
 
 typedef void test_fn(void);
-void test_add(const char *name, test_fn *fn);
+/* Cases run in the order of their lines: an optimising linker may call the constructors in another. */
+void test_add(const char *name, test_fn *fn, unsigned line);
 void test_fail(const char *file, int line, const char *cond, const char *format, ...)
     PRINTF_LIKE(4, 5);
 void test_skip(const char *format, ...) PRINTF_LIKE(1, 2); /* then return from the case */
@@ -32,7 +33,7 @@ const char *test_shared(void);
     static void test_##name(void);                                                                 \
     __attribute__((constructor)) static void test_add_##name(void)                                 \
     {                                                                                              \
-        test_add(#name, test_##name);                                                              \
+        test_add(#name, test_##name, __LINE__);                                                              \
     }                                                                                              \
     static void test_##name(void)
 
