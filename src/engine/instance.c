@@ -198,8 +198,10 @@ static void host_emit(struct penstock_batch *batch, uint32_t row)
     struct emission *e = TAKE(p->filling);
     if (e == NULL && filling(p, NULL) != NULL)
         e = TAKE(p->filling); /* an empty response is one too */
-    if (e == NULL)
+    if (e == NULL) {
+        host_fail_row(batch, row, E_EXHAUSTED, "no memory for one more response; retry later");
         return;
+    }
     if (p->pub.was_inline) {
         request_deliver(p, &e->response);
         emission_free(e);

@@ -332,7 +332,7 @@ static void release(struct request_private *p)
     response_drop(&p->response);
     p->pub.sink->on_free(&p->pub);
     model_unref(&model);
-    atomic_fetch_sub_explicit(&engine->in_flight, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&engine->in_flight, 1, memory_order_release);
 }
 
 void request_finish(struct request_private *p)
