@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cli/options.h"
 #include "cli/print.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 
 static int say_help(const struct options *options)
@@ -24,6 +25,8 @@ static int say_help(const struct options *options)
 
 static int run(const struct options *options)
 {
+    if (options->wants_help || options->verb != VERB_SERVE)
+        stop_unblock();
     if (options->wants_help)
         return say_help(options);
     switch (options->verb) {
@@ -42,6 +45,7 @@ int main(int argc, char **argv)
     CLEANUP(options_free) struct options *options = NULL;
     struct err err = { 0 };
 
+    stop_block();
     mem_tune();
     enum err_code code =
         options_read(&options, argc, (const char *const *)argv, (const char *const *)environ, &err);

@@ -2,15 +2,11 @@
  *
  *   start   options, budget, engine, what there is to serve, listeners - a failure up to here ends
  *           it before the port opens - loops, loading, what is printed
- *   stop    SIGTERM: readiness false, connections finish, loops end, models close, loops are freed
- *
- * Signals are blocked in every thread; the starting thread waits for them. While models load there
- * is nothing to finish, and a signal ends the process as it would end any other.
+ *   stop    SIGTERM: readiness false, connections finish, loops end, models close, loops are freed;
+ *           while models still load: requests of those that are there finish, and that is all (stop.h)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -27,6 +23,7 @@
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/stack.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 #include "engine/engine.h"
 #include "engine/model.h"
@@ -48,6 +45,7 @@ struct server {
     struct metrics *metrics;
     struct serve *serve;
     struct api api;
+    bool is_started; /* its loops run; under stop_hold */
     _Atomic bool is_draining;
 };
 
@@ -223,21 +221,23 @@ static void say_what_is_served(struct server *server, const char *program)
 
 /* -- stopping ---------------------------------------------------------------------------------- */
 
-static void stop_at_once(int signal_number)
+/* "1 request", "2 requests" */
+static const char *plural(uint64_t count)
 {
-    static const char words[] = "penstock: stopped at once, with requests under way\n";
-    ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);
-
-    (void)ignored;
-    _exit(128 + signal_number);
+    return count == 1 ? "" : "s";
 }
 
-static void block_signals(sigset_t *ret)
+static void say_stopping(const struct server *server, uint64_t grace_ms, int signal_number)
 {
-    sigemptyset(ret);
-    sigaddset(ret, SIGTERM);
-    sigaddset(ret, SIGINT);
-    pthread_sigmask(SIG_BLOCK, ret, NULL);
+    uint64_t under_way =
+        server->stack.engine == NULL ? 0 : engine_in_flight(server->stack.engine);
+
+    if (under_way == 0)
+        log_info("stopping: no request is under way");
+    else
+        log_info("stopping: waiting up to %.4g s for %llu request%s; %s again stops at once",
+                 (double)grace_ms / 1e3, (unsigned long long)under_way, plural(under_way),
+                 signal_number == SIGINT ? "Ctrl-C" : "SIGTERM");
 }
 
 /* Requests whose connections were cut are cancelled, and end on their loops once the model lets go.
@@ -252,45 +252,47 @@ static void wait_for_cancelled(struct server *server)
     uint64_t left = engine_in_flight(server->stack.engine);
     if (left == 0)
         return;
-    log_error("%llu requests still run %d ms after they were cancelled; ending without them",
-              (unsigned long long)left, CANCEL_MS);
+    log_error("%llu request%s still running %d ms after being cancelled; ending without",
+              (unsigned long long)left, plural(left), CANCEL_MS);
     _exit(EXIT_FAILED);
 }
 
-static void wait_and_drain(struct server *server, const struct options *o, const sigset_t *signals)
+static void wait_and_drain(struct server *server)
 {
-    struct sigaction action = { .sa_handler = stop_at_once };
-    uint64_t grace_ms = options_ms(o, OPT_DRAIN_TIMEOUT);
-    int signal_number = 0;
+    uint64_t grace_ms = options_ms(server->stack.options, OPT_DRAIN_TIMEOUT);
+    int signal_number = stop_wait();
 
-    while (sigwait(signals, &signal_number) != 0)
-        continue;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    pthread_sigmask(SIG_UNBLOCK, signals, NULL);
-    uint64_t under_way = engine_in_flight(server->stack.engine);
-    log_info("stopping: %llu requests under way have %llu ms to finish; %s again stops at once",
-             (unsigned long long)under_way, (unsigned long long)grace_ms,
-             signal_number == SIGINT ? "Ctrl-C" : "SIGTERM");
+    say_stopping(server, grace_ms, signal_number);
     atomic_store(&server->is_draining, true);
     serve_drain(server->serve, grace_ms);
     engine_drain(server->stack.engine);
     wait_for_cancelled(server);
 }
 
-/* Loads with signals as any program has them: there is nothing yet that ought to finish. */
-static enum err_code load_models(struct server *server, const sigset_t *signals, struct err *err)
+/* A signal before all is loaded. Loading cannot be told to end, so nothing is closed or freed: what
+ * answers already may finish, sockets' files go, and the process with them. */
+static void end_early(void *context)
+{
+    struct server *server = context;
+
+    if (server->serve == NULL)
+        return;
+    log_info("stopping while models load");
+    atomic_store(&server->is_draining, true);
+    if (server->is_started)
+        serve_drain(server->serve, options_ms(server->stack.options, OPT_DRAIN_TIMEOUT));
+    else
+        serve_stop(server->serve);
+}
+
+static enum err_code load_models(struct server *server, struct err *err)
 {
     const char *const *notes;
     uint32_t count = repository_notes(server->stack.repository, &notes);
 
     for (uint32_t i = 0; i < count; i++)
         log_info("%s", notes[i]);
-    pthread_sigmask(SIG_UNBLOCK, signals, NULL);
-    enum err_code code = repository_load_all(server->stack.repository, err);
-    pthread_sigmask(SIG_BLOCK, signals, NULL);
-    return code;
+    return repository_load_all(server->stack.repository, err);
 }
 
 static enum err_code refuse_failed(struct server *server, struct err *err)
@@ -309,21 +311,32 @@ static enum err_code refuse_failed(struct server *server, struct err *err)
     return code;
 }
 
+static enum err_code start_loops(struct server *server, struct err *err)
+{
+    stop_hold();
+    enum err_code code = serve_start(server->serve, err);
+    server->is_started = code == OK;
+    stop_release();
+    return code;
+}
+
 /* Loops run while models load, so that small ones answer before the large ones are there;
  * --exit-on-error wants to know first. */
-static enum err_code start_server(struct server *server, const struct options *o,
-                                  const sigset_t *signals, struct err *err)
+static enum err_code start_server(struct server *server, const struct options *o, struct err *err)
 {
     bool loads_first = options_flag(o, OPT_EXIT_ON_ERROR);
 
+    stop_hold();
+    enum err_code code = open_server(server, o, err);
+    stop_release();
+    TRY(code);
     if (loads_first) {
-        TRY(load_models(server, signals, err));
+        TRY(load_models(server, err));
         TRY(refuse_failed(server, err));
     }
-    TRY(serve_start(server->serve, err));
+    TRY(start_loops(server, err));
     if (!loads_first)
-        TRY(load_models(server, signals, err));
-    say_what_is_served(server, o->program);
+        TRY(load_models(server, err));
     return OK;
 }
 
@@ -331,19 +344,20 @@ int verb_serve(const struct options *options)
 {
     struct server *server = mem_aligned(64, sizeof *server);
     struct err err = { 0 };
-    sigset_t signals;
 
     if (server == NULL)
         return print_failure(EXIT_FAILED, "no memory to start");
     memset(server, 0, sizeof *server);
     signal(SIGPIPE, SIG_IGN);
-    block_signals(&signals);
     verbs_start_log(options);
-    enum err_code code = open_server(server, options, &err);
+    enum err_code code = stop_begin(end_early, server, &err);
     if (code == OK)
-        code = start_server(server, options, &signals, &err);
-    if (code == OK)
-        wait_and_drain(server, options, &signals);
+        code = start_server(server, options, &err);
+    stop_take();
+    if (code == OK) {
+        say_what_is_served(server, options->program);
+        wait_and_drain(server);
+    }
     close_server(server);
     mem_free(server);
     return code == OK ? EXIT_OK : print_failure(EXIT_FAILED, err.text);
