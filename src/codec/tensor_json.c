@@ -473,7 +473,7 @@ static COLD enum err_code fault(const struct reading *r, const uint8_t *at, bool
 {
     char indexes[PATH_MAX_BYTES] = "";
 
-    if (has_index)
+    if (has_index && r->err != NULL)
         index_text(indexes, r->begin, at);
     r->cursor->at = at;
     locate(r->err, r->cursor, r->path, indexes);
