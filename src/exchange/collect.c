@@ -6,8 +6,8 @@
  * A body that cannot be accepted is refused before any of it is read, and yet not within the call:
  * a task at the end of the turn carries the refusal.
  *
- * Content that arrives compressed is collected as it is and inflated when complete: inflating bounds
- * its memory by what comes out.
+ * Content that arrives compressed is collected as it is and inflated when complete: inflating
+ * bounds its memory by what comes out.
  */
 #include "exchange/collect.h"
 
@@ -18,8 +18,8 @@
 
 enum {
     ALIGN = 64,
-    SMALL_MAX = 4096,        /* known sizes up to this lie in the arena */
-    GROW_FIRST = 16 * 1024,  /* of a body whose size is not known */
+    SMALL_MAX = 4096,       /* known sizes up to this lie in the arena */
+    GROW_FIRST = 16 * 1024, /* of a body whose size is not known */
 };
 
 struct collect {
@@ -58,8 +58,9 @@ COLD static void refuse_large(struct collect *c, const char *what)
 {
     struct err err = { 0 };
 
-    err_set(&err, E_RANGE, "the body %s more than %zu bytes, the most that is accepted; %s raises it",
-            what, c->limits.bytes_max, c->limits.option);
+    err_set(&err, E_RANGE,
+            "the body %s more than %zu bytes, the most that is accepted; %s raises it", what,
+            c->limits.bytes_max, c->limits.option);
     refuse(c, &err);
 }
 
@@ -92,9 +93,8 @@ COLD static void inflate(struct collect *c)
     struct buf *plain = NULL;
     size_t offset = 0;
     enum err_code code =
-        compress_inflate(&plain, &offset, c->x->budget, c->encoding,
-                         slice_make(c->bytes, c->size), c->limits.bytes_max, c->limits.align_at,
-                         &err);
+        compress_inflate(&plain, &offset, c->x->budget, c->encoding, slice_make(c->bytes, c->size),
+                         c->limits.bytes_max, c->limits.align_at, &err);
     if (code == E_EXHAUSTED && strstr(err.text, "no memory") == NULL) {
         refuse_large(c, "inflates to");
         return;

@@ -136,12 +136,12 @@ TEST(collected_bodies_are_whole_and_aligned)
                   1 + test_random_below(60000), 1000000, align);
             feed(&s);
             check(s.is_done && s.code == OK, "%zu: %s", sizes[i], s.text);
-            check(s.result.body.size == sizes[i] &&
-                      memcmp(s.result.body.data, body, sizes[i]) == 0,
+            check(s.result.body.size == sizes[i] && memcmp(s.result.body.data, body, sizes[i]) == 0,
                   "%zu", sizes[i]);
-            check(((uintptr_t)(s.result.body.data + align) & 63) == 0, "%zu at %zu", sizes[i], align);
-            check((s.result.holder == NULL) == (way % 2 == 0 && sizes[i] <= 4096), "%zu: where it lies",
-                  sizes[i]);
+            check(((uintptr_t)(s.result.body.data + align) & 63) == 0, "%zu at %zu", sizes[i],
+                  align);
+            check((s.result.holder == NULL) == (way % 2 == 0 && sizes[i] <= 4096),
+                  "%zu: where it lies", sizes[i]);
             end(&s);
         }
     free(body);
@@ -189,14 +189,16 @@ TEST(encoded_bodies)
     for (int encoding = ENCODING_GZIP; encoding <= ENCODING_DEFLATE; encoding++) {
         struct buf *packed = NULL;
         const char *name = encoding_name((enum encoding)encoding);
-        check_or_stop(compress_deflate(&packed, NULL, (enum encoding)encoding, &whole, 1, &err) == OK,
+        check_or_stop(compress_deflate(&packed, NULL, (enum encoding)encoding, &whole, 1, &err) ==
+                          OK,
                       "pack");
         struct slice bytes = buf_bytes(packed);
         for (unsigned way = 0; way < 2; way++) {
             int64_t size = way == 0 ? (int64_t)bytes.size : -1;
             begin(&s, bytes, size, name, 777, 200000, 5);
             feed(&s);
-            check(s.is_done && s.code == OK && slice_eq(s.result.body, whole), "%s: %s", name, s.text);
+            check(s.is_done && s.code == OK && slice_eq(s.result.body, whole), "%s: %s", name,
+                  s.text);
             check(s.result.holder != NULL && ((uintptr_t)(s.result.body.data + 5) & 63) == 0,
                   "%s: aligned", name);
             end(&s);
@@ -205,7 +207,8 @@ TEST(encoded_bodies)
             check(s.is_done && s.code == E_RANGE && strstr(s.text, "inflates") != NULL, "%s: %d %s",
                   name, (int)s.code, s.text);
             end(&s);
-            begin(&s, slice_first(bytes, bytes.size - 3), size < 0 ? -1 : size - 3, name, 777, 200000, 0);
+            begin(&s, slice_first(bytes, bytes.size - 3), size < 0 ? -1 : size - 3, name, 777,
+                  200000, 0);
             feed(&s);
             check(s.is_done && s.code == E_INVALID, "%s cut off: %d %s", name, (int)s.code, s.text);
             end(&s);
@@ -275,7 +278,8 @@ TEST(collect_survives_every_fault)
             if (s.x.arena != NULL) {
                 check(s.is_done || s.is_aborted, "fault %u: neither", nth);
                 check(fired || s.code == OK, "fault %u: %s", nth, s.text);
-                check(s.code != OK || s.is_aborted || slice_eq(s.result.body, whole), "fault %u", nth);
+                check(s.code != OK || s.is_aborted || slice_eq(s.result.body, whole), "fault %u",
+                      nth);
                 end(&s);
             }
             if (!fired)

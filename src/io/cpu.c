@@ -131,7 +131,8 @@ uint32_t cpu_usable(void)
     uint32_t count = 1;
 
     /* The kernel says EINVAL while the set is smaller than the machine. */
-    for (size_t cpus = 1024; cpus <= (size_t)1 << 16 && (set = CPU_ALLOC(cpus)) != NULL; cpus *= 2) {
+    for (size_t cpus = 1024; cpus <= (size_t)1 << 16 && (set = CPU_ALLOC(cpus)) != NULL;
+         cpus *= 2) {
         size_t size = CPU_ALLOC_SIZE(cpus);
         bool is_known = sched_getaffinity(0, size, set) == 0;
         if (is_known)

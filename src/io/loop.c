@@ -254,8 +254,7 @@ static void require_mine(const struct loop *loop)
     require(current == loop || !loop->is_running);
 }
 
-enum err_code loop_watch(struct loop *loop, struct loop_fd *watch, uint32_t events,
-                         struct err *err)
+enum err_code loop_watch(struct loop *loop, struct loop_fd *watch, uint32_t events, struct err *err)
 {
     struct epoll_event event = { .events = events, .data.ptr = watch };
 
@@ -314,8 +313,7 @@ static void settle(struct loop *loop, uint32_t at, struct due due)
     place(loop, at, due);
 }
 
-enum err_code timer_start(struct loop *loop, struct timer *timer, uint64_t due_ns,
-                          struct err *err)
+enum err_code timer_start(struct loop *loop, struct timer *timer, uint64_t due_ns, struct err *err)
 {
     require_mine(loop);
     timer->due_ns = due_ns;

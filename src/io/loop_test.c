@@ -1,4 +1,5 @@
-/* loop_test.c - turns, timers, watches, and messages from many threads. SPDX-License-Identifier: Apache-2.0 */
+/* loop_test.c - turns, timers, watches, and messages from many threads.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "io/loop.h"
 
 #include <sched.h>
@@ -22,7 +23,7 @@ static struct loop *make(void)
     return loop;
 }
 
-/* -- timers -------------------------------------------------------------------------------------- */
+/* -- timers ------------------------------------------------------------------------------------ */
 
 struct ticker {
     struct timer timer;
@@ -100,7 +101,7 @@ TEST(a_timer_may_start_itself)
     loop_free(&loop);
 }
 
-/* -- deferred tasks ------------------------------------------------------------------------------ */
+/* -- deferred tasks ---------------------------------------------------------------------------- */
 
 struct chore {
     struct loop_task task;
@@ -138,7 +139,7 @@ TEST(tasks_run_once_per_turn_and_can_be_taken_back)
     loop_free(&loop);
 }
 
-/* -- watches ------------------------------------------------------------------------------------- */
+/* -- watches ----------------------------------------------------------------------------------- */
 
 struct watcher {
     struct loop_fd watch;
@@ -217,7 +218,7 @@ TEST(unwatching_from_a_message_is_safe)
     close(pair[1]);
 }
 
-/* -- messages ------------------------------------------------------------------------------------ */
+/* -- messages ---------------------------------------------------------------------------------- */
 
 enum { THREADS = 3, MESSAGES = 20000 };
 
@@ -344,7 +345,7 @@ TEST(loop_new_survives_every_fault)
     }
 }
 
-/* -- workers ------------------------------------------------------------------------------------- */
+/* -- workers ----------------------------------------------------------------------------------- */
 
 static struct worker *sleeper;
 static _Atomic unsigned sleeps;

@@ -50,7 +50,7 @@ ssize_t socket_recv(int fd, void *into, size_t size);
 ssize_t socket_discard(int fd, size_t size);
 ssize_t socket_send(int fd, const void *data, size_t size);
 ssize_t socket_send_pieces(int fd, struct iovec *pieces, size_t count);
-void socket_finish(int fd);  /* no more bytes from us: FIN after what is queued */
+void socket_finish(int fd);   /* no more bytes from us: FIN after what is queued */
 size_t socket_unsent(int fd); /* bytes the peer has not acknowledged; 0 when unknown */
 void socket_close(int *fd);
 

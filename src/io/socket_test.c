@@ -160,7 +160,7 @@ TEST(bytes_go_both_ways_and_can_be_dropped)
     socket_unlisten(&fd, &address);
 }
 
-/* -- cores ---------------------------------------------------------------------------------------- */
+/* -- cores ------------------------------------------------------------------------------------- */
 
 static void put_file(const char *root, const char *path, const char *text)
 {

@@ -4,8 +4,9 @@
  * How it runs. Everything happens in conn_run, which is entered from the socket, from a timer, or
  * at the end of the turn when somebody called an exchange from elsewhere. It takes one step after
  * the other (read a head, hand over body bytes, finish an answer) until nothing more can be done
- * now, sends what was written, and then either rests or ends the connection. The calls that a handler makes only leave marks,
- * so no callback ever re-enters and nothing disappears below somebody's feet.
+ * now, sends what was written, and then either rests or ends the connection. The calls that a
+ * handler makes only leave marks, so no callback ever re-enters and nothing disappears below
+ * somebody's feet.
  *
  * Order. One exchange at a time: what a peer sends ahead waits as bytes, at most one input's worth,
  * then in the kernel. So answers leave in the order of the requests, and a handler never runs
@@ -24,6 +25,11 @@
  * a request whose handler would have to be waited for is cancelled. So `printf ... | nc -N` gets
  * the answers of models that run inline, and a queued one is taken out of its queue.
  *
+ * Readiness is edge-triggered: epoll says once that there is something to read (or room to write)
+ * and can_read remembers it until a recv brings less than was asked for. So the kernel looks at a
+ * socket once a request and not twice, and nothing has to be told to epoll when a reader waits.
+ * What is left for a later turn must then be put off by ourselves.
+ *
  * Time. A connection has one timer, and moves it rarely: the field deadline_ns is what counts, the
  * timer only looks at it, and goes on when it is later. A request that arrives whole on a
  * connection that stays open touches no heap.
@@ -32,42 +38,27 @@
 
 #include <errno.h>
 #include <sys/epoll.h>
-#include <sys/uio.h>
 
-#include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "serve/output.h"
 
 enum {
-    INPUT_BYTES = 16 * 1024,   /* received at once; with its header, one pooled input */
-    OUTPUT_BYTES = 16 * 1024,  /* of one pooled output */
-    COPY_MAX = 4096,           /* answers' pieces up to this are copied behind their head */
+    INPUT_BYTES = 16 * 1024, /* received at once; with its header, one pooled input */
+    COPY_MAX = 4096,         /* answers' pieces up to this are copied behind their head */
     ARENA_FIRST = 16 * 1024,
     ARENA_CAP = 64 * 1024 * 1024,
-    ROOM_BYTES = 256 * 1024,   /* output that may wait before exchange_room is 0 */
+    ROOM_BYTES = 256 * 1024,      /* output that may wait before exchange_room is 0 */
     AHEAD_OUTPUT_MAX = 64 * 1024, /* output that may wait before the next request is begun */
     TURN_BYTES_MAX = 1024 * 1024, /* received for one connection before others get their turn */
     TURN_ROUNDS_MAX = 8,          /* of a producer that refills what was sent */
     SKIP_BYTES_MAX = 256 * 1024,  /* of a body nobody wanted, to keep the connection */
     LINGER_BYTES_MAX = 16 * 1024 * 1024,
     LINGER_MS = 2000,
-    DIRECT_MIN = 2048,         /* known body bytes from which receiving them in place pays */
-    PIECES_MAX = 64,           /* of one sendmsg */
-    RATE_CHECK_MS = 1000,      /* how often a body's rate is looked at */
-    RATE_GRACE_MS = 5000,      /* of waiting, before its rate counts */
-};
-
-/* Bytes on their way to the socket: its own, or somebody's that it holds. */
-struct output {
-    struct output *next;
-    const uint8_t *data;
-    size_t size;
-    struct buf *holder;          /* owned reference, or NULL */
-    struct serve_exchange *keep; /* owned reference of a reference's exchange; else NULL */
-    uint32_t room;               /* of bytes; 0: a reference */
-    bool is_pooled;
-    uint8_t bytes[];
+    DIRECT_MIN = 2048,    /* known body bytes from which receiving them in place pays */
+    RATE_CHECK_MS = 1000, /* how often a body's rate is looked at */
+    RATE_GRACE_MS = 5000, /* of waiting, before its rate counts */
 };
 
 enum conn_state {
@@ -90,16 +81,14 @@ struct conn {
     struct input *input; /* owned reference; NULL: nothing received that is not used */
     uint32_t input_at, input_end;
     struct serve_exchange *now; /* owned reference; the request being answered */
-    struct output *output, *output_last;
-    size_t output_bytes;
+    struct outputs out;         /* what waits to be sent; out.is_lost: the connection is over */
 
-    uint64_t begun_ns;      /* when the first byte of the request was seen; 0: none yet */
+    uint64_t begun_ns; /* when the first byte of the request was seen; 0: none yet */
     uint64_t body_bytes, body_waited_ns; /* of the present body; only waiting counts for its rate */
-    uint64_t body_wait_ns;  /* since when its reader waits; 0: it does not */
-    uint64_t rate_due_ns;   /* when its rate is looked at next; 0: not decided */
-    uint64_t write_moved_ns;
-    size_t write_unsent;    /* what lay in the kernel when the socket was full */
+    uint64_t body_wait_ns;               /* since when its reader waits; 0: it does not */
+    uint64_t rate_due_ns;                /* when its rate is looked at next; 0: not decided */
     uint64_t skipped;
+    uint64_t skip_due_ns; /* by when a body nobody wants must be over */
     uint32_t requests;
     uint32_t turn_requests, turn_bytes;
 
@@ -107,7 +96,6 @@ struct conn {
     bool can_read;    /* the socket probably has bytes, or its end */
     bool fin_seen;    /* the peer has closed its side; bytes before that may lie there still */
     bool at_end;      /* and they are all read */
-    bool is_lost;     /* nothing can be sent or read any more, or nothing should */
     bool is_closing;  /* after the present answer */
     bool must_linger; /* and the peer may be sending meanwhile */
     bool is_rejected; /* over connections_max: only told so */
@@ -205,167 +193,6 @@ static void on_release(struct exchange *x)
     }
 }
 
-/* -- output ---------------------------------------------------------------------------------- */
-
-static struct output *output_take(struct serve_loop *l, size_t room)
-{
-    struct output *o;
-    int is_fresh;
-
-    if (room == 0)
-        o = pool_take(&l->references, &is_fresh);
-    else if (room <= OUTPUT_BYTES - sizeof *o)
-        o = pool_take(&l->outputs, &is_fresh);
-    else
-        o = mem_alloc(sizeof *o + room);
-    if (o == NULL)
-        return NULL;
-    o->is_pooled = room <= OUTPUT_BYTES - sizeof *o;
-    o->room = room == 0 ? 0 : (uint32_t)MAX(room, OUTPUT_BYTES - sizeof *o);
-    o->next = NULL;
-    o->data = o->bytes;
-    o->size = 0;
-    o->holder = NULL;
-    o->keep = NULL;
-    return o;
-}
-
-static void output_give(struct serve_loop *l, struct output *o)
-{
-    if (UNLIKELY(o->room == 0)) {
-        buf_unref(&o->holder);
-        if (o->keep != NULL) {
-            struct exchange *x = &TAKE(o->keep)->x;
-            exchange_unref(&x);
-        }
-    }
-    if (!o->is_pooled || !pool_give(o->room == 0 ? &l->references : &l->outputs, o))
-        mem_free(o);
-}
-
-static void output_append(struct conn *c, struct output *o)
-{
-    if (c->output == NULL) {
-        c->output = o;
-        c->write_moved_ns = loop_now_ns(c->l->loop);
-    } else {
-        c->output_last->next = o;
-    }
-    c->output_last = o;
-}
-
-COLD static void out_of_memory(struct conn *c)
-{
-    stat_add(&c->l->stats.no_memory, 1);
-    c->is_lost = true;
-}
-
-/* `size` bytes in one piece behind what is written; NULL: no memory, and the connection is lost. */
-static uint8_t *output_room(struct conn *c, size_t size)
-{
-    struct output *o = c->output_last;
-
-    if (c->output != NULL && o->room > 0) {
-        size_t used = (size_t)(o->data + o->size - o->bytes);
-        if (LIKELY(size <= o->room - used))
-            return o->bytes + used;
-    }
-    o = output_take(c->l, size);
-    if (UNLIKELY(o == NULL)) {
-        out_of_memory(c);
-        return NULL;
-    }
-    output_append(c, o);
-    return o->bytes;
-}
-
-static void output_wrote(struct conn *c, size_t size)
-{
-    c->output_last->size += size;
-    c->output_bytes += size;
-}
-
-static void output_copy(struct conn *c, const void *data, size_t size)
-{
-    uint8_t *at = output_room(c, size);
-
-    if (at == NULL)
-        return;
-    memcpy(at, data, size);
-    output_wrote(c, size);
-}
-
-static void output_refer(struct conn *c, struct serve_exchange *e, struct slice bytes,
-                         struct buf *holder)
-{
-    struct output *o = output_take(c->l, 0);
-
-    if (UNLIKELY(o == NULL)) {
-        out_of_memory(c);
-        return;
-    }
-    o->data = bytes.data;
-    o->size = bytes.size;
-    o->holder = buf_ref(holder);
-    /* Also with a holder: until these bytes are sent its user may have to hear on_gone. */
-    exchange_ref(&e->x);
-    o->keep = e;
-    output_append(c, o);
-    c->output_bytes += bytes.size;
-}
-
-static void output_drop(struct conn *c, size_t size)
-{
-    c->output_bytes -= size;
-    while (size > 0) {
-        struct output *o = c->output;
-        size_t part = MIN(size, o->size);
-        o->data += part;
-        o->size -= part;
-        size -= part;
-        if (o->size > 0)
-            return;
-        c->output = o->next;
-        output_give(c->l, o);
-    }
-}
-
-/* Sends until all is gone or the socket is full; true: all is gone. */
-static bool output_flush(struct conn *c)
-{
-    while (c->output != NULL && !c->is_lost) {
-        struct output *o = c->output;
-        size_t asked = o->size;
-        ssize_t sent;
-        if (LIKELY(o->next == NULL)) {
-            sent = socket_send(c->watch.fd, o->data, o->size);
-        } else {
-            struct iovec pieces[PIECES_MAX];
-            size_t count = 0;
-            for (asked = 0; o != NULL && count < PIECES_MAX; o = o->next, count++) {
-                pieces[count].iov_base = (void *)(uintptr_t)o->data;
-                pieces[count].iov_len = o->size;
-                asked += o->size;
-            }
-            sent = socket_send_pieces(c->watch.fd, pieces, count);
-        }
-        if (UNLIKELY(sent < 0)) {
-            if (sent != -EAGAIN)
-                c->is_lost = true;
-            c->write_unsent = socket_unsent(c->watch.fd);
-            break;
-        }
-        stat_add(&c->l->stats.bytes_out, (uint64_t)sent);
-        c->write_moved_ns = loop_now_ns(c->l->loop);
-        output_drop(c, (size_t)sent);
-        if (UNLIKELY((size_t)sent < asked)) {
-            c->write_unsent = socket_unsent(c->watch.fd);
-            break; /* the socket is full: epoll tells when it is not */
-        }
-    }
-    return c->output == NULL;
-}
-
 /* -- what a handler calls -------------------------------------------------------------------- */
 
 /* The connection looks at the marks at the end of the turn, unless it is looking anyway. */
@@ -440,12 +267,12 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
             stat_add(&c->l->stats.limit_requests, 1);
         c->is_closing = c->must_linger = true;
     }
-    answer.connection = c->is_closing           ? HTTP1_CLOSE
+    answer.connection = c->is_closing        ? HTTP1_CLOSE
                         : c->http.minor == 0 ? HTTP1_KEEP_SAID
                                              : HTTP1_KEEP;
-    uint8_t *at = output_room(c, http1_answer_bytes_max(&answer));
+    uint8_t *at = output_room(&c->out, http1_answer_bytes_max(&answer));
     if (at != NULL)
-        output_wrote(c, (size_t)(http1_answer_write(&answer, at) - at));
+        output_wrote(&c->out, (size_t)(http1_answer_write(&answer, at) - at));
     run_later(c);
 }
 
@@ -455,27 +282,27 @@ static void op_send(struct exchange *x, struct slice bytes, struct buf *holder)
     struct conn *c = e->conn;
 
     require(e->promised < 0 || x->body_sent <= (uint64_t)e->promised);
-    if (e->drops_body || c->is_lost)
+    if (e->drops_body || c->out.is_lost)
         return;
     /* One answer of any size may wait, since it exists anyway; who piles up more is not read. */
-    if (UNLIKELY(c->output_bytes > c->l->serve->settings.output_bytes_max)) {
+    if (UNLIKELY(c->out.bytes > c->l->serve->settings.output_bytes_max)) {
         stat_add(&c->l->stats.limit_output, 1);
-        c->is_lost = true;
+        c->out.is_lost = true;
         run_later(c);
         return;
     }
     if (e->is_chunked) {
-        uint8_t *at = output_room(c, HTTP1_CHUNK_BYTES_MAX);
+        uint8_t *at = output_room(&c->out, HTTP1_CHUNK_BYTES_MAX);
         if (at == NULL)
             return;
-        output_wrote(c, (size_t)(http1_chunk_write(bytes.size, at) - at));
+        output_wrote(&c->out, (size_t)(http1_chunk_write(bytes.size, at) - at));
     }
     if (LIKELY(bytes.size <= COPY_MAX))
-        output_copy(c, bytes.data, bytes.size);
+        output_copy(&c->out, bytes.data, bytes.size);
     else
-        output_refer(c, e, bytes, holder);
+        output_refer(&c->out, e, bytes, holder);
     if (e->is_chunked)
-        output_copy(c, "\r\n", 2);
+        output_copy(&c->out, "\r\n", 2);
     run_later(c);
 }
 
@@ -484,18 +311,19 @@ static void op_end(struct exchange *x, const struct header *trailers, uint32_t t
     struct serve_exchange *e = of(x);
     struct conn *c = e->conn;
 
-    if (e->is_chunked && !c->is_lost) {
-        output_copy(c, "0\r\n", 3);
-        for (uint32_t i = 0; i < trailers_count && !c->is_lost; i++) {
+    if (e->is_chunked && !c->out.is_lost) {
+        output_copy(&c->out, "0\r\n", 3);
+        for (uint32_t i = 0; i < trailers_count && !c->out.is_lost; i++) {
             size_t size = trailers[i].name.size + trailers[i].value.size + 4;
-            uint8_t *at = output_room(c, size);
+            uint8_t *at = output_room(&c->out, size);
             if (at != NULL)
-                output_wrote(c, (size_t)(http1_field_write(
-                                             (const struct http1_field *)(const void *)&trailers[i],
-                                             at) -
-                                         at));
+                output_wrote(&c->out,
+                             (size_t)(http1_field_write(
+                                          (const struct http1_field *)(const void *)&trailers[i],
+                                          at) -
+                                      at));
         }
-        output_copy(c, "\r\n", 2);
+        output_copy(&c->out, "\r\n", 2);
     }
     run_later(c);
 }
@@ -511,8 +339,8 @@ static size_t op_room(struct exchange *x)
     struct serve_exchange *e = of(x);
     struct conn *c = e->conn;
 
-    e->wants_room = c->output_bytes >= ROOM_BYTES;
-    return e->wants_room ? 0 : ROOM_BYTES - c->output_bytes;
+    e->wants_room = c->out.bytes >= ROOM_BYTES;
+    return e->wants_room ? 0 : ROOM_BYTES - c->out.bytes;
 }
 
 static const struct exchange_ops ops = {
@@ -558,12 +386,7 @@ static void conn_free(struct conn *c)
         exchange_leave(&c->now->x);
         conn_let_go(c);
     }
-    for (struct output *o = c->output, *next; o != NULL; o = next) {
-        next = o->next;
-        if (o->keep != NULL)
-            exchange_leave(&o->keep->x);
-        output_give(l, o);
-    }
+    outputs_deinit(&c->out, exchange_leave);
     input_give(l, &c->input);
     loop_undefer(&c->task);
     timer_stop(l->loop, &c->timer);
@@ -598,12 +421,12 @@ COLD static void conn_fail(struct conn *c, uint16_t status, const struct err *er
 
     c->is_closing = c->must_linger = true;
     if (before != NULL && before->x.status != 0) {
-        c->is_lost = true;
+        c->out.is_lost = true;
         return;
     }
     struct serve_exchange *e = exchange_take(c);
     if (e == NULL) {
-        out_of_memory(c);
+        output_no_memory(&c->out);
         return;
     }
     if (before != NULL) {
@@ -638,9 +461,8 @@ COLD static void conn_malformed(struct conn *c, const struct err *err)
 
     stat_add(&stats->malformed, 1);
     if (c->http.status == 431 || c->http.status == 414)
-        stat_add(c->http.status == 431 && strstr(err->text, "fields") != NULL
-                     ? &stats->limit_fields
-                     : &stats->limit_head,
+        stat_add(c->http.status == 431 && strstr(err->text, "fields") != NULL ? &stats->limit_fields
+                                                                              : &stats->limit_head,
                  1);
     conn_fail(c, c->http.status, err);
 }
@@ -661,14 +483,14 @@ static bool received(struct conn *c, ssize_t got, size_t asked)
     if (got == 0)
         c->at_end = c->fin_seen = true;
     else if (got != -EAGAIN)
-        c->is_lost = true;
+        c->out.is_lost = true;
     return false;
 }
 
 /* May more be received now? Others want their turn, and the bytes do not run away. */
 static bool may_receive(const struct conn *c)
 {
-    return c->can_read && !c->at_end && !c->is_lost && c->turn_bytes < TURN_BYTES_MAX;
+    return c->can_read && !c->at_end && !c->out.is_lost && c->turn_bytes < TURN_BYTES_MAX;
 }
 
 /* Makes room behind the unread bytes: moves them to the front of a fresh input when there is none.
@@ -687,7 +509,7 @@ static bool input_make_room(struct conn *c)
             room = MAX(room, 2 * unread);
         struct input *fresh = input_take(c->l, room);
         if (fresh == NULL) {
-            out_of_memory(c);
+            output_no_memory(&c->out);
             return false;
         }
         if (unread > 0)
@@ -738,7 +560,7 @@ static void begin_request(struct conn *c, size_t head_size)
     struct err err;
 
     if (UNLIKELY(e == NULL)) {
-        out_of_memory(c);
+        output_no_memory(&c->out);
         return;
     }
     if (UNLIKELY(http1_parse(h, head, head_size, e->fields, &err) == HTTP1_BAD)) {
@@ -773,7 +595,8 @@ static void begin_request(struct conn *c, size_t head_size)
         c->is_closing = true;
     if (UNLIKELY(h->body_size > 0 && (uint64_t)h->body_size > settings->body_bytes_max)) {
         stat_add(&c->l->stats.limit_body, 1);
-        err_set(&err, E_RANGE, "the body has %lld bytes; the most is %llu, and --max-body raises it",
+        err_set(&err, E_RANGE,
+                "the body has %lld bytes; the most is %llu, and --max-body raises it",
                 (long long)h->body_size, (unsigned long long)settings->body_bytes_max);
         conn_fail(c, 413, &err);
         return;
@@ -787,7 +610,7 @@ static bool next_request(struct conn *c)
     struct err err;
     size_t head_size;
 
-    if (c->is_closing || c->output_bytes > AHEAD_OUTPUT_MAX)
+    if (c->is_closing || c->out.bytes > AHEAD_OUTPUT_MAX)
         return false;
     if (UNLIKELY(c->turn_requests >= settings->pipeline_max)) {
         if (input_size(c) > 0)
@@ -799,8 +622,8 @@ static bool next_request(struct conn *c)
     for (;;) {
         if (c->begun_ns == 0)
             c->begun_ns = loop_now_ns(c->l->loop);
-        enum http1_step step = http1_scan(&c->http, c->input->bytes + c->input_at, input_size(c),
-                                          &head_size, &err);
+        enum http1_step step =
+            http1_scan(&c->http, c->input->bytes + c->input_at, input_size(c), &head_size, &err);
         if (LIKELY(step == HTTP1_HEAD)) {
             begin_request(c, head_size);
             return true;
@@ -825,7 +648,7 @@ static void say_continue(struct conn *c, struct serve_exchange *e)
         return;
     e->expects_continue = false;
     if (e->x.status == 0)
-        output_copy(c, text, sizeof text - 1);
+        output_copy(&c->out, text, sizeof text - 1);
 }
 
 /* Fills the offer with what there is; *ret_is_end: the body is complete. False: nothing came. */
@@ -964,12 +787,13 @@ static void finish_request(struct conn *c)
         log_error("an answer of %llu bytes for %.*s was promised and %llu were given: cut off",
                   (unsigned long long)e->promised, SLICE_ARG(x->path),
                   (unsigned long long)x->body_sent);
-        c->is_lost = true;
+        c->out.is_lost = true;
     }
     if (UNLIKELY(!x->body_is_over)) {
         if (!c->is_closing && can_skip(c, x)) {
             c->state = CONN_SKIPPING;
-            c->skipped = 0;
+            c->skip_due_ns =
+                loop_now_ns(c->l->loop) + c->l->serve->settings.body_timeout_ms * NS_PER_MS;
         } else {
             c->is_closing = c->must_linger = true;
         }
@@ -984,7 +808,7 @@ static bool step(struct conn *c)
 {
     struct serve_exchange *e = c->now;
 
-    if (UNLIKELY(c->is_lost || c->state == CONN_LINGERING))
+    if (UNLIKELY(c->out.is_lost || c->state == CONN_LINGERING))
         return false;
     if (e == NULL) {
         if (UNLIKELY(c->state == CONN_SKIPPING) && (c->is_closing || !skip_body(c)))
@@ -992,7 +816,7 @@ static bool step(struct conn *c)
         return next_request(c);
     }
     if (UNLIKELY(e->is_aborted)) {
-        c->is_lost = true;
+        c->out.is_lost = true;
         return false;
     }
     if (e->x.is_ended) {
@@ -1007,7 +831,7 @@ static bool give_room(struct conn *c)
 {
     struct serve_exchange *e = c->now;
 
-    if (LIKELY(e == NULL || !e->wants_room) || c->output_bytes > ROOM_BYTES / 2 || e->x.is_ended)
+    if (LIKELY(e == NULL || !e->wants_room) || c->out.bytes > ROOM_BYTES / 2 || e->x.is_ended)
         return false;
     e->wants_room = false;
     if (e->x.user == NULL || e->x.user->on_room == NULL)
@@ -1023,7 +847,7 @@ static void set_deadline(struct conn *c, uint64_t due_ns)
     c->deadline_ns = due_ns;
     if (UNLIKELY(due_ns != UINT64_MAX && (c->timer.slot == 0 || due_ns < c->timer.due_ns)) &&
         timer_start(c->l->loop, &c->timer, due_ns, NULL) != OK)
-        out_of_memory(c);
+        output_no_memory(&c->out);
 }
 
 /* What the connection waits for, and until when. */
@@ -1034,10 +858,10 @@ static uint64_t deadline_of(struct conn *c)
 
     if (UNLIKELY(c->state == CONN_LINGERING))
         return c->deadline_ns;
-    if (UNLIKELY(c->output != NULL))
-        return c->write_moved_ns + settings->write_timeout_ms * NS_PER_MS;
+    if (UNLIKELY(c->out.first != NULL))
+        return c->out.moved_ns + settings->write_timeout_ms * NS_PER_MS;
     if (UNLIKELY(c->state == CONN_SKIPPING))
-        return now + settings->body_timeout_ms * NS_PER_MS;
+        return c->skip_due_ns;
     if (c->now == NULL)
         return c->begun_ns != 0 ? c->begun_ns + settings->header_timeout_ms * NS_PER_MS
                                 : now + settings->idle_timeout_ms * NS_PER_MS;
@@ -1051,37 +875,21 @@ static uint64_t deadline_of(struct conn *c)
     return UINT64_MAX; /* the handler works */
 }
 
-/* Watches for what is needed now. The interest in input is left on until it is a nuisance, so that
- * a request answered at once changes nothing. */
-static void watch_for(struct conn *c)
-{
-    uint32_t events = c->watch.events & EPOLLIN;
-    bool wants_input = c->now == NULL ? c->output_bytes <= AHEAD_OUTPUT_MAX && !c->is_closing
-                                      : c->now->x.has_offer;
-
-    if (c->state == CONN_LINGERING || (wants_input && !c->at_end))
-        events = EPOLLIN;
-    else if (c->can_read)
-        events = 0; /* it would come again and again */
-    if (!c->fin_seen)
-        events |= EPOLLRDHUP;
-    if (c->output != NULL)
-        events |= EPOLLOUT;
-    loop_rewatch(c->l->loop, &c->watch, events);
-}
-
 /* Nothing more can be done now: ends the connection, or lets it rest. */
 static void conn_rest(struct conn *c)
 {
     bool is_waiting = c->now != NULL && !c->now->x.is_ended;
 
-    if (UNLIKELY(c->is_lost) || (c->fin_seen && is_waiting && !(c->now->x.has_offer && c->can_read))) {
+    if (UNLIKELY(c->out.is_lost) ||
+        (c->fin_seen && is_waiting && !(c->now->x.has_offer && c->can_read))) {
         conn_free(c);
         return;
     }
-    if (c->state != CONN_LINGERING && c->now == NULL && c->output == NULL) {
+    if (c->state != CONN_LINGERING && c->now == NULL && c->out.first == NULL) {
         if (UNLIKELY(c->is_closing)) {
-            if (!c->must_linger || c->at_end) {
+            /* Closing on bytes that nobody read would reset the connection, and the answer may go
+             * down with it. */
+            if ((!c->must_linger && !c->can_read) || c->at_end) {
                 conn_free(c);
                 return;
             }
@@ -1091,14 +899,12 @@ static void conn_rest(struct conn *c)
             return;
         }
     }
-    /* Bytes that lie ready and wait for our next turn are not announced again. */
-    if (UNLIKELY(c->now == NULL && !c->is_closing && input_size(c) > 0 &&
-                 c->turn_requests >= c->l->serve->settings.pipeline_max &&
-                 c->output_bytes <= AHEAD_OUTPUT_MAX))
+    /* What was left for the next turn is not announced again. */
+    if (UNLIKELY(c->turn_requests >= c->l->serve->settings.pipeline_max ||
+                 c->turn_bytes >= TURN_BYTES_MAX))
         loop_defer(c->l->loop, &c->task);
-    watch_for(c);
     set_deadline(c, deadline_of(c));
-    if (UNLIKELY(c->is_lost)) /* no memory for the timer */
+    if (UNLIKELY(c->out.is_lost)) /* no memory for the timer */
         conn_free(c);
 }
 
@@ -1111,7 +917,7 @@ static void linger_on(struct conn *c)
         c->skipped += (uint64_t)got;
     }
     if (c->at_end || c->skipped > LINGER_BYTES_MAX)
-        c->is_lost = true;
+        c->out.is_lost = true;
 }
 
 static void conn_run(struct conn *c)
@@ -1127,9 +933,9 @@ static void conn_run(struct conn *c)
         has_moved = false;
         while (step(c))
             has_moved = true;
-        output_flush(c);
+        output_flush(&c->out, c->watch.fd);
         has_moved |= give_room(c);
-    } while (has_moved && !c->is_lost && rounds++ < TURN_ROUNDS_MAX);
+    } while (has_moved && !c->out.is_lost && rounds++ < TURN_ROUNDS_MAX);
     c->is_running = false;
     if (UNLIKELY(has_moved)) /* it could go on: after the others */
         loop_defer(c->l->loop, &c->task);
@@ -1143,7 +949,7 @@ static void on_ready(struct loop_fd *watch, uint32_t events)
     struct conn *c = CONTAINER_OF(watch, struct conn, watch);
 
     if (UNLIKELY(events & EPOLLERR))
-        c->is_lost = true;
+        c->out.is_lost = true;
     if (UNLIKELY(events & (EPOLLRDHUP | EPOLLHUP)))
         c->fin_seen = c->can_read = true;
     if (events & EPOLLIN)
@@ -1163,10 +969,10 @@ static bool reader_moves(struct conn *c)
     size_t unsent = socket_unsent(c->watch.fd);
     uint64_t enough = MAX(settings->body_rate_min * settings->write_timeout_ms / 1000, UINT64_C(1));
 
-    if (unsent + MIN(enough, (uint64_t)c->write_unsent) > c->write_unsent || c->write_unsent == 0)
+    if (unsent + MIN(enough, (uint64_t)c->out.unsent) > c->out.unsent || c->out.unsent == 0)
         return false;
-    c->write_unsent = unsent;
-    c->write_moved_ns = loop_now_ns(c->l->loop);
+    c->out.unsent = unsent;
+    c->out.moved_ns = loop_now_ns(c->l->loop);
     return true;
 }
 
@@ -1184,9 +990,8 @@ static void judge_body(struct conn *c)
         err_set(&err, E_DEADLINE,
                 "the body stood still for %llu ms after %llu bytes (--body-timeout)",
                 (unsigned long long)settings->body_timeout_ms, (unsigned long long)c->body_bytes);
-    } else if (waited > grace &&
-               (double)c->body_bytes * (double)NS_PER_S <
-                   (double)settings->body_rate_min * (double)waited) {
+    } else if (waited > grace && (double)c->body_bytes * (double)NS_PER_S <
+                                     (double)settings->body_rate_min * (double)waited) {
         stat_add(&c->l->stats.rate_body, 1);
         err_set(&err, E_DEADLINE,
                 "the body arrives at less than %llu bytes a second (--body-rate-min)",
@@ -1206,19 +1011,19 @@ static void on_due(struct timer *timer)
 
     if (c->deadline_ns > loop_now_ns(c->l->loop)) { /* it has moved on meanwhile */
         set_deadline(c, c->deadline_ns);
-        if (c->is_lost)
+        if (c->out.is_lost)
             conn_free(c);
         return;
     }
     c->is_running = true;
     if (c->state == CONN_LINGERING) {
-        c->is_lost = true;
-    } else if (c->output != NULL) {
-        c->is_lost = !reader_moves(c);
-        stat_add(&stats->timeout_write, c->is_lost);
+        c->out.is_lost = true;
+    } else if (c->out.first != NULL) {
+        c->out.is_lost = !reader_moves(c);
+        stat_add(&stats->timeout_write, c->out.is_lost);
     } else if (c->state == CONN_SKIPPING) {
         stat_add(&stats->timeout_body, 1);
-        c->is_lost = true;
+        c->out.is_lost = true;
     } else if (c->now != NULL) {
         if (c->now->x.has_offer && c->body_wait_ns != 0)
             judge_body(c);
@@ -1230,7 +1035,7 @@ static void on_due(struct timer *timer)
         conn_fail(c, 408, &err);
     } else {
         stat_add(&stats->timeout_idle, 1);
-        c->is_lost = true;
+        c->out.is_lost = true;
     }
     conn_run(c);
 }
@@ -1255,6 +1060,7 @@ void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
     memset(c, 0, sizeof *c);
     c->l = l;
     c->listener = listener;
+    c->out.l = l;
     c->watch.fd = fd;
     c->watch.on_ready = on_ready;
     c->task.run = on_task;
@@ -1265,7 +1071,7 @@ void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
     memcpy(c->peer, text, size);
     c->peer_size = (uint8_t)size;
     list_push(&l->conns, &c->node);
-    if (loop_watch(l->loop, &c->watch, EPOLLIN | EPOLLRDHUP, &err) != OK) {
+    if (loop_watch(l->loop, &c->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &err) != OK) {
         stat_add(&l->stats.no_memory, 1);
         list_remove(&c->node);
         l->rejecting -= is_rejected;
@@ -1286,9 +1092,8 @@ void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
         return;
     }
     /* One that says nothing at first gets no longer than one that has begun. */
-    set_deadline(c, loop_now_ns(l->loop) +
-                        l->serve->settings.header_timeout_ms * NS_PER_MS);
-    if (c->is_lost)
+    set_deadline(c, loop_now_ns(l->loop) + l->serve->settings.header_timeout_ms * NS_PER_MS);
+    if (c->out.is_lost)
         conn_free(c);
 }
 
@@ -1322,8 +1127,7 @@ void serve_loop_pools_init(struct serve_loop *l)
     pool_init(&l->conns_pool, sizeof(struct conn), KEEP_MAX);
     pool_init(&l->exchanges, sizeof(struct serve_exchange) + fields, KEEP_MAX);
     pool_init(&l->inputs, INPUT_BYTES, KEEP_MAX);
-    pool_init(&l->outputs, OUTPUT_BYTES, KEEP_MAX);
-    pool_init(&l->references, sizeof(struct output), 4 * KEEP_MAX);
+    outputs_pools_init(l);
 }
 
 void serve_loop_pools_deinit(struct serve_loop *l)
@@ -1331,6 +1135,5 @@ void serve_loop_pools_deinit(struct serve_loop *l)
     pool_deinit(&l->conns_pool, NULL);
     pool_deinit(&l->exchanges, exchange_finish);
     pool_deinit(&l->inputs, NULL);
-    pool_deinit(&l->outputs, NULL);
-    pool_deinit(&l->references, NULL);
+    outputs_pools_deinit(l);
 }

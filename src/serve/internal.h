@@ -46,14 +46,14 @@ struct input {
 struct serve_exchange {
     struct exchange x; /* first */
     struct serve_loop *l;
-    struct conn *conn;         /* NULL once the connection has done with it */
+    struct conn *conn; /* NULL once the connection has done with it */
     const struct listener *listener;
-    struct input *input;       /* holds the head's bytes */
-    struct route_match match;  /* lives as long as the exchange */
-    enum dialect dialect;      /* of errors made here */
+    struct input *input;                  /* holds the head's bytes */
+    struct route_match match;             /* lives as long as the exchange */
+    enum dialect dialect;                 /* of errors made here */
     struct header more[HEADERS_MORE_MAX]; /* added to whatever is answered */
     uint32_t more_count;
-    int64_t promised;          /* body bytes the head announced; -1: not known */
+    int64_t promised; /* body bytes the head announced; -1: not known */
     bool drops_body, is_chunked, is_aborted, wants_room, expects_continue;
     char peer[PEER_TEXT_MAX];
     struct http1_field fields[];

@@ -17,9 +17,9 @@
 #include "base/mem.h"
 
 enum {
-    ACCEPTS_MAX = 16,     /* in one turn */
+    ACCEPTS_MAX = 16, /* in one turn */
     PAUSE_MS = 100,
-    REJECTING_MAX = 64,   /* connections of one loop that are told 503; past it they are closed */
+    REJECTING_MAX = 64, /* connections of one loop that are told 503; past it they are closed */
 };
 
 struct handover {
@@ -110,8 +110,8 @@ COLD static void pause_accept(struct serve_loop *l, int error)
     stat_add(&l->stats.accept_paused, 1);
     listener_unwatch_all(l);
     l->accept_timer.on_due = on_pause_over;
-    if (timer_start(l->loop, &l->accept_timer, loop_now_ns(l->loop) + PAUSE_MS * NS_PER_MS,
-                    NULL) != OK)
+    if (timer_start(l->loop, &l->accept_timer, loop_now_ns(l->loop) + PAUSE_MS * NS_PER_MS, NULL) !=
+        OK)
         listener_watch_all(l); /* without a timer: go on, however busily */
 }
 

@@ -3,8 +3,8 @@
  * Host   A page of evil.example can point its own name at 127.0.0.1 (DNS rebinding) and would then
  *        be of the same origin as this server. So where only this machine listens, Host must be an
  *        address, localhost, or a name the operator allowed. Where everybody may connect, the
- *        operator's names are checked once there are any: without them nobody knows what the machine
- *        is called.
+ *        operator's names are checked once there are any: without them nobody knows what the
+ *        machine is called.
  * Origin Absent (no browser, or no cross-origin request), the server's own, or allowed.
  */
 #ifndef SERVE_ORIGIN_H

@@ -1,9 +1,9 @@
 /* router.c - SPDX-License-Identifier: Apache-2.0
  *
  * A tree with one node per distinct segment. The children of a node are in the order in which they
- * win: literals, then {name} with a literal end (the longer end first), then plain {name}. A literal
- * that leads nowhere gives way to a name: with /m/stats and /m/{model}/infer there may be a model
- * called stats.
+ * win: literals, then {name} with a literal end (the longer end first), then plain {name}. A
+ * literal that leads nowhere gives way to a name: with /m/stats and /m/{model}/infer there may be a
+ * model called stats.
  */
 #include "serve/router.h"
 
@@ -107,8 +107,7 @@ static enum err_code add(struct router *router, const struct route *route, struc
         if ((route->methods >> method & 1) == 0)
             continue;
         if (node->routes[method] != NULL)
-            return err_set(err, E_EXISTS, "route %s is there twice for one method",
-                           route->pattern);
+            return err_set(err, E_EXISTS, "route %s is there twice for one method", route->pattern);
         node->routes[method] = route;
         node->methods |= UINT32_C(1) << method;
     }
@@ -264,8 +263,8 @@ enum router_answer router_find(const struct router *router, enum exchange_method
 struct slice router_allow(uint32_t methods, char out[64])
 {
     static const char names[METHODS][8] = {
-        [METHOD_GET] = "GET",       [METHOD_HEAD] = "HEAD",       [METHOD_POST] = "POST",
-        [METHOD_PUT] = "PUT",       [METHOD_DELETE] = "DELETE",   [METHOD_OPTIONS] = "OPTIONS",
+        [METHOD_GET] = "GET",     [METHOD_HEAD] = "HEAD",     [METHOD_POST] = "POST",
+        [METHOD_PUT] = "PUT",     [METHOD_DELETE] = "DELETE", [METHOD_OPTIONS] = "OPTIONS",
         [METHOD_PATCH] = "PATCH",
     };
     size_t size = 0;

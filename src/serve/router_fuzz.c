@@ -34,8 +34,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct router_result result;
     struct err err = { 0 };
 
-    if (router == NULL && (router_new(&router, tables, 1, &err) != OK ||
-                           (arena = arena_new(65536, 1 << 24)) == NULL))
+    if (router == NULL &&
+        (router_new(&router, tables, 1, &err) != OK || (arena = arena_new(65536, 1 << 24)) == NULL))
         abort();
     struct slice all = slice_make(data, size), path = slice_first(all, slice_find(all, 0));
     enum router_answer answer = router_find(router, METHOD_GET, path, arena, &result, &err);

@@ -15,7 +15,7 @@ static void nothing(struct exchange *x, const struct route_match *match)
     (void)match;
 }
 
-#define GET (1u << METHOD_GET)
+#define GET  (1u << METHOD_GET)
 #define POST (1u << METHOD_POST)
 
 static const struct route first[] = {
@@ -107,8 +107,8 @@ TEST(router_cases)
         struct err err = { 0 };
         char params[256] = "";
         size_t size = 0;
-        enum router_answer answer = router_find(router, cases[i].method, slice_of(cases[i].path),
-                                                arena, &result, &err);
+        enum router_answer answer =
+            router_find(router, cases[i].method, slice_of(cases[i].path), arena, &result, &err);
         check(answer == cases[i].answer, "%s: %d", cases[i].path, (int)answer);
         check((answer == ROUTER_BAD_PATH) == (err.text[0] != '\0'), "%s: '%s'", cases[i].path,
               err.text);
@@ -183,8 +183,9 @@ TEST(router_survives_every_fault)
 /* Any path: no crash, and an answer that is the same for the same bytes. */
 TEST(router_takes_any_path)
 {
-    static const char *const words[] = { "/", "v2", "models", "a", ":predict", "%2f", "%", "stats",
-                                         "versions", "infer", "%c3", "%a9", "..", "." };
+    static const char *const words[] = { "/",   "v2",  "models", "a",        ":predict",
+                                         "%2f", "%",   "stats",  "versions", "infer",
+                                         "%c3", "%a9", "..",     "." };
     struct router *router = make();
     struct arena *arena = arena_new(4096, 1 << 20);
 
@@ -201,7 +202,8 @@ TEST(router_takes_any_path)
         struct err err;
         enum router_answer answer =
             router_find(router, METHOD_GET, slice_make(path, size), arena, &result, &err);
-        check(answer == router_find(router, METHOD_GET, slice_make(path, size), arena, &again, &err),
+        check(answer ==
+                  router_find(router, METHOD_GET, slice_make(path, size), arena, &again, &err),
               "%.*s", (int)size, path);
         check(answer != ROUTER_FOUND || result.match.route == again.match.route, "same");
         arena_reset(arena);

@@ -184,8 +184,8 @@ enum err_code serve_start(struct serve *serve, struct err *err)
     code = loops_make(serve, err);
     for (uint32_t i = 0; code == OK && i < serve->loops_count; i++) {
         snprintf(name, sizeof name, "loop-%u", i);
-        code = env->worker_start(env, &serve->loops[i].worker, name, loop_thread,
-                                 &serve->loops[i], err);
+        code = env->worker_start(env, &serve->loops[i].worker, name, loop_thread, &serve->loops[i],
+                                 err);
     }
     if (code == OK) {
         ask_all(serve, offsetof(struct serve_loop, start_msg), on_start);

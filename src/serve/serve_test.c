@@ -1,4 +1,5 @@
-/* serve_test.c - conversations with a server over real sockets. SPDX-License-Identifier: Apache-2.0 */
+/* serve_test.c - conversations with a server over real sockets.
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "serve/serve.h"
 
 #include <pthread.h>
@@ -9,15 +10,15 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "codec/compress.h"
-#include "base/buf.h"
 #include "io/env.h"
 #include "serve/server_test.h"
 #include "test/harness.h"
 
-#define HOST "Host: 127.0.0.1\r\n"
-#define GET(path) "GET " path " HTTP/1.1\r\n" HOST "\r\n"
+#define HOST        "Host: 127.0.0.1\r\n"
+#define GET(path)   "GET " path " HTTP/1.1\r\n" HOST "\r\n"
 
 #define LIMIT(name) "penstock_limit_hits_total{limit=\"" name "\"}"
 
@@ -29,8 +30,8 @@ TEST(requests_and_what_is_understood_of_them)
         const char *body; /* NULL: any */
     } cases[] = {
         { GET("/hello"), 200, "hello\n" },
-        { "GET /mirror/a%20b?x=1&y=%20 HTTP/1.1\r\nHost: localhost:8000\r\nX-Test:  v \r\n\r\n", 200,
-          "GET /mirror/a%20b ?x=1&y=%20 @localhost:8000 [v] HTTP/1.1 peer=*param=a b" },
+        { "GET /mirror/a%20b?x=1&y=%20 HTTP/1.1\r\nHost: localhost:8000\r\nX-Test:  v \r\n\r\n",
+          200, "GET /mirror/a%20b ?x=1&y=%20 @localhost:8000 [v] HTTP/1.1 peer=*param=a b" },
         { "GET http://127.0.0.1/mirror/q HTTP/1.1\r\n" HOST "\r\n", 200,
           "GET /mirror/q ? @127.0.0.1 [] HTTP/1.1 peer=*param=q" },
         { "DELETE /mirror/q HTTP/1.1\r\n" HOST "\r\n", 200, "DELETE /mirror/q *" },
@@ -38,8 +39,10 @@ TEST(requests_and_what_is_understood_of_them)
         { "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nhello", 200, "hello" },
         { "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n", 200, "" },
         { "POST /echo HTTP/1.1\r\n" HOST "\r\n", 200, "" },
-        { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n"
-          "0\r\nT: u\r\n\r\n", 200, "abcde" },
+        { "POST /echo HTTP/1.1\r\n" HOST
+          "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n"
+          "0\r\nT: u\r\n\r\n",
+          200, "abcde" },
         { GET("/nothing"), 404, "there is nothing at /nothing\n" },
         { GET("/v2/nothing"), 404, "{\"error\":\"there is nothing at /v2/nothing\"}" },
         { GET("/v2/models/%zz/infer"), 400, "{\"error\":*" },
@@ -53,8 +56,8 @@ TEST(requests_and_what_is_understood_of_them)
         { GET("/odd/trailers"), 200, "body" },
         { GET("/odd/empty-chunked"), 200, "" },
         { GET("/produce/0"), 200, "" },
-        { "POST /echo HTTP/1.1\r\n" HOST "Content-Encoding: br\r\nContent-Length: 5\r\n\r\nhello", 501,
-          NULL },
+        { "POST /echo HTTP/1.1\r\n" HOST "Content-Encoding: br\r\nContent-Length: 5\r\n\r\nhello",
+          501, NULL },
     };
     struct test_server t;
 
@@ -78,16 +81,18 @@ TEST(requests_and_what_is_understood_of_them)
     server_stop(&t);
 }
 
-/* Each is refused, the connection is closed after the one answer, and nothing behind it is read as a
- * request. http1_test has them all; here is one of each kind, through the socket. */
+/* Each is refused, the connection is closed after the one answer, and nothing behind it is read as
+ * a request. http1_test has them all; here is one of each kind, through the socket. */
 TEST(smuggling_is_answered_once_and_closed)
 {
     static const struct {
         const char *head;
         int status;
     } cases[] = {
-        { "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400 },
-        { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400 },
+        { "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+          400 },
+        { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+          400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3\r\nContent-Length: 3\r\n\r\n", 400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3, 3\r\n\r\n", 400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Content-Length: +3\r\n\r\n", 400 },
@@ -110,7 +115,8 @@ TEST(smuggling_is_answered_once_and_closed)
         { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n", 400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n", 400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n-3\r\n", 400 },
-        { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", 400 },
+        { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+          400 },
     };
     struct test_server t;
 
@@ -175,12 +181,12 @@ TEST(pipelining)
     if (!server_start(&t, NULL))
         return;
     for (unsigned i = 0; i < 100; i++)
-        size += (size_t)(i % 3 == 0
-                             ? snprintf(text + size, sizeof text - size,
-                                        "GET /mirror/%u HTTP/1.1\r\n" HOST "\r\n", i)
-                             : snprintf(text + size, sizeof text - size,
-                                        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\n%04u",
-                                        i));
+        size += (size_t)(i % 3 == 0 ? snprintf(text + size, sizeof text - size,
+                                               "GET /mirror/%u HTTP/1.1\r\n" HOST "\r\n", i)
+                                    : snprintf(text + size, sizeof text - size,
+                                               "POST /echo HTTP/1.1\r\n" HOST
+                                               "Content-Length: 4\r\n\r\n%04u",
+                                               i));
     int fd = client_open(&t);
     check_or_stop(client_send(fd, text, size), "send");
     for (unsigned i = 0; i < 100; i++) {
@@ -215,7 +221,8 @@ TEST(pipelining_behind_one_that_waits)
     answer_free(&a);
     for (unsigned i = 1; i <= 2; i++) {
         answer_read(fd, &a, false);
-        check(a.status == 200 && strstr(a.body, i == 1 ? "param=1" : "param=2") != NULL, "%s", a.body);
+        check(a.status == 200 && strstr(a.body, i == 1 ? "param=1" : "param=2") != NULL, "%s",
+              a.body);
         answer_free(&a);
     }
     close(fd);
@@ -234,8 +241,8 @@ static uint64_t checksum(const uint8_t *bytes, size_t size)
 /* Bodies of many sizes, whole and in chunks, read whole and in pieces, and sent back. */
 TEST(bodies_of_many_sizes)
 {
-    static const size_t sizes[] = { 1, 999, 1000, 1001, 4096, 4097, 16000, 16384, 17000, 65536,
-                                    602112, 3000000 };
+    static const size_t sizes[] = { 1,     999,   1000,  1001,  4096,   4097,
+                                    16000, 16384, 17000, 65536, 602112, 3000000 };
     struct test_server t;
     uint8_t *body = malloc(3000000);
     char head[256], line[32];
@@ -250,19 +257,21 @@ TEST(bodies_of_many_sizes)
         for (unsigned way = 0; way < 4; way++) {
             struct answer a;
             bool is_chunked = way & 1, is_pieces = way & 2;
-            int size = is_chunked
-                           ? snprintf(head, sizeof head,
-                                      "POST /%s HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n",
-                                      is_pieces ? "pieces" : "echo")
-                           : snprintf(head, sizeof head,
-                                      "POST /%s HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n",
-                                      is_pieces ? "pieces" : "echo", sizes[i]);
+            int size =
+                is_chunked
+                    ? snprintf(head, sizeof head,
+                               "POST /%s HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n",
+                               is_pieces ? "pieces" : "echo")
+                    : snprintf(head, sizeof head,
+                               "POST /%s HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n",
+                               is_pieces ? "pieces" : "echo", sizes[i]);
             bool sent = client_send(fd, head, (size_t)size);
             for (size_t at = 0, piece; is_chunked && at < sizes[i]; at += piece) {
                 piece = 1 + (size_t)test_random_below(50000);
                 piece = MIN(sizes[i] - at, piece);
-                sent &= client_send(fd, line, (size_t)snprintf(line, sizeof line, "%zx\r\n", piece)) &&
-                        client_send(fd, body + at, piece) && client_say(fd, "\r\n");
+                sent &=
+                    client_send(fd, line, (size_t)snprintf(line, sizeof line, "%zx\r\n", piece)) &&
+                    client_send(fd, body + at, piece) && client_say(fd, "\r\n");
             }
             sent &= is_chunked ? client_say(fd, "0\r\n\r\n") : client_send(fd, body, sizes[i]);
             check(sent, "send");
@@ -310,7 +319,8 @@ TEST(compressed_bodies_and_their_limit)
         client_send(fd, bytes.data, bytes.size);
         answer_read(fd, &a, false);
         if (over)
-            check(a.status == 413 && strstr(a.body, "--max-body") != NULL, "%d %s", a.status, a.body);
+            check(a.status == 413 && strstr(a.body, "--max-body") != NULL, "%d %s", a.status,
+                  a.body);
         else
             check(a.status == 200 && a.body_size == sizeof zeros, "%d, %zu", a.status, a.body_size);
         answer_free(&a);
@@ -333,7 +343,8 @@ TEST(a_body_that_is_too_large)
     client_say(fd, "POST /v2/models/a/infer HTTP/1.1\r\n" HOST "Content-Length: 1001\r\n\r\n");
     answer_read(fd, &a, false);
     check(a.status == 413 && answer_has(&a, "connection: close"), "%s", a.head);
-    check(strstr(a.body, "{\"error\":") == a.body && strstr(a.body, "--max-body") != NULL, "%s", a.body);
+    check(strstr(a.body, "{\"error\":") == a.body && strstr(a.body, "--max-body") != NULL, "%s",
+          a.body);
     answer_free(&a);
     check(client_at_end(fd), "closed");
     close(fd);
@@ -388,8 +399,8 @@ TEST(heads_that_are_too_large)
         size += (size_t)snprintf(text + size, 70000 - size, "A%u: b\r\n", i);
     snprintf(text + size, 70000 - size, "\r\n");
     ask(&t, text, &a);
-    check(a.status == 431 && strstr(a.body, "{\"error\":\"") == a.body, "101 fields: %d %s", a.status,
-          a.body);
+    check(a.status == 431 && strstr(a.body, "{\"error\":\"") == a.body, "101 fields: %d %s",
+          a.status, a.body);
     answer_free(&a);
     check(server_metric(&t, LIMIT("header-bytes-max")) == 2 &&
               server_metric(&t, LIMIT("headers-max")) == 1,
@@ -408,7 +419,8 @@ TEST(expect_100_continue)
     if (!server_start(&t, NULL))
         return;
     int fd = client_open(&t);
-    client_say(fd, "POST /echo HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    client_say(fd,
+               "POST /echo HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n");
     answer_read(fd, &a, false);
     check(a.status == 100, "%d", a.status);
     answer_free(&a);
@@ -423,14 +435,16 @@ TEST(expect_100_continue)
     close(fd);
 
     fd = client_open(&t); /* refused: nobody asks for the body, and the connection ends */
-    client_say(fd, "POST /echo HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2000\r\n\r\n");
+    client_say(fd, "POST /echo HTTP/1.1\r\n" HOST
+                   "Expect: 100-continue\r\nContent-Length: 2000\r\n\r\n");
     answer_read(fd, &a, false);
     check(a.status == 413 && answer_has(&a, "connection: close"), "%d", a.status);
     answer_free(&a);
     close(fd);
 
     fd = client_open(&t); /* a handler that answers without reading */
-    client_say(fd, "POST /odd/unread HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    client_say(fd, "POST /odd/unread HTTP/1.1\r\n" HOST
+                   "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n");
     answer_read(fd, &a, false);
     check(a.status == 200 && answer_has(&a, "connection: close"), "%s", a.head);
     answer_free(&a);
@@ -438,7 +452,8 @@ TEST(expect_100_continue)
     close(fd);
 
     fd = client_open(&t); /* the body came along: nothing to ask for */
-    client_say(fd, "POST /echo HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 2\r\n\r\nok");
+    client_say(fd, "POST /echo HTTP/1.1\r\n" HOST
+                   "Expect: 100-continue\r\nContent-Length: 2\r\n\r\nok");
     answer_read(fd, &a, false);
     check(a.status == 200, "%d", a.status);
     answer_free(&a);
@@ -475,14 +490,16 @@ TEST(a_body_nobody_reads)
     client_say(fd, "POST /odd/unread HTTP/1.1\r\n" HOST "Content-Length: 307200\r\n\r\n");
     client_send(fd, body, sizeof body);
     answer_read(fd, &a, false);
-    check(a.status == 200 && strcmp(a.body, "not read\n") == 0 && answer_has(&a, "connection: close"),
+    check(a.status == 200 && strcmp(a.body, "not read\n") == 0 &&
+              answer_has(&a, "connection: close"),
           "%d %s", a.status, a.head);
     answer_free(&a);
     check(client_at_end(fd), "closed");
     close(fd);
 
     fd = client_open(&t); /* so does one of unknown length */
-    client_say(fd, "POST /nothing HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n");
+    client_say(fd, "POST /nothing HTTP/1.1\r\n" HOST
+                   "Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n");
     answer_read(fd, &a, false);
     check(a.status == 404 && answer_has(&a, "connection: close"), "%d %s", a.status, a.head);
     answer_free(&a);
@@ -545,8 +562,10 @@ TEST(options_and_cors)
     ask(&t, "OPTIONS /nothing HTTP/1.1\r\n" HOST "\r\n", &a);
     check(a.status == 404, "%s", a.head);
     answer_free(&a);
-    ask(&t, "OPTIONS /echo HTTP/1.1\r\n" HOST "Origin: https://app.example\r\n"
-            "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type,x-a\r\n\r\n",
+    ask(&t,
+        "OPTIONS /echo HTTP/1.1\r\n" HOST "Origin: https://app.example\r\n"
+        "Access-Control-Request-Method: POST\r\n"
+        "Access-Control-Request-Headers: content-type,x-a\r\n\r\n",
         &a);
     check(a.status == 204 && answer_has(&a, "access-control-allow-origin: https://app.example") &&
               answer_has(&a, "access-control-allow-methods: POST, OPTIONS") &&
@@ -554,14 +573,15 @@ TEST(options_and_cors)
               answer_has(&a, "vary: origin"),
           "%s", a.head);
     answer_free(&a);
-    ask(&t, "OPTIONS /echo HTTP/1.1\r\n" HOST "Origin: https://evil.example\r\n"
-            "Access-Control-Request-Method: POST\r\n\r\n",
+    ask(&t,
+        "OPTIONS /echo HTTP/1.1\r\n" HOST "Origin: https://evil.example\r\n"
+        "Access-Control-Request-Method: POST\r\n\r\n",
         &a);
     check(a.status == 403 && strstr(a.head, "access-control") == NULL, "%s", a.head);
     answer_free(&a);
     ask(&t, "GET /hello HTTP/1.1\r\n" HOST "Origin: https://app.example\r\n\r\n", &a);
-    check(a.status == 200 && answer_has(&a, "access-control-allow-origin: https://app.example"), "%s",
-          a.head);
+    check(a.status == 200 && answer_has(&a, "access-control-allow-origin: https://app.example"),
+          "%s", a.head);
     answer_free(&a);
     ask(&t, "PUT /hello HTTP/1.1\r\n" HOST "Origin: https://app.example\r\n\r\n", &a);
     check(a.status == 405 && answer_has(&a, "allow: GET, HEAD, OPTIONS") &&
@@ -614,7 +634,8 @@ TEST(connections_end_when_asked_to)
     for (unsigned i = 1; i <= 3; i++) {
         client_say(fd, GET("/hello"));
         answer_read(fd, &a, false);
-        check(a.status == 200 && answer_has(&a, "connection: close") == (i == 3), "%u: %s", i, a.head);
+        check(a.status == 200 && answer_has(&a, "connection: close") == (i == 3), "%u: %s", i,
+              a.head);
         answer_free(&a);
     }
     check(client_at_end(fd), "closed after the third");
@@ -654,7 +675,7 @@ TEST(answers_that_break_off)
     server_stop(&t);
 }
 
-/* -- leaving --------------------------------------------------------------------------------------- */
+/* -- leaving ----------------------------------------------------------------------------------- */
 
 TEST(a_client_that_leaves_cancels)
 {
@@ -666,7 +687,8 @@ TEST(a_client_that_leaves_cancels)
     for (unsigned way = 0; way < 5; way++) {
         struct linger at_once = { .l_onoff = 1 };
         int fd = client_open(&t);
-        client_say(fd, way == 4 ? "POST /wait HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n" : GET("/wait"));
+        client_say(fd, way == 4 ? "POST /wait HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n"
+                                : GET("/wait"));
         check(wait_for(&seen_waiting, way + 1), "way %u: it waits", way);
         if (way == 1)
             client_finish(fd); /* half-close is departure */
@@ -719,8 +741,8 @@ TEST(half_close_behind_pipelined_requests)
         return;
     for (unsigned round = 0; round < 50; round++) {
         int fd = client_open(&t);
-        client_say(fd, GET("/mirror/1") "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3\r\n\r\nabc"
-                       GET("/big/3000000"));
+        client_say(fd, GET("/mirror/1") "POST /echo HTTP/1.1\r\n" HOST
+                                        "Content-Length: 3\r\n\r\nabc" GET("/big/3000000"));
         if (round % 2 == 0)
             usleep(2000);
         client_finish(fd);
@@ -739,7 +761,7 @@ TEST(half_close_behind_pipelined_requests)
     server_stop(&t);
 }
 
-/* -- time ------------------------------------------------------------------------------------------- */
+/* -- time -------------------------------------------------------------------------------------- */
 
 TEST(timeouts)
 {
@@ -926,7 +948,7 @@ TEST(a_stream_with_room)
     server_stop(&t);
 }
 
-/* -- limits of the whole server ------------------------------------------------------------------ */
+/* -- limits of the whole server ---------------------------------------------------------------- */
 
 TEST(too_many_connections)
 {
@@ -980,12 +1002,18 @@ TEST(listening_on_unix_and_on_a_taken_port)
     server_prepare(&t);
     if (!server_start(&t, address))
         return;
-    check(strcmp(serve_listener_url(t.serve, 0), address) == 0, "%s", serve_listener_url(t.serve, 0));
+    check(strcmp(serve_listener_url(t.serve, 0), address) == 0, "%s",
+          serve_listener_url(t.serve, 0));
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     check(connect(fd, (void *)&local, sizeof local) == 0, "connect");
     client_say(fd, "GET /mirror/x HTTP/1.1\r\nHost: any.example\r\n\r\n");
     answer_read(fd, &a, false);
     check(a.status == 200 && strstr(a.body, "peer=unix:") != NULL, "%d %s", a.status, a.body);
+    answer_free(&a);
+    client_say(fd, "GET /big/3000000 HTTP/1.1\r\nHost: a\r\n\r\n");
+    usleep(20000); /* until the socket is full */
+    answer_read(fd, &a, false);
+    check(a.status == 200 && a.body_size == 3000000, "%d, %zu bytes", a.status, a.body_size);
     answer_free(&a);
     client_say(fd, "POST /odd/unread HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\nabc");
     answer_read(fd, &a, false);
@@ -1003,14 +1031,14 @@ TEST(listening_on_unix_and_on_a_taken_port)
     struct serve *second = NULL;
     check_or_stop(serve_new(&second, env_real(), &t.settings, &err) == OK, "%s", err.text);
     snprintf(address, sizeof address, "127.0.0.1:%u", t.port);
-    check(serve_listen(second, address, &err) == E_EXISTS && strstr(err.text, address) != NULL, "%s",
-          err.text);
+    check(serve_listen(second, address, &err) == E_EXISTS && strstr(err.text, address) != NULL,
+          "%s", err.text);
     check(serve_start(second, &err) == E_INVALID, "nothing to listen on: %s", err.text);
     serve_free(&second);
     server_stop(&t);
 }
 
-/* -- the end ---------------------------------------------------------------------------------------- */
+/* -- the end ----------------------------------------------------------------------------------- */
 
 static void *drain(void *arg)
 {
@@ -1043,7 +1071,8 @@ TEST(draining_finishes_what_is_under_way)
     check(atomic_load(&t.is_draining), "and everybody can know");
     client_say(half, HOST "\r\n");
     answer_read(half, &a, false);
-    check(a.status == 200 && answer_has(&a, "connection: close"), "a request that had begun: %d", a.status);
+    check(a.status == 200 && answer_has(&a, "connection: close"), "a request that had begun: %d",
+          a.status);
     answer_free(&a);
     atomic_store(&seen_release, true);
     answer_read(busy, &a, false);
@@ -1086,8 +1115,9 @@ TEST(stopping_with_requests_under_way)
     int fds[8];
     for (unsigned i = 0; i < 8; i++) {
         fds[i] = client_open(&t);
-        client_say(fds[i], i % 2 == 0 ? GET("/wait") : "POST /echo HTTP/1.1\r\n" HOST
-                                                     "Content-Length: 500000\r\n\r\nabc");
+        client_say(fds[i], i % 2 == 0 ? GET("/wait")
+                                      : "POST /echo HTTP/1.1\r\n" HOST
+                                        "Content-Length: 500000\r\n\r\nabc");
     }
     check(wait_for(&seen_waiting, 4), "four wait");
     server_stop(&t);
@@ -1096,7 +1126,7 @@ TEST(stopping_with_requests_under_way)
         close(fds[i]);
 }
 
-/* -- many at once --------------------------------------------------------------------------------- */
+/* -- many at once ------------------------------------------------------------------------------ */
 
 enum { CLIENTS = 6, CONVERSATIONS = 40 };
 
@@ -1174,7 +1204,7 @@ TEST(many_clients_on_several_loops)
     server_stop(&t);
 }
 
-/* -- memory ----------------------------------------------------------------------------------------- */
+/* -- memory ------------------------------------------------------------------------------------ */
 
 static uint64_t memory_count(int fd)
 {
@@ -1220,14 +1250,15 @@ TEST(the_hot_path_does_not_allocate)
         answer_free(&a);
     }
     uint64_t after = memory_count(fds[0]);
-    check(after == before, "%llu allocations in 1000 requests", (unsigned long long)(after - before));
+    check(after == before, "%llu allocations in 1000 requests",
+          (unsigned long long)(after - before));
     for (unsigned i = 0; i < 4; i++)
         close(fds[i]);
     server_stop(&t);
 }
 
-/* Fails the first fallible step on the loop's thread after the arming, then the second, ...: while a
- * connection is made, a request read, a body collected, an answer sent. */
+/* Fails the first fallible step on the loop's thread after the arming, then the second, ...: while
+ * a connection is made, a request read, a body collected, an answer sent. */
 TEST(every_fault_costs_at_most_its_own_connection)
 {
     struct test_server t;

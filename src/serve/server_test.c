@@ -23,7 +23,7 @@
 _Atomic uint32_t seen_waiting, seen_gone, seen_produced, seen_bodies;
 _Atomic bool seen_release;
 
-/* -- handlers -------------------------------------------------------------------------------------- */
+/* -- handlers ---------------------------------------------------------------------------------- */
 
 static void fail(struct exchange *x, const struct err *err)
 {
@@ -283,7 +283,7 @@ static void fired(struct exchange *x, const struct route_match *match)
     answer_text(x, "%llu", fault_fired());
 }
 
-#define GET (1u << METHOD_GET)
+#define GET  (1u << METHOD_GET)
 #define POST (1u << METHOD_POST)
 
 static const struct route routes[] = {
@@ -302,7 +302,7 @@ static const struct route routes[] = {
     { POST, "/v2/models/{model}/infer", echo, DIALECT_KSERVE },
 };
 
-/* -- the server -------------------------------------------------------------------------------------- */
+/* -- the server -------------------------------------------------------------------------------- */
 
 void server_prepare(struct test_server *t)
 {
@@ -397,7 +397,7 @@ bool wait_metric(struct test_server *t, const char *name, uint64_t wanted)
     return server_metric(t, name) == wanted;
 }
 
-/* -- clients ----------------------------------------------------------------------------------------- */
+/* -- clients ----------------------------------------------------------------------------------- */
 
 int client_open(const struct test_server *t)
 {

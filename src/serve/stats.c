@@ -8,7 +8,8 @@ static const struct {
     size_t offset;
     const char *name, *labels, *help;
 } counters[] = {
-#define X(member, name, labels, help) { offsetof(struct serve_stats, member), "penstock_" name, labels, help },
+#define X(member, name, labels, help) \
+    { offsetof(struct serve_stats, member), "penstock_" name, labels, help },
     SERVE_COUNTERS(X)
 #undef X
 };

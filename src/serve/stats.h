@@ -10,32 +10,33 @@ struct metrics;
 struct serve;
 
 /* name in /metrics, member, help: counters, summed over the loops. */
-#define SERVE_COUNTERS(X)                                                                          \
-    X(accepted, "connections_accepted_total", "", "Connections accepted")                          \
-    X(rejected, "connections_rejected_total", "", "Connections answered 503 or closed: too many")  \
-    X(handed_over, "connections_handed_over_total", "", "Connections given to a less busy loop")   \
-    X(accept_paused, "accept_paused_total", "", "Pauses of accepting: no descriptor or memory left") \
-    X(bytes_in, "bytes_received_total", "", "Bytes received")                                      \
-    X(bytes_out, "bytes_sent_total", "", "Bytes sent")                                             \
-    X(status_2xx, "http_answers_total", "class=\"2xx\"", "Answers by class of status")             \
-    X(status_3xx, "http_answers_total", "class=\"3xx\"", "")                                       \
-    X(status_4xx, "http_answers_total", "class=\"4xx\"", "")                                       \
-    X(status_5xx, "http_answers_total", "class=\"5xx\"", "")                                       \
-    X(requests, "http_requests_total", "", "Requests whose head was understood")                   \
-    X(departed, "http_departed_total", "", "Requests whose client left before the answer")         \
-    X(malformed, "http_malformed_total", "", "Requests refused as malformed")                      \
-    X(hosts_refused, "http_forbidden_total", "", "Requests refused for their Host or Origin")      \
-    X(limit_head, "limit_hits_total", "limit=\"header-bytes-max\"", "Limits reached")              \
-    X(limit_fields, "limit_hits_total", "limit=\"headers-max\"", "")                               \
-    X(limit_body, "limit_hits_total", "limit=\"max-body\"", "")                                    \
-    X(limit_output, "limit_hits_total", "limit=\"output-bytes-max\"", "")                          \
-    X(limit_requests, "limit_hits_total", "limit=\"requests-per-connection-max\"", "")             \
-    X(limit_pipeline, "limit_hits_total", "limit=\"pipeline-max\"", "")                            \
-    X(timeout_head, "limit_hits_total", "limit=\"header-timeout\"", "")                            \
-    X(timeout_body, "limit_hits_total", "limit=\"body-timeout\"", "")                              \
-    X(rate_body, "limit_hits_total", "limit=\"body-rate-min\"", "")                                \
-    X(timeout_idle, "limit_hits_total", "limit=\"idle-timeout\"", "")                              \
-    X(timeout_write, "limit_hits_total", "limit=\"write-timeout\"", "")                            \
+#define SERVE_COUNTERS(X)                                                                         \
+    X(accepted, "connections_accepted_total", "", "Connections accepted")                         \
+    X(rejected, "connections_rejected_total", "", "Connections answered 503 or closed: too many") \
+    X(handed_over, "connections_handed_over_total", "", "Connections given to a less busy loop")  \
+    X(accept_paused, "accept_paused_total", "",                                                   \
+      "Pauses of accepting: no descriptor or memory left")                                        \
+    X(bytes_in, "bytes_received_total", "", "Bytes received")                                     \
+    X(bytes_out, "bytes_sent_total", "", "Bytes sent")                                            \
+    X(status_2xx, "http_answers_total", "class=\"2xx\"", "Answers by class of status")            \
+    X(status_3xx, "http_answers_total", "class=\"3xx\"", "")                                      \
+    X(status_4xx, "http_answers_total", "class=\"4xx\"", "")                                      \
+    X(status_5xx, "http_answers_total", "class=\"5xx\"", "")                                      \
+    X(requests, "http_requests_total", "", "Requests whose head was understood")                  \
+    X(departed, "http_departed_total", "", "Requests whose client left before the answer")        \
+    X(malformed, "http_malformed_total", "", "Requests refused as malformed")                     \
+    X(hosts_refused, "http_forbidden_total", "", "Requests refused for their Host or Origin")     \
+    X(limit_head, "limit_hits_total", "limit=\"header-bytes-max\"", "Limits reached")             \
+    X(limit_fields, "limit_hits_total", "limit=\"headers-max\"", "")                              \
+    X(limit_body, "limit_hits_total", "limit=\"max-body\"", "")                                   \
+    X(limit_output, "limit_hits_total", "limit=\"output-bytes-max\"", "")                         \
+    X(limit_requests, "limit_hits_total", "limit=\"requests-per-connection-max\"", "")            \
+    X(limit_pipeline, "limit_hits_total", "limit=\"pipeline-max\"", "")                           \
+    X(timeout_head, "limit_hits_total", "limit=\"header-timeout\"", "")                           \
+    X(timeout_body, "limit_hits_total", "limit=\"body-timeout\"", "")                             \
+    X(rate_body, "limit_hits_total", "limit=\"body-rate-min\"", "")                               \
+    X(timeout_idle, "limit_hits_total", "limit=\"idle-timeout\"", "")                             \
+    X(timeout_write, "limit_hits_total", "limit=\"write-timeout\"", "")                           \
     X(no_memory, "http_no_memory_total", "", "Connections closed because memory ran out")
 
 struct serve_stats {

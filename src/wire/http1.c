@@ -1,8 +1,8 @@
 /* http1.c - SPDX-License-Identifier: Apache-2.0
  *
- * Two readers look at a head. Ours finds its lines: every LF must follow a CR, the request line must
- * have exactly its three parts, and the limits hold at each byte; so the end of the head is known
- * before anything else. Then llhttp (strict, no lenient flag) reads the complete head in one go,
+ * Two readers look at a head. Ours finds its lines: every LF must follow a CR, the request line
+ * must have exactly its three parts, and the limits hold at each byte; so the end of the head is
+ * known before anything else. Then llhttp (strict, no lenient flag) reads the complete head in one go,
  * which splits fields, checks their bytes and refuses what it knows as smuggling. Because llhttp
  * never sees half a head, no answer depends on how the bytes came.
  *
@@ -81,15 +81,15 @@ static bool is_token(uint8_t c)
 {
     static const uint8_t table[256] = {
         ['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1, ['\''] = 1, ['*'] = 1, ['+'] = 1,
-        ['-'] = 1, ['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1, ['|'] = 1,  ['~'] = 1,
-        ['0'] = 1, ['1'] = 1, ['2'] = 1, ['3'] = 1, ['4'] = 1, ['5'] = 1,  ['6'] = 1, ['7'] = 1,
-        ['8'] = 1, ['9'] = 1, ['A'] = 1, ['B'] = 1, ['C'] = 1, ['D'] = 1,  ['E'] = 1, ['F'] = 1,
-        ['G'] = 1, ['H'] = 1, ['I'] = 1, ['J'] = 1, ['K'] = 1, ['L'] = 1,  ['M'] = 1, ['N'] = 1,
-        ['O'] = 1, ['P'] = 1, ['Q'] = 1, ['R'] = 1, ['S'] = 1, ['T'] = 1,  ['U'] = 1, ['V'] = 1,
-        ['W'] = 1, ['X'] = 1, ['Y'] = 1, ['Z'] = 1, ['a'] = 1, ['b'] = 1,  ['c'] = 1, ['d'] = 1,
-        ['e'] = 1, ['f'] = 1, ['g'] = 1, ['h'] = 1, ['i'] = 1, ['j'] = 1,  ['k'] = 1, ['l'] = 1,
-        ['m'] = 1, ['n'] = 1, ['o'] = 1, ['p'] = 1, ['q'] = 1, ['r'] = 1,  ['s'] = 1, ['t'] = 1,
-        ['u'] = 1, ['v'] = 1, ['w'] = 1, ['x'] = 1, ['y'] = 1, ['z'] = 1,
+        ['-'] = 1, ['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1, ['|'] = 1,  ['~'] = 1, ['0'] = 1,
+        ['1'] = 1, ['2'] = 1, ['3'] = 1, ['4'] = 1, ['5'] = 1, ['6'] = 1,  ['7'] = 1, ['8'] = 1,
+        ['9'] = 1, ['A'] = 1, ['B'] = 1, ['C'] = 1, ['D'] = 1, ['E'] = 1,  ['F'] = 1, ['G'] = 1,
+        ['H'] = 1, ['I'] = 1, ['J'] = 1, ['K'] = 1, ['L'] = 1, ['M'] = 1,  ['N'] = 1, ['O'] = 1,
+        ['P'] = 1, ['Q'] = 1, ['R'] = 1, ['S'] = 1, ['T'] = 1, ['U'] = 1,  ['V'] = 1, ['W'] = 1,
+        ['X'] = 1, ['Y'] = 1, ['Z'] = 1, ['a'] = 1, ['b'] = 1, ['c'] = 1,  ['d'] = 1, ['e'] = 1,
+        ['f'] = 1, ['g'] = 1, ['h'] = 1, ['i'] = 1, ['j'] = 1, ['k'] = 1,  ['l'] = 1, ['m'] = 1,
+        ['n'] = 1, ['o'] = 1, ['p'] = 1, ['q'] = 1, ['r'] = 1, ['s'] = 1,  ['t'] = 1, ['u'] = 1,
+        ['v'] = 1, ['w'] = 1, ['x'] = 1, ['y'] = 1, ['z'] = 1,
     };
 
     return table[c] != 0;
@@ -101,9 +101,9 @@ static enum http1_method method_of(struct slice text)
         struct slice text;
         enum http1_method method;
     } methods[] = {
-        { SLICE_LIT("POST"), HTTP1_POST },     { SLICE_LIT("GET"), HTTP1_GET },
+        { SLICE_LIT("POST"), HTTP1_POST },        { SLICE_LIT("GET"), HTTP1_GET },
         { SLICE_LIT("HEAD"), HTTP1_HEAD_METHOD }, { SLICE_LIT("OPTIONS"), HTTP1_OPTIONS },
-        { SLICE_LIT("PUT"), HTTP1_PUT },       { SLICE_LIT("DELETE"), HTTP1_DELETE },
+        { SLICE_LIT("PUT"), HTTP1_PUT },          { SLICE_LIT("DELETE"), HTTP1_DELETE },
         { SLICE_LIT("PATCH"), HTTP1_PATCH },
     };
 
@@ -132,8 +132,7 @@ static enum http1_step request_line(struct http1 *h, struct slice line, struct e
         at++;
     h->target = slice_first(rest, at);
     if (at < rest.size && rest.data[at] != ' ')
-        return BAD(400,
-                   "the request target holds the byte 0x%02x, which must be percent-encoded",
+        return BAD(400, "the request target holds the byte 0x%02x, which must be percent-encoded",
                    rest.data[at]);
     if (at == rest.size)
         return BAD(400, "the request line has no version: expected METHOD /path HTTP/1.1 "
@@ -406,8 +405,8 @@ static enum http1_step framing(struct http1 *h, struct slice length, struct slic
     return HTTP1_HEAD;
 }
 
-enum http1_step http1_parse(struct http1 *h, uint8_t *head, size_t size,
-                            struct http1_field *fields, struct err *err)
+enum http1_step http1_parse(struct http1 *h, uint8_t *head, size_t size, struct http1_field *fields,
+                            struct err *err)
 {
     static const llhttp_settings_t settings = {
         .on_header_field = on_field,
@@ -435,8 +434,8 @@ enum http1_step http1_parse(struct http1 *h, uint8_t *head, size_t size,
     h->fields_count = reader.count;
     h->is_keep_alive = (reader.flags & F_CONNECTION_CLOSE) == 0 &&
                        (h->minor == 1 || (reader.flags & F_CONNECTION_KEEP_ALIVE) != 0);
-    h->has_upgrade = (reader.flags & (F_UPGRADE | F_CONNECTION_UPGRADE)) ==
-                     (F_UPGRADE | F_CONNECTION_UPGRADE);
+    h->has_upgrade =
+        (reader.flags & (F_UPGRADE | F_CONNECTION_UPGRADE)) == (F_UPGRADE | F_CONNECTION_UPGRADE);
     for (uint32_t i = 0; i < reader.count; i++) {
         struct http1_field *field = &fields[i];
         struct slice *single = NULL;

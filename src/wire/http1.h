@@ -65,37 +65,37 @@ struct http1 {
     struct slice query;     /* behind the first '?' */
     struct slice authority; /* of an absolute target, else Host; empty only in HTTP/1.0 */
     uint32_t fields_count;
-    int64_t body_size;      /* -1: chunked */
-    uint8_t minor;          /* of HTTP/1.x */
+    int64_t body_size; /* -1: chunked */
+    uint8_t minor;     /* of HTTP/1.x */
     bool is_keep_alive;
-    bool expects_continue;  /* Expect: 100-continue, and there is a body to wait for */
+    bool expects_continue; /* Expect: 100-continue, and there is a body to wait for */
     bool has_upgrade;
-    bool is_http2;          /* with HTTP1_BAD: the bytes are HTTP/2's preface, not a bad request */
+    bool is_http2; /* with HTTP1_BAD: the bytes are HTTP/2's preface, not a bad request */
 
-    uint16_t status;        /* with HTTP1_BAD: what to answer */
+    uint16_t status; /* with HTTP1_BAD: what to answer */
 
     /* -- its own -- */
     uint32_t scanned, line_at, begin; /* offsets in the message */
     bool has_line, has_skipped, is_bad;
-    uint8_t state;                    /* of a chunked body */
+    uint8_t state; /* of a chunked body */
     uint8_t digits;
     uint32_t trailer_bytes, trailers_count, extension_bytes, extensions_bytes;
-    uint64_t left;                    /* bytes of data before something else comes */
+    uint64_t left; /* bytes of data before something else comes */
 };
 
 void http1_init(struct http1 *h, const struct http1_limits *limits);
 void http1_next(struct http1 *h);
 
-/* `bytes` from the message's first byte on; they may lie elsewhere each time. HTTP1_MORE, HTTP1_BAD, or HTTP1_HEAD: the head is the
- * first *ret_head bytes. */
+/* `bytes` from the message's first byte on; they may lie elsewhere each time. HTTP1_MORE,
+ * HTTP1_BAD, or HTTP1_HEAD: the head is the first *ret_head bytes. */
 enum http1_step http1_scan(struct http1 *h, const uint8_t *bytes, size_t size, size_t *ret_head,
                            struct err *err);
 /* The target as far as http1_scan has understood it, in `bytes` as given to it; else empty. For
  * answers to what is bad. */
 struct slice http1_target(const struct http1 *h, const uint8_t *bytes);
 /* `head` as http1_scan found it; fields has room for limits->fields_max. HTTP1_HEAD or HTTP1_BAD.*/
-enum http1_step http1_parse(struct http1 *h, uint8_t *head, size_t size,
-                            struct http1_field *fields, struct err *err);
+enum http1_step http1_parse(struct http1 *h, uint8_t *head, size_t size, struct http1_field *fields,
+                            struct err *err);
 /* HTTP1_MORE, HTTP1_DATA (*ret_data is not empty and lies in bytes), HTTP1_END or HTTP1_BAD; the
  * first *ret_used bytes are done with. */
 enum http1_step http1_body(struct http1 *h, const uint8_t *bytes, size_t size, size_t *ret_used,

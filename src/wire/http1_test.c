@@ -14,11 +14,11 @@ static const struct http1_limits limits = { .head_bytes_max = 1024,
                                             .fields_max = 8 };
 
 struct result {
-    unsigned heads;     /* complete heads */
-    unsigned ends;      /* complete messages */
-    uint16_t status;    /* of what was bad, else 0 */
+    unsigned heads;  /* complete heads */
+    unsigned ends;   /* complete messages */
+    uint16_t status; /* of what was bad, else 0 */
     char text[256];
-    char seen[4096];    /* what was understood, in words */
+    char seen[4096]; /* what was understood, in words */
     size_t seen_size;
 };
 
@@ -109,7 +109,8 @@ static const struct {
     { "GET /x?y=1?2 HTTP/1.1\r\nHost: a:80\r\nX-Y:\t v w \t\r\nEmpty:\r\n\r\n", 0,
       "GET path=/x query=y=1?2 host=a:80 size=0 keep [host=a:80] [x-y=v w] [empty=] body=|",
       "blanks around values, query" },
-    { "POST /a HTTP/1.1\r\nHOST: a\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+    { "POST /a HTTP/1.1\r\nHOST: a\r\nContent-Length: 5\r\n\r\nhello"
+      "GET /b HTTP/1.1\r\nHost: a\r\n\r\n",
       0,
       "POST path=/a query= host=a size=5 keep [host=a] [content-length=5] body=hello|"
       "GET path=/b query= host=a size=0 keep [host=a] body=|",
@@ -235,9 +236,11 @@ static const struct {
     { "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", 501, NULL, "xchunked" },
     { "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \"chunked\"\r\n\r\n", 501, NULL, "quoted" },
     { "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n", 501, NULL, "empty coding" },
-    { "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0b" "chunked\r\n\r\n", 400, NULL,
-      "vertical tab before chunked" },
-    { "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+    { "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0b"
+      "chunked\r\n\r\n",
+      400, NULL, "vertical tab before chunked" },
+    { "POST / HTTP/1.1\r\nHost: a\r\n"
+      "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
       501, NULL, "coding twice" },
     { "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, NULL, "chunked in 1.0" },
     { "POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", 417, NULL, "another expectation" },
@@ -362,14 +365,16 @@ TEST(http1_data_received_elsewhere)
     check_or_stop(http1_scan(&h, head, sizeof chunked - 1, &used, &err) == HTTP1_HEAD, "scan");
     check_or_stop(http1_parse(&h, head, used, fields, &err) == HTTP1_HEAD, "parse");
     check(http1_data_left(&h) == 0, "a size comes first");
-    check(http1_body(&h, (const uint8_t *)"10", 2, &used, &data, &err) == HTTP1_MORE, "half a size");
+    check(http1_body(&h, (const uint8_t *)"10", 2, &used, &data, &err) == HTTP1_MORE,
+          "half a size");
     check(http1_data_left(&h) == 0, "half a size is no promise");
     check(http1_body(&h, (const uint8_t *)"00\r\n", 4, &used, &data, &err) == HTTP1_MORE, "size");
     check(http1_data_left(&h) == 0x1000, "now it is known");
     http1_data_taken(&h, 0x800);
     http1_data_taken(&h, 0x800);
     check(http1_data_left(&h) == 0 && !http1_is_over(&h), "all taken");
-    check(http1_body(&h, (const uint8_t *)"\r\n0\r\n\r\n", 7, &used, &data, &err) == HTTP1_END, "end");
+    check(http1_body(&h, (const uint8_t *)"\r\n0\r\n\r\n", 7, &used, &data, &err) == HTTP1_END,
+          "end");
     check(http1_is_over(&h) && used == 7, "over");
 }
 
@@ -403,12 +408,24 @@ TEST(http1_hosts)
         const char *text;
         bool is_valid;
     } hosts[] = {
-        { "a", true },       { "a.b-c_d.E9:65535", true }, { "127.0.0.1:8000", true },
-        { "[::1]", true },   { "[fe80::1.2.3.4]:1", true }, { "a:", true },
-        { "", false },       { ":80", false },             { "a:123456", false },
-        { "a b", false },    { "a%20", false },            { "[", false },
-        { "[]", false },     { "[::1]x", false },          { "[g::]", false },
-        { "a:8:8", false },  { "a,b", false },             { "a\x80", false },
+        { "a", true },
+        { "a.b-c_d.E9:65535", true },
+        { "127.0.0.1:8000", true },
+        { "[::1]", true },
+        { "[fe80::1.2.3.4]:1", true },
+        { "a:", true },
+        { "", false },
+        { ":80", false },
+        { "a:123456", false },
+        { "a b", false },
+        { "a%20", false },
+        { "[", false },
+        { "[]", false },
+        { "[::1]x", false },
+        { "[g::]", false },
+        { "a:8:8", false },
+        { "a,b", false },
+        { "a\x80", false },
     };
 
     for (size_t i = 0; i < COUNT(hosts); i++)
@@ -457,9 +474,8 @@ TEST(http1_answers)
     answer.connection = HTTP1_CLOSE;
     answer.status = 299;
     answer.fields_count = answer.more_count = 0;
-    check(strcmp(written(&answer),
-                 "HTTP/1.1 299 \r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
-                 "transfer-encoding: chunked\r\nconnection: close\r\n\r\n") == 0,
+    check(strcmp(written(&answer), "HTTP/1.1 299 \r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+                                   "transfer-encoding: chunked\r\nconnection: close\r\n\r\n") == 0,
           "%s", written(&answer));
     answer.framing = HTTP1_NO_LENGTH;
     answer.connection = HTTP1_KEEP_SAID;

@@ -15,7 +15,10 @@ static const struct {
     uint16_t status;
     struct slice line;
 } lines[] = {
-#define LINE(code, reason) { code, SLICE_LIT("HTTP/1.1 " #code " " reason "\r\n") }
+#define LINE(code, reason)                                   \
+    {                                                        \
+        code, SLICE_LIT("HTTP/1.1 " #code " " reason "\r\n") \
+    }
     LINE(200, "OK"),
     LINE(400, "Bad Request"),
     LINE(404, "Not Found"),

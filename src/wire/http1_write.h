@@ -6,13 +6,13 @@
 #include "wire/http1.h"
 
 enum {
-    HTTP1_DATE_BYTES = 37, /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
+    HTTP1_DATE_BYTES = 37,     /* "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n" */
     HTTP1_CHUNK_BYTES_MAX = 18 /* a chunk's size and CR LF */
 };
 
 enum http1_framing {
-    HTTP1_NO_LENGTH,  /* no body, or one that ends with the connection */
-    HTTP1_LENGTH,     /* content-length */
+    HTTP1_NO_LENGTH, /* no body, or one that ends with the connection */
+    HTTP1_LENGTH,    /* content-length */
     HTTP1_CHUNKED
 };
 

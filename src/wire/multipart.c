@@ -84,12 +84,14 @@ enum err_code multipart_boundary(struct slice *ret, struct slice content_type, s
         boundary = value;
     }
     if (boundary.data == NULL)
-        return err_set(err, E_INVALID, "Content-Type has no boundary: multipart/form-data needs "
-                                       "'; boundary=...'");
-    if (!boundary_is_valid(boundary))
         return err_set(err, E_INVALID,
-                       "the boundary in Content-Type is not 1 to %d letters, digits and '()+_,-./:=?",
-                       BOUNDARY_MAX);
+                       "Content-Type has no boundary: multipart/form-data needs "
+                       "'; boundary=...'");
+    if (!boundary_is_valid(boundary))
+        return err_set(
+            err, E_INVALID,
+            "the boundary in Content-Type is not 1 to %d letters, digits and '()+_,-./:=?",
+            BOUNDARY_MAX);
     *ret = boundary;
     return OK;
 }
@@ -143,8 +145,8 @@ static enum err_code unescape(struct multipart *m, struct slice *text, struct er
     struct slice in = *text;
     size_t size = 0;
 
-    if (in.size == 0 || (memchr(in.data, '\\', in.size) == NULL &&
-                         memmem(in.data, in.size, "%22", 3) == NULL))
+    if (in.size == 0 ||
+        (memchr(in.data, '\\', in.size) == NULL && memmem(in.data, in.size, "%22", 3) == NULL))
         return OK;
     uint8_t *out = arena_aligned(m->arena, 1, in.size);
     if (out == NULL)
@@ -186,8 +188,8 @@ static enum err_code disposition(struct multipart *m, struct multipart_part *par
         if (into == NULL) /* RFC 7578 4.2: filename* is not used here */
             continue;
         if (into->data != NULL)
-            return err_set(err, E_INVALID, "part %u: Content-Disposition says %.*s twice",
-                           m->parts, SLICE_ARG(name));
+            return err_set(err, E_INVALID, "part %u: Content-Disposition says %.*s twice", m->parts,
+                           SLICE_ARG(name));
         *into = parameter;
     }
     if (part->name.data == NULL)
@@ -222,23 +224,22 @@ static enum err_code part_header(struct multipart *m, struct multipart_part *par
     } else if (slice_is_nocase(name, "content-transfer-encoding") &&
                !slice_is_nocase(value, "binary") && !slice_is_nocase(value, "8bit") &&
                !slice_is_nocase(value, "7bit")) {
-        return err_set(err, E_UNIMPLEMENTED,
-                       "part %u: Content-Transfer-Encoding '%.*s' is not understood; send the bytes "
-                       "as they are",
-                       m->parts, (int)MIN(value.size, (size_t)64), (const char *)value.data);
+        return err_set(
+            err, E_UNIMPLEMENTED,
+            "part %u: Content-Transfer-Encoding '%.*s' is not understood; send the bytes "
+            "as they are",
+            m->parts, (int)MIN(value.size, (size_t)64), (const char *)value.data);
     }
     return OK;
 }
 
-static enum err_code part_headers(struct multipart *m, struct multipart_part *part,
-                                  struct err *err)
+static enum err_code part_headers(struct multipart *m, struct multipart_part *part, struct err *err)
 {
     struct slice head = slice_first(m->rest, m->limits.header_bytes_max);
     size_t at = 0;
 
     for (;;) {
-        const uint8_t *lf =
-            at == head.size ? NULL : memchr(head.data + at, '\n', head.size - at);
+        const uint8_t *lf = at == head.size ? NULL : memchr(head.data + at, '\n', head.size - at);
         if (lf == NULL && head.size < m->rest.size)
             return err_set(err, E_EXHAUSTED, "part %u: its headers have more than %u bytes",
                            m->parts, m->limits.header_bytes_max);
@@ -278,7 +279,7 @@ enum err_code multipart_next(struct multipart *m, struct multipart_part *ret, bo
     size_t size = delimiter(m, mark);
     /* An empty part: the line that ended its headers also begins its boundary. */
     bool is_empty = m->rest.size >= size - 2 && memcmp(m->rest.data, mark + 2, size - 2) == 0;
-    const uint8_t *found = is_empty           ? m->rest.data - 2
+    const uint8_t *found = is_empty            ? m->rest.data - 2
                            : m->rest.size == 0 ? NULL
                                                : memmem(m->rest.data, m->rest.size, mark, size);
     if (found == NULL)
@@ -286,10 +287,10 @@ enum err_code multipart_next(struct multipart *m, struct multipart_part *ret, bo
                        "part %u is not ended by the boundary: the body is cut off, or was written "
                        "with another boundary",
                        m->parts);
-    part.body = is_empty ? slice_first(m->rest, 0)
-                         : slice_first(m->rest, (size_t)(found - m->rest.data));
-    struct slice rest = slice_make(found + size,
-                                   (size_t)(m->rest.data + m->rest.size - (found + size)));
+    part.body =
+        is_empty ? slice_first(m->rest, 0) : slice_first(m->rest, (size_t)(found - m->rest.data));
+    struct slice rest =
+        slice_make(found + size, (size_t)(m->rest.data + m->rest.size - (found + size)));
     TRY(end_of_line(m, rest, err));
     *ret = part;
     *ret_has = true;

@@ -22,13 +22,13 @@ struct multipart_limits {
 
 struct multipart_part {
     struct slice name;
-    struct slice filename;     /* data NULL: there is none; as the client says it: no path to trust */
+    struct slice filename; /* data NULL: there is none; as the client says it: no path to trust */
     struct slice content_type; /* as written; data NULL: there is none, which means text/plain */
     struct slice body;
 };
 
 struct multipart {
-    struct slice rest;         /* behind the last boundary line */
+    struct slice rest; /* behind the last boundary line */
     struct slice boundary;
     struct multipart_limits limits;
     struct arena *arena; /* borrowed */
@@ -40,9 +40,9 @@ struct multipart {
 MUST_USE enum err_code multipart_boundary(struct slice *ret, struct slice content_type,
                                           struct err *err);
 /* Finds the first boundary line. body, boundary and arena outlive the reading. */
-MUST_USE enum err_code multipart_init(struct multipart *m, struct slice body,
-                                      struct slice boundary, const struct multipart_limits *limits,
-                                      struct arena *arena, struct err *err);
+MUST_USE enum err_code multipart_init(struct multipart *m, struct slice body, struct slice boundary,
+                                      const struct multipart_limits *limits, struct arena *arena,
+                                      struct err *err);
 /* The next part; *ret_has is false, and *ret untouched, when there is none. E_INVALID: malformed;
  * E_EXHAUSTED: too many parts, or no memory for a name. */
 MUST_USE enum err_code multipart_next(struct multipart *m, struct multipart_part *ret,

@@ -19,13 +19,16 @@ static const struct {
     const char *why;
 } cases[] = {
     { "--B\r\n" P "a\r\n\r\nhello\r\n--B--\r\n", OK, "a=hello|", "the least" },
-    { "--B\r\n" P "\"a b\"; filename=\"x.jpg\"\r\nContent-Type: image/jpeg\r\n\r\n\x01\r\n\x02\r\n--B--",
+    { "--B\r\n" P
+      "\"a b\"; filename=\"x.jpg\"\r\nContent-Type: image/jpeg\r\n\r\n\x01\r\n\x02\r\n--B--",
       OK, "a b(x.jpg)[image/jpeg]=\x01\r\n\x02|", "a file; nothing behind the end" },
-    { "--B\r\n" P "a\r\n\r\n1\r\n--B\r\n" P "a\r\n\r\n2\r\n--B--\r\n", OK, "a=1|a=2|", "two of a name" },
+    { "--B\r\n" P "a\r\n\r\n1\r\n--B\r\n" P "a\r\n\r\n2\r\n--B--\r\n", OK, "a=1|a=2|",
+      "two of a name" },
     { "--B\r\n" P "a\r\n\r\n\r\n--B--\r\n", OK, "a=|", "empty" },
     { "--B\r\n" P "a\r\n\r\n--B--\r\n", OK, "a=|", "empty, without its own line" },
     { "pre\r\n--B \t\r\n" P "a\r\n\r\nx\r\n--B--epi", OK, "a=x|", "preamble, padding, epilogue" },
-    { "--B\r\n" P "a\r\n\r\n\r\n-B\r\n--\r\n--C\r\n--B--", OK, "a=\r\n-B\r\n--\r\n--C|", "nearly a boundary" },
+    { "--B\r\n" P "a\r\n\r\n\r\n-B\r\n--\r\n--C\r\n--B--", OK, "a=\r\n-B\r\n--\r\n--C|",
+      "nearly a boundary" },
     { "--B\r\ncontent-disposition: Form-Data ; NAME=a ; filename*=UTF-8''x\r\n\r\nx\r\n--B--", OK,
       "a=x|", "no case; filename* is left alone" },
     { "--B\r\n" P "\"a\\\"b\\\\c\\d%22e\"\r\n\r\nx\r\n--B--", OK, "a\"b\\c\\d\"e=x|", "escapes" },
@@ -43,7 +46,8 @@ static const struct {
     { "--B\r\n\r\nx\r\n--B--", E_INVALID, NULL, "no headers" },
     { "--B\r\nContent-Type: x\r\n\r\nx\r\n--B--", E_INVALID, NULL, "no disposition" },
     { "--B\r\nContent-Disposition: form-data\r\n\r\nx\r\n--B--", E_INVALID, NULL, "no name" },
-    { "--B\r\nContent-Disposition: attachment; name=a\r\n\r\nx\r\n--B--", E_INVALID, NULL, "attachment" },
+    { "--B\r\nContent-Disposition: attachment; name=a\r\n\r\nx\r\n--B--", E_INVALID, NULL,
+      "attachment" },
     { "--B\r\n" P "a; name=b\r\n\r\nx\r\n--B--", E_INVALID, NULL, "two names" },
     { "--B\r\n" P "a\r\n" P "b\r\n\r\nx\r\n--B--", E_INVALID, NULL, "two dispositions" },
     { "--B\r\n" P "\"a\r\n\r\nx\r\n--B--", E_INVALID, NULL, "open quote" },
@@ -55,12 +59,15 @@ static const struct {
       "two types" },
     { "--B\r\n" P "a\r\nContent-Transfer-Encoding: base64\r\n\r\nx\r\n--B--", E_UNIMPLEMENTED, NULL,
       "base64" },
-    { "--B\r\n" P "a\r\nContent-Transfer-Encoding: binary\r\n\r\nx\r\n--B--", OK, "a=x|", "binary" },
+    { "--B\r\n" P "a\r\nContent-Transfer-Encoding: binary\r\n\r\nx\r\n--B--", OK, "a=x|",
+      "binary" },
     { "--B\r\n" P "a\r\n\r\n\r\n--B\r\n" P "a\r\n\r\n\r\n--B\r\n" P "a\r\n\r\n\r\n--B\r\n" P
-      "a\r\n\r\n\r\n--B\r\n" P "a\r\n\r\n\r\n--B--", E_EXHAUSTED, NULL, "five parts" },
+      "a\r\n\r\n\r\n--B\r\n" P "a\r\n\r\n\r\n--B--",
+      E_EXHAUSTED, NULL, "five parts" },
     { "--B\r\n" P "a\r\nX: 0123456789012345678901234567890123456789012345678901234567890123456789"
       "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890"
-      "\r\n\r\nx\r\n--B--", E_EXHAUSTED, NULL, "long headers" },
+      "\r\n\r\nx\r\n--B--",
+      E_EXHAUSTED, NULL, "long headers" },
 };
 
 /* Reads from memory that ends where the body ends. */
