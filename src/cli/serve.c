@@ -147,9 +147,31 @@ static const char *state_word(const struct repository_entry *entry)
     return entry->state == MODEL_READY ? "ready" : "NOT READY";
 }
 
-static void put_entry(struct text *out, const struct repository_entry *entry, uint32_t width,
-                      bool has_colour)
+/* The name of an earlier one that is not ready for the same reason, which is not said twice. */
+static const char *same_reason(const struct repository_snapshot *snapshot, uint32_t index)
 {
+    const struct repository_entry *entries = snapshot->entries;
+
+    for (uint32_t i = 0; i < index; i++) {
+        if (entries[i].state != MODEL_READY &&
+            strcmp(entries[i].reason, entries[index].reason) == 0)
+            return entries[i].name;
+    }
+    return NULL;
+}
+
+static void put_reason(struct text *out, const struct repository_snapshot *snapshot, uint32_t index)
+{
+    const char *same = same_reason(snapshot, index);
+
+    text_str(out, same != NULL ? "as " : "");
+    print_escaped(out, slice_of(same != NULL ? same : snapshot->entries[index].reason), false);
+}
+
+static void put_entry(struct text *out, const struct repository_snapshot *snapshot, uint32_t index,
+                      uint32_t width, bool has_colour)
+{
+    const struct repository_entry *entry = &snapshot->entries[index];
     bool is_ready = entry->state == MODEL_READY;
 
     text_str(out, "  ");
@@ -162,7 +184,7 @@ static void put_entry(struct text *out, const struct repository_entry *entry, ui
     if (is_ready)
         print_signature(out, model_signature(entry->model));
     else
-        print_escaped(out, slice_of(entry->reason), false);
+        put_reason(out, snapshot, index);
     text_byte(out, '\n');
 }
 
@@ -180,7 +202,7 @@ static void put_models(struct text *out, const struct repository_snapshot *snaps
         text_printf(out, ", %u not", snapshot->count - ready);
     text_byte(out, '\n');
     for (uint32_t i = 0; i < shown; i++)
-        put_entry(out, &snapshot->entries[i], width, has_colour);
+        put_entry(out, snapshot, i, width, has_colour);
     if (shown < snapshot->count)
         text_printf(out, "  and %u more (penstock models)\n", snapshot->count - shown);
 }

@@ -107,6 +107,12 @@ static bool find_runtime(char *ret, size_t size, const struct options *options, 
         if (find_named(ret, size, named->items[i], name))
             return true;
     }
+    /* Who names a place means it: another library, taken in silence, is not what was asked for. The
+     * place itself is the answer, so that what is said of the failure names it. */
+    if (named->items_count > 0) {
+        snprintf(ret, size, "%s", named->items[0]);
+        return true;
+    }
     if (find_beside(ret, size, name))
         return true;
     for (size_t i = 0; i < COUNT(usual); i++) {

@@ -37,8 +37,9 @@ MUST_USE enum err_code stack_open(struct stack *stack, const struct options *opt
 void stack_close_models(struct stack *stack);
 void stack_close(struct stack *stack);
 
-/* The library of a runtime: --runtime-dir, then ../lib/penstock beside the program, then where
- * systems keep libraries. NULL: none. Absolute; lives as long as the process. */
+/* The library of a runtime: in --runtime-dir; or without that option ../lib/penstock beside the
+ * program, then where systems keep libraries. NULL: none. A path of --runtime-dir that lacks it is
+ * given as it is, and is no library. Absolute; lives as long as the process. */
 const char *runtime_find(const struct options *options, const char *name);
 
 #endif

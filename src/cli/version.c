@@ -1,5 +1,6 @@
 /* version.c - the verb version. SPDX-License-Identifier: Apache-2.0 */
 #include <dlfcn.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "backend/builtin.h"
@@ -18,8 +19,12 @@ struct ort_base {
 static const char *onnx_version(const char *path, const char **ret_why)
 {
     const struct ort_base *(*get_base)(void) = NULL;
-    void *library = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
+    struct stat st;
 
+    *ret_why = "there is no libonnxruntime.so there";
+    if (stat(path, &st) != 0 || !S_ISREG(st.st_mode))
+        return NULL;
+    void *library = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
     *ret_why = NULL;
     if (library == NULL) {
         *ret_why = dlerror();
@@ -70,9 +75,9 @@ static void put_words(struct text *out, const char *path, const char *version, c
     if (path == NULL) {
         text_str(out, "not found: name the folder of libonnxruntime.so with --runtime-dir");
     } else {
-        print_escaped(out, slice_of(version != NULL ? version : why), false);
-        text_str(out, ", ");
-        print_escaped(out, slice_of(path), false);
+        print_escaped(out, slice_of(version != NULL ? version : path), false);
+        text_str(out, version != NULL ? ", " : ": ");
+        print_escaped(out, slice_of(version != NULL ? path : why), false);
     }
     text_byte(out, '\n');
 }

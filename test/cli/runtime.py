@@ -1,8 +1,10 @@
 """The program finds its runtime beside itself: no variable, no option, whatever the working directory."""
 import os
 import subprocess
+import tempfile
+import time
 
-from harness import BINARY, ROOT, case, check, equal, main, skip
+from harness import BINARY, ROOT, Server, case, check, equal, main, skip
 
 MODEL = os.path.join(ROOT, "examples", "models", "iris")
 
@@ -19,6 +21,27 @@ def found_beside_the_program():
     done = without_variable("explain", MODEL)
     equal(done.returncode, 0, done.stderr)
     check("onnxruntime" in without_variable("version").stdout, "version names it")
+
+
+@case
+def a_place_that_lacks_it_is_named():
+    """By option and by variable; another library is not taken instead, and it is said once."""
+    with tempfile.TemporaryDirectory() as empty:
+        for place in ("/nonexistent", empty):
+            for options, variable in ((["--runtime-dir", place], {}), ([], {"PENSTOCK_RUNTIME_DIR": place})):
+                env = dict(os.environ, **variable)
+                done = subprocess.run([BINARY, "version", *options], capture_output=True, text=True, env=env, timeout=60)
+                equal(done.returncode, 0, done.stderr)
+                check("onnxruntime  %s: there is no libonnxruntime.so there" % place in done.stdout, "%s", done.stdout)
+                done = subprocess.run([BINARY, "explain", MODEL, *options], capture_output=True, text=True, env=env, timeout=60)
+                equal(done.returncode, 1)
+                check(place in done.stdout and "libonnxruntime.so" in done.stdout, "%s", done.stdout)
+        with Server(os.path.dirname(MODEL), options=["--runtime-dir", "/nonexistent"]) as server:
+            until = time.monotonic() + 20
+            while "spam " not in server.log and time.monotonic() < until:
+                time.sleep(0.01)
+            equal(server.log.count("/nonexistent"), 1, server.log)
+            check("NOT READY  as digits" in server.log, "%s", server.log)
 
 
 if __name__ == "__main__":
