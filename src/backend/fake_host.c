@@ -145,9 +145,35 @@ static int host_declare(struct penstock_model *host_model, bool is_output, const
     }
     struct fake_declared *declared = &model->declared[model->declared_count++];
     *declared =
-        (struct fake_declared){ must(strdup(name)), is_output, is_optional, dtype, rank, { 0 } };
+        (struct fake_declared){ must(strdup(name)), is_output, is_optional, dtype, rank, { 0 }, "" };
     if (rank > 0)
         memcpy(declared->dims, dims, rank * sizeof *dims);
+    return OK;
+}
+
+static int host_classes(struct penstock_model *host_model, const char *output, uint32_t count,
+                        const char *const *names, const int64_t *numbers, struct penstock_err *err)
+{
+    struct fake_model *model = model_of(host_model);
+    struct fake_declared *of = NULL;
+
+    for (size_t i = 0; i < model->declared_count; i++)
+        if (model->declared[i].is_output && strcmp(model->declared[i].name, output) == 0)
+            of = &model->declared[i];
+    if (of == NULL || count == 0 || (names == NULL) == (numbers == NULL)) {
+        violation("classes of no output, or none, or of two kinds");
+        return host_fail(err, E_INTERNAL, "classes");
+    }
+    of->classes[0] = '\0';
+    for (uint32_t i = 0; i < count; i++) {
+        size_t at = strlen(of->classes);
+        if (names != NULL)
+            snprintf(of->classes + at, sizeof of->classes - at, "%s%s", i == 0 ? "" : ",",
+                     names[i]);
+        else
+            snprintf(of->classes + at, sizeof of->classes - at, "%s%lld", i == 0 ? "" : ",",
+                     (long long)numbers[i]);
+    }
     return OK;
 }
 
@@ -423,6 +449,7 @@ const struct penstock_host fake_host = {
     .config_json = host_config_json,
     .config_parameter = host_config_parameter,
     .declare = host_declare,
+    .classes = host_classes,
     .rows = host_rows,
     .input = host_input,
     .row_size = host_row_size,

@@ -28,6 +28,7 @@ struct fake_declared {
     enum penstock_dtype dtype;
     uint32_t rank;
     int64_t dims[PENSTOCK_RANK_MAX];
+    char classes[128]; /* "yes,no", or "" */
 };
 
 struct fake_parameter {

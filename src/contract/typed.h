@@ -53,9 +53,11 @@ struct typed_item {
     struct slice key;             /* "label": with quotes and colon */
     uint32_t output;              /* whose value it shows */
     int64_t label, probabilities; /* outputs of the same classifier, or -1 */
-    uint32_t labels_count;
-    const char *const *labels; /* of the classes, or NULL */
-    size_t label_bytes_max;    /* of one as JSON, at most */
+    uint32_t labels_count, classes_count;
+    const char *const *labels;      /* of the classes: people's words, else the model's; or NULL */
+    const char *const *class_names; /* what a label output gives, by column: one of the two ... */
+    const int64_t *class_numbers;   /* ... is not NULL when classes_count is not 0 */
+    size_t label_bytes_max;         /* of one as JSON, at most */
 };
 
 struct typed_plan {

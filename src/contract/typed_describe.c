@@ -118,6 +118,14 @@ static void put_item(struct text *out, const struct typed_plan *plan, const stru
             text_json(out, slice_of(item->labels[i]));
         }
         text_byte(out, ']');
+    } else if (item->kind == ITEM_LABEL && item->class_numbers != NULL) {
+        text_str(out, ",\"labels\":[");
+        for (uint32_t i = 0; i < item->classes_count; i++) {
+            if (i != 0)
+                text_byte(out, ',');
+            text_i64(out, item->class_numbers[i]);
+        }
+        text_byte(out, ']');
     }
     text_byte(out, '}');
 }

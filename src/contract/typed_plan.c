@@ -140,6 +140,17 @@ static void set_labels(const struct signature *s, struct typed_item *item)
         item->labels = s->outputs[from[i]].labels;
         item->labels_count = s->outputs[from[i]].labels_count;
     }
+    for (size_t i = 0; i < COUNT(from) && item->classes_count == 0; i++) {
+        if (from[i] == -1)
+            continue;
+        item->class_names = s->outputs[from[i]].class_names;
+        item->class_numbers = s->outputs[from[i]].class_numbers;
+        item->classes_count = s->outputs[from[i]].classes_count;
+    }
+    if (item->labels == NULL && item->class_names != NULL) {
+        item->labels = item->class_names;
+        item->labels_count = item->classes_count;
+    }
     for (uint32_t i = 0; i < item->labels_count; i++)
         item->label_bytes_max = MAX(item->label_bytes_max, 6 * strlen(item->labels[i]) + 2);
 }
@@ -202,7 +213,9 @@ static enum err_code make_items(struct typed_plan *plan, struct err *err)
             item.probabilities = i;
             if (label == -1) {
                 item.kind = ITEM_LABEL;
-                item.name = scores == (int64_t)i ? "label" : t->name;
+                item.name = scores != (int64_t)i                             ? t->name
+                            : t->labels_count != 0 || t->classes_count != 0 ? "label"
+                                                                             : "class_index";
                 TRY(add_item(plan, item, err));
             }
             item.kind = ITEM_PROBABILITY;

@@ -551,6 +551,93 @@ TEST(typed_answers_classifiers)
                  "\"probability\":0.99991}],[{\"label\":\"ham\",\"probability\":0.5}]]");
 }
 
+/* A classifier whose classes are not 0, 1, 2: label, and scores for three columns. */
+static void check_classes(struct signature_tensor outputs[2], const void *label, size_t label_size,
+                          const char *query, const char *expected)
+{
+    static const float three[] = { 0.03f, 0.96f, 0.01f };
+    struct signature signature = { .outputs_count = 2, .outputs = outputs, .is_batchable = true };
+    struct response_output given[2] = {
+        { label != NULL,
+          { .name = "label",
+            .dtype = outputs[0].dtype,
+            .rank = 1,
+            .shape = { 1 },
+            .data = label,
+            .size = label_size } },
+        { true,
+          { .name = "probabilities",
+            .dtype = PENSTOCK_FP32,
+            .rank = 2,
+            .shape = { 1, 3 },
+            .data = three,
+            .size = sizeof three } },
+    };
+
+    check_answer(&signature, query, 1, false, given, expected);
+}
+
+TEST(typed_classes_are_never_columns_in_disguise)
+{
+    static const int64_t numbers[] = { 10, 20, 30 }, twenty[] = { 20 };
+    static const char *const names[] = { "a", "b", "c" }, *const words[] = { "x", "y", "z" };
+    static const char b[] = "\1\0\0\0b";
+    struct signature_tensor o[2] = {
+        { .name = "label",
+          .dtype = PENSTOCK_INT64,
+          .rank = 1,
+          .dims = { -1 },
+          NO_LIMITS,
+          .role = ROLE_LABEL,
+          .classes_count = 3,
+          .class_numbers = numbers },
+        { .name = "probabilities",
+          .dtype = PENSTOCK_FP32,
+          .rank = 2,
+          .dims = { -1, 3 },
+          NO_LIMITS,
+          .role = ROLE_PROBABILITIES,
+          .classes_count = 3,
+          .class_numbers = numbers },
+    };
+
+    check_classes(o, twenty, 8, "", "{\"label\":20,\"probability\":0.96}");
+    check_classes(o, twenty, 8, "top=2",
+                  "[{\"label\":20,\"probability\":0.96},{\"label\":10,\"probability\":0.03}]");
+    /* People's words for them stand in the order of the columns. */
+    o[0].labels = o[1].labels = words;
+    o[0].labels_count = o[1].labels_count = 3;
+    check_classes(o, twenty, 8, "", "{\"label\":\"y\",\"probability\":0.96}");
+    check_classes(o, twenty, 8, "top=1", "[{\"label\":\"y\",\"probability\":0.96}]");
+    /* Fewer words than columns: none of them is used, and one answer is of one kind. */
+    o[0].classes_count = o[1].classes_count = 0;
+    o[0].class_numbers = o[1].class_numbers = NULL;
+    o[0].labels_count = o[1].labels_count = 2;
+    check_classes(o, twenty, 8, "top=3",
+                  "[{\"class_index\":1,\"probability\":0.96},{\"class_index\":0,\"probability\":0.03},"
+                  "{\"class_index\":2,\"probability\":0.01}]");
+    /* Nothing is known. */
+    o[0].labels_count = o[1].labels_count = 0;
+    o[0].labels = o[1].labels = NULL;
+    check_classes(o, twenty, 8, "", "{\"label\":20,\"probability\":0.96}");
+    check_classes(o, twenty, 8, "top=1", "[{\"class_index\":1,\"probability\":0.96}]");
+    o[0].role = ROLE_VALUE;
+    check_classes(o, NULL, 0, "outputs=class_index,probability",
+                  "{\"class_index\":1,\"probability\":0.96}");
+    /* Text. */
+    o[0].role = ROLE_LABEL;
+    o[0].dtype = PENSTOCK_BYTES;
+    check_classes(o, b, 5, "", "{\"label\":\"b\",\"probability\":0.96}");
+    o[0].classes_count = o[1].classes_count = 3;
+    o[0].class_names = o[1].class_names = names;
+    check_classes(o, b, 5, "", "{\"label\":\"b\",\"probability\":0.96}");
+    check_classes(o, b, 5, "top=2",
+                  "[{\"label\":\"b\",\"probability\":0.96},{\"label\":\"a\",\"probability\":0.03}]");
+    o[0].labels = o[1].labels = words;
+    o[0].labels_count = o[1].labels_count = 3;
+    check_classes(o, b, 5, "", "{\"label\":\"y\",\"probability\":0.96}");
+}
+
 TEST(typed_answers_values)
 {
     static const float matrix[] = { 1, 2.5f, NAN, 0.1f }, mean[] = { 0.30000001f };

@@ -140,22 +140,63 @@ static enum err_code put_value(struct writer *w, const struct view *view)
 
 /* -- classes -------------------------------------------------------------------------------------- */
 
-static void put_class(struct writer *w, const struct typed_item *item, uint64_t index)
+/* A column is no class until something says which: a list shorter than the columns says nothing
+ * of any, so that one answer never mixes names and numbers. */
+static bool has_classes(const struct typed_item *item, uint64_t columns)
 {
-    if (index < item->labels_count)
+    return item->labels_count >= columns ||
+           (item->class_numbers != NULL && item->classes_count == columns);
+}
+
+static void put_class(struct writer *w, const struct typed_item *item, uint64_t columns,
+                      uint64_t index)
+{
+    if (item->labels_count >= columns)
         text_json(w->out, slice_of(item->labels[index]));
+    else if (has_classes(item, columns))
+        text_i64(w->out, item->class_numbers[index]);
     else
         text_u64(w->out, index);
 }
 
-/* A class number as the model gave it: it may be none that has a name. */
+/* Which column a class number stands for: the model says, or it counts from 0 where the classes
+ * have names. */
+static bool column_of(const struct typed_item *item, double number, uint32_t *ret)
+{
+    uint32_t count = item->class_numbers != NULL ? item->classes_count : item->labels_count;
+    bool is_index = number >= 0 && number < count;
+
+    *ret = is_index ? (uint32_t)number : 0;
+    if (item->class_numbers == NULL)
+        return is_index;
+    if (LIKELY(is_index && (double)item->class_numbers[*ret] == number))
+        return true;
+    for (*ret = 0; *ret < count; ++*ret)
+        if ((double)item->class_numbers[*ret] == number)
+            return true;
+    return false;
+}
+
+static bool column_named(const struct typed_item *item, struct slice name, uint32_t *ret)
+{
+    const char *const *names = item->class_names != NULL ? item->class_names : item->labels;
+    uint32_t count = item->class_names != NULL ? item->classes_count : item->labels_count;
+
+    for (*ret = 0; *ret < count; ++*ret)
+        if (slice_is(name, names[*ret]))
+            return true;
+    return false;
+}
+
+/* A class as the model gave it: it may be none that has a name. */
 static void put_class_number(struct writer *w, const struct typed_item *item,
                              const struct view *view, uint64_t at)
 {
-    double number = element_f64(view->tensor->dtype, view->now.data, at);
+    uint32_t column;
 
-    if (number >= 0 && number < item->labels_count)
-        text_json(w->out, slice_of(item->labels[(uint32_t)number]));
+    if (column_of(item, element_f64(view->tensor->dtype, view->now.data, at), &column) &&
+        column < item->labels_count)
+        text_json(w->out, slice_of(item->labels[column]));
     else
         tensor_json_write_element(w->out, view->tensor->dtype, view->now.data + at * view->element,
                                   w->style);
@@ -177,10 +218,19 @@ static enum err_code put_label(struct writer *w, const struct typed_item *item)
         if (scores->tensor == NULL || scores->count == 0)
             text_str(w->out, "null");
         else
-            put_class(w, item, largest(scores));
+            put_class(w, item, scores->count, largest(scores));
         return OK;
     }
     const struct view *view = &w->views[item->label];
+    if (view->element == 0 && item->labels != item->class_names && view->is_scalar) {
+        struct slice bytes = view->now, name;
+        uint32_t column;
+        if (bytes_next(&bytes, &name) && column_named(item, name, &column) &&
+            column < item->labels_count) {
+            text_json(w->out, slice_of(item->labels[column]));
+            return OK;
+        }
+    }
     if (view->element == 0 || item->labels_count == 0)
         return put_value(w, view);
     if (view->is_scalar) {
@@ -197,25 +247,20 @@ static enum err_code put_label(struct writer *w, const struct typed_item *item)
     return OK;
 }
 
-/* Which of the scores is the label's own; the largest when that cannot be told: a class number says
- * so only where the classes have names, for then they are numbered from 0. */
+/* Which of the scores is the label's own; the largest when that cannot be told. */
 static uint64_t own_score(const struct writer *w, const struct typed_item *item,
                           const struct view *scores)
 {
     const struct view *label = item->label == -1 ? NULL : &w->views[item->label];
 
-    if (label != NULL && label->tensor != NULL && label->count == 1 && item->labels_count != 0) {
-        if (label->element != 0) {
-            double number = element_f64(label->tensor->dtype, label->now.data, 0);
-            if (number >= 0 && number < (double)scores->count)
-                return (uint64_t)number;
-        } else {
-            struct slice bytes = label->now, name;
-            for (uint32_t i = 0; bytes_next(&bytes, &name) && i < item->labels_count; i++) {
-                bytes = label->now;
-                if (slice_is(name, item->labels[i]) && i < scores->count)
-                    return i;
-            }
+    if (label != NULL && label->tensor != NULL && label->count == 1) {
+        struct slice bytes = label->now, name;
+        uint32_t column;
+        if (label->element != 0
+                ? column_of(item, element_f64(label->tensor->dtype, label->now.data, 0), &column)
+                : bytes_next(&bytes, &name) && column_named(item, name, &column)) {
+            if (column < scores->count)
+                return column;
         }
     }
     return largest(scores);
@@ -243,12 +288,15 @@ static void put_top(struct writer *w, const struct typed_item *item)
 {
     const struct view *view = &w->views[item->probabilities];
     uint64_t k = MIN(w->query->top, view->count);
+    const char *key = has_classes(item, view->count) ? "{\"label\":" : "{\"class_index\":";
 
     choose_largest(view->tensor->dtype, view->now.data, view->count, k, w->best);
     text_byte(w->out, '[');
     for (uint64_t i = 0; i < k; i++) {
-        text_str(w->out, i == 0 ? "{\"label\":" : ",{\"label\":");
-        put_class(w, item, w->best[i]);
+        if (i != 0)
+            text_byte(w->out, ',');
+        text_str(w->out, key);
+        put_class(w, item, view->count, w->best[i]);
         text_str(w->out, ",\"probability\":");
         put_probability(w, view->tensor->dtype, view->now.data, w->best[i]);
         text_byte(w->out, '}');
@@ -462,12 +510,13 @@ size_t typed_answer_bound(const struct typed_plan *plan, const struct typed_quer
         const struct penstock_tensor *t = &outputs[item->output].tensor;
         if (item->kind != ITEM_VALUE && !query->is_raw) {
             row = add_bounds(row, item->label_bytes_max + NUMBER_TEXT_MAX + 6 * name + 16);
-            row = add_bounds(row, times((size_t)top, item->label_bytes_max + NUMBER_TEXT_MAX + 32));
+            row = add_bounds(row, times((size_t)top, item->label_bytes_max + NUMBER_TEXT_MAX + 40));
         }
         if (item->kind == ITEM_LABEL && item->label != -1)
             bound =
                 add_bounds(bound,
-                           times(t->dtype == PENSTOCK_BYTES ? 0 : t->size / dtype_size(t->dtype),
+                           times(t->dtype == PENSTOCK_BYTES ? t->size / 4
+                                                              : t->size / dtype_size(t->dtype),
                                  item->label_bytes_max + 1));
         if (item->kind == ITEM_VALUE || item->label == (int64_t)item->output || query->is_raw)
             bound = add_bounds(bound, add_bounds(tensor_bound(t), 6 * name + 16));

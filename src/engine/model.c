@@ -14,6 +14,7 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "engine/internal.h"
 #include "model/card.h"
 #include "model/dtype.h"
@@ -84,6 +85,60 @@ static int host_declare(struct penstock_model *m, bool is_output, const char *na
     return OK;
 }
 
+static bool copy_names(struct arena *arena, uint32_t count, const char *const *names,
+                       const char *const **ret)
+{
+    const char **list = arena_alloc(arena, count * sizeof *list);
+
+    for (uint32_t i = 0; list != NULL && i < count; i++) {
+        list[i] = arena_strndup(arena, names[i], strlen(names[i]));
+        if (list[i] == NULL)
+            return false;
+    }
+    *ret = list;
+    return list != NULL;
+}
+
+static int host_classes(struct penstock_model *m, const char *output, uint32_t count,
+                        const char *const *names, const int64_t *numbers,
+                        struct penstock_err *plugin_err)
+{
+    struct err *err = (struct err *)(void *)plugin_err;
+    struct declared_tensor *t = NULL;
+
+    require(m->is_opening);
+    for (uint32_t i = 0; i < m->outputs_count && t == NULL; i++)
+        if (strcmp(m->outputs[i].name, output) == 0)
+            t = &m->outputs[i];
+    if (t == NULL)
+        return (int)err_set(err, E_INTERNAL,
+                            "the backend gave classes of output '%s', which it did not declare",
+                            output);
+    if (count == 0 || count > CARD_LABELS_MAX || (names == NULL) == (numbers == NULL))
+        return (int)err_set(err, E_INTERNAL,
+                            "the backend gave %u classes of output '%s'; it may give 1 to %d, as "
+                            "names or as numbers",
+                            count, output, CARD_LABELS_MAX);
+    for (uint32_t i = 0; names != NULL && i < count; i++)
+        if (utf8_valid_prefix(slice_of(names[i])) != strlen(names[i]))
+            return (int)err_set(err, E_INVALID, "class %u of output '%s' is not UTF-8 text", i,
+                                output);
+    t->class_names = NULL;
+    t->class_numbers = NULL;
+    t->classes_count = 0;
+    if (names != NULL && !copy_names(m->arena, count, names, &t->class_names))
+        return (int)err_set(err, E_EXHAUSTED, "no memory for the names of the model's classes");
+    if (numbers != NULL) {
+        int64_t *list = arena_alloc(m->arena, count * sizeof *list);
+        if (list == NULL)
+            return (int)err_set(err, E_EXHAUSTED, "no memory for the model's classes");
+        memcpy(list, numbers, count * sizeof *list);
+        t->class_numbers = list;
+    }
+    t->classes_count = count;
+    return OK;
+}
+
 void model_host_fill(struct penstock_host *host)
 {
     host->model_name = host_model_name;
@@ -93,6 +148,7 @@ void model_host_fill(struct penstock_host *host)
     host->config_json = host_config_json;
     host->config_parameter = host_config_parameter;
     host->declare = host_declare;
+    host->classes = host_classes;
 }
 
 /* -- instances ---------------------------------------------------------------------------------- */
@@ -257,21 +313,26 @@ static enum err_code apply_card(struct model *model, const struct model_spec *sp
 
     for (uint32_t i = 0; i < config->outputs_count; i++) {
         uint32_t at;
-        if (signature_output(s, slice_of(config->outputs[i].name), &at) != NULL)
-            TRY(apply_labels(model, spec, &s->outputs[at], config->outputs[i].label_filename,
-                             err));
+        if (signature_output(s, slice_of(config->outputs[i].name), &at) == NULL)
+            continue;
+        TRY(apply_labels(model, spec, &s->outputs[at], config->outputs[i].label_filename, err));
+        s->outputs[at].labels_may_differ = true;
     }
     if (spec->card != NULL) {
         if (card_apply(spec->card, s, model->host.arena, err) != OK)
             return err_wrap(err, "model.yaml");
         for (uint32_t i = 0; i < spec->card->outputs_count; i++) {
             uint32_t at;
-            if (signature_output(s, slice_of(spec->card->outputs[i].name), &at) != NULL)
-                TRY(apply_labels(model, spec, &s->outputs[at], spec->card->outputs[i].labels_file,
-                                 err));
+            const char *file = spec->card->outputs[i].labels_file;
+            if (signature_output(s, slice_of(spec->card->outputs[i].name), &at) == NULL)
+                continue;
+            TRY(apply_labels(model, spec, &s->outputs[at], file, err));
+            s->outputs[at].labels_may_differ &= file == NULL;
         }
     }
     signature_decide_roles(s);
+    if (signature_check_labels(s, err) != OK)
+        return err_wrap(err, "model.yaml");
     return OK;
 }
 

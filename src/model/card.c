@@ -783,10 +783,6 @@ static enum err_code check_tensor(const struct card_tensor *c, const char *kind,
     if ((!isnan(h->min) || !isnan(h->max)) && !is_number(t->dtype))
         return err_set(err, E_INVALID, "line %d: min and max are for numbers, and %s '%s' is %s",
                        c->line, kind, t->name, dtype_name(t->dtype));
-    if (h->role == ROLE_LABEL && !is_number(t->dtype) && t->dtype != PENSTOCK_BOOL)
-        return err_set(err, E_INVALID,
-                       "line %d: the role label is for class numbers, and %s '%s' is %s", c->line,
-                       kind, t->name, dtype_name(t->dtype));
     if (h->role == ROLE_PROBABILITIES && (!is_number(t->dtype) || t->rank == 0))
         return err_set(err, E_INVALID,
                        "line %d: the role probabilities is for one score a class along the last "
@@ -818,6 +814,7 @@ static enum err_code apply_tensors(const struct card_tensor *cards, uint32_t car
         if (h->labels_count != 0) {
             t->labels = h->labels;
             t->labels_count = h->labels_count;
+            t->labels_may_differ = false;
         }
     }
     /* Typed routes call a tensor by its title: two of one name could not be told apart. */
@@ -891,20 +888,95 @@ static bool is_named_like_scores(const struct signature_tensor *t)
     return is_float(t->dtype) && (name_has(t, "prob") || name_has(t, "score"));
 }
 
+static int64_t last_dim(const struct signature_tensor *t)
+{
+    return t->rank == 0 ? 1 : t->dims[t->rank - 1];
+}
+
+static bool is_label(const struct signature_tensor *t, bool has_scores)
+{
+    return t->labels_count != 0 || t->classes_count != 0 ||
+           (has_scores && (name_has(t, "label") || name_has(t, "class")));
+}
+
 static enum output_role decide_role(const struct signature *s, const struct signature_tensor *t)
 {
-    bool has_scores = false;
-    int64_t last = t->rank == 0 ? 1 : t->dims[t->rank - 1];
+    bool has_scores = false, has_number = false;
 
     for (uint32_t i = 0; i < s->outputs_count; i++)
         has_scores = has_scores || (&s->outputs[i] != t && is_named_like_scores(&s->outputs[i]));
-    if (is_int(t->dtype) &&
-        (t->labels_count != 0 || (has_scores && (name_has(t, "label") || name_has(t, "class")))))
+    for (uint32_t i = 0; i < s->outputs_count; i++)
+        has_number = has_number || s->outputs[i].role == ROLE_LABEL ||
+                     (is_int(s->outputs[i].dtype) && is_label(&s->outputs[i], has_scores));
+    if (is_int(t->dtype) && is_label(t, has_scores))
+        return ROLE_LABEL;
+    /* Words beside a class number are its name, or anything: they are shown as they are. */
+    if (t->dtype == PENSTOCK_BYTES && !has_number && is_label(t, has_scores))
         return ROLE_LABEL;
     if (is_float(t->dtype) && t->rank != 0 &&
-        (name_has(t, "prob") || (t->labels_count != 0 && last == (int64_t)t->labels_count)))
+        (name_has(t, "prob") ||
+         (t->labels_count != 0 && last_dim(t) == (int64_t)t->labels_count)))
         return ROLE_PROBABILITIES;
     return ROLE_VALUE;
+}
+
+static struct signature_tensor *only_of_role(const struct signature *s, enum output_role role)
+{
+    struct signature_tensor *found = NULL;
+
+    for (uint32_t i = 0; i < s->outputs_count; i++) {
+        if (s->outputs[i].role != role)
+            continue;
+        if (found != NULL)
+            return NULL;
+        found = &s->outputs[i];
+    }
+    return found;
+}
+
+static void give_classes(struct signature_tensor *to, const struct signature_tensor *from)
+{
+    to->classes_count = from->classes_count;
+    to->class_names = from->class_names;
+    to->class_numbers = from->class_numbers;
+}
+
+/* The label and the scores of one classifier are of the same classes. */
+static void share_classes(const struct signature *s)
+{
+    struct signature_tensor *label = only_of_role(s, ROLE_LABEL);
+    struct signature_tensor *scores = only_of_role(s, ROLE_PROBABILITIES);
+
+    if (label == NULL || scores == NULL)
+        return;
+    if (scores->classes_count == 0 && label->classes_count != 0 &&
+        (last_dim(scores) == -1 || last_dim(scores) == (int64_t)label->classes_count))
+        give_classes(scores, label);
+    else if (label->classes_count == 0 &&
+             (label->dtype == PENSTOCK_BYTES) == (scores->class_names != NULL))
+        give_classes(label, scores);
+}
+
+/* Labels given once are the labels of both: of the class number and of the scores. */
+static void share_labels(const struct signature *s)
+{
+    const struct signature_tensor *from = NULL;
+    uint32_t labelled = 0;
+
+    for (uint32_t i = 0; i < s->outputs_count; i++) {
+        labelled += s->outputs[i].labels_count != 0;
+        if (s->outputs[i].labels_count != 0)
+            from = &s->outputs[i];
+    }
+    for (uint32_t i = 0; labelled == 1 && i < s->outputs_count; i++) {
+        struct signature_tensor *t = &s->outputs[i];
+        bool fits = last_dim(t) == -1 || last_dim(t) == (int64_t)from->labels_count;
+        if (t->role == ROLE_LABEL || (t->role == ROLE_PROBABILITIES && fits)) {
+            t->labels = from->labels;
+            t->labels_count = from->labels_count;
+            t->labels_may_differ = from->labels_may_differ;
+        }
+    }
 }
 
 void signature_decide_roles(struct signature *signature)
@@ -914,21 +986,39 @@ void signature_decide_roles(struct signature *signature)
         if (t->role == ROLE_AUTO)
             t->role = decide_role(signature, t);
     }
-    /* Labels given once are the labels of both: of the class number and of the scores. */
-    const struct signature_tensor *from = NULL;
-    uint32_t labelled = 0;
-    for (uint32_t i = 0; i < signature->outputs_count; i++) {
-        labelled += signature->outputs[i].labels_count != 0;
-        if (signature->outputs[i].labels_count != 0)
-            from = &signature->outputs[i];
+    share_labels(signature);
+    share_classes(signature);
+}
+
+/* How many classes the output tells apart; 0: not known before a run. `scores` are those beside a
+ * label, or NULL. One score alone is the probability of one of two classes. */
+static uint64_t count_classes(const struct signature_tensor *t,
+                              const struct signature_tensor *scores)
+{
+    if (t->classes_count != 0)
+        return t->classes_count;
+    if (scores == NULL || scores->classes_count != 0)
+        return scores == NULL ? 0 : scores->classes_count;
+    return last_dim(scores) > 1 ? (uint64_t)last_dim(scores) : 0;
+}
+
+enum err_code signature_check_labels(const struct signature *s, struct err *err)
+{
+    const struct signature_tensor *label = only_of_role(s, ROLE_LABEL);
+    const struct signature_tensor *scores = only_of_role(s, ROLE_PROBABILITIES);
+
+    for (uint32_t i = 0; i < s->outputs_count; i++) {
+        const struct signature_tensor *t = &s->outputs[i];
+        if (t->labels_count == 0 || t->labels_may_differ ||
+            (t->role != ROLE_LABEL && t->role != ROLE_PROBABILITIES))
+            continue;
+        uint64_t classes =
+            count_classes(t, t->role == ROLE_PROBABILITIES ? t : t == label ? scores : NULL);
+        if (classes != 0 && classes != t->labels_count)
+            return err_set(err, E_INVALID,
+                           "output '%s' has %u labels, and the model has %llu classes: write one "
+                           "label for each, in the order of the classes",
+                           t->name, t->labels_count, (unsigned long long)classes);
     }
-    for (uint32_t i = 0; labelled == 1 && i < signature->outputs_count; i++) {
-        struct signature_tensor *t = &signature->outputs[i];
-        int64_t last = t->rank == 0 ? 1 : t->dims[t->rank - 1];
-        bool fits = last == -1 || last == (int64_t)from->labels_count;
-        if (t->role == ROLE_LABEL || (t->role == ROLE_PROBABILITIES && fits)) {
-            t->labels = from->labels;
-            t->labels_count = from->labels_count;
-        }
-    }
+    return OK;
 }

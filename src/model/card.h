@@ -54,14 +54,19 @@ MUST_USE enum err_code card_parse(struct card **ret, struct arena *arena, struct
 MUST_USE enum err_code card_apply(const struct card *card, struct signature *signature,
                                   struct arena *arena, struct err *err);
 /* One label a line (LF or CRLF); what follows the last line's end does not count, an empty line
- * elsewhere is an empty label. How many there are is not compared with the dims (label files of
- * config.pbtxt may be longer or shorter, as in Triton). */
+ * elsewhere is an empty label. How many there are is compared by signature_check_labels. */
 MUST_USE enum err_code signature_set_labels(struct signature_tensor *tensor, struct slice text,
                                             struct arena *arena, struct err *err);
-/* Decides ROLE_AUTO: an integer output with labels or named like label/class beside
- * probabilities/scores is a label; a float output whose last dim equals the labels' count, or named
- * like probabilities, is probabilities; else a value. When one output only has labels, they are
- * also those of the other label and probabilities outputs that they fit. Call it last. */
+/* Decides ROLE_AUTO: an integer or BYTES output with labels, of known classes, or named like
+ * label/class beside probabilities/scores is a label (BYTES by name only where no integer is); a
+ * float output whose last dim equals the labels' count, or named like probabilities, is
+ * probabilities; else a value. When one output only has labels, they are also those of the other
+ * label and probabilities outputs that they fit; so are classes of the one label or the one
+ * probabilities output. Call it when labels are set. */
 void signature_decide_roles(struct signature *signature);
+/* E_INVALID when a classifier has another number of labels than of classes, as far as that is known
+ * before a run. Labels of config.pbtxt's label_filename may be more or fewer, as in Triton: names
+ * are then shown where each class has one. Call it last. */
+MUST_USE enum err_code signature_check_labels(const struct signature *signature, struct err *err);
 
 #endif

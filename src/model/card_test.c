@@ -364,10 +364,9 @@ TEST(card_roles_that_cannot_be)
 
     flower_init(&f);
     f.outputs[0].dtype = PENSTOCK_BYTES;
-    check(apply(&f, "outputs: {label: {role: label}}", arena, &err) == E_INVALID, "strings");
-    check(strcmp(err.text, "line 1: the role label is for class numbers, and output 'label' is "
-                           "BYTES") == 0,
-          "%s", err.text);
+    check(apply(&f, "outputs: {label: {role: label}}", arena, &err) == OK &&
+              f.outputs[0].role == ROLE_LABEL,
+          "a label may be text: %s", err.text);
     f.outputs[1].rank = 0;
     check(apply(&f, "outputs: {probabilities: {role: probabilities}}", arena, &err) == E_INVALID,
           "a scalar");
@@ -466,6 +465,93 @@ TEST(roles_are_decided)
     o[0].role = ROLE_AUTO;
     signature_decide_roles(&s);
     check(o[0].role == ROLE_VALUE, "a label beside no scores and without labels is a number");
+}
+
+TEST(roles_of_a_classifier_with_named_classes)
+{
+    static const char *const names[] = { "a", "b", "c" };
+    static const int64_t numbers[] = { 10, 20, 30 };
+    struct signature_tensor o[] = {
+        { .name = "output_label", .dtype = PENSTOCK_BYTES, .rank = 1, .dims = { -1 } },
+        { .name = "output_probability",
+          .dtype = PENSTOCK_FP32,
+          .rank = 2,
+          .dims = { -1, 3 },
+          .classes_count = 3,
+          .class_names = names },
+    };
+    struct signature s = { .outputs_count = COUNT(o), .outputs = o };
+
+    signature_decide_roles(&s);
+    check(o[0].role == ROLE_LABEL && o[1].role == ROLE_PROBABILITIES, "text beside scores");
+    check(o[0].class_names == names && o[0].classes_count == 3, "the label is of the same classes");
+
+    o[0] = (struct signature_tensor){ .name = "y",
+                                      .dtype = PENSTOCK_INT64,
+                                      .rank = 1,
+                                      .dims = { -1 },
+                                      .classes_count = 3,
+                                      .class_numbers = numbers };
+    o[1].role = ROLE_AUTO;
+    o[1].classes_count = 0;
+    o[1].class_names = NULL;
+    o[1].dims[1] = -1;
+    signature_decide_roles(&s);
+    check(o[0].role == ROLE_LABEL, "a number of known classes, whatever its name");
+    check(o[1].class_numbers == numbers, "the scores are of the same classes");
+
+    o[1].classes_count = 0;
+    o[1].class_numbers = NULL;
+    o[1].dims[1] = 4;
+    signature_decide_roles(&s);
+    check(o[1].classes_count == 0, "four columns are not three classes");
+}
+
+TEST(labels_are_as_many_as_classes)
+{
+    static const char *const labels[] = { "a", "b", "c", "d" };
+    static const int64_t numbers[] = { 10, 20, 30 };
+    static const struct {
+        enum output_role on; /* which output has the labels */
+        uint32_t count;
+        int64_t columns;
+        bool may_differ, has_classes, is_good;
+        const char *why;
+    } rows[] = {
+        { ROLE_LABEL, 3, 3, false, false, true, "as many" },
+        { ROLE_LABEL, 2, 3, false, false, false, "too few for the scores beside it" },
+        { ROLE_LABEL, 4, 3, false, false, false, "too many" },
+        { ROLE_LABEL, 2, 3, true, false, true, "of config.pbtxt" },
+        { ROLE_LABEL, 2, -1, false, false, true, "not known before a run" },
+        { ROLE_LABEL, 2, -1, false, true, false, "the model says how many" },
+        { ROLE_LABEL, 2, 1, false, false, true, "one score of two classes" },
+        { ROLE_PROBABILITIES, 3, 3, false, false, true, "as many" },
+        { ROLE_PROBABILITIES, 2, 3, false, false, false, "too few" },
+        { ROLE_PROBABILITIES, 4, -1, false, true, false, "the model says how many" },
+    };
+
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct signature_tensor o[] = {
+            { .name = "label", .dtype = PENSTOCK_INT64, .rank = 1, .dims = { -1 } },
+            { .name = "prob", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, rows[i].columns } },
+        };
+        struct signature s = { .outputs_count = COUNT(o), .outputs = o };
+        struct signature_tensor *on = &o[rows[i].on == ROLE_LABEL ? 0 : 1];
+        struct err err = { 0 };
+        on->labels = labels;
+        on->labels_count = rows[i].count;
+        on->labels_may_differ = rows[i].may_differ;
+        on->role = rows[i].on;
+        if (rows[i].has_classes) {
+            o[0].classes_count = 3;
+            o[0].class_numbers = numbers;
+        }
+        signature_decide_roles(&s);
+        enum err_code code = signature_check_labels(&s, &err);
+        check(code == (rows[i].is_good ? OK : E_INVALID), "%zu %s: %s", i, rows[i].why, err.text);
+        check(rows[i].is_good || strstr(err.text, "and the model has 3 classes") != NULL, "%s",
+              err.text);
+    }
 }
 
 TEST(card_survives_wherever_its_arena_ends)

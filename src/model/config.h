@@ -101,6 +101,9 @@ struct declared_tensor {
     uint32_t rank;
     int64_t dims[PENSTOCK_RANK_MAX];
     bool is_optional;
+    uint32_t classes_count; /* of an output, see struct signature_tensor */
+    const char *const *class_names;
+    const int64_t *class_numbers;
 };
 struct declared {
     uint32_t inputs_count, outputs_count;

@@ -109,6 +109,11 @@ static bool build_all(struct signature_tensor **ret, uint32_t *ret_count,
         if (t != NULL ? !build(&out[i], t, has_batch, arena)
                       : !build_hidden(&out[i], &declared[i], arena))
             return false;
+        if (declared_count != 0) {
+            out[i].classes_count = declared[i].classes_count;
+            out[i].class_names = declared[i].class_names;
+            out[i].class_numbers = declared[i].class_numbers;
+        }
     }
     *ret = out;
     *ret_count = count;

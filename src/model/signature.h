@@ -46,6 +46,12 @@ struct signature_tensor {
     double min, max;               /* NaN: none */
     uint32_t labels_count;
     const char *const *labels;
+    bool labels_may_differ;        /* in number from the classes: they are config.pbtxt's */
+    /* What the model itself calls the classes, by column of the scores: what a label output gives.
+     * One of names and numbers is NULL; 0: not known. Labels are people's words for them. */
+    uint32_t classes_count;
+    const char *const *class_names;
+    const int64_t *class_numbers;
     uint32_t features_count;       /* equals the last dim when not 0 */
     const struct feature *features;
     enum output_role role;

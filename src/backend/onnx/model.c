@@ -257,6 +257,9 @@ static enum err_code open_model(struct opening *opening, uint32_t *ret_traits)
         return err_wrap(opening->err, "%s", path);
     if (!opening->settings.is_arena_said)
         opening->settings.has_arena = !is_small(&opening->facts, buf_bytes(file).size);
+    if (!opening->facts.is_ort_format)
+        TRY(onnx_classes_find(opening->classes_of, &opening->classes_count, buf_bytes(file),
+                              model->arena, opening->err));
     if (opening->facts.zipmaps_count > 0)
         TRY(strip_zipmaps(opening, &file));
     if (make_session(opening, buf_bytes(file)) != OK)

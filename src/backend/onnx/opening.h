@@ -9,6 +9,7 @@
 
 #include <limits.h>
 
+#include "backend/onnx/classes.h"
 #include "backend/onnx/model.h"
 
 struct yyjson_doc;
@@ -34,6 +35,8 @@ struct opening {
     char base[PATH_MAX];   /* real path of the folder that holds the file */
     struct slice last_location;
     const char *classes; /* JSON: class labels by output; NULL without ZipMap */
+    uint32_t classes_count;
+    struct onnx_classes classes_of[CLASS_OUTPUTS_MAX]; /* in the model's arena */
     struct err *err;
 };
 

@@ -2,6 +2,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include <stddef.h>
 #include <stdio.h>
 #include <yyjson.h>
 
@@ -346,6 +347,41 @@ bool onnx_signature_is_batchable(const struct onnx_model *model)
     return true;
 }
 
+/* Names are what text holds, numbers what integers hold, and scores have a column for each. */
+static bool fits_classes(const struct onnx_tensor *output, const struct onnx_classes *classes)
+{
+    int64_t last = output->rank == 0 ? 1 : output->dims[output->rank - 1];
+
+    switch (output->dtype) {
+    case PENSTOCK_BYTES: return classes->names != NULL;
+    case PENSTOCK_INT32:
+    case PENSTOCK_INT64: return classes->numbers != NULL;
+    case PENSTOCK_FP32:
+    case PENSTOCK_FP64: return last == -1 || last == (int64_t)classes->count;
+    default: return false;
+    }
+}
+
+static enum err_code declare_classes(const struct opening *opening,
+                                     const struct onnx_tensor *output)
+{
+    const struct penstock_host *host = opening->model->host;
+    struct err own = { .code = OK };
+
+    if (host->size < offsetof(struct penstock_host, classes) + sizeof host->classes)
+        return OK;
+    for (uint32_t i = 0; i < opening->classes_count; i++) {
+        const struct onnx_classes *classes = &opening->classes_of[i];
+        if (strcmp(classes->output, output->name) != 0 || !fits_classes(output, classes))
+            continue;
+        int code =
+            host->classes(opening->host_model, output->name, classes->count, classes->names,
+                          classes->numbers, (struct penstock_err *)(void *)&own);
+        return code == OK ? OK : err_set(opening->err, (enum err_code)code, "%s", own.text);
+    }
+    return OK;
+}
+
 enum err_code onnx_signature_declare(const struct opening *opening)
 {
     const struct onnx_model *model = opening->model;
@@ -360,6 +396,8 @@ enum err_code onnx_signature_declare(const struct opening *opening)
                                         (struct penstock_err *)(void *)&own);
         if (code != OK)
             return err_set(opening->err, (enum err_code)code, "%s", own.text);
+        if (is_output)
+            TRY(declare_classes(opening, tensor));
     }
     return OK;
 }
