@@ -223,12 +223,17 @@ static bool can_skip(const struct conn *c, const struct exchange *x)
     return http1_data_left(&c->http) <= SKIP_BYTES_MAX;
 }
 
-static bool is_last(const struct conn *c)
+/* Has this connection carried as many requests as one may? */
+static bool is_spent(const struct conn *c)
 {
-    const struct serve_settings *settings = &c->l->serve->settings;
+    uint32_t most = c->l->serve->settings.requests_per_connection_max;
 
-    return c->l->is_draining || (settings->requests_per_connection_max != 0 &&
-                                 c->requests >= settings->requests_per_connection_max);
+    return most != 0 && c->requests >= most;
+}
+
+static bool is_draining(const struct conn *c)
+{
+    return atomic_load_explicit(&c->l->serve->is_draining, memory_order_relaxed);
 }
 
 static void op_respond(struct exchange *x, uint16_t status, const struct header *headers,
@@ -262,9 +267,8 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
         answer.framing = HTTP1_NO_LENGTH;
         c->is_closing = true;
     }
-    if (UNLIKELY(!c->is_closing && (is_last(c) || !can_skip(c, x)))) {
-        if (!c->l->is_draining && can_skip(c, x))
-            stat_add(&c->l->stats.limit_requests, 1);
+    if (UNLIKELY(!c->is_closing && (is_spent(c) || is_draining(c) || !can_skip(c, x)))) {
+        stat_add(&c->l->stats.limit_requests, is_spent(c));
         c->is_closing = c->must_linger = true;
     }
     answer.connection = c->is_closing        ? HTTP1_CLOSE
@@ -1108,7 +1112,7 @@ void conn_drain(struct conn *c)
 
     if (c->state == CONN_LINGERING)
         return;
-    if (!is_begun) /* else its answer will be the last: is_last */
+    if (!is_begun) /* else its answer will be the last */
         c->is_closing = c->must_linger = true;
     conn_run(c);
 }
