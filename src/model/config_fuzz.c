@@ -9,9 +9,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const struct declared_tensor inputs[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false },
-                                                 { "b", PENSTOCK_INT64, 0, { 0 }, true } };
-static const struct declared_tensor outputs[] = { { "c", PENSTOCK_FP32, 2, { -1, -1 }, false } };
+static const struct declared_tensor inputs[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false, 0, NULL, NULL },
+                                                 { "b", PENSTOCK_INT64, 0, { 0 }, true, 0, NULL, NULL } };
+static const struct declared_tensor outputs[] = { { "c", PENSTOCK_FP32, 2, { -1, -1 }, false, 0, NULL, NULL } };
 static const struct declared model = { 2, 1, inputs, outputs };
 
 static void complete(struct model_config *config, const struct declared *declared)

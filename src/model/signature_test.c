@@ -139,10 +139,10 @@ static struct signature *build(const char *pbtxt, const struct declared *declare
 
 TEST(signature_of_a_batching_model)
 {
-    static const struct declared_tensor in[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false },
-                                                 { "b", PENSTOCK_INT64, 1, { -1 }, false } };
-    static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 2, { -1, -1 }, false },
-                                                  { "y", PENSTOCK_FP32, 2, { -1, 2 }, false } };
+    static const struct declared_tensor in[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false, 0, NULL, NULL },
+                                                 { "b", PENSTOCK_INT64, 1, { -1 }, false, 0, NULL, NULL } };
+    static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 2, { -1, -1 }, false, 0, NULL, NULL },
+                                                  { "y", PENSTOCK_FP32, 2, { -1, 2 }, false, 0, NULL, NULL } };
     static const struct declared declared = { 2, 2, in, out };
     CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
     /* Listed in another order than declared, one output not at all. */
@@ -172,9 +172,9 @@ TEST(signature_of_a_batching_model)
 
 TEST(signature_survives_wherever_its_arena_ends)
 {
-    static const struct declared_tensor in[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false } };
-    static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 2, { -1, -1 }, false },
-                                                  { "y", PENSTOCK_FP32, 2, { -1, 2 }, false } };
+    static const struct declared_tensor in[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false, 0, NULL, NULL } };
+    static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 2, { -1, -1 }, false, 0, NULL, NULL },
+                                                  { "y", PENSTOCK_FP32, 2, { -1, 2 }, false, 0, NULL, NULL } };
     static const struct declared declared = { 1, 2, in, out };
     CLEANUP(config_free) struct model_config *config = NULL;
     bool was_enough = false;
@@ -199,10 +199,10 @@ TEST(signature_survives_wherever_its_arena_ends)
 
 TEST(signature_without_batching)
 {
-    static const struct declared_tensor in[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false },
-                                                 { "rate", PENSTOCK_INT64, 0, { 0 }, false },
-                                                 { "bias", PENSTOCK_FP32, 1, { -1 }, true } };
-    static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 0, { 0 }, false } };
+    static const struct declared_tensor in[] = { { "a", PENSTOCK_FP32, 2, { -1, 4 }, false, 0, NULL, NULL },
+                                                 { "rate", PENSTOCK_INT64, 0, { 0 }, false, 0, NULL, NULL },
+                                                 { "bias", PENSTOCK_FP32, 1, { -1 }, true, 0, NULL, NULL } };
+    static const struct declared_tensor out[] = { { "x", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL } };
     static const struct declared declared = { 3, 1, in, out };
     static const struct declared only_free = { 1, 1, in, in };
     CLEANUP(arena_free) struct arena *arena = arena_new(4096, 1 << 20);
