@@ -937,8 +937,12 @@ static void conn_run(struct conn *c)
         has_moved = false;
         while (step(c))
             has_moved = true;
+        /* A request behind a large answer waits for room that only this flush makes: nothing else
+         * would announce it. */
+        bool was_full = c->out.bytes > AHEAD_OUTPUT_MAX;
         output_flush(&c->out, c->watch.fd);
         has_moved |= give_room(c);
+        has_moved |= was_full && c->out.bytes <= AHEAD_OUTPUT_MAX;
     } while (has_moved && !c->out.is_lost && rounds++ < TURN_ROUNDS_MAX);
     c->is_running = false;
     if (UNLIKELY(has_moved)) /* it could go on: after the others */
@@ -1108,10 +1112,15 @@ struct conn *conn_of_node(struct list_node *node)
 
 void conn_drain(struct conn *c)
 {
-    bool is_begun = c->now == NULL ? c->begun_ns != 0 || input_size(c) > 0 : c->now->x.status == 0;
-
     if (c->state == CONN_LINGERING)
         return;
+    if (c->now == NULL && c->state == CONN_OPEN && input_size(c) == 0) {
+        /* What has arrived and is not read yet is a request too. */
+        c->can_read = true;
+        c->turn_bytes = 0;
+        input_receive(c);
+    }
+    bool is_begun = c->now == NULL ? c->begun_ns != 0 || input_size(c) > 0 : c->now->x.status == 0;
     if (!is_begun) /* else its answer will be the last */
         c->is_closing = c->must_linger = true;
     conn_run(c);

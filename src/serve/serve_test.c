@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "codec/compress.h"
 #include "io/env.h"
+#include "serve/internal.h"
 #include "serve/server_test.h"
 #include "test/harness.h"
 
@@ -1330,4 +1331,77 @@ TEST(serve_new_survives_every_fault)
             break;
     }
     metrics_free(&t.metrics);
+}
+
+/* Behind a large answer that its reader takes late, the next request needs no further event. */
+TEST(pipelining_behind_a_large_answer)
+{
+    struct test_server t;
+    struct answer a;
+
+    server_prepare(&t);
+    if (!server_start(&t, NULL))
+        return;
+    int fd = client_open(&t);
+    client_say(fd, GET("/big/30000000") GET("/mirror/1"));
+    usleep(20000); /* the socket is full */
+    answer_read(fd, &a, false);
+    check(a.status == 200 && a.body_size == 30000000, "%d, %zu bytes", a.status, a.body_size);
+    answer_free(&a);
+    answer_read(fd, &a, false);
+    check(a.status == 200 && strstr(a.body, "param=1") != NULL, "%d %s", a.status, a.body);
+    answer_free(&a);
+    close(fd);
+    server_stop(&t);
+}
+
+/* Keeps a loop from its sockets until it is released. */
+static atomic_bool is_held, holds;
+
+static void hold_loop(struct loop_msg *msg)
+{
+    (void)msg;
+    atomic_store(&holds, true);
+    while (atomic_load(&is_held))
+        usleep(1000);
+}
+
+TEST(draining_answers_what_has_arrived_and_is_not_read)
+{
+    static struct loop_msg msg = { .run = hold_loop };
+    struct test_server t;
+    struct answer a;
+    pthread_t thread;
+
+    server_prepare(&t);
+    t.settings.loops_count = 1;
+    if (!server_start(&t, NULL))
+        return;
+    int kept = client_open(&t);
+    client_say(kept, GET("/hello"));
+    answer_read(kept, &a, false);
+    answer_free(&a);
+    atomic_store(&is_held, true);
+    atomic_store(&holds, false);
+    loop_post(t.serve->loops[0].loop, &msg);
+    while (!atomic_load(&holds))
+        usleep(1000);
+    int fresh = client_open(&t); /* the kernel's backlog takes it */
+    client_say(kept, GET("/hello"));
+    client_say(fresh, GET("/hello"));
+    check_or_stop(pthread_create(&thread, NULL, drain, &t) == 0, "thread");
+    while (!atomic_load(&t.is_draining))
+        usleep(1000);
+    usleep(20000); /* the loop's message lies there before its sockets are looked at */
+    atomic_store(&is_held, false);
+    answer_read(kept, &a, false);
+    check(a.status == 200 && answer_has(&a, "connection: close"), "a kept one: %d", a.status);
+    answer_free(&a);
+    answer_read(fresh, &a, false);
+    check(a.status == 200 && answer_has(&a, "connection: close"), "a new one: %d", a.status);
+    answer_free(&a);
+    check(client_at_end(kept) && client_at_end(fresh), "then closed");
+    close(kept), close(fresh);
+    pthread_join(thread, NULL);
+    server_stop(&t);
 }
