@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -187,7 +188,8 @@ static void turn(struct loop *loop)
         if (!mpsc_is_empty(&loop->posted) || atomic_load(&loop->is_stopping))
             timeout = 0;
     }
-    count = epoll_wait(loop->epoll_fd, loop->ready, READY_MAX, timeout);
+    /* Not by libc's epoll_wait: that is a cancellation point, with locked instructions. */
+    count = (int)syscall(SYS_epoll_pwait, loop->epoll_fd, loop->ready, READY_MAX, timeout, NULL, 8);
     atomic_store_explicit(&loop->is_asleep, false, memory_order_relaxed);
     loop->now_ns = loop->env->mono_ns(loop->env);
     require(count >= 0 || errno == EINTR);

@@ -6,6 +6,8 @@
  */
 #include "serve/internal.h"
 
+#include <stdio.h>
+
 #include "base/text.h"
 
 static const struct slice allow_all = SLICE_LIT("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
@@ -61,17 +63,42 @@ COLD static void no_method(struct serve_exchange *e, uint32_t methods)
     api_fail(x, e->dialect, 405, &err);
 }
 
+/* Which call of ours somebody meant who writes other servers' paths: what stands behind the path in
+ * an error. */
+COLD static void suggest(char *out, size_t size, struct slice path)
+{
+    static const char *const folders[] = { "/models/", "/v1/models/", "/v2/models/" };
+    static const char *const calls[] = { "/predict", ":predict", "/infer", ":infer", "/invoke" };
+    struct slice rest = { 0 };
+
+    snprintf(out, size, "; GET / lists what there is");
+    for (size_t i = 0; i < COUNT(folders); i++)
+        if (slice_starts(path, folders[i]))
+            rest = slice_skip(path, strlen(folders[i]));
+    struct slice name = slice_first(rest, MIN(slice_find(rest, '/'), slice_find(rest, ':')));
+    struct slice call = slice_skip(rest, name.size);
+    for (size_t i = 0; i < COUNT(calls); i++)
+        if (name.size != 0 && name.size <= 64 && slice_starts(call, calls[i])) {
+            snprintf(out, size,
+                     "; did you mean POST /models/%.*s:predict, or POST /v2/models/%.*s/infer?",
+                     SLICE_ARG(name), SLICE_ARG(name));
+            return;
+        }
+}
+
 COLD static void no_path(struct serve_exchange *e)
 {
     struct exchange *x = &e->x;
     struct err err = { 0 };
+    char hint[256];
 
     if (x->method == METHOD_OPTIONS && slice_is(x->path, "*")) {
         answer_options(e, allow_all);
         return;
     }
-    err_set(&err, E_NOT_FOUND, "there is nothing at %.*s", (int)MIN(x->path.size, (size_t)200),
-            (const char *)x->path.data);
+    suggest(hint, sizeof hint, x->path);
+    err_set(&err, E_NOT_FOUND, "there is nothing at %.*s%s", (int)MIN(x->path.size, (size_t)200),
+            (const char *)x->path.data, hint);
     api_fail(x, e->dialect, 404, &err);
 }
 

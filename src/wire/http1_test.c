@@ -446,6 +446,24 @@ static const char *written(const struct http1_answer *answer)
     return out;
 }
 
+/* Any bytes as a value: the line ends where it should, and what may stay stays. */
+TEST(http1_values_cannot_end_their_line)
+{
+    uint8_t value[40], out[64];
+
+    for (unsigned round = 0; round < 5000; round++) {
+        size_t size = test_random_below(sizeof value + 1);
+        for (size_t i = 0; i < size; i++)
+            value[i] = (uint8_t)(test_random_below(4) != 0 ? 'a' + i % 26 : test_random_below(256));
+        struct http1_field field = { SLICE_LIT("x"), { value, size } };
+        check_or_stop((size_t)(http1_field_write(&field, out) - out) == size + 5, "size");
+        for (size_t i = 0; i < size; i++) {
+            bool may_stay = value[i] == '\t' || (value[i] >= 0x20 && value[i] != 0x7f);
+            check(out[3 + i] == (may_stay ? value[i] : ' '), "byte 0x%02x at %zu", value[i], i);
+        }
+    }
+}
+
 TEST(http1_answers)
 {
     char date[HTTP1_DATE_BYTES];

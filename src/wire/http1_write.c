@@ -114,13 +114,28 @@ static uint8_t *put_u64(uint8_t *at, uint64_t value)
     return at + sizeof digits - count;
 }
 
-/* Bytes from a handler may come from a peer: none of them may end the line. */
+/* Bytes from a handler may come from a peer: none of them may end the line. Looked at eight at a
+ * time; the odd one that must not pass is then found bytewise. */
 static uint8_t *put_safe(uint8_t *at, struct slice bytes)
 {
-    for (size_t i = 0; i < bytes.size; i++) {
-        uint8_t c = bytes.data[i];
-        at[i] = UNLIKELY((c < 0x20 && c != '\t') || c == 0x7f) ? ' ' : c;
+    const uint64_t ones = UINT64_C(0x0101010101010101), highs = 0x80 * ones;
+    uint64_t odd = 0, x = 0;
+    size_t i = 0;
+
+    for (; i + 8 <= bytes.size; i += 8) {
+        memcpy(&x, bytes.data + i, 8);
+        memcpy(at + i, &x, 8);
+        uint64_t del = x ^ 0x7f * ones;
+        odd |= (x - 0x20 * ones) & ~x & highs; /* below 0x20 */
+        odd |= (del - ones) & ~del & highs;    /* 0x7f */
     }
+    for (; i < bytes.size; i++) {
+        at[i] = bytes.data[i];
+        odd |= at[i] < 0x20 || at[i] == 0x7f;
+    }
+    for (i = 0; UNLIKELY(odd != 0) && i < bytes.size; i++)
+        if ((at[i] < 0x20 && at[i] != '\t') || at[i] == 0x7f)
+            at[i] = ' ';
     return at + bytes.size;
 }
 
