@@ -50,6 +50,24 @@ TEST(buf_is_charged_and_given_back)
     buf_unref(&second);
 }
 
+TEST(buf_is_charged_as_it_fills)
+{
+    struct budget budget;
+    struct buf *buf = NULL;
+    struct err err;
+
+    budget_init(&budget, 4096);
+    check_or_stop(buf_new_partly(&buf, &budget, 100000, 1000, &err) == OK, "%s", err.text);
+    uint64_t first = budget_used(&budget);
+    check(first >= 1000 && first < 2000, "%llu", (unsigned long long)first);
+    check(buf_charge(buf, 900, &err) == OK && budget_used(&budget) == first, "charged already");
+    check(buf_charge(buf, 2000, &err) == OK && budget_used(&budget) == first + 1000, "the rest");
+    check(buf_charge(buf, 50000, &err) == E_EXHAUSTED && err.retry_after_ms > 0, "over");
+    check(budget_used(&budget) == first + 1000, "a refusal takes nothing");
+    buf_unref(&buf);
+    check(budget_used(&budget) == 0, "given back");
+}
+
 static void count_release(void *context, void *data)
 {
     (void)data;

@@ -32,6 +32,10 @@ struct buf {
     alignas(BUF_ALIGN) uint8_t bytes[];
 };
 
+#define NO_BUDGET                                                                                  \
+    "no memory left for %zu bytes: the server's --memory-limit is reached; retry later or raise "  \
+    "the limit"
+
 /* format takes the one size. */
 static PRINTF_LIKE(2, 0) enum err_code exhausted(struct err *err, const char *format, size_t size)
 {
@@ -43,18 +47,36 @@ static PRINTF_LIKE(2, 0) enum err_code exhausted(struct err *err, const char *fo
 
 enum err_code buf_new(struct buf **ret, struct budget *budget, size_t size, struct err *err)
 {
-    if (size > SIZE_MAX / 2 || !budget_take(budget, size + sizeof(struct buf)))
-        return exhausted(err, "no memory left for %zu bytes: the server's --memory-limit is "
-                              "reached; retry later or raise the limit",
-                         size);
+    return buf_new_partly(ret, budget, size, size, err);
+}
+
+enum err_code buf_charge(struct buf *buf, size_t bytes, struct err *err)
+{
+    size_t want = bytes + sizeof *buf;
+
+    require(bytes <= buf->size && buf->release == NULL);
+    if (want <= buf->charged)
+        return OK;
+    if (!budget_take(buf->budget, want - buf->charged))
+        return exhausted(err, NO_BUDGET, bytes);
+    buf->charged = want;
+    return OK;
+}
+
+enum err_code buf_new_partly(struct buf **ret, struct budget *budget, size_t size, size_t charged,
+                             struct err *err)
+{
+    require(charged <= size);
+    if (size > SIZE_MAX / 2 || !budget_take(budget, charged + sizeof(struct buf)))
+        return exhausted(err, NO_BUDGET, size);
     struct buf *buf = mem_aligned(BUF_ALIGN, sizeof *buf + size);
     if (buf == NULL) {
-        budget_give(budget, size + sizeof *buf);
+        budget_give(budget, charged + sizeof *buf);
         return exhausted(err, "the machine has no memory for %zu bytes; retry later", size);
     }
     atomic_init(&buf->refs, 1);
     buf->size = size;
-    buf->charged = size + sizeof *buf;
+    buf->charged = charged + sizeof *buf;
     buf->data = buf->bytes;
     buf->budget = budget;
     buf->release = NULL;

@@ -24,6 +24,14 @@ enum { BUF_ALIGN = 64 }; /* the bytes of a buf_new begin on such a line */
 MUST_USE enum err_code buf_new(struct buf **ret, struct budget *budget, size_t size,
                                struct err *err);
 
+/* The same, charged for its first `charged` bytes only. For sizes that a peer has announced and not
+ * sent: buf_charge takes the rest as it comes, and memory of large blocks is the system's until it is
+ * written to. */
+MUST_USE enum err_code buf_new_partly(struct buf **ret, struct budget *budget, size_t size,
+                                      size_t charged, struct err *err);
+/* Charges the first `bytes` in all, if it has not been yet; unshared only. */
+MUST_USE enum err_code buf_charge(struct buf *buf, size_t bytes, struct err *err);
+
 /* Makes a buf around memory that somebody else owns (a runtime's output, a mapping). `release` is
  * called once, on the thread that drops the last reference. On failure nothing is adopted: the
  * memory is still the caller's. The memory is not charged to a budget. */

@@ -20,6 +20,7 @@ enum {
     ALIGN = 64,
     SMALL_MAX = 4096,       /* known sizes up to this lie in the arena */
     GROW_FIRST = 16 * 1024, /* of a body whose size is not known */
+    STEP = 1 << 20,         /* large bodies are charged to the budget as they come, by so much */
 };
 
 struct collect {
@@ -76,7 +77,8 @@ static enum err_code grow(struct collect *c, size_t room, struct err *err)
     struct buf *fresh = NULL;
     size_t before = lead(c->limits.align_at);
 
-    TRY(buf_new(&fresh, c->x->budget, before + room, err));
+    TRY(buf_new_partly(&fresh, c->x->budget, before + room, MIN(before + c->size + STEP, before + room),
+                       err));
     uint8_t *bytes = buf_fill(fresh) + before;
     if (c->size > 0)
         memcpy(bytes, c->bytes, c->size);
@@ -142,7 +144,14 @@ static void offer(struct collect *c)
             return;
         }
     }
-    exchange_read(c->x, c->bytes + c->size, c->room - c->size);
+    /* Who announces much and sends little must not use up what others could be served with. */
+    size_t piece = MIN(c->room - c->size, (size_t)STEP);
+    if (c->buf != NULL &&
+        buf_charge(c->buf, lead(c->limits.align_at) + c->size + piece, &err) != OK) {
+        refuse(c, &err);
+        return;
+    }
+    exchange_read(c->x, c->bytes + c->size, piece);
 }
 
 static void on_body(struct exchange *x, size_t size, bool is_end)
@@ -191,7 +200,7 @@ static void settle(struct collect *c)
         complete(c);
     } else { /* no memory for it: perhaps there is now, else grow says which kind is missing */
         if (grow(c, first_room(c), &err) == OK)
-            exchange_read(c->x, c->bytes, c->room);
+            offer(c);
         else
             refuse(c, &err);
     }
@@ -251,5 +260,5 @@ void exchange_collect(struct exchange *x, struct collect_limits limits,
         settle_later(c);
         return;
     }
-    exchange_read(x, c->bytes, c->room);
+    offer(c);
 }

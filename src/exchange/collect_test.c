@@ -259,6 +259,33 @@ TEST(the_budget_says_no)
     free(body);
 }
 
+/* Announcing is cheap for the peer, so it is for us: what is charged follows what has come. */
+TEST(a_large_announcement_costs_what_has_come)
+{
+    enum { SIZE = 20 << 20, CAME = 3 << 20 };
+    uint8_t *body = make_body(SIZE);
+    struct script s;
+
+    begin(&s, slice_make(body, SIZE), SIZE, NULL, 100000, SIZE, 0);
+    check(budget_used(&s.budget) < 2 << 20, "%llu at the head",
+          (unsigned long long)budget_used(&s.budget));
+    while (s.body.size > SIZE - CAME && s.x.has_offer) {
+        size_t size = MIN((size_t)100000, s.x.offer_size);
+        memcpy(s.x.offer, s.body.data, size);
+        s.body = slice_skip(s.body, size);
+        s.x.has_offer = false;
+        s.x.user->on_body(&s.x, size, false);
+    }
+    check(budget_used(&s.budget) < CAME + (2 << 20), "%llu after 3 MiB",
+          (unsigned long long)budget_used(&s.budget));
+    feed(&s);
+    check(s.is_done && s.code == OK && s.result.body.size == SIZE &&
+              memcmp(s.result.body.data, body, SIZE) == 0,
+          "whole");
+    end(&s);
+    free(body);
+}
+
 TEST(collect_survives_every_fault)
 {
     uint8_t *body = make_body(100000);
