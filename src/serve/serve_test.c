@@ -44,8 +44,8 @@ TEST(requests_and_what_is_understood_of_them)
           "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n"
           "0\r\nT: u\r\n\r\n",
           200, "abcde" },
-        { GET("/nothing"), 404, "there is nothing at /nothing\n" },
-        { GET("/v2/nothing"), 404, "{\"error\":\"there is nothing at /v2/nothing\"}" },
+        { GET("/nothing"), 404, "there is nothing at /nothing; GET / lists what there is\n" },
+        { GET("/v2/nothing"), 404, "{\"error\":\"there is nothing at /v2/nothing; GET / lists what there is\"}" },
         { GET("/v2/models/%zz/infer"), 400, "{\"error\":*" },
         { "POST /hello HTTP/1.1\r\n" HOST "\r\n", 405, "POST is not possible for /hello*" },
         { "TRACE /hello HTTP/1.1\r\n" HOST "\r\n", 405, NULL },
