@@ -11,12 +11,14 @@
  */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/arena.h"
 #include "codec/bytes.h"
 #include "codec/npy.h"
 #include "codec/tensor_json.h"
 #include "contract/choose.h"
+#include "contract/convert.h"
 #include "contract/tensor_memory.h"
 #include "contract/typed.h"
 #include "model/dtype.h"
@@ -215,6 +217,50 @@ static HOT enum err_code check_limits(struct typed_reader *r, const struct typed
     return OK;
 }
 
+/* -- null ---------------------------------------------------------------------------------------- */
+
+/* Numbers that are none: what the JSON reader makes of NaN, "NaN" and null. */
+static HOT bool has_nan(enum penstock_dtype dtype, const uint8_t *data, uint64_t count)
+{
+    unsigned found = 0;
+
+    switch (dtype) {
+    case PENSTOCK_FP32:
+        for (uint64_t i = 0; i < count; i++) {
+            uint32_t bits;
+            memcpy(&bits, data + i * sizeof bits, sizeof bits);
+            found |= (bits & 0x7fffffffu) > 0x7f800000u;
+        }
+        return found != 0;
+    case PENSTOCK_FP64:
+    case PENSTOCK_FP16:
+    case PENSTOCK_BF16:
+        for (uint64_t i = 0; i < count; i++)
+            found |= isnan(element_f64(dtype, data, i)) != 0;
+        return found != 0;
+    default: return false;
+    }
+}
+
+/* A value that is missing is no number. Who means NaN says so. `text` is what the elements were
+ * read from: numbers, in which commas part one from the next. */
+static COLD enum err_code refuse_null(struct typed_reader *r, const char *name, uint64_t count,
+                                      struct slice text, struct err *err)
+{
+    const uint8_t *null = memmem(text.data, text.size, "null", 4);
+    uint64_t element = 0;
+
+    if (null == NULL)
+        return OK;
+    for (const uint8_t *at = text.data; at < null; at++)
+        element += *at == ',';
+    field_failed(r, name, E_INVALID);
+    if (count == 1)
+        return err_set(err, E_INVALID, "%s is null; it takes a number", name);
+    return err_set(err, E_INVALID, "%s: element %llu is null; it takes a number", name,
+                   (unsigned long long)element);
+}
+
 /* -- values from JSON ---------------------------------------------------------------------------- */
 
 static bool is_array(struct json_cursor *c)
@@ -228,6 +274,7 @@ static HOT enum err_code read_elements(struct typed_reader *r, const struct type
                                        struct json_cursor *at, const char *path, struct err *err)
 {
     size_t left = (size_t)(at->end - at->at), room;
+    const uint8_t *begin = at->at;
 
     if (in->element == 0) {
         struct text out;
@@ -252,6 +299,8 @@ static HOT enum err_code read_elements(struct typed_reader *r, const struct type
                        (unsigned long long)count);
     TRY(column_room(r, c, (size_t)count * in->element, err));
     TRY(tensor_json_read(c->data + c->size, in->tensor->dtype, count, at, path, err));
+    if (UNLIKELY(has_nan(in->tensor->dtype, c->data + c->size, count)))
+        TRY(refuse_null(r, path, count, slice_make(begin, (size_t)(at->at - begin)), err));
     if (UNLIKELY(in->has_limits))
         TRY(check_limits(r, in, c->data + c->size, count, err));
     c->size += (size_t)count * in->element;
@@ -360,7 +409,10 @@ static HOT enum err_code read_feature(struct typed_reader *r, const struct typed
         return json_skip(at, NULL, f->name, err);
     }
     uint8_t *to = c->data + c->size + (size_t)field->feature * in->element;
+    const uint8_t *begin = at->at;
     TRY(tensor_json_read(to, in->tensor->dtype, 1, at, f->name, err));
+    if (UNLIKELY(has_nan(in->tensor->dtype, to, 1)))
+        TRY(refuse_null(r, f->name, 1, slice_make(begin, (size_t)(at->at - begin)), err));
     if (UNLIKELY(in->has_limits)) {
         double value = element_f64(in->tensor->dtype, to, 0);
         TRY(check_limit(r, f->name, f->unit, f->min, f->max, value, err));
@@ -468,6 +520,12 @@ static const struct typed_field *find_field(struct typed_reader *r, struct slice
     return field;
 }
 
+/* As messages have it: an input by its title, whatever name it was given by. */
+static const char *public_name(const struct typed_reader *r, const struct typed_field *field)
+{
+    return field->feature == TYPED_WHOLE ? r->plan->inputs[field->input].title : field->name;
+}
+
 static HOT enum err_code read_field(struct typed_reader *r, struct slice name,
                                     struct json_cursor *at, struct err *err)
 {
@@ -477,7 +535,16 @@ static HOT enum err_code read_field(struct typed_reader *r, struct slice name,
         return unknown_field(r, name, err);
     enum err_code code = field->feature == TYPED_WHOLE ? read_whole(r, field->input, at, err)
                                                        : read_feature(r, field, at, err);
-    return LIKELY(code == OK) ? OK : field_failed(r, field->name, code);
+    return LIKELY(code == OK) ? OK : field_failed(r, public_name(r, field), code);
+}
+
+/* An error that names no field is about the JSON itself. */
+static COLD enum err_code json_failed(struct typed_reader *r, enum err_code code, struct err *err)
+{
+    if (code != E_INVALID || r->field != NULL || !slice_starts(slice_of(err->text), "byte "))
+        return code;
+    r->shows_example = true;
+    return err_wrap(err, "the body is not JSON");
 }
 
 static HOT enum err_code read_object(struct typed_reader *r, struct json_cursor *at,
@@ -518,8 +585,12 @@ static enum err_code read_list(struct typed_reader *r, struct json_cursor *at, s
             code = read_object(r, at, err);
         if (code == OK)
             code = close_row(r, err);
-        if (UNLIKELY(code != OK))
-            return err_wrap(err, "row %llu", (unsigned long long)row);
+        if (UNLIKELY(code != OK)) {
+            code = json_failed(r, code, err);
+            return r->shows_example && slice_starts(slice_of(err->text), "the body is not JSON")
+                       ? code
+                       : err_wrap(err, "row %llu", (unsigned long long)row);
+        }
     }
 }
 
@@ -533,7 +604,7 @@ static uint8_t inside(const struct json_cursor *at)
     return json_peek(&inner);
 }
 
-HOT enum err_code typed_read_json(struct typed_reader *r, struct slice body, struct err *err)
+static HOT enum err_code read_json_body(struct typed_reader *r, struct slice body, struct err *err)
 {
     struct json_cursor at = { body.data, body.data, body.data + body.size };
     uint8_t first = json_peek(&at);
@@ -552,9 +623,18 @@ HOT enum err_code typed_read_json(struct typed_reader *r, struct slice body, str
     } else {
         r->shows_example = true;
         return err_set(err, E_INVALID, "%s; a JSON object with the model's fields is expected",
-                       first == 0 ? "the body is empty" : "the body is no JSON object");
+                       first != 0          ? "the body is no JSON object"
+                       : at.at == at.end   ? "the body is empty"
+                                           : "the body is not JSON: it begins with a zero byte");
     }
     return json_end(&at, err);
+}
+
+HOT enum err_code typed_read_json(struct typed_reader *r, struct slice body, struct err *err)
+{
+    enum err_code code = read_json_body(r, body, err);
+
+    return LIKELY(code == OK) ? OK : json_failed(r, code, err);
 }
 
 /* -- fields from elsewhere ------------------------------------------------------------------------ */
@@ -646,7 +726,7 @@ enum err_code typed_read_text(struct typed_reader *r, struct slice name, struct 
     if (field == NULL)
         return unknown_field(r, name, err);
     enum err_code code = text_value(r, field, value, err);
-    return code == OK ? OK : field_failed(r, field->name, code);
+    return code == OK ? OK : field_failed(r, public_name(r, field), code);
 }
 
 /* Raw little-endian elements: one row, or with a batch as many as there are. */
@@ -712,7 +792,56 @@ enum err_code typed_read_bytes(struct typed_reader *r, struct slice name, struct
     enum err_code code = field->feature != TYPED_WHOLE ? text_value(r, field, value, err)
                          : in->element == 0            ? whole_bytes(r, field->input, value, err)
                                                        : raw_numbers(r, field->input, value, err);
-    return code == OK ? OK : field_failed(r, field->name, code);
+    return code == OK ? OK : field_failed(r, public_name(r, field), code);
+}
+
+/* What NumPy calls it, where a caller has to say it. */
+static const char *numpy_name(enum penstock_dtype dtype)
+{
+    switch (dtype) {
+    case PENSTOCK_BOOL: return "bool";
+    case PENSTOCK_UINT8: return "uint8";
+    case PENSTOCK_UINT16: return "uint16";
+    case PENSTOCK_UINT32: return "uint32";
+    case PENSTOCK_UINT64: return "uint64";
+    case PENSTOCK_INT8: return "int8";
+    case PENSTOCK_INT16: return "int16";
+    case PENSTOCK_INT32: return "int32";
+    case PENSTOCK_INT64: return "int64";
+    case PENSTOCK_FP16: return "float16";
+    case PENSTOCK_FP64: return "float64";
+    case PENSTOCK_BYTES: return "str";
+    default: return "float32";
+    }
+}
+
+/* NumPy's own default is float64 and int64, which few models take: numbers are taken by their
+ * value, as those of JSON are. */
+static enum err_code convert_array(struct typed_reader *r, const struct typed_input *in,
+                                   struct penstock_tensor *tensor, struct err *err)
+{
+    enum penstock_dtype from = tensor->dtype, to = in->tensor->dtype;
+    uint64_t count, bad = 0;
+    size_t size;
+    void *data;
+
+    if (!convert_can(from, to))
+        return err_set(err, E_INVALID,
+                       "%s: the array holds %s; it takes %s: save it as array.astype('%s')",
+                       in->title, dtype_name(from), dtype_name(to), numpy_name(to));
+    count = tensor->size / dtype_size(from);
+    if (__builtin_mul_overflow((size_t)count, dtype_size(to), &size))
+        return no_memory(err);
+    TRY(tensor_memory(&data, r->arena, r->budget, size, err));
+    if (!convert_elements(to, data, from, tensor->data, count, &bad))
+        return err_set(err, E_INVALID,
+                       "%s: element %llu of the array is %.17g, which %s cannot hold", in->title,
+                       (unsigned long long)bad, element_f64(from, tensor->data, bad),
+                       dtype_name(to));
+    tensor->dtype = to;
+    tensor->data = data;
+    tensor->size = size;
+    return OK;
 }
 
 static enum err_code npy_value(struct typed_reader *r, const struct typed_field *field,
@@ -732,8 +861,7 @@ static enum err_code npy_value(struct typed_reader *r, const struct typed_field 
     c->is_given = true;
     TRY(npy_read(&tensor, r->arena, file, err));
     if (tensor.dtype != in->tensor->dtype)
-        return err_set(err, E_INVALID, "%s: the array holds %s; it takes %s", in->title,
-                       dtype_name(tensor.dtype), dtype_name(in->tensor->dtype));
+        TRY(convert_array(r, in, &tensor, err));
     TRY(match(r, in, tensor.rank, tensor.shape, row_shape, &rows, &is_list, err));
     if (rows == 0)
         return err_set(err, E_INVALID, "%s: the array has no rows", in->title);
@@ -759,7 +887,7 @@ enum err_code typed_read_npy(struct typed_reader *r, struct slice name, struct s
     if (field == NULL)
         return unknown_field(r, name, err);
     enum err_code code = npy_value(r, field, file, err);
-    return code == OK ? OK : field_failed(r, field->name, code);
+    return code == OK ? OK : field_failed(r, public_name(r, field), code);
 }
 
 /* -- the end --------------------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
 #include "codec/npy.h"
 #include "codec/number.h"
 #include "contract/choose.h"
+#include "contract/convert.h"
 #include "contract/test_models.h"
 #include "test/harness.h"
 
@@ -194,8 +195,8 @@ static const struct {
 } refusals[] = {
     { test_iris, "", "the body is empty", NULL, true },
     { test_iris, "nope", "input", "input", false },
-    { test_iris, "{", "", NULL, false },
-    { test_iris, IRIS_ROW " x", "", NULL, false },
+    { test_iris, "{", "the body is not JSON: byte 1: ", NULL, true },
+    { test_iris, IRIS_ROW " x", "the body is not JSON: byte ", NULL, true },
     { test_iris, "{}", "field 'sepal_length' is missing", "sepal_length", true },
     { test_iris, "[]", "the list of rows is empty", NULL, true },
     { test_iris, "{\"sepal_length\":5.1}", "field 'sepal_width' is missing", "sepal_width", true },
@@ -373,6 +374,160 @@ TEST(typed_reads_forms_and_raw_bodies)
     check(c.code == E_INVALID && strstr(c.err.text, "got shape [8]; one row takes [4]") != NULL,
           "%s", c.err.text);
     close_call(&c);
+}
+
+TEST(typed_null_is_no_number)
+{
+    static const struct {
+        const char *body, *field, *text;
+    } cases[] = {
+        { "{\"sepal_length\":null,\"sepal_width\":3,\"petal_length\":1,\"petal_width\":1}",
+          "sepal_length", "sepal_length is null; it takes a number" },
+        { "{\"input\":[5.1,3.5,null,0.2]}", "input", "input: element 2 is null; it takes a number" },
+        { "[[5.1,3.5,1.4,0.2],[NaN,3.5,1.4,null]]", "input",
+          "input: element 7 is null; it takes a number" },
+        { "[{\"input\":[1,2,3,4]},{\"input\":[null,2,3,4]}]", "input",
+          "row 1: input: element 0 is null; it takes a number" },
+    };
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct call c;
+        open_call(&c, test_iris());
+        read_json(&c, cases[i].body);
+        check(c.code == E_INVALID && strcmp(c.err.text, cases[i].text) == 0, "%s\n  gave %s",
+              cases[i].body, c.err.text);
+        check(c.reader.field != NULL && strcmp(c.reader.field, cases[i].field) == 0, "%s",
+              cases[i].body);
+        close_call(&c);
+    }
+    /* What is written as NaN is meant; where there are limits, it is outside of them. */
+    static const char *const bodies[] = {
+        "{\"b\":[1,2,3],\"j\":[\"null\"],\"f\":[NaN,\"NaN\"],\"s\":[\"a\",\"null\"]}",
+        "{\"b\":[1,2,3],\"j\":[\"x\"],\"f\":[1,null],\"s\":[\"a\",\"b\"]}",
+    };
+    for (size_t i = 0; i < COUNT(bodies); i++) {
+        struct call c;
+        open_call(&c, test_mixed());
+        read_json(&c, bodies[i]);
+        check(c.code == (i == 0 ? OK : E_INVALID), "%s: %s", bodies[i], c.err.text);
+        close_call(&c);
+    }
+}
+
+TEST(typed_says_what_is_not_json)
+{
+    static const struct {
+        const char *body;
+        size_t size;
+        const char *text;
+    } cases[] = {
+        { "{'sepal_length':5.1}", 20, "the body is not JSON: byte 1: expected a string" },
+        { "{", 1, "the body is not JSON: byte 1: " },
+        { "[{\"input\":[1,2,3,4]},{]", 23, "the body is not JSON: byte 22: " },
+        { "\0\0", 2, "the body is not JSON: it begins with a zero byte" },
+        { " ", 1, "the body is empty" },
+        { "", 0, "the body is empty" },
+    };
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct call c;
+        open_call(&c, test_iris());
+        c.code = typed_read_json(&c.reader, slice_make(cases[i].body, cases[i].size), &c.err);
+        check(c.code == E_INVALID && slice_starts(slice_of(c.err.text), cases[i].text),
+              "%s\n  gave %s", cases[i].body, c.err.text);
+        check(c.reader.shows_example && c.reader.field == NULL, "%s", cases[i].body);
+        close_call(&c);
+    }
+}
+
+static void check_array(const struct signature *signature, const char *name,
+                        enum penstock_dtype dtype, int64_t count, const void *data, size_t size,
+                        const void *expected, const char *text)
+{
+    struct penstock_tensor tensor = {
+        .dtype = dtype, .rank = 1, .shape = { count }, .data = data, .size = size
+    };
+    uint8_t file[NPY_HEADER_MAX + 64];
+    size_t header = npy_write_header(file, &tensor);
+    struct call c;
+
+    memcpy(file + header, data, size);
+    open_call(&c, signature);
+    c.code = typed_read_npy(&c.reader, slice_of(name), slice_make(file, header + size), &c.err);
+    if (expected != NULL) {
+        end_call(&c);
+        check(c.code == OK && memcmp(c.inputs[0].data, expected, c.inputs[0].size) == 0, "%s",
+              c.err.text);
+    } else {
+        check(c.code == E_INVALID && strcmp(c.err.text, text) == 0, "want %s\n  got  %s", text,
+              c.err.text);
+        check(c.reader.field != NULL && strncmp(c.err.text, c.reader.field,
+                                                strlen(c.reader.field)) == 0,
+              "the field and the text agree");
+    }
+    close_call(&c);
+}
+
+TEST(typed_takes_arrays_by_value)
+{
+    static const double doubles[] = { 5.1, 3.5, 1.4, 0.2 }, huge[] = { 1, 2, 1e300, 4 };
+    static const float singles[] = { 5.1f, 3.5f, 1.4f, 0.2f }, counts[] = { 1, 2, 3, 4 };
+    static const int64_t ints[] = { 1, 2, 3, 4 };
+    static const uint8_t bools[] = { 1, 0, 1, 0 };
+
+    check_array(test_iris(), "input", PENSTOCK_FP64, 4, doubles, sizeof doubles, singles, NULL);
+    check_array(test_iris(), "input", PENSTOCK_INT64, 4, ints, sizeof ints, counts, NULL);
+    check_array(test_iris(), "input", PENSTOCK_FP64, 4, huge, sizeof huge, NULL,
+                "input: element 2 of the array is 1.0000000000000001e+300, which FP32 cannot hold");
+    check_array(test_iris(), "input", PENSTOCK_BOOL, 4, bools, sizeof bools, NULL,
+                "input: the array holds BOOL; it takes FP32: save it as array.astype('float32')");
+}
+
+__extension__ typedef __int128 wide;
+
+/* Every pair against arithmetic with 128 bits. */
+TEST(convert_agrees_with_wide_arithmetic)
+{
+    static const struct {
+        enum penstock_dtype dtype;
+        unsigned bits;
+        bool is_signed;
+    } ints[] = {
+        { PENSTOCK_UINT8, 8, false },   { PENSTOCK_INT8, 8, true },
+        { PENSTOCK_UINT16, 16, false }, { PENSTOCK_INT16, 16, true },
+        { PENSTOCK_UINT32, 32, false }, { PENSTOCK_INT32, 32, true },
+        { PENSTOCK_UINT64, 64, false }, { PENSTOCK_INT64, 64, true },
+    };
+
+    for (int round = 0; round < 20000; round++) {
+        size_t from = test_random_below(COUNT(ints)), to = test_random_below(COUNT(ints));
+        uint64_t bits = test_random() >> test_random_below(64), out = 0, bad = 7;
+        if (test_random_below(2) == 0)
+            bits = 0 - bits;
+        unsigned shift = 64 - ints[from].bits;
+        wide value = ints[from].is_signed ? (wide)((int64_t)(bits << shift) >> shift)
+                                              : (wide)(bits << shift >> shift);
+        wide most = ((wide)1 << (ints[to].bits - ints[to].is_signed)) - 1;
+        wide least = ints[to].is_signed ? -most - 1 : 0;
+        bool fits = value >= least && value <= most;
+        bool is_good =
+            convert_elements(ints[to].dtype, &out, ints[from].dtype, &bits, 1, &bad);
+        check(is_good == fits, "%zu to %zu: %016llx", from, to, (unsigned long long)bits);
+        unsigned narrow = 64 - ints[to].bits;
+        wide got = ints[to].is_signed ? (wide)((int64_t)(out << narrow) >> narrow)
+                                          : (wide)(out << narrow >> narrow);
+        check(fits ? got == value : bad == 0, "%zu to %zu: %016llx", from, to,
+              (unsigned long long)bits);
+    }
+    static const double values[] = { 3, -3, 3.5, 255, 256, 1e20, (double)NAN, (double)INFINITY };
+    static const bool fits_u8[] = { true, false, false, true, false, false, false, false };
+    for (size_t i = 0; i < COUNT(values); i++) {
+        uint8_t out = 0;
+        uint64_t bad;
+        check(convert_elements(PENSTOCK_UINT8, &out, PENSTOCK_FP64, &values[i], 1, &bad) ==
+                  fits_u8[i],
+              "%g", values[i]);
+    }
 }
 
 /* Rows of random numbers, each written in one of the ways there are, read back as they were. */
