@@ -6,6 +6,7 @@
  */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/arena.h"
 #include "base/map.h"
@@ -252,6 +253,14 @@ static double example_within(double min, double max)
     return !isnan(min) ? min : !isnan(max) ? MIN(max, 0.0) : 0.0;
 }
 
+/* Zeros, but that nothing is left when everything is masked out. */
+static double example_of(const struct signature_tensor *t)
+{
+    if (isnan(t->min) && isnan(t->max) && strcasestr(t->name, "mask") != NULL)
+        return 1;
+    return example_within(t->min, t->max);
+}
+
 /* A made-up row of zeros in the right shape, where the model's own words give no example. */
 static void put_zeros(struct text *out, const struct typed_input *in, uint32_t axis, size_t *budget)
 {
@@ -259,9 +268,9 @@ static void put_zeros(struct text *out, const struct typed_input *in, uint32_t a
         if (in->tensor->dtype == PENSTOCK_BYTES)
             text_str(out, "\"text\"");
         else if (in->tensor->dtype == PENSTOCK_BOOL)
-            text_str(out, "false");
+            text_str(out, example_of(in->tensor) > 0 ? "true" : "false");
         else
-            put_number(out, example_within(in->tensor->min, in->tensor->max));
+            put_number(out, example_of(in->tensor));
         *budget -= MIN(*budget, (size_t)1);
         return;
     }
