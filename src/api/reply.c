@@ -69,7 +69,7 @@ static void typed_error(struct text *body, const struct err *err, const char *fi
         text_str(body, ",\"example\":");
         text_str(body, example_json);
     }
-    text_str(body, "}}");
+    text_str(body, "}}\n");
 }
 
 static void fail_with(struct exchange *x, enum dialect dialect, uint16_t status,

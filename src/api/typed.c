@@ -240,6 +240,8 @@ static HOT enum err_code encode(struct infer *infer, struct err *err)
     struct text out;
     size_t bound = typed_answer_bound(call->plan, &call->query, rows, outputs);
 
+    bound += bound != SIZE_MAX; /* the line's end */
+
     if (LIKELY(bound <= ARENA_ANSWER_MAX)) {
         text_init_arena(&out, x->arena, bound);
     } else {
@@ -248,6 +250,7 @@ static HOT enum err_code encode(struct infer *infer, struct err *err)
     }
     TRY(typed_write(&out, call->plan, &call->query, rows, call->reader.is_list, outputs, x->arena,
                     err));
+    text_byte(&out, '\n'); /* for who reads it in a terminal */
     if (text_failed(&out))
         return err_set(err, E_EXHAUSTED, "no memory for the answer; retry later");
     if (buf != NULL)
@@ -412,7 +415,7 @@ static void list_models(struct exchange *x, const struct route_match *match)
         is_first = false;
         put_summary(&out, &snapshot.entries[i]);
     }
-    text_str(&out, "]}");
+    text_str(&out, "]}\n");
     repository_snapshot_give(&snapshot);
     api_answer_text(x, DIALECT_TYPED, 200, json_type, NULL, 0, &out);
 }
@@ -448,7 +451,7 @@ static void describe_model(struct exchange *x, const struct route_match *match)
         text_json(&out, text_slice(&curl));
     }
     text_deinit(&curl);
-    text_byte(&out, '}');
+    text_str(&out, "}\n");
     api_answer_text(x, DIALECT_TYPED, 200, json_type, NULL, 0, &out);
 }
 
