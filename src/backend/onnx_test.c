@@ -1231,6 +1231,41 @@ TEST(onnx_zipmap_becomes_a_tensor)
     run_zipmap(true, false);
 }
 
+TEST(onnx_says_which_inputs_do_not_agree)
+{
+    struct fixture f;
+    struct maker maker;
+    int64_t two[] = { 2 }, three[] = { 3 };
+    float x[] = { 1, 2, 3 };
+
+    if (!begin(&f))
+        return;
+    for (int same = 1; same >= 0; same--) {
+        maker_begin(&maker);
+        maker_input(&maker, "a", ONNX_FLOAT, "s");
+        maker_input(&maker, "b", ONNX_FLOAT, same ? "s" : "t");
+        maker_output(&maker, "y", ONNX_FLOAT, same ? "s" : "u");
+        maker_node(&maker, "Add", NULL, "a b", "y", NULL);
+        check(save_and_open(&f, &maker) == OK, "%s", f.err.text);
+        batch(&f, 1);
+        input_floats(&f, 0, 1, two, x, 2);
+        input_floats(&f, 1, 1, three, x, 3);
+        int code = run(&f);
+        const char *text = fake_batch_text(&f.batch);
+        if (same)
+            check(code == E_INVALID &&
+                      strcmp(text, "inputs 'a' and 'b' do not agree on 's': dimension 0 of the one "
+                                   "is 2, dimension 0 of the other 3") == 0,
+                  "%d %s", code, text);
+        else /* the runtime's own words, without the places in its source */
+            check(code != OK && strstr(text, "failed at its node Add") != NULL &&
+                      strstr(text, "onnxruntime_src") == NULL,
+                  "%d %s", code, text);
+        close_model(&f);
+    }
+    end(&f);
+}
+
 /* The classes that are found behind output "y" of `maker`, as text; it is then finished. */
 static const char *classes_of(struct maker *maker)
 {

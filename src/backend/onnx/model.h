@@ -61,6 +61,10 @@ struct onnx_model {
 struct onnx_session *onnx_session_ref(struct onnx_session *session);
 void onnx_session_unref(struct onnx_session **session);
 
+/* signature.c: the first required input's dimension of that name. */
+struct onnx_dim_source onnx_signature_find_symbol(const struct onnx_model *model,
+                                                  const char *symbol);
+
 /* The members of struct penstock_backend. */
 int onnx_model_open(void **ret_model, struct penstock_model *host_model, uint32_t *ret_traits,
                     struct penstock_err *err);

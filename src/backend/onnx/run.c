@@ -203,6 +203,35 @@ static enum err_code explain_inputs(const struct instance *instance,
     return OK;
 }
 
+/* Does a dimension that the model calls by one name have one size in all its inputs? It is no error
+ * in itself: a run may stretch a 1. */
+static enum err_code explain_symbols(const struct instance *instance,
+                                     const struct penstock_batch *batch, struct err *err)
+{
+    const struct onnx_model *model = instance->model;
+
+    for (uint32_t i = 0; i < model->inputs_count; i++) {
+        const struct penstock_tensor *tensor = model->host->input(batch, i);
+        const struct onnx_tensor *input = &model->inputs[i];
+        for (uint32_t d = 0; tensor != NULL && d < input->rank; d++) {
+            struct onnx_dim_source first = { DIM_UNKNOWN, 0 };
+            if (input->dims[d] < 0)
+                first = onnx_signature_find_symbol(model, input->symbols[d]);
+            const struct penstock_tensor *other =
+                first.input == DIM_UNKNOWN ? NULL : model->host->input(batch, first.input);
+            if (other == NULL || other->shape[first.dim] == tensor->shape[d])
+                continue;
+            return err_set(err, E_INVALID,
+                           "inputs '%s' and '%s' do not agree on '%s': dimension %u of the one is "
+                           "%lld, dimension %u of the other %lld",
+                           model->inputs[first.input].name, input->name, input->symbols[d],
+                           first.dim, (long long)other->shape[first.dim], d,
+                           (long long)tensor->shape[d]);
+        }
+    }
+    return OK;
+}
+
 static bool is_kept(const struct kept *kept, uint32_t rank, const int64_t *shape, size_t size)
 {
     if (kept->value == NULL || kept->rank != rank || kept->size != size)
@@ -712,6 +741,8 @@ static enum err_code run_batch(struct instance *instance, struct penstock_batch 
         return err->code;
     enum err_code code = failed(instance, status, err, NULL);
     enum err_code better = code == E_CANCELLED ? OK : explain_inputs(instance, batch, err);
+    if (better == OK && code != E_CANCELLED)
+        better = explain_symbols(instance, batch, err);
     return better != OK ? better : code;
 }
 

@@ -222,7 +222,8 @@ static enum err_code read_overridable(struct opening *opening, size_t count)
 }
 
 /* The first required input's dimension of that name. */
-static struct onnx_dim_source find_symbol(const struct onnx_model *model, const char *symbol)
+struct onnx_dim_source onnx_signature_find_symbol(const struct onnx_model *model,
+                                                   const char *symbol)
 {
     for (uint32_t i = 0; symbol[0] != '\0' && i < model->inputs_count; i++) {
         const struct onnx_tensor *input = &model->inputs[i];
@@ -266,7 +267,7 @@ static bool resolve_output(const struct onnx_model *model, struct onnx_tensor *o
     if (output->dtype == PENSTOCK_BYTES || is_input_name(model, output->name))
         return false;
     for (uint32_t d = 0; d < output->rank; d++) {
-        output->sources[d] = find_symbol(model, output->symbols[d]);
+        output->sources[d] = onnx_signature_find_symbol(model, output->symbols[d]);
         if (output->dims[d] >= 0 || output->sources[d].input != DIM_UNKNOWN)
             continue;
         if (d > 0 || !has_rows || output->symbols[0][0] != '\0')
