@@ -616,7 +616,7 @@ static enum err_code refuse_state(const struct repository_entry *entry, struct s
     const char *state = model_state_name(entry->state);
 
     err_set(err, E_UNAVAILABLE,
-            "Request for unknown model: '%.*s' version %.*s is not at ready state (%s%s%s)",
+            "model '%.*s' version %.*s is not at ready state (%s%s%s)",
             SLICE_ARG(slice_first(name, 256)), SLICE_ARG(slice_first(version, 32)), state,
             entry->reason[0] != '\0' ? ": " : "", entry->reason);
     if (err != NULL && entry->state == MODEL_LOADING)

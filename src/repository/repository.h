@@ -43,9 +43,9 @@ MUST_USE enum err_code repository_open(struct repository **ret,
 MUST_USE enum err_code repository_load_all(struct repository *repository, struct err *err);
 void repository_close(struct repository **repository); /* lets go of every model */
 
-/* engine_directory.want_model. Texts as Triton's: "Request for unknown model: 'x' is not found"
- * (E_NOT_FOUND), "Request for unknown model: 'x' version 2 is not at ready state" (E_UNAVAILABLE);
- * what exists is listed behind it when that helps. */
+/* engine_directory.want_model. "Request for unknown model: 'x' is not found" (E_NOT_FOUND, Triton's
+ * words); "model 'x' version 2 is not at ready state (UNAVAILABLE: why)" (E_UNAVAILABLE) of one that
+ * is known, which Triton calls unknown too. What exists is listed behind it when that helps. */
 enum err_code repository_want_model(void *repository, struct model **ret, struct slice name,
                                     struct slice version, struct err *err);
 

@@ -546,7 +546,7 @@ TEST(a_slow_model_delays_no_other)
               E_UNAVAILABLE,
           "%s", err.text);
     check(strcmp(err.text,
-                 "Request for unknown model: 'b' version 1 is not at ready state (LOADING)") == 0,
+                 "model 'b' version 1 is not at ready state (LOADING)") == 0,
           "%s", err.text);
     check(err.retry_after_ms == 1000, "%u", err.retry_after_ms);
     pthread_create(&loader, NULL, load_main, repository);
@@ -618,7 +618,7 @@ TEST(asking_for_models)
         { "../iris", "", E_NOT_FOUND,
           "Request for unknown model: '../iris' is not found; there are: bad, iris" },
         { "bad", "", E_UNAVAILABLE,
-          "Request for unknown model: 'bad' version 1 is not at ready state (UNAVAILABLE: the file "
+          "model 'bad' version 1 is not at ready state (UNAVAILABLE: the file "
           "says: bad)" },
         { "iris", "0", E_INVALID,
           "version '0' of model 'iris': a version is a whole number from 1" },
