@@ -47,6 +47,19 @@ TEST(requests_and_what_is_understood_of_them)
         { GET("/nothing"), 404, "there is nothing at /nothing; GET / lists what there is\n" },
         { GET("/v2/nothing"), 404,
           "{\"error\":\"there is nothing at /v2/nothing; GET / lists what there is\"}" },
+        { GET("/models/iris/predict"), 404,
+          "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"there is nothing at "
+          "/models/iris/predict; did you mean POST /models/iris:predict, or POST "
+          "/v2/models/iris/infer?\"}}\n" },
+        { GET("/v2/models/iris/predict"), 404,
+          "{\"error\":\"there is nothing at /v2/models/iris/predict; did you mean POST "
+          "/models/iris:predict, or*" },
+        { GET("/v1/models/iris:predict"), 404,
+          "there is nothing at /v1/models/iris:predict; did you mean POST /models/iris:predict, "
+          "or*" },
+        { GET("/models/:predict/"), 404,
+          "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"there is nothing at "
+          "/models/:predict/; GET / lists*" },
         { GET("/v2/models/%zz/infer"), 400, "{\"error\":*" },
         { "POST /hello HTTP/1.1\r\n" HOST "\r\n", 405, "POST is not possible for /hello*" },
         { "TRACE /hello HTTP/1.1\r\n" HOST "\r\n", 405, NULL },
