@@ -31,13 +31,13 @@ plain = FastAPI()
 plain_session = onnxruntime.InferenceSession(MODEL, providers=["CPUExecutionProvider"])
 
 
-@plain.post("/v2/models/iris/infer")
+@plain.post("/v2/models/iris_gemm/infer")
 def plain_iris(request: InferRequest):
     feeds = {t.name: numpy.array(t.data, dtype=numpy.float32).reshape(t.shape) for t in request.inputs}
     results = plain_session.run(None, feeds)
     outputs = [{"name": o.name, "datatype": DTYPES[o.type], "shape": list(r.shape), "data": r.ravel().tolist()}
                for o, r in zip(plain_session.get_outputs(), results)]
-    return {"model_name": "iris", "model_version": "1", "outputs": outputs}
+    return {"model_name": "iris_gemm", "model_version": "1", "outputs": outputs}
 
 
 # --- tuned --------------------------------------------------------------------------------------------
@@ -51,14 +51,14 @@ OUTPUTS = [(o.name, DTYPES[o.type]) for o in tuned_session.get_outputs()]
 NAMES = [name for name, _ in OUTPUTS]
 
 
-@tuned.post("/v2/models/iris/infer")
+@tuned.post("/v2/models/iris_gemm/infer")
 async def tuned_iris(request: Request):
     document = orjson.loads(await request.body())
     feeds = {t["name"]: numpy.array(t["data"], dtype=numpy.float32).reshape(t["shape"]) for t in document["inputs"]}
     results = tuned_session.run(NAMES, feeds)
     outputs = [{"name": name, "datatype": datatype, "shape": r.shape, "data": r.ravel()}
                for (name, datatype), r in zip(OUTPUTS, results)]
-    return Response(orjson.dumps({"model_name": "iris", "model_version": "1", "outputs": outputs},
+    return Response(orjson.dumps({"model_name": "iris_gemm", "model_version": "1", "outputs": outputs},
                                  option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 

@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 
-from _lib import EXAMPLES, Peer, die, free_port
+from _lib import IRIS_GEMM, Peer, die, free_port
 
 NGINX = """\
 worker_processes 1;
@@ -50,7 +50,7 @@ def nginx(path, body):
             yield server
 
 
-def fastapi(is_tuned, model=os.path.join(EXAMPLES, "iris", "1", "model.onnx")):
+def fastapi(is_tuned, model=IRIS_GEMM):
     """bench/_fastapi_app.py. Plain: `uvicorn app:app` and FastAPI's own ways. Tuned: uvloop, httptools, orjson, no validation
     library, one thread in ONNX Runtime."""
     port = free_port()

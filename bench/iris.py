@@ -5,10 +5,10 @@ import sys
 
 import _lib
 import _peers
-from _lib import EXAMPLES, IRIS_V2, Load, Penstock, Row, alternate, iris_validate, median, median_ratio, post
+from _lib import IRIS_GEMM, IRIS_V2, Load, Penstock, Row, alternate, iris_gemm_validate, median, median_ratio, post
 
-TITLE = "iris over 16 keep-alive connections, closed loop"
-PATH = "/v2/models/iris/infer"
+TITLE = "iris_gemm (Gemm and Softmax, 4 floats to 3) over 16 keep-alive connections, closed loop"
+PATH = "/v2/models/iris_gemm/infer"
 TYPED = {"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}
 
 
@@ -21,16 +21,16 @@ def typed_validate(headers, body):
 def run(options):
     rounds, seconds = _lib.rounds_of(options), _lib.seconds_of(options, 4, 1)
     with contextlib.ExitStack() as stack:
-        penstock = stack.enter_context(Penstock(EXAMPLES + "/iris"))
+        penstock = stack.enter_context(Penstock(IRIS_GEMM))
         request = post(PATH, IRIS_V2)
-        v2 = Load(penstock, request, iris_validate)
+        v2 = Load(penstock, request, iris_gemm_validate)
         loads = {"penstock V2": v2,
-                 "penstock typed": Load(penstock, post("/models/iris:predict", TYPED), typed_validate)}
+                 "penstock typed": Load(penstock, post("/models/iris_gemm:predict", TYPED), typed_validate)}
         nginx = stack.enter_context(_peers.nginx(PATH, v2.expect))
-        loads["nginx, fixed answer"] = Load(nginx, request, iris_validate)
+        loads["nginx, fixed answer"] = Load(nginx, request, iris_gemm_validate)
         for is_tuned in (True, False):
             peer = stack.enter_context(_peers.fastapi(is_tuned))
-            loads[peer.name] = Load(peer, request, iris_validate)
+            loads[peer.name] = Load(peer, request, iris_gemm_validate)
         found = alternate(loads, rounds, seconds=seconds, connections=16)
     cpu = {name: median(runs, "cpu_us") for name, runs in found.items()}
     ours, fixed = cpu["penstock V2"], cpu["nginx, fixed answer"]
@@ -38,13 +38,13 @@ def run(options):
     beside = ["nginx %.2f us" % fixed]
     beside += ["%s %.0f us, %.0fx" % (name, cpu[name], cpu[name] / ours) for name in ("FastAPI tuned", "FastAPI plain")]
     return [
-        Row("`iris`, V2 JSON: server CPU a request", ours, "us", 9, beside="; ".join(beside), note=share),
+        Row("`iris_gemm`, V2 JSON: server CPU a request", ours, "us", 9, beside="; ".join(beside), note=share),
         Row("... of nginx that answers a fixed body",
             median_ratio(found["penstock V2"], found["nginx, fixed answer"], "cpu_us"), "x", 1.8,
             beside="nginx %.2f us" % fixed),
-        Row("`iris`, typed route, of V2", median_ratio(found["penstock typed"], found["penstock V2"], "cpu_us"), "x", 1.2,
+        Row("`iris_gemm`, typed route, of V2", median_ratio(found["penstock typed"], found["penstock V2"], "cpu_us"), "x", 1.2,
             beside="%.2f us" % cpu["penstock typed"]),
-        Row("`iris`, V2 JSON: requests a second on one core, in thousands", median(found["penstock V2"], "per_second") / 1e3,
+        Row("`iris_gemm`, V2 JSON: requests a second on one core, in thousands", median(found["penstock V2"], "per_second") / 1e3,
             "k/s", beside="nginx %.1f; FastAPI tuned %.1f; plain %.2f" % tuple(
                 median(found[name], "per_second") / 1e3 for name in ("nginx, fixed answer", "FastAPI tuned", "FastAPI plain")),
             note=share),

@@ -6,10 +6,10 @@ import sys
 
 import _lib
 import _peers
-from _lib import EXAMPLES, IRIS_V2, Load, Penstock, Row, identity_config, iris_validate, measure, post, say
+from _lib import IRIS_GEMM, IRIS_V2, Load, Penstock, Row, identity_config, iris_gemm_validate, measure, post, say
 
 TITLE = "10,000 requests a second, open loop, latency from when each was due"
-PATH = "/v2/models/iris/infer"
+PATH = "/v2/models/iris_gemm/infer"
 RATE = 10000
 SLOW_MS, SLOW_SHARE = 50, 0.01
 PERCENTILES = (("p50", "p50_us"), ("p99", "p99_us"), ("p99.9", "p999_us"))
@@ -32,13 +32,13 @@ def run(options):
             _lib.die("not the answer of slow: %s" % body[:300])
 
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_lib.models({"iris": EXAMPLES + "/iris", "slow/config.pbtxt": slow_config,
+        folder = stack.enter_context(_lib.models({"iris_gemm/1/model.onnx": IRIS_GEMM, "slow/config.pbtxt": slow_config,
                                                   "slow/1/.keep": b""}))
         penstock = stack.enter_context(Penstock(folder))
-        alone = Load(penstock, request, iris_validate, share=1 - SLOW_SHARE)
+        alone = Load(penstock, request, iris_gemm_validate, share=1 - SLOW_SHARE)
         slow = Load(penstock, slow_request, slow_validate, share=SLOW_SHARE)
         nginx = stack.enter_context(_peers.nginx(PATH, alone.expect))
-        runs = {"nginx": [Load(nginx, request, iris_validate)], "penstock": [alone], "penstock with slow": [alone, slow]}
+        runs = {"nginx": [Load(nginx, request, iris_gemm_validate)], "penstock": [alone], "penstock with slow": [alone, slow]}
         found = {name: [] for name in runs}
         for number in range(rounds):
             for name, loads in runs.items():
@@ -59,10 +59,10 @@ def run(options):
 
     rows = []
     for name, key in PERCENTILES:
-        rows.append(Row("`iris`, %d requests/s for %.0f s: %s, of nginx's" % (rate, seconds, name),
+        rows.append(Row("`iris_gemm`, %d requests/s for %.0f s: %s, of nginx's" % (rate, seconds, name),
                         ratio("penstock", "nginx", key), "x", 1.5,
                         beside="%.0f us; nginx %.0f us" % (of("penstock", key), of("nginx", key))))
-    rows.append(Row("... while 1 % of the calls go to a model that takes 50 ms: p99 of `iris`, of that without",
+    rows.append(Row("... while 1 % of the calls go to a model that takes 50 ms: p99 of `iris_gemm`, of that without",
                     ratio("penstock with slow", "penstock", "p99_us"), "x", 1.3,
                     beside="%.0f us; without %.0f us" % (of("penstock with slow", "p99_us"), of("penstock", "p99_us"))))
     return rows
