@@ -1668,3 +1668,93 @@ TEST(onnx_memory_does_not_grow)
     check(IS_SANITIZED || after - before < 1024, "grew from %ld to %ld kB", before, after);
     end(&f);
 }
+
+/* -- small tensors and the memory of runs ----------------------------------------------------- */
+
+/* A shape that changes and comes back, to either side of what is copied; nothing of the run before
+ * is left in an answer. */
+TEST(onnx_small_and_large_tensors_in_turn)
+{
+    static const int64_t counts[] = { 1, 2, 1, 63, 64, 65, 64, 0, 1, 64, 300, 2 };
+    static float x[600], y[600];
+    struct fixture f;
+    struct maker maker;
+
+    if (!begin(&f))
+        return;
+    make_plus_one(&maker, "N");
+    check(save_and_open(&f, &maker) == OK, "%s", f.err.text);
+    batch(&f, 1);
+    for (size_t i = 0; i < COUNT(counts); i++) {
+        int64_t shape[] = { counts[i], 2 };
+        size_t count = (size_t)counts[i] * 2;
+        for (int again = 0; again < 2; again++) {
+            for (size_t at = 0; at < count; at++) {
+                x[at] = (float)(at * 7 + i * 1000 + (size_t)again * 100000);
+                y[at] = x[at] + 1;
+            }
+            input_floats(&f, 0, 2, shape, x, count);
+            check(run(&f) == OK, "%s", fake_batch_text(&f.batch));
+            check(is_floats(fake_batch_output(&f.batch, 0, 0, 0), 2, shape, y, count), "%lld rows",
+                  (long long)counts[i]);
+        }
+    }
+    end(&f);
+}
+
+/* An output that is the input's own memory, beside one that is not. */
+TEST(onnx_small_input_handed_through)
+{
+    struct fixture f;
+    struct maker maker;
+    int64_t shape[] = { 2, 2 };
+
+    if (!begin(&f))
+        return;
+    make_plus_one(&maker, "?");
+    maker_output(&maker, "same", ONNX_FLOAT, "?,2");
+    maker_node(&maker, "Identity", NULL, "x", "same", NULL);
+    check(save_and_open(&f, &maker) == OK, "%s", f.err.text);
+    batch(&f, 1);
+    for (int i = 0; i < 20; i++) {
+        float x[] = { (float)i, 2, 3, 4 }, y[] = { (float)i + 1, 3, 4, 5 };
+        input_floats(&f, 0, 2, shape, x, 4);
+        check(run(&f) == OK, "%s", fake_batch_text(&f.batch));
+        check(is_floats(fake_batch_output(&f.batch, 0, 0, 0), 2, shape, y, 4), "run %d", i);
+        check(is_floats(fake_batch_output(&f.batch, 0, 0, 1), 2, shape, x, 4), "run %d", i);
+    }
+    end(&f);
+}
+
+/* A run that asks for more memory than there is fails, and only it. */
+TEST(onnx_run_that_wants_all_memory)
+{
+    struct fixture f;
+    struct maker maker;
+    int64_t shape[] = { 2 }, wanted[] = { INT64_C(1) << 44, 4 }, few[] = { 3, 4 };
+    float zero = 0;
+
+    if (IS_SANITIZED) {
+        test_skip("sanitizers stop the program where memory ends");
+        return;
+    }
+    if (!begin(&f))
+        return;
+    maker_begin(&maker);
+    maker_input(&maker, "n", ONNX_INT64, "2");
+    maker_output(&maker, "y", ONNX_FLOAT, "");
+    maker_node(&maker, "ConstantOfShape", NULL, "n", "zeros", NULL);
+    struct maker_attributes attributes = { { 0 } };
+    maker_attribute_int(&attributes, "keepdims", 0);
+    maker_node(&maker, "ReduceSum", NULL, "zeros", "y", &attributes);
+    check(save_and_open(&f, &maker) == OK, "%s", f.err.text);
+    batch(&f, 1);
+    for (int i = 0; i < 3; i++) {
+        fake_batch_input(&f.batch, 0, PENSTOCK_INT64, 1, shape, wanted, sizeof wanted);
+        check(run(&f) != OK, "2^48 bytes were found");
+        fake_batch_input(&f.batch, 0, PENSTOCK_INT64, 1, shape, few, sizeof few);
+        check(run(&f) == OK, "%s", fake_batch_text(&f.batch));
+        check(is_floats(fake_batch_output(&f.batch, 0, 0, 0), 0, NULL, &zero, 1), "a sum of zeros");
+    }
+    end(&f);
+}

@@ -334,7 +334,7 @@ enum err_code npy_read(struct penstock_tensor *ret, struct arena *arena, struct 
 {
     struct penstock_tensor tensor = { .name = "" };
     struct header h = { .rank = 0 };
-    struct literal dict;
+    struct literal dict = { { NULL, 0 }, { NULL, 0 } };
     struct slice data;
     uint64_t count, width, bytes;
     char shape[24 * PENSTOCK_RANK_MAX];
