@@ -165,7 +165,7 @@ static const char *labels_of(struct text *room, const struct repository_entry *e
     room->size = 0;
     metrics_label(room, "model", slice_of(entry->name), true);
     metrics_label(room, "version", slice_of(entry->version), false);
-    if (more != NULL)
+    if (more != NULL && value != NULL)
         metrics_label(room, more, slice_of(value), false);
     return text_cstr(room);
 }
