@@ -812,6 +812,7 @@ TEST(the_page_escapes_what_models_say)
                        "default-src 'none'; style-src 'unsafe-inline'"),
           "policy");
     const char *page = answer_of(fake);
+    check_or_stop(page != NULL, "no page");
     check(strstr(page, "<script") == NULL && strstr(page, "<img") == NULL &&
               strstr(page, "<b>\"") == NULL,
           "%s", page);
