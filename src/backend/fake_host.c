@@ -144,8 +144,9 @@ static int host_declare(struct penstock_model *host_model, bool is_output, const
         return host_fail(err, E_INTERNAL, "too much");
     }
     struct fake_declared *declared = &model->declared[model->declared_count++];
-    *declared =
-        (struct fake_declared){ must(strdup(name)), is_output, is_optional, dtype, rank, { 0 }, "" };
+    *declared = (struct fake_declared){
+        must(strdup(name)), is_output, is_optional, dtype, rank, { 0 }, ""
+    };
     if (rank > 0)
         memcpy(declared->dims, dims, rank * sizeof *dims);
     return OK;

@@ -214,9 +214,9 @@ static enum err_code make_items(struct typed_plan *plan, struct err *err)
             item.probabilities = i;
             if (label == -1) {
                 item.kind = ITEM_LABEL;
-                item.name = scores != (int64_t)i                             ? t->name
+                item.name = scores != (int64_t)i                            ? t->name
                             : t->labels_count != 0 || t->classes_count != 0 ? "label"
-                                                                             : "class_index";
+                                                                            : "class_index";
                 TRY(add_item(plan, item, err));
             }
             item.kind = ITEM_PROBABILITY;

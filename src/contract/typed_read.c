@@ -628,9 +628,9 @@ static HOT enum err_code read_json_body(struct typed_reader *r, struct slice bod
     } else {
         r->shows_example = true;
         return err_set(err, E_INVALID, "%s; a JSON object with the model's fields is expected",
-                       first != 0          ? "the body is no JSON object"
-                       : at.at == at.end   ? "the body is empty"
-                                           : "the body is not JSON: it begins with a zero byte");
+                       first != 0        ? "the body is no JSON object"
+                       : at.at == at.end ? "the body is empty"
+                                         : "the body is not JSON: it begins with a zero byte");
     }
     return json_end(&at, err);
 }

@@ -383,7 +383,8 @@ TEST(typed_null_is_no_number)
     } cases[] = {
         { "{\"sepal_length\":null,\"sepal_width\":3,\"petal_length\":1,\"petal_width\":1}",
           "sepal_length", "sepal_length is null; it takes a number" },
-        { "{\"input\":[5.1,3.5,null,0.2]}", "input", "input: element 2 is null; it takes a number" },
+        { "{\"input\":[5.1,3.5,null,0.2]}", "input",
+          "input: element 2 is null; it takes a number" },
         { "[[5.1,3.5,1.4,0.2],[NaN,3.5,1.4,null]]", "input",
           "input: element 7 is null; it takes a number" },
         { "[{\"input\":[1,2,3,4]},{\"input\":[null,2,3,4]}]", "input",
@@ -461,8 +462,8 @@ static void check_array(const struct signature *signature, const char *name,
     } else {
         check(c.code == E_INVALID && strcmp(c.err.text, text) == 0, "want %s\n  got  %s", text,
               c.err.text);
-        check(c.reader.field != NULL && strncmp(c.err.text, c.reader.field,
-                                                strlen(c.reader.field)) == 0,
+        check(c.reader.field != NULL &&
+                  strncmp(c.err.text, c.reader.field, strlen(c.reader.field)) == 0,
               "the field and the text agree");
     }
     close_call(&c);
@@ -506,16 +507,15 @@ TEST(convert_agrees_with_wide_arithmetic)
             bits = 0 - bits;
         unsigned shift = 64 - ints[from].bits;
         wide value = ints[from].is_signed ? (wide)((int64_t)(bits << shift) >> shift)
-                                              : (wide)(bits << shift >> shift);
+                                          : (wide)(bits << shift >> shift);
         wide most = ((wide)1 << (ints[to].bits - ints[to].is_signed)) - 1;
         wide least = ints[to].is_signed ? -most - 1 : 0;
         bool fits = value >= least && value <= most;
-        bool is_good =
-            convert_elements(ints[to].dtype, &out, ints[from].dtype, &bits, 1, &bad);
+        bool is_good = convert_elements(ints[to].dtype, &out, ints[from].dtype, &bits, 1, &bad);
         check(is_good == fits, "%zu to %zu: %016llx", from, to, (unsigned long long)bits);
         unsigned narrow = 64 - ints[to].bits;
         wide got = ints[to].is_signed ? (wide)((int64_t)(out << narrow) >> narrow)
-                                          : (wide)(out << narrow >> narrow);
+                                      : (wide)(out << narrow >> narrow);
         check(fits ? got == value : bad == 0, "%zu to %zu: %016llx", from, to,
               (unsigned long long)bits);
     }
@@ -768,9 +768,10 @@ TEST(typed_classes_are_never_columns_in_disguise)
     o[0].classes_count = o[1].classes_count = 0;
     o[0].class_numbers = o[1].class_numbers = NULL;
     o[0].labels_count = o[1].labels_count = 2;
-    check_classes(o, twenty, 8, "top=3",
-                  "[{\"class_index\":1,\"probability\":0.96},{\"class_index\":0,\"probability\":0.03},"
-                  "{\"class_index\":2,\"probability\":0.01}]");
+    check_classes(
+        o, twenty, 8, "top=3",
+        "[{\"class_index\":1,\"probability\":0.96},{\"class_index\":0,\"probability\":0.03},"
+        "{\"class_index\":2,\"probability\":0.01}]");
     /* Nothing is known. */
     o[0].labels_count = o[1].labels_count = 0;
     o[0].labels = o[1].labels = NULL;
@@ -786,8 +787,9 @@ TEST(typed_classes_are_never_columns_in_disguise)
     o[0].classes_count = o[1].classes_count = 3;
     o[0].class_names = o[1].class_names = names;
     check_classes(o, b, 5, "", "{\"label\":\"b\",\"probability\":0.96}");
-    check_classes(o, b, 5, "top=2",
-                  "[{\"label\":\"b\",\"probability\":0.96},{\"label\":\"a\",\"probability\":0.03}]");
+    check_classes(
+        o, b, 5, "top=2",
+        "[{\"label\":\"b\",\"probability\":0.96},{\"label\":\"a\",\"probability\":0.03}]");
     o[0].labels = o[1].labels = words;
     o[0].labels_count = o[1].labels_count = 3;
     check_classes(o, b, 5, "", "{\"label\":\"y\",\"probability\":0.96}");

@@ -514,10 +514,9 @@ size_t typed_answer_bound(const struct typed_plan *plan, const struct typed_quer
         }
         if (item->kind == ITEM_LABEL && item->label != -1)
             bound =
-                add_bounds(bound,
-                           times(t->dtype == PENSTOCK_BYTES ? t->size / 4
-                                                              : t->size / dtype_size(t->dtype),
-                                 item->label_bytes_max + 1));
+                add_bounds(bound, times(t->dtype == PENSTOCK_BYTES ? t->size / 4
+                                                                   : t->size / dtype_size(t->dtype),
+                                        item->label_bytes_max + 1));
         if (item->kind == ITEM_VALUE || item->label == (int64_t)item->output || query->is_raw)
             bound = add_bounds(bound, add_bounds(tensor_bound(t), 6 * name + 16));
         bound = add_bounds(bound, times((size_t)rows, row));

@@ -914,8 +914,7 @@ static enum output_role decide_role(const struct signature *s, const struct sign
     if (t->dtype == PENSTOCK_BYTES && !has_number && is_label(t, has_scores))
         return ROLE_LABEL;
     if (is_float(t->dtype) && t->rank != 0 &&
-        (name_has(t, "prob") ||
-         (t->labels_count != 0 && last_dim(t) == (int64_t)t->labels_count)))
+        (name_has(t, "prob") || (t->labels_count != 0 && last_dim(t) == (int64_t)t->labels_count)))
         return ROLE_PROBABILITIES;
     return ROLE_VALUE;
 }
@@ -1012,8 +1011,9 @@ enum err_code signature_check_labels(const struct signature *s, struct err *err)
         if (t->labels_count == 0 || t->labels_may_differ ||
             (t->role != ROLE_LABEL && t->role != ROLE_PROBABILITIES))
             continue;
-        uint64_t classes =
-            count_classes(t, t->role == ROLE_PROBABILITIES ? t : t == label ? scores : NULL);
+        uint64_t classes = count_classes(t, t->role == ROLE_PROBABILITIES ? t
+                                            : t == label                  ? scores
+                                                                          : NULL);
         if (classes != 0 && classes != t->labels_count)
             return err_set(err, E_INVALID,
                            "output '%s' has %u labels, and the model has %llu classes: write one "

@@ -65,9 +65,8 @@ static uint32_t read_ints(struct slice message, uint32_t number, int64_t *out)
                 out[count] = (int64_t)field.value;
             count++;
         }
-        for (uint64_t value; field.type == PB_BYTES && count <= CLASSES_MAX &&
-                             pb_varint(&packed, &value);
-             count++)
+        for (uint64_t value;
+             field.type == PB_BYTES && count <= CLASSES_MAX && pb_varint(&packed, &value); count++)
             if (out != NULL)
                 out[count] = (int64_t)value;
     }

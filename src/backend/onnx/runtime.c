@@ -109,8 +109,7 @@ static struct slice without_place(struct slice text)
     static const char mark[] = "[ONNXRuntimeError] : ";
     const char *at = (const char *)text.data;
 
-    if (text.size == 0 || at[0] != '/' ||
-        (strstr(at, ".cc:") == NULL && strstr(at, ".h:") == NULL))
+    if (text.size == 0 || at[0] != '/' || (strstr(at, ".cc:") == NULL && strstr(at, ".h:") == NULL))
         return text;
     const char *end = strstr(at, mark);
     if (end != NULL) {

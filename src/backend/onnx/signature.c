@@ -223,7 +223,7 @@ static enum err_code read_overridable(struct opening *opening, size_t count)
 
 /* The first required input's dimension of that name. */
 struct onnx_dim_source onnx_signature_find_symbol(const struct onnx_model *model,
-                                                   const char *symbol)
+                                                  const char *symbol)
 {
     for (uint32_t i = 0; symbol[0] != '\0' && i < model->inputs_count; i++) {
         const struct onnx_tensor *input = &model->inputs[i];
@@ -375,9 +375,8 @@ static enum err_code declare_classes(const struct opening *opening,
         const struct onnx_classes *classes = &opening->classes_of[i];
         if (strcmp(classes->output, output->name) != 0 || !fits_classes(output, classes))
             continue;
-        int code =
-            host->classes(opening->host_model, output->name, classes->count, classes->names,
-                          classes->numbers, (struct penstock_err *)(void *)&own);
+        int code = host->classes(opening->host_model, output->name, classes->count, classes->names,
+                                 classes->numbers, (struct penstock_err *)(void *)&own);
         return code == OK ? OK : err_set(opening->err, (enum err_code)code, "%s", own.text);
     }
     return OK;
