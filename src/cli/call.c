@@ -409,6 +409,27 @@ static void add_example(const struct call *call, struct err *err)
     snprintf(err->text + at, sizeof err->text - at, "%s", bytes);
 }
 
+/* "?top=3&raw=1": what the options ask of the typed route, which judges the values. */
+static void put_query(struct text *out, const struct options *o)
+{
+    size_t before = out->size;
+
+    if (options_number(o, OPT_TOP) > 0)
+        text_printf(out, "&top=%llu", (unsigned long long)options_number(o, OPT_TOP));
+    if (options_is_set(o, OPT_OUTPUTS)) {
+        text_str(out, "&outputs=");
+        print_percent(out, slice_of(options_text(o, OPT_OUTPUTS)));
+    }
+    if (options_is_set(o, OPT_PRECISION)) {
+        text_str(out, "&precision=");
+        print_percent(out, slice_of(options_text(o, OPT_PRECISION)));
+    }
+    if (options_flag(o, OPT_RAW))
+        text_str(out, "&raw=1");
+    if (out->size > before)
+        out->data[before] = '?';
+}
+
 /* "/models/iris", "/models/iris/versions/2"; `end` behind it. */
 static enum err_code make_target(const struct call *call, char *ret, size_t size, const char *end,
                                  struct err *err)
@@ -422,8 +443,13 @@ static enum err_code make_target(const struct call *call, char *ret, size_t size
         text_printf(&target, "/versions/%llu",
                     (unsigned long long)options_number(call->options, OPT_MODEL_VERSION));
     text_str(&target, end);
+    if (end[0] != '\0')
+        put_query(&target, call->options);
     ret[target.size] = '\0';
-    return text_failed(&target) ? err_set(err, E_INVALID, "the name of the model is too long") : OK;
+    return text_failed(&target)
+               ? err_set(err, E_INVALID,
+                         "the name of the model, or what --outputs names, is too long")
+               : OK;
 }
 
 static enum err_code run(struct call *call, struct err *err)

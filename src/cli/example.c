@@ -63,15 +63,14 @@ void example_flags(struct text *out, struct slice body)
     print_shell(out, body);
 }
 
-/* A listener's address as one can call it: "every address" is reached as this machine. */
-static void put_url(struct text *out, const char *url)
+void example_url(struct text *out, const char *url)
 {
     static const char v4[] = "http://0.0.0.0:", v6[] = "http://[::]:";
 
     if (slice_starts(slice_of(url), v4))
         text_printf(out, "http://127.0.0.1:%s", url + strlen(v4));
     else if (slice_starts(slice_of(url), v6))
-        text_printf(out, "http://[::1]:%s", url + strlen(v6));
+        text_printf(out, "http://127.0.0.1:%s", url + strlen(v6)); /* it takes IPv4 as well */
     else
         text_str(out, url);
 }
@@ -89,7 +88,7 @@ static void put_curl(struct text *out, struct slice name, struct slice body, con
         text_byte(out, ' ');
         text_str(&target, "http://localhost");
     } else {
-        put_url(&target, url);
+        example_url(&target, url);
     }
     text_str(&target, "/models/");
     print_percent(&target, name);
@@ -116,7 +115,7 @@ static void put_call(struct text *out, struct slice name, struct slice body, con
     if (!is_dashed)
         print_shell(out, name);
     text_init_fixed(&server, bytes, sizeof bytes);
-    put_url(&server, url);
+    example_url(&server, url);
     if (!slice_is(text_slice(&server), option_rows[OPT_SERVER].fallback)) {
         text_str(out, " --server ");
         print_shell(out, text_slice(&server));

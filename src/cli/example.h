@@ -11,6 +11,9 @@ struct model;
  * when no example can be made. `program` is how this program was called, `url` a listener's. */
 void example_lines(struct text *out, struct model *model, const char *program, const char *url);
 
+/* A listener's address as one can call it: "every address" is reached as this machine. */
+void example_url(struct text *out, const char *url);
+
 /* A body as `penstock call` takes it: " --sepal_length 5.1 --sepal_width 3.5", or " -d JSON" where
  * options cannot say it. */
 void example_flags(struct text *out, struct slice body);

@@ -4,6 +4,8 @@
 #include "cli/explain.h"
 
 #include <stdio.h>
+#include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <yyjson.h>
@@ -220,6 +222,19 @@ static bool is_path(const char *text)
     return strchr(text, '/') != NULL || stat(text, &st) == 0;
 }
 
+/* "iris.onnx" is a file that is not there, rather than a model of that name. */
+static bool is_missing_file(const char *text)
+{
+    static const char *const endings[] = { ".onnx", ".ort", ".pbtxt", ".yaml", ".gguf", ".pt" };
+    const char *dot = strrchr(text, '.');
+
+    for (size_t i = 0; dot != NULL && !is_path(text) && i < COUNT(endings); i++) {
+        if (strcasecmp(dot, endings[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* Loads what lies there and writes one object a line. */
 static enum err_code load_path(const struct options *o, const char *path, struct text *json,
                                bool *ret_all_ready, struct err *err)
@@ -307,6 +322,12 @@ int verb_explain(const struct options *options)
         return print_failure(EXIT_USAGE, "explain takes one model or path: penstock explain iris, "
                                          "penstock explain ./iris.onnx");
     verbs_start_log(options);
+    if (is_missing_file(what) && !options_is_set(options, OPT_SERVER)) {
+        err_set(&err, E_NOT_FOUND,
+                "there is no file %s here (a model of a server that has this name: --server URL)",
+                what);
+        return print_failure(EXIT_FAILED, err.text);
+    }
     text_init(&json, PRINT_BYTES_MAX);
     text_init(&out, PRINT_BYTES_MAX);
     enum err_code code = is_path(what) ? load_path(options, what, &json, &is_ready, &err)

@@ -10,16 +10,18 @@
 
 static int say_help(const struct options *options)
 {
+    int fd = options->is_misused ? STDERR_FILENO : STDOUT_FILENO;
     struct text out;
 
     text_init(&out, 1 << 20);
     if (options->help_form[0] != '\0')
         help_markdown(&out);
     else
-        help_write(&out, options->verb, print_columns(STDOUT_FILENO),
-                   print_has_colour(STDOUT_FILENO));
-    bool was_whole = print_out(STDOUT_FILENO, &out);
+        help_write(&out, options->verb, print_columns(fd), print_has_colour(fd));
+    bool was_whole = print_out(fd, &out);
     text_deinit(&out);
+    if (options->is_misused)
+        return EXIT_USAGE;
     return was_whole ? EXIT_OK : EXIT_FAILED;
 }
 

@@ -848,6 +848,7 @@ static enum err_code read_all(struct options *o, int argc, const char *const *ar
     struct arguments a = { .o = o, .argv = argv, .argc = argc, .at = 2 };
     struct slice first = slice_of(argc > 1 ? argv[1] : "--help");
 
+    o->is_misused = argc <= 1;
     if (slice_is(first, "help") && argc > 2) {
         o->wants_help = true;
         return find_verb(slice_of(argv[2]), &o->verb, err);
@@ -863,7 +864,7 @@ static enum err_code read_all(struct options *o, int argc, const char *const *ar
         o->wants_help = true;
         return OK;
     }
-    if (slice_is(first, "--version") || slice_is(first, "-V"))
+    if (slice_is(first, "--version") || slice_is(first, "-V") || slice_is(first, "-v"))
         first = slice_of("version");
     if (first.size > 0 && first.data[0] == '-')
         return err_set(err, E_INVALID,

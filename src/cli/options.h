@@ -106,6 +106,7 @@ struct options {
     const char *program; /* how it was called, for lines to paste: "penstock", "build/penstock" */
     enum verb verb;      /* VERB_NONE: --help or --version without one */
     bool wants_help;
+    bool is_misused;       /* there was no word at all: help is the answer, and it is no success */
     const char *help_form; /* "", "markdown" */
     struct option_value values[OPT_IDS];
     const char *config_path;  /* NULL: none */

@@ -28,12 +28,14 @@
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "io/cpu.h"
+#include "io/socket.h"
 #include "repository/repository.h"
 #include "serve/serve.h"
 #include "telemetry/metrics.h"
 
 enum {
     TRY_LINES_MAX = 4,
+    TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,
     PRINT_BYTES_MAX = 4 << 20,
     PORTS_MAX = 256,
@@ -45,6 +47,7 @@ struct server {
     struct metrics *metrics;
     struct serve *serve;
     struct api api;
+    bool is_misused; /* what failed is the command line */
     bool is_started; /* its loops run; under stop_hold */
     _Atomic bool is_draining;
 };
@@ -90,6 +93,11 @@ static enum err_code listen_all(struct server *server, const struct options *o, 
     if (listen->items_count > PORTS_MAX)
         return err_set(err, E_INVALID, "more than %d listeners", PORTS_MAX);
     for (uint32_t i = 0; i < listen->items_count; i++) {
+        struct address address;
+        if (address_parse(&address, listen->items[i], err) != OK) {
+            server->is_misused = listen->source == SOURCE_ARGV;
+            return err_wrap(err, "%s", options_origin(o, OPT_LISTEN, where, sizeof where));
+        }
         if (serve_listen(server->serve, listen->items[i], err) != OK)
             return err_wrap(err, "%s", options_origin(o, OPT_LISTEN, where, sizeof where));
     }
@@ -103,11 +111,6 @@ static enum err_code open_server(struct server *server, const struct options *o,
     const struct option_value *paths = &o->values[OPT_MODELS];
     uint32_t loops = options_u32(o, OPT_LOOPS);
 
-    if (paths->items_count == 0)
-        return err_set(
-            err, E_INVALID,
-            "no model to serve: penstock serve PATH, where PATH is a model file or a folder "
-            "of models (penstock serve --help)");
     if (loops == 0)
         loops = cpu_usable();
     server->metrics = metrics_new();
@@ -207,21 +210,90 @@ static void put_models(struct text *out, const struct repository_snapshot *snaps
         text_printf(out, "  and %u more (penstock models)\n", snapshot->count - shown);
 }
 
+/* The lines of one model, among those of all. */
+struct
+try {
+    size_t at, size;
+};
+
+static int by_size(const void *a, const void *b)
+{
+    const struct try *x = a, *y = b;
+
+    if (x->size != y->size)
+        return x->size < y->size ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* The shortest first: sixty pixels of a digit teach less than a word. */
 static void put_tries(struct text *out, const struct repository_snapshot *snapshot,
                       const char *program, const char *url)
 {
-    uint32_t shown = 0;
+    struct try tries[TRY_MODELS_MAX];
+    uint32_t count = 0, callable = 0;
+    struct text lines;
 
-    for (uint32_t i = 0; i < snapshot->count && shown < TRY_LINES_MAX; i++) {
+    text_init(&lines, PRINT_BYTES_MAX);
+    for (uint32_t i = 0; i < snapshot->count; i++) {
         const struct repository_entry *entry = &snapshot->entries[i];
-        if (!entry->is_default)
+        if (!entry->is_default || entry->state != MODEL_READY)
             continue;
-        size_t before = out->size;
-        text_str(out, shown == 0 ? "\ntry:\n" : "");
-        size_t titled = out->size;
-        example_lines(out, entry->model, program, url);
-        shown += out->size > titled;
-        out->size = out->size > titled ? out->size : before;
+        callable++;
+        if (count == TRY_MODELS_MAX)
+            continue;
+        tries[count].at = lines.size;
+        example_lines(&lines, entry->model, program, url);
+        tries[count].size = lines.size - tries[count].at;
+        count += tries[count].size > 0;
+    }
+    qsort(tries, count, sizeof tries[0], by_size);
+    uint32_t shown = MIN(count, (uint32_t)TRY_LINES_MAX);
+    for (uint32_t i = 0; i < shown; i++) {
+        text_str(out, i == 0 ? "\ntry:\n" : "");
+        text_put(out, lines.data + tries[i].at, tries[i].size);
+    }
+    text_deinit(&lines);
+    if (shown == callable)
+        return;
+    text_printf(out, shown > 0 ? "  and %u more: " : "\nhow to call them: ", callable - shown);
+    example_url(out, url);
+    text_str(out, "/\n");
+}
+
+/* -- to whom it is open ------------------------------------------------------------------------ */
+
+static bool is_open_to_others(const char *url)
+{
+    struct address address;
+    struct err err;
+
+    if (!slice_starts(slice_of(url), "http://"))
+        return false;
+    return address_parse(&address, url + strlen("http://"), &err) == OK &&
+           !address_is_loopback(&address);
+}
+
+/* "every address" is a place to listen and none to go to: other machines know this one by name. */
+static void put_listener(struct text *out, const char *url)
+{
+    char name[256] = "";
+
+    text_printf(out, "listening on %s", url);
+    bool is_every = slice_starts(slice_of(url), "http://[::]:") ||
+                    slice_starts(slice_of(url), "http://0.0.0.0:");
+    if (is_every && gethostname(name, sizeof name - 1) == 0 && name[0] != '\0')
+        text_printf(out, " (every address: http://%s%s)", name, strrchr(url, ':'));
+    text_byte(out, '\n');
+}
+
+static void warn_of_open_ports(const struct server *server)
+{
+    for (uint32_t i = 0; i < serve_listeners(server->serve); i++) {
+        const char *url = serve_listener_url(server->serve, i);
+        if (is_open_to_others(url))
+            log_warn("whoever reaches %s may call these models: there is no authentication; see "
+                     "SECURITY.md before you open it to a network",
+                     url);
     }
 }
 
@@ -232,13 +304,20 @@ static void say_what_is_served(struct server *server, const char *program)
 
     text_init(&out, PRINT_BYTES_MAX);
     for (uint32_t i = 0; i < serve_listeners(server->serve); i++)
-        text_printf(&out, "listening on %s\n", serve_listener_url(server->serve, i));
+        put_listener(&out, serve_listener_url(server->serve, i));
     repository_snapshot_take(server->stack.repository, &snapshot);
     put_models(&out, &snapshot, print_has_colour(STDOUT_FILENO));
     put_tries(&out, &snapshot, program, serve_listener_url(server->serve, 0));
     repository_snapshot_give(&snapshot);
+    if (isatty(STDOUT_FILENO)) {
+        /* On a screen the first line may be far up by now. */
+        text_str(&out, "\nserving on ");
+        example_url(&out, serve_listener_url(server->serve, 0));
+        text_str(&out, "; Ctrl-C stops it\n");
+    }
     (void)print_out(STDOUT_FILENO, &out);
     text_deinit(&out);
+    warn_of_open_ports(server);
 }
 
 /* -- stopping ---------------------------------------------------------------------------------- */
@@ -251,8 +330,7 @@ static const char *plural(uint64_t count)
 
 static void say_stopping(const struct server *server, uint64_t grace_ms, int signal_number)
 {
-    uint64_t under_way =
-        server->stack.engine == NULL ? 0 : engine_in_flight(server->stack.engine);
+    uint64_t under_way = server->stack.engine == NULL ? 0 : engine_in_flight(server->stack.engine);
 
     if (under_way == 0)
         log_info("stopping: no request is under way");
@@ -364,9 +442,13 @@ static enum err_code start_server(struct server *server, const struct options *o
 
 int verb_serve(const struct options *options)
 {
-    struct server *server = mem_aligned(64, sizeof *server);
     struct err err = { 0 };
 
+    if (options->values[OPT_MODELS].items_count == 0)
+        return print_failure(
+            EXIT_USAGE, "no model to serve: penstock serve PATH, where PATH is a model file or a "
+                        "folder of models (penstock serve --help)");
+    struct server *server = mem_aligned(64, sizeof *server);
     if (server == NULL)
         return print_failure(EXIT_FAILED, "no memory to start");
     memset(server, 0, sizeof *server);
@@ -381,6 +463,7 @@ int verb_serve(const struct options *options)
         wait_and_drain(server);
     }
     close_server(server);
+    int status = code == OK ? EXIT_OK : server->is_misused ? EXIT_USAGE : EXIT_FAILED;
     mem_free(server);
-    return code == OK ? EXIT_OK : print_failure(EXIT_FAILED, err.text);
+    return code == OK ? status : print_failure(status, err.text);
 }

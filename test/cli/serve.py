@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import select
 import shlex
 import signal
 import socket
@@ -122,6 +123,56 @@ def every_printed_line_works_when_pasted():
             equal(len(both), 2, name)
             equal(both[0], both[1], name + " by curl and by penstock call")
         equal(answers["iris"][0]["label"], "setosa")
+
+
+@case
+def says_how_many_more_there_are_to_try():
+    layout = {"m%d/config.pbtxt" % i: ECHO for i in range(6)}
+    layout["a-very-long-name-that-stands-first-in-the-list/config.pbtxt"] = ECHO
+    layout["broken/config.pbtxt"] = b'backend: "nothing"\n'
+    with models(layout) as folder, Server(folder) as server:
+        wait_for(lambda: "more: " in server.log, "the line of the others")
+        check("  and 3 more: %s/\n" % server.url in server.log, "%s", server.log)
+        equal(server.log.count("curl "), 4)
+        check("a-very-long-name" not in server.log[server.log.index("try:"):], "the shortest come first")
+        equal(server.call("GET", "/", headers={"accept": "text/html"})[0], 200)
+
+
+@case
+def an_open_port_is_said_with_what_it_means():
+    with models({"m/config.pbtxt": ECHO}) as folder:
+        for listen in (":0", "0.0.0.0:0", "[::]:0"):
+            with Server(folder, listen=listen) as server:
+                wait_for(lambda: "there is no authentication" in server.log, "the warning for " + listen)
+                check("warn" in server.log and "SECURITY.md" in server.log, "%s", server.log)
+                check("(every address: http://%s:%d)" % (socket.gethostname(), server.port) in server.log, "%s", server.log)
+                check("curl http://127.0.0.1:%d/" % server.port in server.log, "%s", server.log)
+        for listen in ("127.0.0.1:0", "[::1]:0"):
+            try:
+                with Server(folder, listen=listen) as server:
+                    wait_for(lambda: "try:" in server.log, "the lines to try")
+                    check("authentication" not in server.log, "%s", server.log)
+            except AssertionError as error:
+                check("::1" in listen and "did not start" in str(error), "%s", error)
+
+
+@case
+def a_screen_ends_with_where_it_serves():
+    """The first line may have scrolled away; a pipe gets none of it."""
+    import pty
+    with models({"m/config.pbtxt": ECHO}) as folder:
+        head, tail = pty.openpty()
+        process = subprocess.Popen([BINARY, "serve", folder, "--listen", "127.0.0.1:0"], stdout=tail, stderr=subprocess.DEVNULL,
+                                   stdin=subprocess.DEVNULL)
+        os.close(tail)
+        text = b""
+        while b"Ctrl-C" not in text and select.select([head], [], [], 30)[0]:
+            text += os.read(head, 65536)
+        process.send_signal(signal.SIGINT)
+        equal(process.wait(30), 0)
+        os.close(head)
+        last = text.decode().strip().splitlines()[-1]
+        check(re.fullmatch(r"serving on http://127\.0\.0\.1:\d+; Ctrl-C stops it", last), "%r", last)
 
 
 @case
@@ -281,12 +332,12 @@ def a_request_under_way_finishes_though_models_load():
 # --- failing before the port opens --------------------------------------------------------------------
 
 @cases({
-    "no_path": ([], 1, "no model to serve"),
+    "no_path": ([], 2, "no model to serve"),
     "missing_path": (["/nowhere/models"], 1, "cannot open /nowhere/models: No such file"),
     "empty_folder": (["{empty}"], 1, "no model was found in "),
     "no_model_file": (["{empty}/../p.txt"], 1, "is no model that can be opened here"),
     "unknown_option": (["{good}", "--lisen", "x"], 2, "no option --lisen; did you mean --listen?"),
-    "bad_address": (["{good}", "--listen", "127.0.0.1:99999"], 1, "--listen"),
+    "bad_address": (["{good}", "--listen", "127.0.0.1:99999"], 2, "--listen"),
     "bad_value": (["{good}", "--max-body", "lots"], 2, "--max-body: 'lots' is not a size"),
     "bad_config": (["--config", "{empty}/../bad.yaml"], 1, "line 2: unknown key 'lisen'; did you mean 'listen'?"),
     "exit_on_error": (["{bad}", "--exit-on-error"], 1, "model 'b' cannot be loaded (--exit-on-error): "),

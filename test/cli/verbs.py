@@ -31,13 +31,15 @@ def run(*arguments, env=None, stdin=None, seconds=60, cwd=None):
 # --- exit statuses and help ------------------------------------------------------------------------------
 
 @cases({
-    "no_argument": ([], 0, "penstock serve iris.onnx", ""),
     "help": (["--help"], 0, "Exit status", ""),
     "help_of_verb": (["serve", "--help"], 0, "--max-body SIZE", ""),
     "help_verb": (["help", "call"], 0, "--timing", ""),
     "short_help": (["models", "-h"], 0, "--ready", ""),
     "markdown": (["--help=markdown"], 0, "# Options", ""),
     "version": (["--version"], 0, "penstock ", ""),
+    "version_v": (["-v"], 0, "penstock ", ""),
+    "version_V": (["-V"], 0, "penstock ", ""),
+    "explain_missing_file": (["explain", "wine.onnx"], 1, "", "there is no file wine.onnx here"),
     "unknown_verb": (["sreve"], 2, "", "did you mean 'serve'?"),
     "unknown_option": (["models", "--jsn"], 2, "", "did you mean --json?"),
     "wrong_verb_for_option": (["models", "--listen", "x"], 2, "", "not an option of `penstock models`"),
@@ -56,6 +58,13 @@ def ends_as_it_should(arguments, expected, out_part, err_part):
     check(err_part in err, "%r", err)
     check(expected == 0 or (err.startswith("penstock: ") and len(err.splitlines()) == 1), "%r", err)
     check("\x1b" not in out + err, "no colours into a pipe")
+
+
+@case
+def no_word_at_all_is_help_and_no_success():
+    status, out, err = run()
+    equal((status, out), (2, ""))
+    check("penstock serve iris.onnx" in err and "Exit status" in err, "%s", err)
 
 
 @case
@@ -102,6 +111,27 @@ def help_has_no_colour_without_a_terminal_and_none_with_no_color():
 
 
 # --- call --------------------------------------------------------------------------------------------------
+
+@case
+def call_asks_for_more_or_less():
+    with Server(EXAMPLES) as server:
+        def ask(*options):
+            status, out, err = run("call", "iris", "--server", server.url, "--measurements", "6.7,3.0,5.2,2.3", "--json", *options)
+            return json.loads(out) if status == 0 else (status, err)
+        equal([row["label"] for row in ask("--top", "2")], ["virginica", "versicolor"])
+        equal(ask("--outputs", "label"), {"label": "virginica"})
+        equal(sorted(ask("--outputs=label,probabilities")), ["label", "probability"])
+        equal(ask("--precision", "3"), {"label": "virginica", "probability": 0.961})
+        raw = ask("--raw", "--precision", "full")
+        equal((raw["label"], len(raw["probabilities"][0])), ([2], 3))
+        status, err = ask("--outputs", "labl")
+        check(status == 1 and "labl" in err and "label" in err, "%d %s", status, err)
+        status, err = ask("--precision", "18")
+        check(status == 1 and "precision" in err, "%d %s", status, err)
+    with models({"m/config.pbtxt": ECHO.replace(b'"x"', b'"top"')}) as folder, Server(folder) as server:
+        status, out, err = run("call", "m", "--server", server.url, "--field", "top=1,2,3,4", "--json")
+        equal((status, json.loads(out or "null")), (0, {"y": [1, 2, 3, 4]}), err)
+
 
 @case
 def call_says_an_answer():
