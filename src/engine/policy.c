@@ -64,21 +64,24 @@ void policy_report(struct policy *policy, uint64_t input_bytes, uint64_t ns, boo
         STORE(policy->worst_ns, ns);
     if (!policy->can_inline || LOAD(policy->is_banned))
         return;
-    if (is_cpu) {
-        uint32_t left = LOAD(policy->probation);
-        if (left != 0)
-            STORE(policy->probation, left - 1);
-    }
     bool was_inline = input_bytes <= LOAD(policy->bytes_max);
-    if (ns > policy->worst_limit_ns && was_inline) {
-        if (is_cpu) {
+    bool is_slow = was_inline && ns > policy->worst_limit_ns;
+    uint32_t left = LOAD(policy->probation);
+    if (UNLIKELY(left != 0 && is_cpu)) {
+        uint32_t slow = LOAD(policy->slow) + is_slow;
+        STORE(policy->slow, slow);
+        STORE(policy->probation, left - 1);
+        if (slow >= POLICY_PROBATION / 2) {
             STORE(policy->ban_ns, ns);
             STORE(policy->is_banned, true);
-        } else if (LOAD(policy->probation) == 0) {
-            STORE(policy->probation, (uint32_t)POLICY_PROBATION);
+            return;
         }
-        return;
+    } else if (UNLIKELY(is_slow && left == 0)) {
+        STORE(policy->slow, 0u);
+        STORE(policy->probation, (uint32_t)POLICY_PROBATION);
     }
+    if (is_slow)
+        return;
     if (input_bytes > LOAD(policy->bytes_max) || input_bytes > LOAD(policy->bytes_seen))
         learn_size(policy, input_bytes, ns);
     if (runs >= POLICY_WINDOW && LOAD(policy->typical_ns) > policy->typical_limit_ns &&

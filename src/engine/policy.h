@@ -6,7 +6,8 @@
  *
  * A run is measured by the wall. On a busy machine the wall also shows what the thread did not do
  * (it was not scheduled), so a run over the limit is only suspicious: the next POLICY_PROBATION
- * runs are measured by the thread's own processor time, and those decide.
+ * runs are measured by the thread's own processor time, and when half of those are over the limit
+ * that is the verdict. (Not one: a guest's processor time holds what its host took.)
  *
  * Threads  Any thread may ask and report: relaxed atomics. Two reports at once may lose one sample,
  *          never a verdict.
@@ -33,6 +34,7 @@ struct policy {
     _Atomic uint64_t worst_ns;    /* the longest of the present window */
     _Atomic uint64_t runs;
     _Atomic uint32_t probation;   /* runs still to be measured by processor time */
+    _Atomic uint32_t slow;        /* of those that were, over the limit */
     _Atomic uint64_t ban_ns;      /* the run that ended it */
 };
 
