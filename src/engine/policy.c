@@ -57,8 +57,8 @@ void policy_report(struct policy *policy, uint64_t input_bytes, uint64_t ns, boo
     uint64_t typical = LOAD(policy->typical_ns);
 
     STORE(policy->runs, runs);
-    /* An outlier of the wall moves the average by at most its cap. */
-    uint64_t sample = is_cpu ? ns : MIN(ns, policy->worst_limit_ns);
+    /* An outlier moves the average by little: many in a row it takes to pass the limit. */
+    uint64_t sample = MIN(ns, 2 * policy->typical_limit_ns);
     STORE(policy->typical_ns, runs == 1 ? sample : typical + sample / 16 - typical / 16);
     if (runs % POLICY_WINDOW == 0 || ns > LOAD(policy->worst_ns))
         STORE(policy->worst_ns, ns);
