@@ -34,7 +34,7 @@ def installed_headers(folder):
 
 @contextlib.contextmanager
 def plugin(change=lambda source: source):
-    """scale.so, built by the command of the README."""
+    """scale.so, built by the command of the README: as it stands in a checkout, then with the installed headers."""
     need_program("cc")
     with tempfile.TemporaryDirectory(prefix="penstock-plugin-") as folder:
         include = installed_headers(os.path.join(folder, "dest"))
@@ -44,8 +44,9 @@ def plugin(change=lambda source: source):
             file.write(source)
         with open(EXAMPLE + "/README.md") as file:
             command = re.search(r"^    (cc .*)$", file.read(), re.M).group(1)
-        check("-I/usr/local/include" in command, "the README's command is another: %s", command)
-        command = command.replace("/usr/local/include", include) + " -Wall -Wextra -Werror"
+        check("-I../../include " in command, "the README's command is another: %s", command)
+        run("bash", "-c", command.replace("-o scale.so", "-o %s/checkout.so" % folder), cwd=EXAMPLE)
+        command = command.replace("../../include", include) + " -Wall -Wextra -Werror"
         run("bash", "-c", command, cwd=folder)
         yield folder + "/scale.so"
 
