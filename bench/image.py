@@ -53,14 +53,14 @@ def run(options):
     cpu = {name: median(runs, "cpu_us") for name, runs in found.items()}
     share = {name: "generator %.0f%% of its core" % (100 * median(runs, "cpu_share")) for name, runs in found.items()}
     return [
-        Row("602,112 bytes as JSON both ways: server CPU a request", cpu["penstock JSON"], "us", 6000,
-            beside="FastAPI with orjson %.0f us, %.1fx" % (cpu["FastAPI tuned JSON"],
-                                                           cpu["FastAPI tuned JSON"] / cpu["penstock JSON"]),
-            note="%s; %.1f MB of JSON in, as Python writes it" % (share["penstock JSON"], len(as_python) / 1e6)),
-        Row("... with numbers of 9 digits", cpu["penstock short JSON"], "us",
+        Row("602,112 bytes as JSON both ways, 9 digits a number: server CPU a request", cpu["penstock short JSON"], "us", 6000,
             beside="FastAPI with orjson %.0f us, %.1fx" % (cpu["FastAPI short JSON"],
                                                            cpu["FastAPI short JSON"] / cpu["penstock short JSON"]),
             note="%s; %.1f MB of JSON in" % (share["penstock short JSON"], len(as_short) / 1e6)),
+        Row("... with up to 17 digits, as Python's tolist() writes them", cpu["penstock JSON"], "us",
+            beside="FastAPI with orjson %.0f us, %.1fx" % (cpu["FastAPI tuned JSON"],
+                                                           cpu["FastAPI tuned JSON"] / cpu["penstock JSON"]),
+            note="%s; %.1f MB of JSON in" % (share["penstock JSON"], len(as_python) / 1e6)),
         Row("602,112 bytes by the binary extension both ways: server CPU a request", cpu["penstock binary"], "us", 180,
             note=share["penstock binary"]),
     ]
