@@ -68,7 +68,7 @@ INPUT = {"title": "t", "description": "d", "unit": "cm", "min": "0", "max": "9",
 OUTPUT = {"title": "t", "description": "d", "unit": "cm", "role": "label", "labels": "[x, y, z]", "labels_file": "l.txt",
           "features": None}
 REFUSED = {"title": "[1]", "description": "{}", "unit": "[]", "min": "low", "max": "high", "features": "[a]", "content_type": "png",
-           "role": "best", "labels": "[]", "labels_file": "none.txt", "nullable": "maybe"}
+           "role": "best", "labels": "[]", "labels_file": "none.txt"}
 
 
 @case
