@@ -14,11 +14,15 @@
 #include "engine/engine.h"
 #include "exchange/collect.h"
 
+struct call;
 struct infer;
 
 struct infer_dialect {
     enum dialect dialect;
     size_t size; /* of the dialect's struct, which begins with a struct infer */
+    /* calls only, where the model's name lies in the message: reads it and says which model. */
+    enum err_code (*locate)(struct infer *infer, struct slice message, struct slice *ret_name,
+                            struct slice *ret_version, struct err *err);
     /* optional: looks at infer->headers before the body is read; may set body_align. */
     enum err_code (*begin)(struct infer *infer, struct err *err);
     enum err_code (*decode)(struct infer *infer, struct slice body, struct err *err);
@@ -37,6 +41,7 @@ struct infer_headers {
 
 struct infer {
     struct exchange *x;
+    struct call *call; /* NULL: over a bare exchange */
     const struct api *api;
     const struct infer_dialect *table;
     const struct route_match *match; /* borrowed: only until infer_begin returns */
@@ -54,6 +59,12 @@ struct infer {
 /* `name` and `version` (empty: the newest) are the router's parameters. */
 void infer_begin(struct exchange *x, const struct route_match *match,
                  const struct infer_dialect *table, struct slice name, struct slice version);
+
+/* The same over a call (unary): one message is read instead of a body, then decode() fills the
+ * request, encode() sends a message and ends the call, and failures end it with their status.
+ * `name` empty: locate() finds it in the message. */
+void infer_begin_call(struct call *call, const struct api *api, const struct infer_dialect *table,
+                      struct slice name, struct slice version);
 
 /* Closes the ENCODE stage and, where the operator asked for it, makes infer->timing. */
 void infer_timing(struct infer *infer);

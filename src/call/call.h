@@ -1,0 +1,81 @@
+/* call.h - messages both ways, metadata and one status, on an exchange. Streaming dialects see only
+ * calls: what carries them (gRPC over HTTP/2 today) is behind this.
+ *
+ * Life     grpc_accept (grpc.h) makes one when the head of a request has arrived, in the exchange's
+ *          arena, and holds a reference of the exchange until call_end was called or on_gone came.
+ *          Whoever works longer (an engine's request) takes an exchange_ref of its own.
+ * In       call_read is the credit for one message; on_message follows once. Messages are
+ *          decompressed, their size is checked, and they stay as long as the exchange does.
+ *          After the last one on_half_close comes, once (without credit too).
+ * Out      call_send any number of times, call_end once. Initial metadata leaves with the first
+ *          message, trailing metadata with the end; a call that ends without a message is
+ *          Trailers-Only. call_room says how many more bytes may be queued before a slow reader
+ *          should be waited for; on_room then tells.
+ * Deadline The call keeps it: when it passes, the caller is answered DEADLINE_EXCEEDED and on_gone
+ *          comes with E_DEADLINE.
+ * Leaving  on_gone, once, when nothing can be sent any more; every call_* is then a no-op. It does
+ *          not come after call_end.
+ * Callbacks never re-enter. Threads: the exchange's loop only.
+ */
+#ifndef CALL_CALL_H
+#define CALL_CALL_H
+
+#include "base/err.h"
+#include "base/slice.h"
+#include "exchange/exchange.h"
+
+struct buf;
+struct call;
+
+struct call_message {
+    struct slice bytes; /* decompressed; in the arena or in holder */
+    struct buf *holder; /* borrowed; NULL: in the arena */
+    bool was_compressed;
+};
+
+/* A part of a message to send: the bytes stay as exchange_send wants it (in the exchange's arena,
+ * constant, or kept by holder, of which one more reference is taken). */
+struct call_piece {
+    struct slice bytes;
+    struct buf *holder;
+};
+
+struct call_user {
+    void (*on_message)(struct call *call, const struct call_message *message);
+    void (*on_half_close)(struct call *call); /* optional */
+    void (*on_room)(struct call *call);       /* optional */
+    void (*on_gone)(struct call *call, enum err_code why); /* E_CANCELLED or E_DEADLINE */
+};
+
+struct call {
+    struct exchange *x;
+    struct slice service, method; /* of the path: "inference.GRPCInferenceService", "ModelInfer" */
+    uint64_t deadline_ns;         /* loop clock; UINT64_MAX: none */
+    const struct call_user *user; /* set by who takes it, with user_data, before call_read */
+    void *user_data;
+    bool is_over;                 /* ended or gone */
+};
+
+/* The value of a metadata key (lower case), as text; of a key ending in -bin the decoded bytes (in
+ * the arena). The first of several. data NULL: there is none. */
+struct slice call_metadata(struct call *call, const char *key);
+
+void call_read(struct call *call); /* credit for one more message */
+/* Metadata for the caller, before the first message or with the end; -bin keys take raw bytes.
+ * Copied. Keys are lower case and not grpc-*. False: no memory or too many. */
+bool call_metadata_initial(struct call *call, const char *key, struct slice value);
+bool call_metadata_trailing(struct call *call, const char *key, struct slice value);
+/* One message. */
+void call_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count);
+size_t call_room(struct call *call);
+
+/* What a status says beside code and text; every member may be NULL. */
+struct call_details {
+    const char *field;       /* google.rpc.BadRequest: the path of the field that is wrong */
+    const char *description; /* of that violation; NULL: the status's text */
+};
+/* Ends it: status->code OK is success. retry_after_ms becomes google.rpc.RetryInfo and, like
+ * `details`, travels in grpc-status-details-bin. */
+void call_end(struct call *call, const struct err *status, const struct call_details *details);
+
+#endif

@@ -1,0 +1,124 @@
+/* pb.h - the protobuf wire format, field by field: a reader that copies nothing and a writer into
+ * memory that is known to be large enough (protobuf.dev, "Encoding").
+ *
+ * Read     pb_begin, then pb_next until it says false; pb_failed tells an end from a fault. A field
+ *          of wire type LEN gives a view of the message's own bytes. Unknown fields are skipped by
+ *          not looking at them; groups (wire types 3 and 4) are skipped whole. Nested messages are
+ *          another pb_begin on the field's bytes; how deep is the caller's own bound.
+ * Write    Sizes first (pb_size_*), then pb_put_*: two passes, no growing, no copy of what is large.
+ * Pure functions; any thread.
+ */
+#ifndef CODEC_PB_H
+#define CODEC_PB_H
+
+#include <stdbool.h>
+
+#include "base/slice.h"
+
+enum pb_wire { PB_VARINT = 0, PB_I64 = 1, PB_LEN = 2, PB_SGROUP = 3, PB_EGROUP = 4, PB_I32 = 5 };
+enum { PB_FIELD_MAX = 536870911, PB_VARINT_MAX = 10 };
+
+struct pb_reader {
+    const uint8_t *at, *end;
+    const uint8_t *begin;  /* of the message: at - begin says where a fault is */
+    const char *fault;     /* what is wrong, once something is; else NULL */
+};
+
+struct pb_field {
+    uint32_t number;
+    enum pb_wire wire;
+    uint64_t value;     /* VARINT, I64, I32 (zero-extended) */
+    struct slice bytes; /* LEN */
+};
+
+static inline void pb_begin(struct pb_reader *r, struct slice bytes)
+{
+    r->begin = r->at = bytes.data;
+    r->end = bytes.data == NULL ? NULL : bytes.data + bytes.size;
+    r->fault = NULL;
+}
+
+/* The next field into *ret; false at the end, or at a fault (r->fault). */
+MUST_USE bool pb_next(struct pb_reader *r, struct pb_field *ret);
+/* A bare varint of a packed field; false at the end or at a fault. */
+MUST_USE bool pb_varint(struct pb_reader *r, uint64_t *ret);
+
+static inline bool pb_failed(const struct pb_reader *r)
+{
+    return r->fault != NULL;
+}
+
+static inline int64_t pb_zigzag(uint64_t value) /* sint32, sint64 */
+{
+    return (int64_t)(value >> 1) ^ -(int64_t)(value & 1);
+}
+
+/* -- sizes ------------------------------------------------------------------------------------- */
+
+static inline size_t pb_size_varint(uint64_t value)
+{
+    /* 7 bits a byte: (bits * 9 + 64) / 64 is their number rounded up, for 1 to 64 bits. */
+    return (size_t)((64 - __builtin_clzll(value | 1)) * 9 + 64) / 64;
+}
+
+static inline size_t pb_size_tag(uint32_t number)
+{
+    return pb_size_varint((uint64_t)number << 3);
+}
+
+static inline size_t pb_size_len(uint32_t number, size_t size) /* tag, length and the bytes */
+{
+    return pb_size_tag(number) + pb_size_varint(size) + size;
+}
+
+/* -- writing: each returns where the next byte goes --------------------------------------------- */
+
+static inline uint8_t *pb_put_varint(uint8_t *at, uint64_t value)
+{
+    while (value >= 0x80) {
+        *at++ = (uint8_t)(value | 0x80);
+        value >>= 7;
+    }
+    *at++ = (uint8_t)value;
+    return at;
+}
+
+static inline uint8_t *pb_put_tag(uint8_t *at, uint32_t number, enum pb_wire wire)
+{
+    return pb_put_varint(at, (uint64_t)number << 3 | (uint64_t)wire);
+}
+
+static inline uint8_t *pb_put_uint(uint8_t *at, uint32_t number, uint64_t value)
+{
+    return pb_put_varint(pb_put_tag(at, number, PB_VARINT), value);
+}
+
+/* Tag and length only: the bytes follow, from wherever they are. */
+static inline uint8_t *pb_put_head(uint8_t *at, uint32_t number, size_t size)
+{
+    return pb_put_varint(pb_put_tag(at, number, PB_LEN), size);
+}
+
+static inline uint8_t *pb_put_bytes(uint8_t *at, uint32_t number, struct slice bytes)
+{
+    at = pb_put_head(at, number, bytes.size);
+    if (bytes.size != 0)
+        memcpy(at, bytes.data, bytes.size);
+    return at + bytes.size;
+}
+
+static inline uint8_t *pb_put_i32(uint8_t *at, uint32_t number, uint32_t bits)
+{
+    at = pb_put_tag(at, number, PB_I32);
+    memcpy(at, &bits, sizeof bits); /* little-endian, like every machine this is built for */
+    return at + sizeof bits;
+}
+
+static inline uint8_t *pb_put_i64(uint8_t *at, uint32_t number, uint64_t bits)
+{
+    at = pb_put_tag(at, number, PB_I64);
+    memcpy(at, &bits, sizeof bits);
+    return at + sizeof bits;
+}
+
+#endif
