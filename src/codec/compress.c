@@ -176,7 +176,7 @@ static enum err_code inflate_all(struct growing *g, z_stream *z, enum encoding e
         int code = inflate(z, Z_NO_FLUSH);
         size_t got = room - z->avail_out;
         if (is_full && got > 0)
-            return err_set(err, E_EXHAUSTED,
+            return err_set(err, E_RANGE,
                            "the %s body of %zu bytes inflates to more than the limit of %zu bytes",
                            name, in_size, g->room_max);
         g->used += got;

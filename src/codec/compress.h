@@ -20,8 +20,9 @@ const char *encoding_name(enum encoding encoding);
 /* Inflates `in` to a buf of at most out_max bytes of content. The content begins at *ret_offset, so
  * that its byte at `align_at` lies on a 64-byte line. E_INVALID: damaged, truncated, or followed by
  * other bytes (a gzip body may be several members, RFC 1952 2.2; a deflate body is one zlib stream,
- * RFC 1950). More than out_max: E_EXHAUSTED, the limit named. Memory doubles as content really
- * comes out, whatever the body says of itself: a bomb costs at most 1.5 * out_max, for a moment. */
+ * RFC 1950). E_RANGE: more than out_max comes out. E_EXHAUSTED: no memory. Memory doubles as
+ * content really comes out, whatever the body says of itself: a bomb costs at most 1.5 * out_max,
+ * for a moment. */
 MUST_USE enum err_code compress_inflate(struct buf **ret, size_t *ret_offset, struct budget *budget,
                                         enum encoding encoding, struct slice in, size_t out_max,
                                         size_t align_at, struct err *err);

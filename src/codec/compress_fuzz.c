@@ -21,7 +21,7 @@ static void inflate_any(enum encoding encoding, struct slice in, size_t out_max,
     budget_init(&budget, 1 << 20);
     enum err_code code =
         compress_inflate(&out, &offset, &budget, encoding, in, out_max, align_at, &err);
-    require(code == OK || code == E_INVALID || code == E_EXHAUSTED);
+    require(code == OK || code == E_INVALID || code == E_EXHAUSTED || code == E_RANGE);
     require((code == OK) == (out != NULL) && (code == OK) == (err.text[0] == '\0'));
     if (code == OK) {
         struct slice content = slice_skip(buf_bytes(out), offset);

@@ -97,7 +97,7 @@ COLD static void inflate(struct collect *c)
     enum err_code code =
         compress_inflate(&plain, &offset, c->x->budget, c->encoding, slice_make(c->bytes, c->size),
                          c->limits.bytes_max, c->limits.align_at, &err);
-    if (code == E_EXHAUSTED && strstr(err.text, "no memory") == NULL) {
+    if (code == E_RANGE) {
         refuse_large(c, "inflates to");
         return;
     }
