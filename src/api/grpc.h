@@ -2,7 +2,7 @@
  *
  * serve's dispatch hands every exchange that grpc_is_call here (grpc_dispatch), after Host and
  * Origin were judged. The path is /package.Service/Method. Services that exist once per model
- * (penstock.models.<Model>) are found by typed_grpc_find.
+ * (penstock.models.<Model>) are typed_grpc_handle's.
  */
 #ifndef API_GRPC_H
 #define API_GRPC_H
@@ -18,6 +18,7 @@ struct grpc_method {
     const char *reason;
 };
 
+/* Methods that are called often come first: they are looked for one after the other. */
 struct grpc_service {
     const char *name; /* "inference.GRPCInferenceService" */
     const struct grpc_method *methods;
@@ -25,9 +26,11 @@ struct grpc_service {
 };
 
 /* Each in its own file. */
-extern const struct grpc_service kserve_grpc_service;     /* kserve_grpc.c */
-extern const struct grpc_service grpc_health_service;     /* grpc_health.c */
-extern const struct grpc_service grpc_reflection_service; /* reflection.c: grpc.reflection.v1 */
+extern const struct grpc_service kserve_grpc_service;      /* kserve_grpc.c */
+/* The Open Inference Protocol's six methods under TorchServe's package: kserve_grpc.c */
+extern const struct grpc_service kserve_grpc_torch_service;
+extern const struct grpc_service grpc_health_service;      /* grpc_health.c */
+extern const struct grpc_service grpc_reflection_service;  /* reflection.c: grpc.reflection.v1 */
 extern const struct grpc_service grpc_reflection_alpha_service; /* ... v1alpha */
 
 /* Every static service there is, for dispatch, reflection and health: NULL-terminated. */
@@ -39,5 +42,22 @@ bool typed_grpc_handle(struct call *call, const struct api *api);
 
 /* Ends or serves the exchange; UNIMPLEMENTED names what exists instead. */
 void grpc_dispatch(struct exchange *x, const struct api *api);
+
+/* -- for methods that take one message ----------------------------------------------------------- */
+
+/* Reads the one message of a unary call and waits for the end of the caller's side; then calls
+ * `answer`, which sends and ends. None or more than one end the call with a sentence. The message
+ * stays as long as the exchange does. */
+void grpc_unary(struct call *call, const struct api *api,
+                void (*answer)(struct call *call, const struct api *api, struct slice message));
+/* What a unary call without a message, or with two, is told. */
+void grpc_end_without_message(struct call *call);
+void grpc_end_second_message(struct call *call);
+
+/* Sends one message that lies in the exchange's arena, is constant, or is kept by `holder`; ends with
+ * success. */
+void grpc_answer(struct call *call, struct slice message, struct buf *holder);
+/* Ends with a failure about the field of that path (NULL: of none). */
+void grpc_end(struct call *call, const struct err *err, const char *field);
 
 #endif

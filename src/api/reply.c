@@ -91,6 +91,7 @@ static void fail_with(struct exchange *x, enum dialect dialect, uint16_t status,
         break;
     case DIALECT_TYPED: typed_error(&body, err, NULL, NULL); break;
     case DIALECT_PLAIN:
+    case DIALECT_GRPC:
         text_str(&body, err->text);
         text_byte(&body, '\n');
         break;

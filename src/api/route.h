@@ -8,6 +8,7 @@
 #ifndef API_ROUTE_H
 #define API_ROUTE_H
 
+#include "call/grpc.h"
 #include "exchange/exchange.h"
 
 struct engine;
@@ -20,7 +21,8 @@ struct api {
     struct repository *repository;
     struct metrics *metrics;
     size_t body_bytes_max; /* --max-body; Triton's --http-max-input-size */
-    bool server_timing;    /* --server-timing: the header in every inference answer */
+    struct grpc_settings grpc; /* what every call begins with: --max-message, compression */
+    bool server_timing;    /* --server-timing: the header (gRPC: trailing metadata) of every answer */
     bool is_strict_ready;  /* --strict-readiness: every model counts */
     _Atomic bool *is_draining;
     const char *server_name; /* "penstock" */
@@ -37,7 +39,7 @@ struct route_match {
 };
 
 /* How errors below the handler (404 for a path under this prefix, 405, 400 of the router) look. */
-enum dialect { DIALECT_PLAIN, DIALECT_KSERVE, DIALECT_TYPED };
+enum dialect { DIALECT_PLAIN, DIALECT_KSERVE, DIALECT_TYPED, DIALECT_GRPC };
 
 struct route {
     uint32_t methods;    /* bits 1 << enum exchange_method; GET serves HEAD too */
@@ -56,7 +58,8 @@ extern const struct route_table typed_routes;       /* /models... */
 extern const struct route_table health_routes;      /* /healthz /readyz /metrics / */
 
 /* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
- * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text. `status` 0: from the code.
+ * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text; gRPC a Trailers-Only status
+ * (200 whatever `status` says). `status` 0: from the code.
  * Adds retry-after when err says so. Drops whatever was not yet answered. */
 void api_fail(struct exchange *x, enum dialect dialect, uint16_t status, const struct err *err);
 /* The dialect a path would belong to: for 404s. */
