@@ -5,8 +5,11 @@
  *          arena, and holds a reference of the exchange until call_end was called or on_gone came.
  *          Whoever works longer (an engine's request) takes an exchange_ref of its own.
  * In       call_read is the credit for one message; on_message follows once. Messages are
- *          decompressed, their size is checked, and they stay as long as the exchange does.
- *          After the last one on_half_close comes, once (without credit too).
+ *          decompressed and their size is checked. The first stays as long as the exchange does;
+ *          a later one until the next call_read (when more credit than one stands: until on_message
+ *          returns), and longer for who takes a reference of its holder or copies it.
+ *          After the last one on_half_close comes, once (without credit too). Nothing is received
+ *          before the first call_read.
  * Out      call_send any number of times, call_end once. Initial metadata leaves with the first
  *          message, trailing metadata with the end; a call that ends without a message is
  *          Trailers-Only. call_room says how many more bytes may be queued before a slow reader
@@ -44,7 +47,31 @@ struct call_user {
     void (*on_message)(struct call *call, const struct call_message *message);
     void (*on_half_close)(struct call *call); /* optional */
     void (*on_room)(struct call *call);       /* optional */
-    void (*on_gone)(struct call *call, enum err_code why); /* E_CANCELLED or E_DEADLINE */
+    /* E_CANCELLED: the caller left. E_DEADLINE. Else the caller sent what is no message, or too
+     * large a one: the code it was answered. */
+    void (*on_gone)(struct call *call, enum err_code why);
+};
+
+/* What a status says beside code and text; every member may be NULL. */
+struct call_details {
+    const char *field;       /* google.rpc.BadRequest: the path of the field that is wrong */
+    const char *description; /* of that violation; NULL: the status's text */
+};
+
+/* Of what carries the call; call.c has checked what is the same for all. */
+struct call_ops {
+    void (*read)(struct call *call);
+    void (*send)(struct call *call, const struct call_piece *pieces, uint32_t pieces_count);
+    void (*end)(struct call *call, const struct err *status, const struct call_details *details);
+};
+
+/* Metadata to send: at most so many keys and bytes at each end, as callers take 8 KiB of them. */
+enum { CALL_METADATA_MAX = 16, CALL_METADATA_BYTES_MAX = 4096 };
+
+struct call_fields {
+    struct header fields[CALL_METADATA_MAX];
+    uint32_t count;
+    size_t bytes;
 };
 
 struct call {
@@ -53,27 +80,27 @@ struct call {
     uint64_t deadline_ns;         /* loop clock; UINT64_MAX: none */
     const struct call_user *user; /* set by who takes it, with user_data, before call_read */
     void *user_data;
-    bool is_over;                 /* ended or gone */
+    bool is_over; /* ended or gone */
+    /* -- inside -- */
+    const struct call_ops *ops;
+    struct call_fields *initial, *trailing; /* in the arena; NULL: none */
 };
 
 /* The value of a metadata key (lower case), as text; of a key ending in -bin the decoded bytes (in
- * the arena). The first of several. data NULL: there is none. */
+ * the arena). The first of several. data NULL: there is none, or it is not base64. */
 struct slice call_metadata(struct call *call, const char *key);
 
 void call_read(struct call *call); /* credit for one more message */
 /* Metadata for the caller, before the first message or with the end; -bin keys take raw bytes.
- * Copied. Keys are lower case and not grpc-*. False: no memory or too many. */
+ * Copied. Keys are lower case and not grpc-*; values of other keys are printable ASCII. False: not
+ * so, too late, no memory, or too many. */
 bool call_metadata_initial(struct call *call, const char *key, struct slice value);
 bool call_metadata_trailing(struct call *call, const char *key, struct slice value);
-/* One message. */
+/* One message. What cannot be sent (no memory, 4 GiB) makes the call end with that failure instead
+ * of OK. */
 void call_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count);
 size_t call_room(struct call *call);
 
-/* What a status says beside code and text; every member may be NULL. */
-struct call_details {
-    const char *field;       /* google.rpc.BadRequest: the path of the field that is wrong */
-    const char *description; /* of that violation; NULL: the status's text */
-};
 /* Ends it: status->code OK is success. retry_after_ms becomes google.rpc.RetryInfo and, like
  * `details`, travels in grpc-status-details-bin. */
 void call_end(struct call *call, const struct err *status, const struct call_details *details);

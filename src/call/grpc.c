@@ -1,0 +1,306 @@
+/* grpc.c - accepting a gRPC call, its deadline, its end. SPDX-License-Identifier: Apache-2.0
+ *
+ * A call and the block it receives into are one piece of the exchange's arena: a unary call of the
+ * usual size asks nobody else for memory.
+ *
+ * What is wrong with a request is answered where its client looks: who speaks gRPC over HTTP/2 gets
+ * a grpc-status, who does not (HTTP/1.1, gRPC-Web, GET) an HTTP status, as PROTOCOL-HTTP2.md has it
+ * for content types.
+ */
+#include "call/grpc.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+#include "call/internal.h"
+
+enum {
+    BLOCK_BYTES = 2048, /* a small request and its prefix come in one delivery */
+    QUOTE_MAX = 64,
+};
+
+static const char content_type[] = "application/grpc";
+
+/* -- the head ------------------------------------------------------------------------------------ */
+
+/* What stands behind "application/grpc"; data NULL: it is something else. */
+static struct slice subtype_of(struct slice value)
+{
+    enum { SIZE = sizeof content_type - 1 };
+
+    if (value.size < SIZE || !slice_is_nocase(slice_first(value, SIZE), content_type))
+        return slice_make(NULL, 0);
+    struct slice rest = slice_skip(value, SIZE);
+    return slice_trim(slice_first(rest, slice_find(rest, ';')));
+}
+
+bool grpc_is_call(const struct exchange *x)
+{
+    struct slice subtype = subtype_of(exchange_header(x, "content-type"));
+
+    return subtype.data != NULL &&
+           (subtype.size == 0 || subtype.data[0] == '+' || slice_starts(subtype, "-web"));
+}
+
+/* One pass; the first of several counts. */
+static void read_headers(struct grpc_call *g, struct slice *ret_type)
+{
+    const struct exchange *x = g->call.x;
+
+    for (uint32_t i = 0; i < x->headers_count; i++) {
+        struct slice name = x->headers[i].name;
+        struct slice *to = NULL;
+        switch (name.size) {
+        case 12:
+            to = memcmp(name.data, "content-type", 12) == 0   ? ret_type
+                 : memcmp(name.data, "grpc-timeout", 12) == 0 ? &g->timeout_text
+                                                              : NULL;
+            break;
+        case 13: to = memcmp(name.data, "grpc-encoding", 13) == 0 ? &g->encoding_text : NULL; break;
+        case 20:
+            to = memcmp(name.data, "grpc-accept-encoding", 20) == 0 ? &g->accept_text : NULL;
+            break;
+        default: break;
+        }
+        if (to != NULL && to->data == NULL)
+            *to = x->headers[i].value;
+    }
+}
+
+COLD static void answer_text(struct exchange *x, uint16_t status, const char *text)
+{
+    static const struct header allow = { SLICE_LIT("allow"), SLICE_LIT("POST") };
+
+    exchange_answer(x, status, "text/plain; charset=utf-8", &allow, status == 405 ? 1 : 0,
+                    slice_of(text), NULL);
+}
+
+/* What is no gRPC over HTTP/2. */
+static bool is_refused(struct exchange *x, struct slice subtype)
+{
+    if (UNLIKELY(slice_starts(subtype, "-web")))
+        answer_text(x, 415,
+                    "gRPC-Web is not built yet: call with gRPC (application/grpc) over HTTP/2, or "
+                    "by REST\n");
+    else if (UNLIKELY(strncmp(x->protocol, "HTTP/1", 6) == 0))
+        answer_text(x, 505,
+                    "gRPC needs HTTP/2, and this request came over HTTP/1.1: use a gRPC client, or "
+                    "let the proxy in between speak HTTP/2 (nginx: grpc_pass). gRPC-Web is not "
+                    "built yet; REST works over HTTP/1.1\n");
+    else if (UNLIKELY(x->method != METHOD_POST))
+        answer_text(x, 405, "gRPC calls are POST requests\n");
+    else if (UNLIKELY(subtype.data == NULL))
+        answer_text(x, 415, "the content-type of a gRPC call is application/grpc\n");
+    else if (UNLIKELY(subtype.size != 0 && !slice_is_nocase(subtype, "+proto")))
+        answer_text(x, 415,
+                    "gRPC messages are protobuf here: the content-type is application/grpc or "
+                    "application/grpc+proto\n");
+    else
+        return false;
+    return true;
+}
+
+/* "/package.Service/Method" */
+static bool split_path(struct call *call)
+{
+    struct slice path = call->x->path;
+    size_t slash = path.size;
+
+    while (slash > 0 && path.data[slash - 1] != '/')
+        slash--;
+    if (slash < 3 || slash == path.size || path.data[0] != '/')
+        return false;
+    call->service = slice_make(path.data + 1, slash - 2);
+    call->method = slice_skip(path, slash);
+    return true;
+}
+
+/* -- life ---------------------------------------------------------------------------------------- */
+
+/* Behind the last thing that was sent, or could not be. Lets the exchange go: nothing of the call may
+ * be touched behind this. */
+static void let_go(struct grpc_call *g, enum err_code code)
+{
+    struct exchange *x = g->call.x;
+
+    g->call.is_over = true;
+    grpc_count(&g->stats->calls[code]);
+    if (g->deadline.slot != 0)
+        timer_stop(x->loop, &g->deadline);
+    loop_undefer(&g->task);
+    grpc_in_deinit(g);
+    grpc_out_deinit(g);
+    exchange_unref(&x);
+}
+
+static void end(struct call *call, const struct err *status, const struct call_details *details)
+{
+    struct grpc_call *g = grpc_of(call);
+    struct err failure = { 0 };
+
+    if (UNLIKELY(g->failure != OK && status->code == OK)) {
+        err_set(&failure, g->failure, "%s", g->failure_text);
+        status = &failure;
+        details = NULL;
+    }
+    call->is_over = true;
+    grpc_out_end(g, status, details);
+    let_go(g, status->code);
+}
+
+void grpc_break(struct grpc_call *g, const struct err *err)
+{
+    struct call *call = &g->call;
+
+    call->is_over = true;
+    grpc_out_end(g, err, NULL);
+    if (call->user != NULL && call->user->on_gone != NULL)
+        call->user->on_gone(call, err->code);
+    let_go(g, err->code);
+}
+
+static void on_gone(struct exchange *x)
+{
+    struct grpc_call *g = x->user_data;
+    struct call *call = &g->call;
+
+    if (call->is_over) /* it ended, and the peer left before all of that was sent */
+        return;
+    call->is_over = true;
+    if (call->user != NULL && call->user->on_gone != NULL)
+        call->user->on_gone(call, E_CANCELLED);
+    let_go(g, E_CANCELLED);
+}
+
+static void on_room(struct exchange *x)
+{
+    struct grpc_call *g = x->user_data;
+    struct call *call = &g->call;
+
+    if (!call->is_over && call->user != NULL && call->user->on_room != NULL)
+        call->user->on_room(call);
+}
+
+static const struct exchange_user exchange_user = {
+    .on_body = grpc_in_on_body,
+    .on_room = on_room,
+    .on_gone = on_gone,
+};
+
+static const struct call_ops call_ops = {
+    .read = grpc_in_read,
+    .send = grpc_out_send,
+    .end = end,
+};
+
+/* -- the deadline -------------------------------------------------------------------------------- */
+
+static void on_due(struct timer *timer)
+{
+    struct grpc_call *g = CONTAINER_OF(timer, struct grpc_call, deadline);
+    struct err err = { 0 };
+
+    err_set(&err, E_DEADLINE,
+            "the deadline (grpc-timeout '%.*s') passed before the answer was "
+            "complete",
+            SLICE_ARG(slice_first(g->timeout_text, QUOTE_MAX)));
+    grpc_break(g, &err);
+}
+
+static enum err_code start_deadline(struct grpc_call *g, struct err *err)
+{
+    struct exchange *x = g->call.x;
+    uint64_t ns = 0, now = x->loop == NULL ? x->begun_ns : loop_now_ns(x->loop);
+
+    if (grpc_timeout_parse(&ns, g->timeout_text, err) != OK) {
+        err->code = E_INTERNAL; /* what gRPC servers say of it */
+        return E_INTERNAL;
+    }
+    if (ns >= UINT64_MAX - x->begun_ns) /* too far for a clock: never */
+        return OK;
+    g->call.deadline_ns = x->begun_ns + ns;
+    if (g->call.deadline_ns <= now)
+        return err_set(err, E_DEADLINE,
+                       "the deadline (grpc-timeout '%.*s') was over before the call began",
+                       SLICE_ARG(slice_first(g->timeout_text, QUOTE_MAX)));
+    if (x->loop == NULL)
+        return OK;
+    g->deadline.on_due = on_due;
+    return timer_start(x->loop, &g->deadline, g->call.deadline_ns, err);
+}
+
+/* -- accepting ----------------------------------------------------------------------------------- */
+
+static struct grpc_loop_stats *stats_of(const struct grpc_settings *settings, struct loop *loop)
+{
+    static _Thread_local struct grpc_loop_stats nobody;
+    struct grpc_stats *stats = settings->stats;
+    uint32_t index = loop == NULL ? 0 : loop_index(loop);
+
+    if (stats == NULL)
+        return &nobody;
+    require(index < stats->loops_count);
+    return &stats->loops[index];
+}
+
+static enum err_code begin(struct grpc_call *g, struct err *err)
+{
+    if (UNLIKELY(!split_path(&g->call)))
+        return err_set(err, E_UNIMPLEMENTED,
+                       "the path '%.*s' names no method: it is /package.Service/Method",
+                       SLICE_ARG(slice_first(g->call.x->path, QUOTE_MAX)));
+    if (g->timeout_text.data != NULL)
+        TRY(start_deadline(g, err));
+    return OK;
+}
+
+struct call *grpc_accept(struct exchange *x, const struct grpc_settings *settings)
+{
+    struct grpc_loop_stats *stats = stats_of(settings, x->loop);
+    struct grpc_call *g = arena_aligned(x->arena, 64, sizeof *g + BLOCK_BYTES);
+    struct slice type = { NULL, 0 };
+    struct err err;
+
+    if (x->is_gone || x->is_ended)
+        return NULL;
+    if (UNLIKELY(g == NULL)) {
+        err = (struct err){ 0 };
+        err_set(&err, E_EXHAUSTED, "no memory for a call; retry later");
+        grpc_count(&stats->calls[E_EXHAUSTED]);
+        grpc_fail(x, &err);
+        return NULL;
+    }
+    memset(g, 0, sizeof *g);
+    g->call.x = x;
+    g->call.deadline_ns = UINT64_MAX;
+    g->call.ops = &call_ops;
+    g->settings = settings;
+    g->stats = stats;
+    read_headers(g, &type);
+    struct slice subtype = subtype_of(type);
+    if (UNLIKELY(is_refused(x, subtype))) {
+        grpc_count(&stats->refused);
+        return NULL;
+    }
+    g->is_proto = subtype.size != 0;
+    g->encoding = grpc_encoding_of(g->encoding_text);
+    grpc_in_init(g, (uint8_t *)(g + 1), BLOCK_BYTES);
+    x->user = &exchange_user;
+    x->user_data = g;
+    exchange_ref(x);
+    err.code = OK;
+    err.retry_after_ms = 0;
+    err.text[0] = '\0';
+    if (UNLIKELY(begin(g, &err) != OK)) {
+        end(&g->call, &err, NULL);
+        return NULL;
+    }
+    return &g->call;
+}
+
+void grpc_fail(struct exchange *x, const struct err *status)
+{
+    struct slice subtype = subtype_of(exchange_header(x, "content-type"));
+
+    grpc_out_fail(x, slice_is_nocase(subtype, "+proto"), status);
+}

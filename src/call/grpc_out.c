@@ -1,0 +1,335 @@
+/* grpc_out.c - messages and status to the answer. SPDX-License-Identifier: Apache-2.0
+ *
+ * Pieces under COPY_MAX are gathered behind the prefix, larger ones are referred to. What is gathered
+ * lies in the arena as long as a call sends little, and from then on in bufs that are given back when
+ * they were sent: a stream may send for ever.
+ */
+#include "call/internal.h"
+
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "base/utf8.h"
+
+enum {
+    COPY_MAX = 1024,         /* pieces below are copied */
+    COMPRESS_MIN = 1024,     /* messages below are not, unless ALWAYS */
+    ARENA_MAX = 8 * 1024,    /* gathered in the arena */
+    CHUNK_BYTES = 16 * 1024, /* of bufs behind that */
+    PIECES_MAX = 64,         /* compressed without asking for memory to list them */
+    DETAIL_MAX = 768,
+    HEADERS_MAX = 4 + 2 * CALL_METADATA_MAX + 3,
+};
+
+static const char no_memory[] = "no memory for the answer; retry later";
+
+static void fail(struct grpc_call *g, enum err_code code, const char *text)
+{
+    if (g->failure != OK)
+        return;
+    g->failure = code;
+    g->failure_text = text;
+}
+
+/* -- headers ------------------------------------------------------------------------------------- */
+
+static enum encoding choose_encoding(const struct grpc_call *g)
+{
+    switch (g->settings->compression) {
+    case GRPC_COMPRESSION_MIRROR:
+        if (g->was_compressed && grpc_encoding_is_accepted(g->accept_text, g->encoding))
+            return g->encoding;
+        return ENCODING_IDENTITY;
+    case GRPC_COMPRESSION_ALWAYS:
+        if (grpc_encoding_is_accepted(g->accept_text, ENCODING_GZIP))
+            return ENCODING_GZIP;
+        return grpc_encoding_is_accepted(g->accept_text, ENCODING_DEFLATE) ? ENCODING_DEFLATE
+                                                                           : ENCODING_IDENTITY;
+    default: return ENCODING_IDENTITY;
+    }
+}
+
+static struct header content_type_of(bool is_proto)
+{
+    static const struct header plain = { SLICE_LIT("content-type"), SLICE_LIT("application/grpc") };
+    static const struct header proto = { SLICE_LIT("content-type"),
+                                         SLICE_LIT("application/grpc+proto") };
+
+    return is_proto ? proto : plain;
+}
+
+static const struct header accept_encoding = { SLICE_LIT("grpc-accept-encoding"),
+                                               SLICE_LIT(GRPC_ENCODINGS) };
+
+static uint32_t put_fields(struct header *at, const struct call_fields *fields)
+{
+    if (fields == NULL)
+        return 0;
+    memcpy(at, fields->fields, fields->count * sizeof *at);
+    return fields->count;
+}
+
+/* compression.md: our encodings are told to who compresses; to others they would be bytes on each
+ * answer that nobody acts upon. */
+static void respond(struct grpc_call *g)
+{
+    struct header headers[HEADERS_MAX];
+    uint32_t count = 0;
+
+    g->out_encoding = choose_encoding(g);
+    headers[count++] = content_type_of(g->is_proto);
+    if (UNLIKELY(g->out_encoding != ENCODING_IDENTITY))
+        headers[count++] =
+            (struct header){ SLICE_LIT("grpc-encoding"), slice_of(encoding_name(g->out_encoding)) };
+    if (UNLIKELY(g->encoding != ENCODING_IDENTITY))
+        headers[count++] = accept_encoding;
+    count += put_fields(headers + count, g->call.initial);
+    exchange_respond(g->call.x, 200, headers, count, -1);
+}
+
+/* -- messages ------------------------------------------------------------------------------------ */
+
+/* Room for `size` bytes until they are sent; *ret_holder keeps them. NULL: no memory. */
+static uint8_t *gather(struct grpc_call *g, size_t size, struct buf **ret_holder)
+{
+    if (g->chunk_room < size) {
+        uint8_t *memory = NULL;
+        if (g->chunk_arena + size <= ARENA_MAX &&
+            (memory = arena_alloc(g->call.x->arena, size)) != NULL) {
+            g->chunk_arena += size;
+            *ret_holder = NULL;
+            return memory;
+        }
+        size_t room = MAX(size, (size_t)CHUNK_BYTES);
+        buf_unref(&g->chunk_buf);
+        g->chunk_room = 0;
+        if (buf_new(&g->chunk_buf, g->call.x->budget, room, NULL) != OK)
+            return NULL;
+        g->chunk = buf_fill(g->chunk_buf);
+        g->chunk_room = room;
+    }
+    uint8_t *at = g->chunk;
+    g->chunk += size;
+    g->chunk_room -= size;
+    *ret_holder = g->chunk_buf;
+    return at;
+}
+
+static size_t size_of(const struct call_piece *pieces, uint32_t count)
+{
+    size_t size = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        size += pieces[i].bytes.size;
+    return size;
+}
+
+/* The small pieces from i on, and their bytes in all. */
+static uint32_t run_of(const struct call_piece *pieces, uint32_t i, uint32_t count,
+                       size_t *ret_size)
+{
+    *ret_size = 0;
+    while (i < count && pieces[i].bytes.size < COPY_MAX)
+        *ret_size += pieces[i++].bytes.size;
+    return i;
+}
+
+static uint8_t *copy_run(uint8_t *at, const struct call_piece *pieces, uint32_t from, uint32_t to)
+{
+    for (; from < to; from++) {
+        struct slice bytes = pieces[from].bytes;
+        if (bytes.size != 0)
+            memcpy(at, bytes.data, bytes.size);
+        at += bytes.size;
+    }
+    return at;
+}
+
+/* False: no memory; and what has been sent makes no sense without the rest. */
+static bool send_plain(struct grpc_call *g, const struct call_piece *pieces, uint32_t count,
+                       size_t total, bool is_compressed)
+{
+    struct exchange *x = g->call.x;
+    struct buf *holder = NULL;
+    size_t size, before = GRPC_PREFIX_BYTES;
+    uint32_t i = 0;
+
+    do {
+        uint32_t end = run_of(pieces, i, count, &size);
+        if (before + size > 0) {
+            uint8_t *memory = gather(g, before + size, &holder);
+            if (UNLIKELY(memory == NULL))
+                return false;
+            if (before != 0)
+                grpc_prefix_put(memory, is_compressed, (uint32_t)total);
+            copy_run(memory + before, pieces, i, end);
+            exchange_send(x, slice_make(memory, before + size), holder);
+            before = 0;
+        }
+        for (i = end; i < count && pieces[i].bytes.size >= COPY_MAX; i++)
+            exchange_send(x, pieces[i].bytes, pieces[i].holder);
+    } while (i < count);
+    return true;
+}
+
+/* NULL: it would not get smaller, or there is no memory for it. */
+static struct buf *compress(struct grpc_call *g, const struct call_piece *pieces, uint32_t count,
+                            size_t total)
+{
+    struct slice few[PIECES_MAX] = { { NULL, 0 } }, *slices = few;
+    struct buf *packed = NULL;
+
+    if (count > PIECES_MAX && (slices = mem_alloc(count * sizeof *slices)) == NULL)
+        return NULL;
+    for (uint32_t i = 0; i < count; i++)
+        slices[i] = pieces[i].bytes;
+    if (compress_deflate(&packed, g->call.x->budget, g->out_encoding, slices, count, NULL) == OK &&
+        buf_bytes(packed).size >= total)
+        buf_unref(&packed);
+    if (slices != few)
+        mem_free(slices);
+    return packed;
+}
+
+void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count)
+{
+    struct grpc_call *g = grpc_of(call);
+    size_t total = size_of(pieces, pieces_count);
+    struct buf *packed = NULL;
+    bool is_sent;
+
+    if (UNLIKELY(g->failure != OK))
+        return;
+    if (UNLIKELY(total > UINT32_MAX)) {
+        fail(g, E_RANGE, "the answer has 4 GiB or more, too much for one gRPC message");
+        return;
+    }
+    if (call->x->status == 0)
+        respond(g);
+    if (UNLIKELY(g->out_encoding != ENCODING_IDENTITY) &&
+        (total >= COMPRESS_MIN || g->settings->compression == GRPC_COMPRESSION_ALWAYS))
+        packed = compress(g, pieces, pieces_count, total);
+    if (packed != NULL) {
+        struct call_piece piece = { buf_bytes(packed), packed };
+        grpc_count(&g->stats->compressed_out);
+        is_sent = send_plain(g, &piece, 1, piece.bytes.size, true);
+    } else {
+        is_sent = send_plain(g, pieces, pieces_count, total, false);
+    }
+    buf_unref(&packed);
+    if (UNLIKELY(!is_sent))
+        fail(g, E_EXHAUSTED, no_memory);
+    else
+        grpc_count(&g->stats->messages_out);
+}
+
+/* -- the end ------------------------------------------------------------------------------------- */
+
+static struct slice message_of(struct arena *arena, const struct err *status)
+{
+    struct slice message = slice_of(status->text);
+    struct text out;
+
+    text_init_arena(&out, arena, message.size + 1);
+    if (grpc_message_is_plain(message))
+        text_slice_put(&out, message);
+    else
+        grpc_message_encode(&out, message);
+    return text_failed(&out) ? slice_make(NULL, 0) : text_slice(&out);
+}
+
+/* Callers take 8 KiB of headers, and both stand there beside the message. */
+static struct slice bounded(const char *text)
+{
+    struct slice whole = slice_of(text);
+
+    return slice_first(whole, utf8_valid_prefix(slice_first(whole, DETAIL_MAX)));
+}
+
+/* grpc-status-details-bin; data NULL: there is nothing to say, or no memory to say it in. */
+static struct slice details_of(struct arena *arena, const struct err *status,
+                               const struct call_details *details)
+{
+    struct grpc_details all = {
+        .code = status->code,
+        .message = slice_of(status->text),
+        .has_retry = status->retry_after_ms != 0,
+        .retry_after_ms = status->retry_after_ms,
+    };
+    struct text bytes, out;
+
+    if (details != NULL && details->field != NULL) {
+        all.field = bounded(details->field);
+        all.description =
+            details->description == NULL ? all.message : bounded(details->description);
+    } else if (!all.has_retry) {
+        return slice_make(NULL, 0);
+    }
+    text_init_arena(&bytes, arena, 0);
+    grpc_details_encode(&bytes, &all);
+    text_init_arena(&out, arena, 0);
+    grpc_bin_encode(&out, text_slice(&bytes));
+    return text_failed(&bytes) || text_failed(&out) ? slice_make(NULL, 0) : text_slice(&out);
+}
+
+static uint32_t put_status(struct header *to, struct arena *arena, const struct err *status,
+                           const struct call_details *details)
+{
+    uint32_t count = 0;
+
+    to[count++] = (struct header){ SLICE_LIT("grpc-status"), grpc_status_digits(status->code) };
+    if (LIKELY(status->code == OK))
+        return count;
+    struct slice message = message_of(arena, status);
+    struct slice more = details_of(arena, status, details);
+    if (message.size != 0)
+        to[count++] = (struct header){ SLICE_LIT("grpc-message"), message };
+    if (more.data != NULL)
+        to[count++] = (struct header){ SLICE_LIT("grpc-status-details-bin"), more };
+    return count;
+}
+
+void grpc_out_end(struct grpc_call *g, const struct err *status, const struct call_details *details)
+{
+    struct exchange *x = g->call.x;
+    struct header fields[HEADERS_MAX];
+    uint32_t count = 0;
+    bool is_trailers_only = x->status == 0;
+
+    if (x->is_gone)
+        return;
+    if (is_trailers_only) {
+        fields[count++] = content_type_of(g->is_proto);
+        count += put_fields(fields + count, g->call.initial);
+    }
+    if (UNLIKELY(g->tells_encodings))
+        fields[count++] = accept_encoding;
+    count += put_status(fields + count, x->arena, status, details);
+    count += put_fields(fields + count, g->call.trailing);
+    if (is_trailers_only) {
+        exchange_respond(x, 200, fields, count, 0);
+        exchange_end(x);
+    } else {
+        exchange_end_trailers(x, fields, count);
+    }
+}
+
+void grpc_out_deinit(struct grpc_call *g)
+{
+    buf_unref(&g->chunk_buf);
+}
+
+void grpc_out_fail(struct exchange *x, bool is_proto, const struct err *status)
+{
+    struct header fields[4];
+    uint32_t count = 0;
+
+    if (x->is_gone || x->is_ended)
+        return;
+    fields[count++] = content_type_of(is_proto);
+    count += put_status(fields + count, x->arena, status, NULL);
+    exchange_respond(x, 200, fields, count, 0);
+    exchange_end(x);
+}
