@@ -1,10 +1,14 @@
 /* pb.h - the protobuf wire format, field by field: a reader that copies nothing and a writer into
  * memory that is known to be large enough (protobuf.dev, "Encoding").
  *
- * Read     pb_begin, then pb_next until it says false; pb_failed tells an end from a fault. A field
- *          of wire type LEN gives a view of the message's own bytes. Unknown fields are skipped by
- *          not looking at them; groups (wire types 3 and 4) are skipped whole. Nested messages are
+ * Read     pb_begin, then pb_next until it says false; pb_failed tells an end from a fault, and the
+ *          reader then stays there: r->fault says what, pb_at where. A field of wire type LEN gives
+ *          a view of the message's own bytes. Unknown fields are skipped by not looking at them;
+ *          groups (wire types 3 and 4) are skipped whole, at most 100 deep. Nested messages are
  *          another pb_begin on the field's bytes; how deep is the caller's own bound.
+ *          What is taken is what upb takes (protobuf's parser in Python, PHP, Ruby): varints of up
+ *          to 10 bytes, of which bits above the 64th are dropped, tags and lengths of up to 5, that
+ *          fit 32 and 31 bits, and no field 0.
  * Write    Sizes first (pb_size_*), then pb_put_*: two passes, no growing, no copy of what is large.
  * Pure functions; any thread.
  */
@@ -16,17 +20,17 @@
 #include "base/slice.h"
 
 enum pb_wire { PB_VARINT = 0, PB_I64 = 1, PB_LEN = 2, PB_SGROUP = 3, PB_EGROUP = 4, PB_I32 = 5 };
-enum { PB_FIELD_MAX = 536870911, PB_VARINT_MAX = 10 };
+enum { PB_FIELD_MAX = 536870911, PB_VARINT_MAX = 10, PB_SIZE_MAX = INT32_MAX };
 
 struct pb_reader {
-    const uint8_t *at, *end;
-    const uint8_t *begin;  /* of the message: at - begin says where a fault is */
-    const char *fault;     /* what is wrong, once something is; else NULL */
+    const uint8_t *at, *end; /* the same at the end, and from a fault on */
+    const uint8_t *begin;
+    const char *fault; /* what is wrong, once something is; else NULL */
 };
 
 struct pb_field {
     uint32_t number;
-    enum pb_wire wire;
+    enum pb_wire wire;  /* never a group's */
     uint64_t value;     /* VARINT, I64, I32 (zero-extended) */
     struct slice bytes; /* LEN */
 };
@@ -38,14 +42,53 @@ static inline void pb_begin(struct pb_reader *r, struct slice bytes)
     r->fault = NULL;
 }
 
-/* The next field into *ret; false at the end, or at a fault (r->fault). */
-MUST_USE bool pb_next(struct pb_reader *r, struct pb_field *ret);
-/* A bare varint of a packed field; false at the end or at a fault. */
-MUST_USE bool pb_varint(struct pb_reader *r, uint64_t *ret);
-
 static inline bool pb_failed(const struct pb_reader *r)
 {
     return r->fault != NULL;
+}
+
+static inline size_t pb_at(const struct pb_reader *r) /* bytes read, or where the fault is */
+{
+    return (size_t)(r->at - r->begin);
+}
+
+MUST_USE bool pb_next_any(struct pb_reader *r, struct pb_field *ret);
+MUST_USE bool pb_varint_any(struct pb_reader *r, uint64_t *ret);
+
+/* The next field into *ret; false at the end, or at a fault. */
+MUST_USE static inline bool pb_next(struct pb_reader *r, struct pb_field *ret)
+{
+    const uint8_t *at = r->at;
+    ptrdiff_t left = r->end - at;
+
+    /* Fields 1 to 15 of less than 128 bytes, or a number below 128: nearly all there are. */
+    if (LIKELY(left >= 2 && (at[0] | at[1]) < 0x80 && at[0] >= 8)) {
+        ret->number = at[0] >> 3;
+        if ((at[0] & 7) == PB_LEN) {
+            if (LIKELY(at[1] <= left - 2)) {
+                ret->wire = PB_LEN;
+                ret->bytes = slice_make(at + 2, at[1]);
+                r->at = at + 2 + at[1];
+                return true;
+            }
+        } else if ((at[0] & 7) == PB_VARINT) {
+            ret->wire = PB_VARINT;
+            ret->value = at[1];
+            r->at = at + 2;
+            return true;
+        }
+    }
+    return pb_next_any(r, ret);
+}
+
+/* A bare varint of a packed field; false at the end or at a fault. */
+MUST_USE static inline bool pb_varint(struct pb_reader *r, uint64_t *ret)
+{
+    if (LIKELY(r->at != r->end && *r->at < 0x80)) {
+        *ret = *r->at++;
+        return true;
+    }
+    return pb_varint_any(r, ret);
 }
 
 static inline int64_t pb_zigzag(uint64_t value) /* sint32, sint64 */
