@@ -15,7 +15,7 @@
 #include "call/internal.h"
 
 enum {
-    BLOCK_BYTES = 2048, /* a small request and its prefix come in one delivery */
+    BLOCK_BYTES = 2048 + 64, /* a small request and its prefix come in one delivery */
     QUOTE_MAX = 64,
 };
 

@@ -22,6 +22,8 @@ enum {
     STEP = 1 << 20,   /* a large message is charged to the budget as it comes, by so much */
     PROBE_MIN = 64,   /* least room to offer when nothing but the end may come */
     OWN_BYTES = 2048, /* of the second block */
+    LEAD = BUF_ALIGN, /* before the first message, which is moved by less to align its end */
+    ALIGN_MIN = 100,  /* smaller messages carry no tensor worth it */
 };
 
 /* Messages of the block leave PROBE_MIN free before or behind them. */
@@ -34,8 +36,9 @@ static uint32_t fits(const struct grpc_block *b)
 
 void grpc_in_init(struct grpc_call *g, uint8_t *memory, size_t size)
 {
-    g->block =
-        (struct grpc_block){ .bytes = memory, .room = (uint32_t)size, .limit = (uint32_t)size };
+    uint32_t room = (uint32_t)(size - LEAD);
+
+    g->block = (struct grpc_block){ .bytes = memory + LEAD, .room = room, .limit = room };
     g->is_at_end = g->call.x->body_is_over;
 }
 
@@ -161,6 +164,19 @@ static bool hand_over_incoming(struct grpc_call *g)
     return hand_over_buf(g, &buf, bytes, false);
 }
 
+/* Tensors come last in a message: with its end on a line they can be read in place. There is LEAD
+ * before the first message of a call. */
+static struct slice align_end(struct slice bytes)
+{
+    size_t down = (uintptr_t)(bytes.data + bytes.size) % BUF_ALIGN;
+    uint8_t *to = (uint8_t *)(uintptr_t)bytes.data - down;
+
+    if (bytes.size < ALIGN_MIN || down == 0)
+        return bytes;
+    memmove(to, bytes.data, bytes.size);
+    return slice_make(to, bytes.size);
+}
+
 static bool hand_over_block(struct grpc_call *g, struct grpc_prefix prefix)
 {
     struct grpc_block *b = &g->block;
@@ -171,6 +187,7 @@ static bool hand_over_block(struct grpc_call *g, struct grpc_prefix prefix)
     if (UNLIKELY(prefix.flag == 1))
         return hand_over_inflated(g, bytes);
     if (LIKELY(!g->has_first)) { /* for good: the block begins behind it */
+        bytes = align_end(bytes);
         b->bytes += to;
         b->room -= to;
         b->limit -= to;
