@@ -26,11 +26,11 @@ struct grpc_service {
 };
 
 /* Each in its own file. */
-extern const struct grpc_service kserve_grpc_service;      /* kserve_grpc.c */
+extern const struct grpc_service kserve_grpc_service; /* kserve_grpc.c */
 /* The Open Inference Protocol's six methods under TorchServe's package: kserve_grpc.c */
 extern const struct grpc_service kserve_grpc_torch_service;
-extern const struct grpc_service grpc_health_service;      /* grpc_health.c */
-extern const struct grpc_service grpc_reflection_service;  /* reflection.c: grpc.reflection.v1 */
+extern const struct grpc_service grpc_health_service;     /* grpc_health.c */
+extern const struct grpc_service grpc_reflection_service; /* reflection.c: grpc.reflection.v1 */
 extern const struct grpc_service grpc_reflection_alpha_service; /* ... v1alpha */
 
 /* Every static service there is, for dispatch, reflection and health: NULL-terminated. */

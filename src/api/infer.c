@@ -5,10 +5,12 @@
  * reference goes in on_free, or with the failure, or in on_gone when nothing was submitted.
  *
  * on_gone may also come after on_free (an answer that could not be sent whole): the struct lies in
- * the exchange's arena, which the transport still holds, and has_ended tells.
+ * the exchange's arena, which the transport still holds, and has_ended tells. A call says nothing
+ * more once it was ended.
  */
 #include "api/infer.h"
 
+#include "api/grpc.h"
 #include "io/loop.h"
 
 static const struct exchange_user infer_user;
@@ -22,13 +24,20 @@ static uint64_t now_ns(const struct infer *infer)
 
 /* -- failures ------------------------------------------------------------------------------ */
 
+static bool is_gone(const struct infer *infer)
+{
+    return infer->call != NULL ? infer->call->is_over : infer->x->is_gone;
+}
+
 static void answer_failure(struct infer *infer, const struct err *err)
 {
     infer->has_ended = true;
-    if (infer->x->is_gone)
+    if (is_gone(infer))
         return;
     if (infer->table->fail != NULL)
         infer->table->fail(infer, err);
+    else if (infer->call != NULL)
+        grpc_end(infer->call, err, infer->field);
     else
         api_fail(infer->x, infer->table->dialect, 0, err);
 }
@@ -83,7 +92,7 @@ static HOT void on_end(struct request *request, const struct err *err)
         return;
     }
     infer->has_ended = true;
-    if (infer->x->is_gone)
+    if (is_gone(infer))
         return;
     infer->encode_ns = now_ns(infer);
     failed.code = OK;
@@ -110,10 +119,8 @@ static const struct request_sink infer_sink = {
 
 /* -- the exchange's side --------------------------------------------------------------------- */
 
-static void on_gone(struct exchange *x)
+static void leave(struct infer *infer)
 {
-    struct infer *infer = x->user_data;
-
     if (infer->has_ended)
         return;
     if (infer->is_submitted)
@@ -122,22 +129,26 @@ static void on_gone(struct exchange *x)
         drop(infer);
 }
 
-static HOT void on_body(struct exchange *x, const struct collect_result *body,
-                        const struct err *failed)
+static void on_gone(struct exchange *x)
 {
-    struct infer *infer = x->user_data;
+    leave(x->user_data);
+}
+
+/* Nothing failed yet; the text is not worth zeroing for every request. */
+static void err_clear(struct err *err)
+{
+    err->code = OK;
+    err->retry_after_ms = 0;
+    err->text[0] = '\0';
+}
+
+/* The bytes are there and the model is known. */
+static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline_ns)
+{
+    struct exchange *x = infer->x;
     struct err err;
 
-    if (UNLIKELY(failed != NULL)) {
-        infer->has_ended = true;
-        api_fail_body(x, infer->table->dialect, failed);
-        drop(infer);
-        return;
-    }
-    err.code = OK;
-    err.retry_after_ms = 0;
-    err.text[0] = '\0';
-    infer->body_ns = now_ns(infer);
+    err_clear(&err);
     if (UNLIKELY(request_new(&infer->request, infer->api->engine, infer->model, x->arena, x->loop,
                              &infer_sink, &err) != OK)) {
         fail(infer, &err);
@@ -145,14 +156,8 @@ static HOT void on_body(struct exchange *x, const struct collect_result *body,
     }
     struct request *request = infer->request;
     request->user = infer;
-    if (infer->headers.timeout_ms.data != NULL) {
-        uint64_t ms = 0;
-        bool is_number = slice_to_u64(infer->headers.timeout_ms, &ms);
-        require(is_number); /* looked at in infer_begin */
-        request->deadline_ns =
-            ms > (UINT64_MAX - x->begun_ns) / 1000000 ? UINT64_MAX : x->begun_ns + ms * 1000000;
-    }
-    if (UNLIKELY(infer->table->decode(infer, body->body, &err) != OK)) {
+    request->deadline_ns = deadline_ns;
+    if (UNLIKELY(infer->table->decode(infer, body, &err) != OK)) {
         fail(infer, &err);
         return;
     }
@@ -163,6 +168,32 @@ static HOT void on_body(struct exchange *x, const struct collect_result *body,
     model_unref(&model);
     /* Everything may be over when this returns: nothing of ours is touched behind it. */
     engine_submit(request);
+}
+
+static uint64_t header_deadline(const struct infer *infer)
+{
+    uint64_t ms = 0, begun_ns = infer->x->begun_ns;
+
+    if (LIKELY(infer->headers.timeout_ms.data == NULL))
+        return UINT64_MAX;
+    bool is_number = slice_to_u64(infer->headers.timeout_ms, &ms);
+    require(is_number); /* looked at in infer_begin */
+    return ms > (UINT64_MAX - begun_ns) / 1000000 ? UINT64_MAX : begun_ns + ms * 1000000;
+}
+
+static HOT void on_body(struct exchange *x, const struct collect_result *body,
+                        const struct err *failed)
+{
+    struct infer *infer = x->user_data;
+
+    if (UNLIKELY(failed != NULL)) {
+        infer->has_ended = true;
+        api_fail_body(x, infer->table->dialect, failed);
+        drop(infer);
+        return;
+    }
+    infer->body_ns = now_ns(infer);
+    submit(infer, body->body, header_deadline(infer));
 }
 
 static const struct exchange_user infer_user = { .on_gone = on_gone };
@@ -228,9 +259,7 @@ void infer_begin(struct exchange *x, const struct route_match *match,
     struct infer *infer = arena_zalloc(x->arena, table->size);
     struct err err;
 
-    err.code = OK;
-    err.retry_after_ms = 0;
-    err.text[0] = '\0';
+    err_clear(&err);
     if (infer == NULL) {
         err_set(&err, E_EXHAUSTED, "no memory for the request; retry later");
         api_fail(x, table->dialect, 0, &err);
@@ -255,6 +284,101 @@ void infer_begin(struct exchange *x, const struct route_match *match,
                                               .option = "--max-body",
                                               .align_at = infer->body_align },
                      on_body);
+}
+
+/* -- the call's side -------------------------------------------------------------------------- */
+
+static void on_call_gone(struct call *call, enum err_code why UNUSED)
+{
+    leave(call->user_data);
+}
+
+static HOT void on_message(struct call *call, const struct call_message *message)
+{
+    struct infer *infer = call->user_data;
+
+    if (UNLIKELY(infer->has_message)) {
+        grpc_end_second_message(call);
+        drop(infer);
+        return;
+    }
+    infer->has_message = true;
+    infer->message = message->bytes;
+    call_read(call); /* so that a second one is seen */
+}
+
+/* Model, then what the dialect has to know of it. */
+static enum err_code find_model(struct infer *infer, struct slice name, struct slice version,
+                                struct err *err)
+{
+    TRY(engine_want_model(infer->api->engine, &infer->model, name, version, err));
+    return infer->table->begin != NULL ? infer->table->begin(infer, err) : OK;
+}
+
+static HOT void on_half_close(struct call *call)
+{
+    struct infer *infer = call->user_data;
+    struct slice name, version;
+    struct err err;
+
+    if (UNLIKELY(!infer->has_message)) {
+        grpc_end_without_message(call);
+        drop(infer);
+        return;
+    }
+    infer->body_ns = now_ns(infer);
+    if (infer->model == NULL) {
+        err_clear(&err);
+        if (UNLIKELY(infer->table->locate(infer, infer->message, &name, &version, &err) != OK ||
+                     find_model(infer, name, version, &err) != OK)) {
+            fail(infer, &err);
+            return;
+        }
+    }
+    submit(infer, infer->message, call->deadline_ns);
+}
+
+static const struct call_user infer_call_user = {
+    .on_message = on_message,
+    .on_half_close = on_half_close,
+    .on_gone = on_call_gone,
+};
+
+void infer_begin_call(struct call *call, const struct api *api, const struct infer_dialect *table,
+                      struct slice name, struct slice version)
+{
+    struct infer *infer = arena_zalloc(call->x->arena, table->size);
+    struct err err;
+
+    err_clear(&err);
+    if (infer == NULL) {
+        err_set(&err, E_EXHAUSTED, "no memory for the request; retry later");
+        call_end(call, &err, NULL);
+        return;
+    }
+    infer->x = exchange_ref(call->x);
+    infer->call = call;
+    infer->api = api;
+    infer->table = table;
+    call->user = &infer_call_user;
+    call->user_data = infer;
+    if (name.size != 0 && UNLIKELY(find_model(infer, name, version, &err) != OK)) {
+        fail(infer, &err);
+        return;
+    }
+    call_read(call);
+}
+
+void infer_send(struct infer *infer, const struct call_piece *pieces, uint32_t pieces_count)
+{
+    struct err ok;
+
+    infer_timing(infer);
+    if (infer->timing.size != 0)
+        (void)call_metadata_trailing(infer->call, "server-timing", infer->timing);
+    call_send(infer->call, pieces, pieces_count);
+    err_clear(&ok);
+    call_end(infer->call, &ok, NULL);
 }
 
 /* -- words about time ------------------------------------------------------------------------ */

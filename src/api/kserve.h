@@ -1,7 +1,8 @@
-/* kserve.h - the KServe V2 REST dialect's own parts: plan, request reading, answer writing.
+/* kserve.h - the KServe V2 dialect's own parts, for REST and gRPC: plan, request reading, answer
+ * writing, what is said about models.
  *
  * Reading and writing are functions of bytes and memory; they know no exchange and no engine, so
- * that a fuzzer and a test can call them. kserve_infer.c joins them to infer.h.
+ * that a fuzzer and a test can call them. kserve_infer.c and kserve_grpc_infer.c join them to infer.h.
  */
 #ifndef API_KSERVE_H
 #define API_KSERVE_H
@@ -15,15 +16,18 @@ struct arena;
 struct buf;
 struct budget;
 struct model;
-struct route_match;
+struct api;
+struct call;
 struct exchange;
+struct route_match;
 
 /* -- the plan: what every answer of a model begins with, made once a model version -------------- */
 
 struct kserve_plan {
     const struct signature *signature; /* borrowed: as long as the model */
-    struct slice model_name;
+    struct slice model_name, model_version;
     struct slice *inputs;       /* names, by index of the signature */
+    struct slice *outputs;      /* likewise */
     struct slice head;          /* "model_name":"iris","model_version":"1","outputs":[ */
     struct slice *output_heads; /* {"name":"label","datatype":"INT64","shape":[ */
     bool has_batch;             /* the first dim of every tensor counts callers' rows */
@@ -64,6 +68,44 @@ struct kserve_memory {
     struct arena *arena;
     struct budget *budget;
 };
+
+/* What it means, whether it came as JSON or as protobuf (kserve_request.c). Failures say what is
+ * wrong in the words of both. */
+enum { KSERVE_PARAMETERS_MAX = 256 };
+
+MUST_USE enum err_code kserve_request_begin(struct kserve_request *ret,
+                                            const struct kserve_plan *plan, struct arena *arena,
+                                            struct err *err);
+/* Outputs that were not listed: all of them in the signature's order when none was. */
+void kserve_request_end(struct kserve_request *request, const struct kserve_plan *plan,
+                        bool is_binary);
+/* Takes a reserved key; *ret_is_custom says that it is the model's and was not taken. */
+MUST_USE enum err_code kserve_take_parameter(struct kserve_request *request,
+                                             const struct parameter *p, bool *ret_is_custom,
+                                             struct err *err);
+MUST_USE enum err_code kserve_parameter_bool(const struct parameter *p, bool *ret, struct err *err);
+/* Index of an input that `has` does not hold yet. */
+MUST_USE enum err_code kserve_find_input(const struct kserve_plan *plan, struct slice name,
+                                         const bool *has, uint32_t *ret_index, struct err *err);
+enum err_code kserve_no_datatype(const struct signature_tensor *t, struct err *err);
+enum err_code kserve_unknown_datatype(const char *path, struct slice name, struct err *err);
+enum err_code kserve_wrong_datatype(const struct signature_tensor *t, enum penstock_dtype dtype,
+                                    struct err *err);
+/* *ret are these bytes, or a copy that is aligned for its dtype. Checks BOOL. */
+MUST_USE enum err_code kserve_place(const void **ret, struct slice name, enum penstock_dtype dtype,
+                                    struct slice bytes, struct kserve_memory memory,
+                                    struct err *err);
+void kserve_set_input(struct kserve_inputs inputs, const struct kserve_plan *plan, uint32_t index,
+                      uint32_t rank, const int64_t *shape, enum penstock_dtype dtype,
+                      struct slice bytes);
+MUST_USE enum err_code kserve_find_output(const struct kserve_plan *plan, struct slice name,
+                                          uint32_t *ret_index, struct err *err);
+MUST_USE enum err_code kserve_want_output(struct kserve_request *request,
+                                          const struct kserve_plan *plan, uint32_t index,
+                                          bool is_binary, uint64_t classes, struct err *err);
+/* What was read, apart from inputs, into the engine's request. */
+void kserve_fill(struct request *request, const struct kserve_request *from,
+                 const struct kserve_plan *plan);
 
 /* The whole body; `header_length` JSON bytes, then binary tensors. has_header_length false: all of it
  * is JSON. Tensor data points into the body where it can. On failure err says what and where. */
@@ -106,8 +148,43 @@ MUST_USE enum err_code kserve_classify(struct penstock_tensor *ret,
                                        bool has_batch, const struct signature_tensor *described,
                                        struct kserve_memory memory, struct err *err);
 
+/* -- the same over gRPC (kserve_message.c) ------------------------------------------------------------ */
+
+struct kserve_pb_piece;
+struct kserve_pb_request;
+
+/* `pb` is the message, taken apart (codec/kserve_pb.h); its bytes stay as long as the request does.
+ * On failure *ret_field is the path of what is wrong, in the arena, or NULL. */
+MUST_USE enum err_code kserve_read_pb(struct kserve_request *ret, struct kserve_inputs inputs,
+                                      const struct kserve_plan *plan,
+                                      const struct kserve_pb_request *pb,
+                                      struct kserve_memory memory, const char **ret_field,
+                                      struct err *err);
+/* Of a request that was read and that the engine refused: the path of the first input whose shape or
+ * size does not fit, or NULL. */
+const char *kserve_pb_field(struct kserve_inputs inputs, const struct kserve_plan *plan,
+                            const struct kserve_pb_request *pb, struct arena *arena);
+/* ModelInferResponse as pieces; large outputs stay where they are. */
+MUST_USE enum err_code kserve_write_pb(struct kserve_pb_piece **ret, uint32_t *ret_count,
+                                       const struct kserve_plan *plan,
+                                       const struct kserve_request *request,
+                                       const struct response_output *outputs,
+                                       struct kserve_memory memory, struct err *err);
+
+/* -- what is said about the server and its models (kserve_meta.c): JSON, for both protocols -------- */
+
+bool kserve_is_ready(const struct api *api);
+void kserve_put_server(struct text *out, const struct api *api);
+void kserve_put_model(struct text *out, const struct api *api, const struct model *model);
+void kserve_put_config(struct text *out, const struct model *model);
+/* `name` empty: every model; `version` empty: every version of it. On failure `out` is of no use. */
+MUST_USE enum err_code kserve_put_stats(struct text *out, const struct api *api, struct slice name,
+                                        struct slice version, struct err *err);
+void kserve_put_index(struct text *out, const struct api *api, bool ready_only); /* a list */
+
 /* -- handlers, by file --------------------------------------------------------------------------- */
 void kserve_infer(struct exchange *x, const struct route_match *match);
+void kserve_grpc_infer(struct call *call, const struct api *api);
 
 void kserve_server(struct exchange *x, const struct route_match *match);
 void kserve_live(struct exchange *x, const struct route_match *match);

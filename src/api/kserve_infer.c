@@ -51,14 +51,7 @@ static HOT enum err_code decode(struct infer *infer, struct slice body, struct e
     else
         TRY(kserve_read(&k->request, inputs, k->plan, body, k->has_length, k->length,
                         memory_of(infer), err));
-    request->id = k->request.id_text;
-    request->parameters = k->request.parameters;
-    request->timeout_us = k->request.timeout_us;
-    request->priority = k->request.priority;
-    for (uint32_t i = 0; i < k->plan->signature->outputs_count; i++)
-        request->wants[i] = false;
-    for (uint32_t i = 0; i < k->request.order_count; i++)
-        request->wants[k->request.order[i]] = true;
+    kserve_fill(request, &k->request, k->plan);
     return OK;
 }
 

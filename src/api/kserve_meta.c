@@ -1,6 +1,8 @@
 /* kserve_meta.c - what the V2 dialect says about the server and its models.
  * SPDX-License-Identifier: Apache-2.0
  *
+ * Each document is one function (kserve_put_*) that writes JSON with the names of Triton's messages:
+ * REST sends the text, gRPC makes the message of it (kserve_grpc.c), so that both say the same.
  * Documents are written into heap texts and leave as bufs. Health answers carry the small bodies
  * that KServe's clients show; every client looks at the status alone (contract B1.2).
  */
@@ -34,18 +36,23 @@ static void fail(struct exchange *x, const struct err *err)
 
 /* -- the server -------------------------------------------------------------------------------- */
 
+void kserve_put_server(struct text *out, const struct api *api)
+{
+    text_str(out, "{\"name\":");
+    text_json(out, slice_of(api->server_name));
+    text_str(out, ",\"version\":");
+    text_json(out, slice_of(api->server_version));
+    /* What is built, and nothing else. */
+    text_str(out, ",\"extensions\":[\"classification\",\"model_configuration\","
+                  "\"binary_tensor_data\",\"parameters\",\"statistics\"]}");
+}
+
 void kserve_server(struct exchange *x, const struct route_match *match)
 {
     struct text out;
 
     text_init(&out, REPLY_BYTES_MAX);
-    text_str(&out, "{\"name\":");
-    text_json(&out, slice_of(match->api->server_name));
-    text_str(&out, ",\"version\":");
-    text_json(&out, slice_of(match->api->server_version));
-    /* What is built, and nothing else. */
-    text_str(&out, ",\"extensions\":[\"classification\",\"model_configuration\","
-                   "\"binary_tensor_data\",\"parameters\",\"statistics\"]}");
+    kserve_put_server(&out, match->api);
     answer(x, &out);
 }
 
@@ -54,13 +61,15 @@ void kserve_live(struct exchange *x, const struct route_match *match UNUSED)
     answer_constant(x, 200, "{\"live\":true}");
 }
 
+bool kserve_is_ready(const struct api *api)
+{
+    return !atomic_load(api->is_draining) &&
+           (!api->is_strict_ready || repository_is_ready(api->repository));
+}
+
 void kserve_ready(struct exchange *x, const struct route_match *match)
 {
-    const struct api *api = match->api;
-    bool is_ready = !atomic_load(api->is_draining) &&
-                    (!api->is_strict_ready || repository_is_ready(api->repository));
-
-    if (is_ready)
+    if (kserve_is_ready(match->api))
         answer_constant(x, 200, "{\"ready\":true}");
     else
         answer_constant(x, 400, "{\"ready\":false}");
@@ -142,6 +151,23 @@ static void put_versions(struct text *out, struct repository *repository, const 
     repository_snapshot_give(&snapshot);
 }
 
+void kserve_put_model(struct text *out, const struct api *api, const struct model *model)
+{
+    const struct signature *s = model_signature(model);
+
+    text_str(out, "{\"name\":");
+    text_json(out, slice_of(model_name(model)));
+    text_str(out, ",\"versions\":[");
+    put_versions(out, api->repository, model_name(model));
+    text_str(out, "],\"platform\":");
+    text_json(out, slice_of(model_platform(model)));
+    text_str(out, ",\"inputs\":[");
+    put_tensors(out, s->inputs, s->inputs_count);
+    text_str(out, "],\"outputs\":[");
+    put_tensors(out, s->outputs, s->outputs_count);
+    text_str(out, "]}");
+}
+
 void kserve_model(struct exchange *x, const struct route_match *match)
 {
     CLEANUP(model_unref) struct model *model = want(x, match);
@@ -149,19 +175,8 @@ void kserve_model(struct exchange *x, const struct route_match *match)
 
     if (model == NULL)
         return;
-    const struct signature *s = model_signature(model);
     text_init(&out, REPLY_BYTES_MAX);
-    text_str(&out, "{\"name\":");
-    text_json(&out, slice_of(model_name(model)));
-    text_str(&out, ",\"versions\":[");
-    put_versions(&out, match->api->repository, model_name(model));
-    text_str(&out, "],\"platform\":");
-    text_json(&out, slice_of(model_platform(model)));
-    text_str(&out, ",\"inputs\":[");
-    put_tensors(&out, s->inputs, s->inputs_count);
-    text_str(&out, "],\"outputs\":[");
-    put_tensors(&out, s->outputs, s->outputs_count);
-    text_str(&out, "]}");
+    kserve_put_model(&out, match->api, model);
     answer(x, &out);
 }
 
@@ -183,20 +198,25 @@ void kserve_model_ready(struct exchange *x, const struct route_match *match)
     answer(x, &out);
 }
 
+void kserve_put_config(struct text *out, const struct model *model)
+{
+    CLEANUP(mem_free_slot) char *json = config_json(model_config(model), false);
+
+    if (json != NULL)
+        text_str(out, json);
+    else
+        out->has_failed = true;
+}
+
 void kserve_model_config(struct exchange *x, const struct route_match *match)
 {
     CLEANUP(model_unref) struct model *model = want(x, match);
-    CLEANUP(mem_free_slot) char *json = NULL;
     struct text out;
 
     if (model == NULL)
         return;
-    json = config_json(model_config(model), false);
     text_init(&out, REPLY_BYTES_MAX);
-    if (json != NULL)
-        text_str(&out, json);
-    else
-        out.has_failed = true;
+    kserve_put_config(&out, model);
     answer(x, &out);
 }
 
@@ -254,65 +274,60 @@ static void put_stats(struct text *out, struct model *model)
     text_str(out, "],\"memory_usage\":[]}");
 }
 
-void kserve_model_stats(struct exchange *x, const struct route_match *match)
+enum err_code kserve_put_stats(struct text *out, const struct api *api, struct slice name,
+                               struct slice version, struct err *err)
 {
     struct repository_snapshot snapshot;
-    struct slice version = version_param(match);
-    bool is_known = false, is_first = true;
-    struct err err = { 0 };
-    struct text out;
+    bool is_known = name.size == 0, is_first = true;
 
-    repository_snapshot_take(match->api->repository, &snapshot);
-    text_init(&out, REPLY_BYTES_MAX);
-    text_str(&out, "{\"model_stats\":[");
+    repository_snapshot_take(api->repository, &snapshot);
+    text_str(out, "{\"model_stats\":[");
     for (uint32_t i = 0; i < snapshot.count; i++) {
         const struct repository_entry *entry = &snapshot.entries[i];
-        if (!slice_is(match->params[0], entry->name))
+        if (name.size != 0 && !slice_is(name, entry->name))
             continue;
         is_known = true;
         if (entry->model == NULL || (version.size != 0 && !slice_is(version, entry->version)))
             continue;
         if (!is_first)
-            text_byte(&out, ',');
+            text_byte(out, ',');
         is_first = false;
-        put_stats(&out, entry->model);
+        put_stats(out, entry->model);
     }
-    text_str(&out, "]}");
+    text_str(out, "]}");
     repository_snapshot_give(&snapshot);
-    if (!is_first) {
+    if (!is_known)
+        return err_set(err, E_NOT_FOUND, "Request for unknown model: '%.*s' is not found",
+                       SLICE_ARG(slice_first(name, 200)));
+    if (is_first && name.size != 0)
+        return err_set(err, E_INVALID, "requested model version is not available for model '%.*s'",
+                       SLICE_ARG(slice_first(name, 200)));
+    return OK;
+}
+
+static void answer_stats(struct exchange *x, const struct api *api, struct slice name,
+                         struct slice version)
+{
+    struct err err = { 0 };
+    struct text out;
+
+    text_init(&out, REPLY_BYTES_MAX);
+    if (kserve_put_stats(&out, api, name, version, &err) == OK) {
         answer(x, &out);
         return;
     }
     text_deinit(&out);
-    if (is_known)
-        err_set(&err, E_INVALID, "requested model version is not available for model '%.*s'",
-                SLICE_ARG(slice_first(match->params[0], 200)));
-    else
-        err_set(&err, E_NOT_FOUND, "Request for unknown model: '%.*s' is not found",
-                SLICE_ARG(slice_first(match->params[0], 200)));
     fail(x, &err);
+}
+
+void kserve_model_stats(struct exchange *x, const struct route_match *match)
+{
+    answer_stats(x, match->api, match->params[0], version_param(match));
 }
 
 void kserve_all_stats(struct exchange *x, const struct route_match *match)
 {
-    struct repository_snapshot snapshot;
-    bool is_first = true;
-    struct text out;
-
-    repository_snapshot_take(match->api->repository, &snapshot);
-    text_init(&out, REPLY_BYTES_MAX);
-    text_str(&out, "{\"model_stats\":[");
-    for (uint32_t i = 0; i < snapshot.count; i++) {
-        if (snapshot.entries[i].model == NULL)
-            continue;
-        if (!is_first)
-            text_byte(&out, ',');
-        is_first = false;
-        put_stats(&out, snapshot.entries[i].model);
-    }
-    text_str(&out, "]}");
-    repository_snapshot_give(&snapshot);
-    answer(x, &out);
+    answer_stats(x, match->api, slice_make("", 0), slice_make("", 0));
 }
 
 /* -- the repository's index ------------------------------------------------------------------------ */
@@ -348,12 +363,12 @@ static enum err_code read_ready(struct slice body, struct arena *arena, bool *re
     return json_end(&c, err);
 }
 
-static void put_index(struct text *out, struct repository *repository, bool ready_only)
+void kserve_put_index(struct text *out, const struct api *api, bool ready_only)
 {
     struct repository_snapshot snapshot;
     bool is_first = true;
 
-    repository_snapshot_take(repository, &snapshot);
+    repository_snapshot_take(api->repository, &snapshot);
     text_byte(out, '[');
     for (uint32_t i = 0; i < snapshot.count; i++) {
         const struct repository_entry *entry = &snapshot.entries[i];
@@ -400,7 +415,7 @@ static void on_index_body(struct exchange *x, const struct collect_result *body,
         return;
     }
     text_init(&out, REPLY_BYTES_MAX);
-    put_index(&out, api->repository, ready_only);
+    kserve_put_index(&out, api, ready_only);
     answer(x, &out);
 }
 

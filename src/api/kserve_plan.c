@@ -34,7 +34,7 @@ struct kserve_plan *kserve_plan_new(const char *name, const char *version,
         ends[i] = out.size;
         put_output_head(&out, &s->outputs[i]);
     }
-    size_t lists = (s->inputs_count + s->outputs_count) * sizeof(struct slice);
+    size_t lists = (s->inputs_count + 2 * s->outputs_count) * sizeof(struct slice);
     if (ends != NULL && !text_failed(&out))
         plan = mem_alloc(sizeof *plan + lists + out.size);
     if (plan != NULL) {
@@ -45,15 +45,19 @@ struct kserve_plan *kserve_plan_new(const char *name, const char *version,
         *plan = (struct kserve_plan){
             .signature = s,
             .model_name = slice_of(name),
+            .model_version = slice_of(version),
             .inputs = list,
-            .output_heads = list + s->inputs_count,
+            .outputs = list + s->inputs_count,
+            .output_heads = list + s->inputs_count + s->outputs_count,
             .head = slice_make(words, s->outputs_count != 0 ? ends[0] : out.size),
             .has_batch = s->batch_max != 0 || s->is_batchable,
         };
         for (uint32_t i = 0; i < s->inputs_count; i++)
             plan->inputs[i] = slice_of(s->inputs[i].name);
-        for (uint32_t i = 0; i < s->outputs_count; i++)
+        for (uint32_t i = 0; i < s->outputs_count; i++) {
+            plan->outputs[i] = slice_of(s->outputs[i].name);
             plan->output_heads[i] = slice_make(words + ends[i], ends[i + 1] - ends[i]);
+        }
     }
     mem_free(ends);
     text_deinit(&out);

@@ -13,13 +13,11 @@
 
 #include "api/kserve.h"
 #include "base/arena.h"
-#include "codec/bytes.h"
 #include "codec/tensor_json.h"
 #include "contract/tensor_memory.h"
 #include "model/dtype.h"
-#include "model/nearest.h"
 
-enum { PARAMETERS_MAX = 256, SMALL_TEXT = 2048 };
+enum { SMALL_TEXT = 2048 };
 
 struct reader {
     struct kserve_request *request;
@@ -182,65 +180,14 @@ static enum err_code read_value(struct reader *r, struct parameter *p, const cha
                    path, p->key);
 }
 
-static enum err_code want_unsigned(const struct parameter *p, uint64_t *ret, struct err *err)
-{
-    if (p->kind == PARAMETER_INT && p->value.i >= 0)
-        *ret = (uint64_t)p->value.i;
-    else if (p->kind == PARAMETER_UINT)
-        *ret = p->value.u;
-    else
-        return err_set(err, E_INVALID, "parameters: '%s' is %s; it takes a whole number, 0 or more",
-                       p->key, p->text);
-    return OK;
-}
-
-static enum err_code want_bool(const struct parameter *p, bool *ret, struct err *err)
-{
-    if (p->kind != PARAMETER_BOOL)
-        return err_set(err, E_INVALID, "parameters: '%s' is %s; it takes true or false", p->key,
-                       p->text);
-    *ret = p->value.b;
-    return OK;
-}
-
-static COLD enum err_code no_sequences(struct err *err)
-{
-    return err_set(err, E_UNIMPLEMENTED,
-                   "sequences are not built yet: without their state the answer would differ. "
-                   "Leave out 'sequence_id', 'sequence_start' and 'sequence_end'");
-}
-
 /* Reserved keys are taken; *ret_is_custom says that it is the model's. */
-static enum err_code take_reserved(struct reader *r, const struct parameter *p, bool *ret_is_custom,
-                                   struct err *err)
+static enum err_code take_parameter(struct reader *r, const struct parameter *p,
+                                    bool *ret_is_custom, struct err *err)
 {
-    const char *key = p->key;
-
     *ret_is_custom = false;
-    if (strcmp(key, "binary_data_output") == 0)
-        return want_bool(p, &r->binary_default, err);
-    if (strcmp(key, "timeout") == 0)
-        return want_unsigned(p, &r->request->timeout_us, err);
-    if (strcmp(key, "priority") == 0)
-        return want_unsigned(p, &r->request->priority, err);
-    if (strcmp(key, "sequence_id") == 0) {
-        bool is_none = p->kind == PARAMETER_STRING ? p->text[0] == '\0'
-                                                   : p->kind == PARAMETER_INT && p->value.i == 0;
-        return is_none ? OK : no_sequences(err);
-    }
-    if (strcmp(key, "sequence_start") == 0 || strcmp(key, "sequence_end") == 0) {
-        bool is_set = false;
-        TRY(want_bool(p, &is_set, err));
-        return is_set ? no_sequences(err) : OK;
-    }
-    if (strcmp(key, "headers") == 0)
-        return err_set(err, E_INVALID, "parameter 'headers' is reserved and can not be specified");
-    if (strncmp(key, "triton_", 7) == 0)
-        return err_set(err, E_INVALID,
-                       "parameter keys starting with 'triton_' are reserved for Triton usage and "
-                       "should not be specified.");
-    *ret_is_custom = true;
-    return OK;
+    if (strcmp(p->key, "binary_data_output") == 0)
+        return kserve_parameter_bool(p, &r->binary_default, err);
+    return kserve_take_parameter(r->request, p, ret_is_custom, err);
 }
 
 static enum err_code read_parameters(struct reader *r, struct err *err)
@@ -254,8 +201,9 @@ static enum err_code read_parameters(struct reader *r, struct err *err)
         TRY(next_key(r, is_first, &more, &key, "parameters", err));
         if (!more)
             break;
-        if (++r->parameters_count > PARAMETERS_MAX)
-            return err_set(err, E_INVALID, "parameters: more than %d of them", PARAMETERS_MAX);
+        if (++r->parameters_count > KSERVE_PARAMETERS_MAX)
+            return err_set(err, E_INVALID, "parameters: more than %d of them",
+                           KSERVE_PARAMETERS_MAX);
         struct parameter *p = arena_zalloc(r->memory.arena, 2 * sizeof *p);
         char *name = arena_strndup(r->memory.arena, key.data, key.size);
         if (p == NULL || name == NULL)
@@ -267,7 +215,7 @@ static enum err_code read_parameters(struct reader *r, struct err *err)
             if (strcmp(q->key, name) == 0)
                 return twice("parameters", name, err);
         TRY(read_value(r, p, "parameters", err));
-        TRY(take_reserved(r, p, &is_custom, err));
+        TRY(take_parameter(r, p, &is_custom, err));
         if (is_custom) {
             p[1] = p[0];
             p[1].next = r->request->parameters;
@@ -393,8 +341,7 @@ static COLD enum err_code data_failed(struct reader *r, const struct input *in, 
 
     if (err->code != E_INVALID || t == NULL || t->dtype == in->dtype)
         return err->code;
-    return err_set(err, E_INVALID, "input '%s' has datatype %s; the model takes %s", t->name,
-                   dtype_name(in->dtype), dtype_name(t->dtype));
+    return kserve_wrong_datatype(t, in->dtype, err);
 }
 
 static enum err_code read_shape(struct reader *r, struct input *in, struct err *err)
@@ -416,15 +363,6 @@ static enum err_code read_shape(struct reader *r, struct input *in, struct err *
                            in->rank, (long long)dim);
         in->shape[in->rank++] = dim;
     }
-}
-
-static COLD enum err_code unknown_datatype(struct reader *r, const struct input *in,
-                                           struct slice name, struct err *err)
-{
-    return err_set(err, E_INVALID,
-                   "%s: '%.*s' is not a datatype; the datatypes are BOOL, UINT8, UINT16, UINT32, "
-                   "UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64 and BYTES",
-                   path_of(r, false, in->at, MEMBER_DATATYPE), SLICE_ARG(slice_first(name, 40)));
 }
 
 static enum err_code read_input_parameters(struct reader *r, struct input *in, struct err *err)
@@ -460,22 +398,6 @@ static COLD enum err_code no_shared_memory(const char *path, struct err *err)
                    path);
 }
 
-static COLD enum err_code unknown_input(struct reader *r, const struct input *in, struct err *err)
-{
-    const struct signature *s = r->plan->signature;
-    struct nearest nearest = nearest_to(in->name);
-
-    for (uint32_t i = 0; i < s->inputs_count; i++)
-        nearest_offer(&nearest, s->inputs[i].name);
-    const char *best = nearest_best(&nearest);
-    if (best == NULL && s->inputs_count == 1)
-        best = s->inputs[0].name;
-    return err_set(err, E_INVALID, "unexpected inference input '%.*s' for model '%.*s'%s%s%s",
-                   SLICE_ARG(slice_first(in->name, 80)), SLICE_ARG(r->plan->model_name),
-                   best != NULL ? "; it takes '" : "", best != NULL ? best : "",
-                   best != NULL ? "'" : "");
-}
-
 static COLD enum err_code not_one_source(const struct input *in, struct err *err)
 {
     const char *names[3];
@@ -498,9 +420,6 @@ static COLD enum err_code not_one_source(const struct input *in, struct err *err
 /* Takes the input's bytes from the binary part; they are used in place when aligned. */
 static enum err_code take_binary(struct reader *r, struct input *in, struct err *err)
 {
-    size_t align = in->dtype == PENSTOCK_BYTES ? 1 : dtype_size(in->dtype);
-    void *memory;
-
     if (UNLIKELY(in->binary_size > r->binary.size))
         return err_set(err, E_INVALID,
                        "unexpected size for input '%.*s', expecting %llu additional bytes for "
@@ -512,18 +431,9 @@ static enum err_code take_binary(struct reader *r, struct input *in, struct err 
                                      : "; without the header Inference-Header-Content-Length "
                                        "the whole body is JSON");
     in->size = (size_t)in->binary_size;
-    in->data = r->binary.data;
+    struct slice bytes = slice_first(r->binary, in->size);
     r->binary = slice_skip(r->binary, in->size);
-    if (in->dtype == PENSTOCK_BOOL && UNLIKELY(!bool_check(slice_make(in->data, in->size))))
-        return err_set(err, E_INVALID, "input '%.*s': a BOOL byte that is neither 0 nor 1",
-                       SLICE_ARG(slice_first(in->name, 80)));
-    if (((uintptr_t)in->data & (align - 1)) != 0) {
-        TRY(tensor_memory(&memory, r->memory.arena, r->memory.budget, in->size, err));
-        if (in->size != 0)
-            memcpy(memory, in->data, in->size);
-        in->data = memory;
-    }
-    return OK;
+    return kserve_place(&in->data, in->name, in->dtype, bytes, r->memory, err);
 }
 
 static HOT enum err_code finish_input(struct reader *r, struct input *in, struct err *err)
@@ -533,16 +443,10 @@ static HOT enum err_code finish_input(struct reader *r, struct input *in, struct
 
     if ((in->seen & SEEN_NAME) == 0)
         return err_set(err, E_INVALID, "%s has no 'name'", in->path);
-    while (index < plan->signature->inputs_count && !slice_eq(in->name, plan->inputs[index]))
-        index++;
-    if (UNLIKELY(index == plan->signature->inputs_count))
-        return unknown_input(r, in, err);
+    TRY(kserve_find_input(plan, in->name, r->inputs.has, &index, err));
     const struct signature_tensor *t = &plan->signature->inputs[index];
-    if (r->inputs.has[index])
-        return err_set(err, E_INVALID, "input '%s' is given twice", t->name);
     if (UNLIKELY((in->seen & SEEN_DATATYPE) == 0))
-        return err_set(err, E_INVALID, "input '%s' has no 'datatype'; it takes \"%s\"", t->name,
-                       dtype_name(t->dtype));
+        return kserve_no_datatype(t, err);
     if (UNLIKELY((in->seen & SEEN_SHAPE) == 0)) {
         char shape[160];
         return err_set(err, E_INVALID, "input '%s' has no 'shape'; it takes %s (-1: any)", t->name,
@@ -561,16 +465,8 @@ static HOT enum err_code finish_input(struct reader *r, struct input *in, struct
             return data_failed(r, in, err);
         r->c = behind;
     }
-    struct penstock_tensor *tensor = &r->inputs.tensors[index];
-    tensor->name = t->name;
-    tensor->dtype = in->dtype;
-    tensor->rank = in->rank;
-    memcpy(tensor->shape, in->shape, in->rank * sizeof in->shape[0]);
-    tensor->data = in->data;
-    tensor->size = in->size;
-    tensor->place = (struct penstock_place){ PENSTOCK_CPU, 0 };
-    tensor->owner = NULL;
-    r->inputs.has[index] = true;
+    kserve_set_input(r->inputs, plan, index, in->rank, in->shape, in->dtype,
+                     slice_make(in->data, in->size));
     return OK;
 }
 
@@ -605,7 +501,7 @@ static HOT enum err_code read_input(struct reader *r, uint32_t at, struct err *e
                             err));
             in.dtype = dtype_from_name(name);
             if (UNLIKELY(in.dtype == PENSTOCK_INVALID))
-                return unknown_datatype(r, &in, name, err);
+                return kserve_unknown_datatype(path_of(r, false, at, MEMBER_DATATYPE), name, err);
         } else if (slice_is(key, "data")) {
             TRY(see(&in.seen, SEEN_DATA, in.path, "data", err));
             in.has_data = true;
@@ -640,20 +536,6 @@ static HOT enum err_code read_inputs(struct reader *r, struct err *err)
 }
 
 /* -- requested outputs -------------------------------------------------------------------------- */
-
-static COLD enum err_code unknown_output(struct reader *r, struct slice name, struct err *err)
-{
-    const struct signature *s = r->plan->signature;
-    struct nearest nearest = nearest_to(name);
-
-    for (uint32_t i = 0; i < s->outputs_count; i++)
-        nearest_offer(&nearest, s->outputs[i].name);
-    const char *best = nearest_best(&nearest);
-    return err_set(err, E_INVALID, "unexpected inference output '%.*s' for model '%.*s'%s%s%s",
-                   SLICE_ARG(slice_first(name, 80)), SLICE_ARG(r->plan->model_name),
-                   best != NULL ? "; it gives '" : "", best != NULL ? best : "",
-                   best != NULL ? "'" : "");
-}
 
 struct wanted {
     bool has_binary, is_binary, has_region;
@@ -713,18 +595,10 @@ static enum err_code read_output(struct reader *r, uint32_t at, struct err *err)
     }
     if ((seen & SEEN_NAME) == 0)
         return err_set(err, E_INVALID, "%s has no 'name'", path);
-    if (signature_output(r->plan->signature, name, &index) == NULL)
-        return unknown_output(r, name, err);
+    TRY(kserve_find_output(r->plan, name, &index, err));
     if (w.has_region)
         return no_shared_memory(path, err);
-    struct kserve_output *output = &r->request->outputs[index];
-    if (output->is_listed)
-        return err_set(err, E_INVALID, "output '%.*s' is requested twice", SLICE_ARG(name));
-    output->is_listed = true;
-    output->is_binary = w.is_binary;
-    output->classes = w.classes;
-    r->request->order[r->request->order_count++] = index;
-    return OK;
+    return kserve_want_output(r->request, r->plan, index, w.is_binary, w.classes, err);
 }
 
 static enum err_code read_outputs(struct reader *r, struct err *err)
@@ -740,34 +614,6 @@ static enum err_code read_outputs(struct reader *r, struct err *err)
 }
 
 /* -- the whole ------------------------------------------------------------------------------------ */
-
-static enum err_code begin(struct reader *r, struct err *err)
-{
-    uint32_t count = r->plan->signature->outputs_count;
-    struct kserve_request *request = r->request;
-
-    *request = (struct kserve_request){ .id_text = "" };
-    request->outputs =
-        arena_zalloc(r->memory.arena, count * (sizeof *request->outputs + sizeof(uint32_t)));
-    if (request->outputs == NULL)
-        return no_memory(err);
-    request->order = (uint32_t *)(void *)(request->outputs + count);
-    return OK;
-}
-
-/* Outputs that were not listed: all of them in the signature's order when none was. */
-static void finish_outputs(struct reader *r)
-{
-    struct kserve_request *request = r->request;
-
-    if (request->order_count != 0)
-        return;
-    request->order_count = r->plan->signature->outputs_count;
-    for (uint32_t i = 0; i < request->order_count; i++) {
-        request->order[i] = i;
-        request->outputs[i].is_binary = r->binary_default;
-    }
-}
 
 static enum err_code read_id(struct reader *r, struct err *err)
 {
@@ -840,7 +686,7 @@ enum err_code kserve_read(struct kserve_request *ret, struct kserve_inputs input
     struct slice json = has_header_length ? slice_first(body, (size_t)header_length) : body;
     r.binary = slice_skip(body, json.size);
     r.c = (struct json_cursor){ json.data, json.data, json.data + json.size };
-    TRY(begin(&r, err));
+    TRY(kserve_request_begin(ret, plan, memory.arena, err));
     if (UNLIKELY(json_peek(&r.c) != '{'))
         return err_set(err, E_INVALID,
                        "failed to parse the request JSON buffer: %s. at 0 (a JSON object with "
@@ -853,7 +699,7 @@ enum err_code kserve_read(struct kserve_request *ret, struct kserve_inputs input
                        "last input%s",
                        SLICE_ARG(plan->model_name), r.binary.size,
                        has_header_length ? "" : " (no Inference-Header-Content-Length)");
-    finish_outputs(&r);
+    kserve_request_end(ret, plan, r.binary_default);
     return OK;
 }
 
@@ -918,7 +764,7 @@ enum err_code kserve_read_raw(struct kserve_request *ret, struct kserve_inputs i
     const struct signature *s = plan->signature;
     struct input in = { .binary_size = body.size };
 
-    TRY(begin(&r, err));
+    TRY(kserve_request_begin(ret, plan, memory.arena, err));
     if (s->inputs_count != 1)
         return err_set(err, E_INVALID,
                        "Raw request must only have 1 input (found 1) to be deduced but got %u "
@@ -946,11 +792,8 @@ enum err_code kserve_read_raw(struct kserve_request *ret, struct kserve_inputs i
         r.binary = body;
         TRY(take_binary(&r, &in, err));
     }
-    tensor->data = in.data;
-    tensor->size = in.size;
-    tensor->place = (struct penstock_place){ PENSTOCK_CPU, 0 };
-    tensor->owner = NULL;
-    inputs.has[0] = true;
-    finish_outputs(&r);
+    kserve_set_input(inputs, plan, 0, tensor->rank, tensor->shape, in.dtype,
+                     slice_make(in.data, in.size));
+    kserve_request_end(ret, plan, r.binary_default);
     return OK;
 }

@@ -82,6 +82,10 @@ static void fail_with(struct exchange *x, enum dialect dialect, uint16_t status,
         exchange_abort(x);
         return;
     }
+    if (dialect == DIALECT_GRPC) {
+        grpc_fail(x, err);
+        return;
+    }
     text_init_arena(&body, x->arena, 128);
     switch (dialect) {
     case DIALECT_KSERVE:
@@ -91,7 +95,7 @@ static void fail_with(struct exchange *x, enum dialect dialect, uint16_t status,
         break;
     case DIALECT_TYPED: typed_error(&body, err, NULL, NULL); break;
     case DIALECT_PLAIN:
-    case DIALECT_GRPC:
+    case DIALECT_GRPC: /* answered above */
         text_str(&body, err->text);
         text_byte(&body, '\n');
         break;

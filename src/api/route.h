@@ -20,10 +20,10 @@ struct api {
     struct engine *engine;
     struct repository *repository;
     struct metrics *metrics;
-    size_t body_bytes_max; /* --max-body; Triton's --http-max-input-size */
+    size_t body_bytes_max;     /* --max-body; Triton's --http-max-input-size */
     struct grpc_settings grpc; /* what every call begins with: --max-message, compression */
-    bool server_timing;    /* --server-timing: the header (gRPC: trailing metadata) of every answer */
-    bool is_strict_ready;  /* --strict-readiness: every model counts */
+    bool server_timing; /* --server-timing: the header (gRPC: trailing metadata) of every answer */
+    bool is_strict_ready; /* --strict-readiness: every model counts */
     _Atomic bool *is_draining;
     const char *server_name; /* "penstock" */
     const char *server_version;
