@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "call/grpc.h"
 #include "cli/example.h"
 #include "cli/explain.h"
 #include "cli/options.h"
@@ -45,6 +46,7 @@ enum {
 struct server {
     struct stack stack;
     struct metrics *metrics;
+    struct grpc_stats *grpc_stats;
     struct serve *serve;
     struct api api;
     bool is_misused; /* what failed is the command line */
@@ -104,6 +106,18 @@ static enum err_code listen_all(struct server *server, const struct options *o, 
     return OK;
 }
 
+static struct grpc_settings grpc_settings_of(const struct options *o, const struct server *server)
+{
+    uint64_t most = options_number(o, OPT_MAX_MESSAGE);
+
+    return (struct grpc_settings){
+        .message_bytes_max = most != 0 ? most : options_number(o, OPT_MAX_BODY),
+        .option = "--max-message",
+        .compression = (enum grpc_compression)options_number(o, OPT_GRPC_COMPRESSION),
+        .stats = server->grpc_stats,
+    };
+}
+
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
     static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
@@ -117,11 +131,14 @@ static enum err_code open_server(struct server *server, const struct options *o,
     if (server->metrics == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the metrics");
     TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
+    TRY(grpc_stats_new(&server->grpc_stats, loops, err));
+    TRY(grpc_stats_register(server->grpc_stats, server->metrics, err));
     server->api = (struct api){
         .engine = server->stack.engine,
         .repository = server->stack.repository,
         .metrics = server->metrics,
         .body_bytes_max = options_number(o, OPT_MAX_BODY),
+        .grpc = grpc_settings_of(o, server),
         .server_timing = options_flag(o, OPT_SERVER_TIMING),
         .is_strict_ready = options_flag(o, OPT_STRICT_READINESS),
         .is_draining = &server->is_draining,
@@ -141,6 +158,7 @@ static void close_server(struct server *server)
     serve_free(&server->serve);
     stack_close(&server->stack);
     metrics_free(&server->metrics);
+    grpc_stats_free(&server->grpc_stats);
 }
 
 /* -- what is printed --------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* stats.c - SPDX-License-Identifier: Apache-2.0 */
 #include "serve/stats.h"
 
+#include "call/grpc.h"
 #include "serve/internal.h"
 #include "telemetry/metrics.h"
 
@@ -13,6 +14,14 @@ static const struct {
     SERVE_COUNTERS(X)
 #undef X
 };
+
+static const char limit_hits[] = "penstock_limit_hits_total";
+
+/* The one limit that is kept below: a family stands in one place. */
+static uint64_t messages_too_large(const struct serve *serve)
+{
+    return serve->settings.api == NULL ? 0 : grpc_stats_limit_hits(serve->settings.api->grpc.stats);
+}
 
 static void render(void *context, struct text *out)
 {
@@ -32,6 +41,8 @@ static void render(void *context, struct text *out)
         }
         if (strcmp(before, name) != 0)
             metrics_family(out, name, "counter", counters[i].help);
+        if (strcmp(before, name) != 0 && strcmp(name, limit_hits) == 0)
+            metrics_sample_u64(out, name, "limit=\"max-message\"", messages_too_large(serve));
         before = name;
         metrics_sample_u64(out, name, counters[i].labels, sum);
     }
