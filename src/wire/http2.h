@@ -134,7 +134,7 @@ struct http2_heap *http2_heap_new(void); /* NULL: no memory */
 void http2_heap_free(struct http2_heap **heap);
 uint64_t http2_heap_bytes(const struct http2_heap *heap); /* given out and not given back */
 
-/* limits and events are borrowed and outlive it; heap NULL: the common heap. A server waits for the
+/* limits and events are borrowed and outlive it; heap NULL: one of its own. A server waits for the
  * client's preface; a client's goes out with the first http2_send. */
 MUST_USE enum err_code http2_new(struct http2 **ret, enum http2_role role,
                                  const struct http2_limits *limits,
