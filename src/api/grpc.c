@@ -111,5 +111,6 @@ HOT void grpc_dispatch(struct exchange *x, const struct api *api)
             return;
         }
     }
-    end_unknown_service(call);
+    if (!typed_grpc_handle(call, api))
+        end_unknown_service(call);
 }

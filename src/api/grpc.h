@@ -36,8 +36,8 @@ extern const struct grpc_service grpc_reflection_alpha_service; /* ... v1alpha *
 /* Every static service there is, for dispatch, reflection and health: NULL-terminated. */
 extern const struct grpc_service *const grpc_services[];
 
-/* penstock.models.<Model>/Predict: false when the service is not of a ready model's name (then
- * nothing was done). */
+/* penstock.models.<Service>/Predict: false, and nothing was done, when the service is in another
+ * package; of one that no model is the call is ended here, with what there is. */
 bool typed_grpc_handle(struct call *call, const struct api *api);
 
 /* Ends or serves the exchange; UNIMPLEMENTED names what exists instead. */

@@ -17,10 +17,10 @@ static inline void test_release(void *context UNUSED, void *data)
 
 static const char *const test_iris_labels[] = { "setosa", "versicolor", "virginica" };
 static const struct feature test_iris_features[] = {
-    { "sepal_length", "cm", NULL, 0, 30, 5.1 },
-    { "sepal_width", "cm", NULL, 0, 30, 3.5 },
-    { "petal_length", "cm", NULL, 0, 30, 1.4 },
-    { "petal_width", "cm", NULL, 0, 30, 0.2 },
+    { "sepal_length", "cm", NULL, 0, 30, 5.1, 0 },
+    { "sepal_width", "cm", NULL, 0, 30, 3.5, 0 },
+    { "petal_length", "cm", NULL, 0, 30, 1.4, 0 },
+    { "petal_width", "cm", NULL, 0, 30, 0.2, 0 },
 };
 
 /* input FP32 [N,4] -> label INT64 [N], probabilities FP32 [N,3] */

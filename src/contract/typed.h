@@ -12,6 +12,8 @@
 #ifndef CONTRACT_TYPED_H
 #define CONTRACT_TYPED_H
 
+#include <stdatomic.h>
+
 #include "base/err.h"
 #include "base/slice.h"
 #include "base/text.h"
@@ -21,6 +23,7 @@
 struct arena;
 struct budget;
 struct map;
+struct typed_proto;
 
 /* -- the plan ---------------------------------------------------------------------------------- */
 
@@ -42,6 +45,8 @@ struct typed_input {
     uint64_t row_count; /* elements of a row when is_fixed */
     size_t element;     /* bytes; 0: BYTES */
     bool has_limits;    /* min or max, of it or of a feature */
+    bool has_features;  /* each of which is a field */
+    bool is_required;   /* neither optional nor hidden */
 };
 
 enum typed_item_kind { ITEM_LABEL, ITEM_PROBABILITY, ITEM_VALUE };
@@ -72,6 +77,7 @@ struct typed_plan {
     int64_t only_input;  /* the one required input, or -1 */
     const char *example; /* a right request as JSON text, or NULL */
     struct arena *arena; /* owned: all of the above */
+    _Atomic(struct typed_proto *) proto; /* owned; NULL until it is asked for: typed_proto.h */
 };
 
 MUST_USE enum err_code typed_plan_new(struct typed_plan **ret, const char *model,
@@ -93,6 +99,11 @@ struct typed_query {
 
 MUST_USE enum err_code typed_query_read(struct typed_query *ret, const struct typed_plan *plan,
                                         struct slice query, struct arena *arena, struct err *err);
+/* What typed_query_read does with `outputs` (names, commas between), and what it looks at last. */
+MUST_USE enum err_code typed_query_pick(struct typed_query *query, const struct typed_plan *plan,
+                                        struct slice names, struct arena *arena, struct err *err);
+MUST_USE enum err_code typed_query_check(const struct typed_query *query,
+                                         const struct typed_plan *plan, struct err *err);
 /* Marks the outputs that the answer needs. */
 void typed_query_wants(const struct typed_query *query, const struct typed_plan *plan, bool *wants);
 /* Decodes %41 and '+' of a query or form; false on a broken escape. In the arena when it has any. */

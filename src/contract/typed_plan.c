@@ -13,7 +13,9 @@
 #include "base/mem.h"
 #include "codec/number.h"
 #include "contract/typed.h"
+#include "contract/typed_message.h"
 #include "model/dtype.h"
+#include "model/numbers.h"
 
 enum { FIELDS_BY_MAP = 16, PLAN_BYTES_MAX = 64 << 20 };
 
@@ -29,7 +31,8 @@ static enum err_code no_memory(const char *model, struct err *err)
 
 /* -- inputs ------------------------------------------------------------------------------------- */
 
-static void set_input(struct typed_input *in, const struct signature_tensor *t, bool has_batch)
+static void set_input(struct typed_input *in, const struct signature *s,
+                      const struct signature_tensor *t, bool has_batch)
 {
     uint32_t skip = has_batch && t->rank != 0 ? 1 : 0;
 
@@ -40,17 +43,12 @@ static void set_input(struct typed_input *in, const struct signature_tensor *t, 
         .row_dims = t->dims + skip,
         .element = dtype_size(t->dtype),
         .has_limits = !isnan(t->min) || !isnan(t->max),
+        .has_features = numbers_has_features(s, t),
+        .is_required = !t->is_optional && !t->is_hidden,
     };
     in->is_fixed = shape_count(in->row_rank, in->row_dims, &in->row_count);
     for (uint32_t i = 0; i < t->features_count; i++)
         in->has_limits |= !isnan(t->features[i].min) || !isnan(t->features[i].max);
-}
-
-/* Features name the elements of one row only where a row is one list of them. */
-static bool has_feature_fields(const struct typed_input *in)
-{
-    return in->tensor->features_count != 0 && in->is_fixed &&
-           in->row_count == in->tensor->features_count;
 }
 
 static bool has_name(const struct typed_plan *plan, const char *name)
@@ -90,7 +88,9 @@ static enum err_code make_fields(struct typed_plan *plan, struct err *err)
     }
     for (unsigned pass = 0; pass < 3; pass++) {
         for (uint32_t i = 0; i < s->inputs_count; i++) {
-            bool by_feature = has_feature_fields(&plan->inputs[i]);
+            if (s->inputs[i].is_hidden)
+                continue;
+            bool by_feature = plan->inputs[i].has_features;
             if (pass == 0 && by_feature) {
                 for (uint32_t f = 0; f < s->inputs[i].features_count; f++)
                     TRY(add_field(plan, s->inputs[i].features[f].name, i, f, err));
@@ -119,13 +119,13 @@ static int64_t find_only_input(const struct signature *s)
     int64_t only = -1;
 
     for (uint32_t i = 0; i < s->inputs_count; i++) {
-        if (s->inputs[i].is_optional)
+        if (s->inputs[i].is_optional || s->inputs[i].is_hidden)
             continue;
         if (only != -1)
             return -1;
         only = i;
     }
-    return only != -1 ? only : s->inputs_count == 1 ? 0 : -1;
+    return only != -1 ? only : s->inputs_count == 1 && !s->inputs[0].is_hidden ? 0 : -1;
 }
 
 /* -- the answer's members ----------------------------------------------------------------------- */
@@ -180,7 +180,7 @@ static int64_t only_of_role(const struct signature *s, enum output_role role)
     int64_t found = -1;
 
     for (uint32_t i = 0; i < s->outputs_count; i++) {
-        if (s->outputs[i].role != role)
+        if (s->outputs[i].role != role || s->outputs[i].is_hidden)
             continue;
         if (found != -1)
             return -1;
@@ -208,6 +208,8 @@ static enum err_code make_items(struct typed_plan *plan, struct err *err)
             .kind = ITEM_VALUE, .name = name_of(t), .output = i, .label = -1, .probabilities = -1
         };
         uint32_t row_rank = t->rank - (plan->has_batch && t->rank != 0);
+        if (t->is_hidden)
+            continue;
         /* Scores in more than one dimension are not of one decision. */
         if (t->dtype != PENSTOCK_BYTES && t->role == ROLE_PROBABILITIES && row_rank == 1) {
             item.label = label;
@@ -289,7 +291,7 @@ static bool put_input_example(struct text *out, const struct typed_input *in)
     const struct signature_tensor *t = in->tensor;
     size_t budget = 64;
 
-    if (has_feature_fields(in)) {
+    if (in->has_features) {
         for (uint32_t i = 0; i < t->features_count; i++) {
             const struct feature *f = &t->features[i];
             if (i != 0)
@@ -329,7 +331,7 @@ static enum err_code make_example(struct typed_plan *plan, struct err *err)
     text_init_arena(&out, plan->arena, 256);
     text_byte(&out, '{');
     for (uint32_t i = 0; i < s->inputs_count; i++) {
-        if (s->inputs[i].is_optional)
+        if (!plan->inputs[i].is_required)
             continue;
         if (!is_first)
             text_byte(&out, ',');
@@ -368,7 +370,7 @@ enum err_code typed_plan_new(struct typed_plan **ret, const char *model, const s
     plan->inputs = arena_alloc(arena, MAX(s->inputs_count, 1u) * sizeof *plan->inputs);
     enum err_code code = plan->inputs == NULL ? no_memory(model, err) : OK;
     for (uint32_t i = 0; code == OK && i < s->inputs_count; i++)
-        set_input(&plan->inputs[i], &s->inputs[i], plan->has_batch);
+        set_input(&plan->inputs[i], s, &s->inputs[i], plan->has_batch);
     if (code == OK)
         code = make_fields(plan, err);
     if (code == OK)
@@ -390,6 +392,7 @@ void typed_plan_free(void *made)
     if (plan == NULL)
         return;
     map_free(&plan->by_name);
+    typed_proto_free(atomic_load_explicit(&plan->proto, memory_order_acquire));
     struct arena *arena = plan->arena;
     arena_free(&arena);
 }

@@ -1,26 +1,39 @@
-/* typed_proto.h - a model's typed gRPC contract: penstock.models.<Model>/Predict, from the same plan
- * as POST /models/{model}:predict.
+/* typed_proto.h - a model's typed gRPC contract: penstock.models.<Service>/Predict, from the same
+ * plan as POST /models/{model}:predict.
  *
  * Names and numbers are stable: README.md beside this has the rules.
- * Life     Made with the plan (typed.h) and kept by it; read-only, any thread.
+ * Life     Made from the plan (typed.h) when it is first asked for and kept by it; read-only, any
+ *          thread.
  */
 #ifndef CONTRACT_TYPED_PROTO_H
 #define CONTRACT_TYPED_PROTO_H
 
 #include "contract/typed.h"
 
+#define TYPED_PROTO_PACKAGE "penstock.models"
+
 /* "penstock.models.Iris"; "" when the model's name or fields cannot be told in protobuf (then
- * typed_proto_why says what is in the way, in a sentence). */
+ * typed_proto_why says what is in the way, in a sentence; else ""). */
 const char *typed_proto_service(const struct typed_plan *plan);
 const char *typed_proto_why(const struct typed_plan *plan);
-/* "penstock/models/iris.proto", and its serialised FileDescriptorProto (imports nothing, or only
- * files of google/protobuf). */
+/* "penstock/models/iris.proto", and its serialised FileDescriptorProto (imports nothing). "" and
+ * empty when there is no service. */
 const char *typed_proto_file_name(const struct typed_plan *plan);
 struct slice typed_proto_file(const struct typed_plan *plan);
+/* Appends the same file as people and protoc read it. Nothing when there is no service. */
+void typed_proto_text(struct text *out, const struct typed_plan *plan);
+/* Whether the plan's example is also the JSON form of a PredictRequest. */
+bool typed_proto_takes_example(const struct typed_plan *plan);
+/* The field numbers, for people: of an input (feature TYPED_WHOLE, or which) and of an item of the
+ * answer; 0: there is none. */
+uint32_t typed_proto_input_number(const struct typed_plan *plan, uint32_t input, int64_t feature);
+uint32_t typed_proto_item_number(const struct typed_plan *plan, uint32_t item);
 
-/* The PredictRequest as the reader's rows and columns (typed.h): then typed_read_end as usual. */
+/* The PredictRequest as the reader's rows and columns (typed.h), and its options; then
+ * typed_read_end as usual. After a failure r->field is the field's path ("rows[2].sepal_length"), or
+ * NULL. */
 MUST_USE enum err_code typed_read_proto(struct typed_reader *r, struct slice message,
-                                        struct err *err);
+                                        struct typed_query *ret_query, struct err *err);
 /* The PredictResponse: one piece in the arena, or in *ret_holder (a reference for the caller). */
 MUST_USE enum err_code typed_write_proto(struct slice *ret, struct buf **ret_holder,
                                          const struct typed_plan *plan,

@@ -105,10 +105,11 @@ static enum err_code unknown_item(const struct typed_plan *plan, struct slice na
                    best != NULL ? "'?" : "", list);
 }
 
-static enum err_code pick_outputs(struct typed_query *query, const struct typed_plan *plan,
-                                  struct slice list, struct arena *arena, struct err *err)
+enum err_code typed_query_pick(struct typed_query *query, const struct typed_plan *plan,
+                               struct slice list, struct arena *arena, struct err *err)
 {
-    query->items = arena_zalloc(arena, plan->items_count);
+    if (query->items == NULL)
+        query->items = arena_zalloc(arena, MAX(plan->items_count, 1u));
     if (query->items == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the request; retry later");
     for (;;) {
@@ -137,6 +138,17 @@ static bool has_probabilities(const struct typed_plan *plan, const struct typed_
     return false;
 }
 
+enum err_code typed_query_check(const struct typed_query *query, const struct typed_plan *plan,
+                                struct err *err)
+{
+    if (query->has_top && query->is_raw)
+        return err_set(err, E_INVALID, "top and raw exclude one another: raw shows the tensors");
+    if (query->has_top && !has_probabilities(plan, query))
+        return err_set(err, E_INVALID, "top needs an output that scores classes; %s '%s' has none",
+                       query->items != NULL ? "what is asked of model" : "model", plan->model);
+    return OK;
+}
+
 enum err_code typed_query_read(struct typed_query *ret, const struct typed_plan *plan,
                                struct slice text, struct arena *arena, struct err *err)
 {
@@ -160,7 +172,7 @@ enum err_code typed_query_read(struct typed_query *ret, const struct typed_plan 
             query.has_top = true;
         } else if (slice_is(key, "outputs")) {
             bit = 2;
-            TRY(pick_outputs(&query, plan, value, arena, err));
+            TRY(typed_query_pick(&query, plan, value, arena, err));
         } else if (slice_is(key, "precision")) {
             bit = 4;
             if (slice_is(value, "full"))
@@ -185,11 +197,7 @@ enum err_code typed_query_read(struct typed_query *ret, const struct typed_plan 
             return err_set(err, E_INVALID, "query parameter '%.*s' is given twice", SLICE_ARG(key));
         seen |= bit;
     }
-    if (query.has_top && query.is_raw)
-        return err_set(err, E_INVALID, "top and raw exclude one another: raw shows the tensors");
-    if (query.has_top && !has_probabilities(plan, &query))
-        return err_set(err, E_INVALID, "top needs an output that scores classes; %s '%s' has none",
-                       query.items != NULL ? "what is asked of model" : "model", plan->model);
+    TRY(typed_query_check(&query, plan, err));
     *ret = query;
     return OK;
 }

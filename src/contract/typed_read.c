@@ -20,26 +20,11 @@
 #include "contract/choose.h"
 #include "contract/convert.h"
 #include "contract/tensor_memory.h"
-#include "contract/typed.h"
+#include "contract/typed_columns.h"
 #include "model/dtype.h"
 #include "model/nearest.h"
 
-enum { SMALL_TEXT = 2048, ROWS_FIRST = 8, FEW_ELEMENTS = 4096 };
-
-struct typed_column {
-    uint8_t *data;
-    size_t size, room;
-    uint64_t rows;  /* complete ones */
-    bool has_shape; /* of a row, once the first was read */
-    uint32_t rank;
-    int64_t shape[PENSTOCK_RANK_MAX];
-    uint64_t count; /* elements of a row */
-    /* -- the row being read -- */
-    bool is_given;             /* as a whole tensor */
-    uint32_t seen_count;       /* features */
-    bool *seen;                /* by feature; NULL until one was */
-    struct json_cursor *texts; /* of string features, until all are there */
-};
+enum { SMALL_TEXT = 2048, ROWS_FIRST = 8, ROOM_AHEAD_MAX = 65536, FEW_ELEMENTS = 4096 };
 
 static enum err_code no_memory(struct err *err)
 {
@@ -56,28 +41,26 @@ enum err_code typed_read_begin(struct typed_reader *ret, const struct typed_plan
 
 /* -- columns ------------------------------------------------------------------------------------- */
 
-/* Room for `more` bytes behind what is there. */
-static enum err_code column_room(struct typed_reader *r, struct typed_column *c, size_t more,
-                                 struct err *err)
+enum err_code typed_column_grow(struct typed_reader *r, struct typed_column *c, size_t more,
+                                struct err *err)
 {
     void *fresh;
     size_t room;
 
-    if (LIKELY(c->data != NULL && c->room - c->size >= more))
-        return OK;
-    if (more > SIZE_MAX / 4 - c->size)
+    if (more > SIZE_MAX / 16 - c->size)
         return no_memory(err);
     /* The first row gets what it needs; when a second comes, many may. */
-    room = c->data == NULL ? more : MAX(2 * c->room, c->size + ROWS_FIRST * more);
+    room = more + MIN((ROWS_FIRST - 1) * more, (size_t)ROOM_AHEAD_MAX);
+    room = c->data == NULL ? more : MAX(2 * c->room, c->size + room);
     TRY(tensor_memory(&fresh, r->arena, r->budget, room, err));
-    if (c->size != 0)
-        memcpy(fresh, c->data, c->size);
+    if (c->room != 0)
+        memcpy(fresh, c->data, c->room);
     c->data = fresh;
     c->room = room;
     return OK;
 }
 
-static COLD enum err_code field_failed(struct typed_reader *r, const char *field,
+COLD enum err_code typed_field_failed(struct typed_reader *r, const char *field,
                                        enum err_code code)
 {
     if (r->field == NULL)
@@ -151,7 +134,7 @@ static enum err_code match(struct typed_reader *r, const struct typed_input *in,
 }
 
 /* Rows of one column must be of one shape: they become one tensor. */
-static enum err_code set_shape(struct typed_reader *r, const struct typed_input *in,
+enum err_code typed_set_shape(struct typed_reader *r, const struct typed_input *in,
                                struct typed_column *c, const int64_t *row_shape, struct err *err)
 {
     if (!c->has_shape) {
@@ -187,12 +170,12 @@ static COLD enum err_code out_of_limits(struct typed_reader *r, const char *name
         snprintf(range, sizeof range, "at least %g", min);
     else
         snprintf(range, sizeof range, "at most %g", max);
-    field_failed(r, name, E_INVALID);
+    typed_field_failed(r, name, E_INVALID);
     return err_set(err, E_INVALID, "%s is %g; it must be %s%s%s", name, value, range,
                    unit != NULL ? " " : "", unit != NULL ? unit : "");
 }
 
-static enum err_code check_limit(struct typed_reader *r, const char *name, const char *unit,
+enum err_code typed_check_limit(struct typed_reader *r, const char *name, const char *unit,
                                  double min, double max, double value, struct err *err)
 {
     /* Written so that NaN is outside of any limit. */
@@ -201,17 +184,17 @@ static enum err_code check_limit(struct typed_reader *r, const char *name, const
     return out_of_limits(r, name, value, min, max, unit, err);
 }
 
-static HOT enum err_code check_limits(struct typed_reader *r, const struct typed_input *in,
+HOT enum err_code typed_check_limits(struct typed_reader *r, const struct typed_input *in,
                                       const uint8_t *data, uint64_t count, struct err *err)
 {
     const struct signature_tensor *t = in->tensor;
 
     for (uint64_t i = 0; i < count; i++) {
         double value = element_f64(t->dtype, data, i);
-        TRY(check_limit(r, in->title, t->unit, t->min, t->max, value, err));
+        TRY(typed_check_limit(r, in->title, t->unit, t->min, t->max, value, err));
         if (t->features_count != 0) {
             const struct feature *f = &t->features[i % t->features_count];
-            TRY(check_limit(r, f->name, f->unit, f->min, f->max, value, err));
+            TRY(typed_check_limit(r, f->name, f->unit, f->min, f->max, value, err));
         }
     }
     return OK;
@@ -259,7 +242,7 @@ static COLD enum err_code refuse_null(struct typed_reader *r, const char *name, 
         return OK;
     for (const uint8_t *at = text.data; at < null; at++)
         element += *at == ',';
-    field_failed(r, name, E_INVALID);
+    typed_field_failed(r, name, E_INVALID);
     if (count == 1)
         return err_set(err, E_INVALID, "%s is null; it takes a number", name);
     return err_set(err, E_INVALID, "%s: element %llu is null; it takes a number", name,
@@ -290,7 +273,7 @@ static HOT enum err_code read_elements(struct typed_reader *r, const struct type
             left = value.size;
         }
         room = MIN(count, (uint64_t)left + 1) * 4 + left;
-        TRY(column_room(r, c, room, err));
+        TRY(typed_column_room(r, c, room, err));
         text_init_fixed(&out, c->data + c->size, c->room - c->size);
         TRY(tensor_json_read_bytes(&out, count, at, path, err));
         if (text_failed(&out))
@@ -302,12 +285,12 @@ static HOT enum err_code read_elements(struct typed_reader *r, const struct type
     if (UNLIKELY(count > left / 2 + 1 && count > FEW_ELEMENTS))
         return err_set(err, E_INVALID, "%s: it takes %llu elements, and has fewer", path,
                        (unsigned long long)count);
-    TRY(column_room(r, c, (size_t)count * in->element, err));
+    TRY(typed_column_room(r, c, (size_t)count * in->element, err));
     TRY(tensor_json_read(c->data + c->size, in->tensor->dtype, count, at, path, err));
     if (UNLIKELY(has_nan(in->tensor->dtype, c->data + c->size, count)))
         TRY(refuse_null(r, path, count, slice_make(begin, (size_t)(at->at - begin)), err));
     if (UNLIKELY(in->has_limits))
-        TRY(check_limits(r, in, c->data + c->size, count, err));
+        TRY(typed_check_limits(r, in, c->data + c->size, count, err));
     c->size += (size_t)count * in->element;
     return OK;
 }
@@ -327,7 +310,7 @@ static enum err_code read_shaped(struct typed_reader *r, const struct typed_inpu
         return err_set(err, E_INVALID, "%s: the list of rows is empty", in->title);
     if (is_list && r->is_list_body)
         return err_set(err, E_INVALID, "%s: a list of rows within a list of rows", in->title);
-    TRY(set_shape(r, in, c, row_shape, err));
+    TRY(typed_set_shape(r, in, c, row_shape, err));
     if (__builtin_mul_overflow(*ret_rows, c->count, &total))
         return err_set(err, E_INVALID, "%s: too many elements", in->title);
     r->is_list |= is_list;
@@ -356,7 +339,7 @@ static HOT enum err_code read_whole(struct typed_reader *r, uint32_t index, stru
             has_list = is_array(&inner); /* blanks before it */
         }
         if (!has_list) {
-            TRY(set_shape(r, in, c, in->row_dims, err));
+            TRY(typed_set_shape(r, in, c, in->row_dims, err));
             TRY(read_elements(r, in, c, in->row_count, at, in->title, err));
             c->rows++;
             return OK;
@@ -385,8 +368,8 @@ static enum err_code feature_begin(struct typed_reader *r, const struct typed_in
         }
     }
     if (in->element != 0)
-        TRY(column_room(r, c, count * in->element, err));
-    return set_shape(r, in, c, in->row_dims, err);
+        TRY(typed_column_room(r, c, count * in->element, err));
+    return typed_set_shape(r, in, c, in->row_dims, err);
 }
 
 static HOT enum err_code read_feature(struct typed_reader *r, const struct typed_field *field,
@@ -420,8 +403,8 @@ static HOT enum err_code read_feature(struct typed_reader *r, const struct typed
         TRY(refuse_null(r, f->name, 1, slice_make(begin, (size_t)(at->at - begin)), err));
     if (UNLIKELY(in->has_limits)) {
         double value = element_f64(in->tensor->dtype, to, 0);
-        TRY(check_limit(r, f->name, f->unit, f->min, f->max, value, err));
-        TRY(check_limit(r, f->name, in->tensor->unit, in->tensor->min, in->tensor->max, value,
+        TRY(typed_check_limit(r, f->name, f->unit, f->min, f->max, value, err));
+        TRY(typed_check_limit(r, f->name, in->tensor->unit, in->tensor->min, in->tensor->max, value,
                         err));
     }
     return OK;
@@ -441,7 +424,7 @@ static COLD enum err_code unknown_field(struct typed_reader *r, struct slice nam
     r->shows_example = true;
     const char *best = nearest_best(&nearest);
     char *copy = arena_strndup(r->arena, name.data, MIN(name.size, (size_t)80));
-    field_failed(r, copy != NULL ? copy : "", E_INVALID);
+    typed_field_failed(r, copy != NULL ? copy : "", E_INVALID);
     if (best != NULL)
         return err_set(err, E_INVALID, "unknown field '%.*s'; did you mean '%s'?",
                        SLICE_ARG(slice_first(name, 80)), best);
@@ -456,10 +439,10 @@ static COLD enum err_code unknown_field(struct typed_reader *r, struct slice nam
                    plan->fields_count == 0 ? "no fields" : list, at >= sizeof list ? " ..." : "");
 }
 
-static COLD enum err_code missing(struct typed_reader *r, const char *field, struct err *err)
+COLD enum err_code typed_missing(struct typed_reader *r, const char *field, struct err *err)
 {
     r->shows_example = true;
-    field_failed(r, field, E_INVALID);
+    typed_field_failed(r, field, E_INVALID);
     return err_set(err, E_INVALID, "field '%s' is missing", field);
 }
 
@@ -473,14 +456,14 @@ static enum err_code close_features(struct typed_reader *r, const struct typed_i
         uint32_t first = 0;
         while (c->seen[first])
             first++;
-        return missing(r, in->tensor->features[first].name, err);
+        return typed_missing(r, in->tensor->features[first].name, err);
     }
     for (uint32_t i = 0; in->element == 0 && i < count; i++) {
         struct json_cursor at = c->texts[i];
         const char *name = in->tensor->features[i].name;
         enum err_code code = read_elements(r, in, c, 1, &at, name, err);
         if (code != OK)
-            return field_failed(r, name, code);
+            return typed_field_failed(r, name, code);
     }
     if (in->element != 0)
         c->size += count * in->element;
@@ -497,11 +480,9 @@ static HOT enum err_code close_row(struct typed_reader *r, struct err *err)
         struct typed_column *c = &r->columns[i];
         if (c->seen_count != 0)
             TRY(close_features(r, &r->plan->inputs[i], c, err));
-        else if (UNLIKELY(!c->is_given && !r->plan->inputs[i].tensor->is_optional)) {
+        else if (UNLIKELY(!c->is_given && r->plan->inputs[i].is_required)) {
             const struct typed_input *in = &r->plan->inputs[i];
-            bool by_feature = in->tensor->features_count != 0 && in->is_fixed &&
-                              in->row_count == in->tensor->features_count;
-            return missing(r, by_feature ? in->tensor->features[0].name : in->title, err);
+            return typed_missing(r, in->has_features ? in->tensor->features[0].name : in->title, err);
         }
         c->is_given = false;
     }
@@ -540,7 +521,7 @@ static HOT enum err_code read_field(struct typed_reader *r, struct slice name,
         return unknown_field(r, name, err);
     enum err_code code = field->feature == TYPED_WHOLE ? read_whole(r, field->input, at, err)
                                                        : read_feature(r, field, at, err);
-    return LIKELY(code == OK) ? OK : field_failed(r, public_name(r, field), code);
+    return LIKELY(code == OK) ? OK : typed_field_failed(r, public_name(r, field), code);
 }
 
 /* An error that names no field is about the JSON itself. */
@@ -623,7 +604,7 @@ static HOT enum err_code read_json_body(struct typed_reader *r, struct slice bod
     } else if (first != 0 && r->plan->only_input >= 0) {
         enum err_code code = read_whole(r, (uint32_t)r->plan->only_input, &at, err);
         if (code != OK)
-            return field_failed(r, r->plan->inputs[r->plan->only_input].title, code);
+            return typed_field_failed(r, r->plan->inputs[r->plan->only_input].title, code);
         TRY(close_row(r, err));
     } else {
         r->shows_example = true;
@@ -659,14 +640,14 @@ static bool is_yes(struct slice value)
     return slice_is_nocase(value, "true") || slice_is(value, "1") || slice_is_nocase(value, "on");
 }
 
-static enum err_code append_bytes(struct typed_reader *r, struct typed_column *c,
+enum err_code typed_append_bytes(struct typed_reader *r, struct typed_column *c,
                                   struct slice value, struct err *err)
 {
     uint32_t size = (uint32_t)value.size;
 
     if (value.size > UINT32_MAX)
         return err_set(err, E_INVALID, "more than 4 GiB in one string");
-    TRY(column_room(r, c, value.size + 4, err));
+    TRY(typed_column_room(r, c, value.size + 4, err));
     memcpy(c->data + c->size, &size, 4);
     if (value.size != 0)
         memcpy(c->data + c->size + 4, value.data, value.size);
@@ -687,8 +668,8 @@ static enum err_code whole_bytes(struct typed_reader *r, uint32_t index, struct 
         return err_set(err, E_INVALID, "%s is given twice", in->title);
     c->is_given = true;
     TRY(match(r, in, 0, NULL, row_shape, &rows, &is_list, err));
-    TRY(set_shape(r, in, c, row_shape, err));
-    TRY(append_bytes(r, c, value, err));
+    TRY(typed_set_shape(r, in, c, row_shape, err));
+    TRY(typed_append_bytes(r, c, value, err));
     c->rows++;
     return OK;
 }
@@ -731,7 +712,7 @@ enum err_code typed_read_text(struct typed_reader *r, struct slice name, struct 
     if (field == NULL)
         return unknown_field(r, name, err);
     enum err_code code = text_value(r, field, value, err);
-    return code == OK ? OK : field_failed(r, public_name(r, field), code);
+    return code == OK ? OK : typed_field_failed(r, public_name(r, field), code);
 }
 
 /* Raw little-endian elements: one row, or with a batch as many as there are. */
@@ -773,13 +754,13 @@ static enum err_code raw_numbers(struct typed_reader *r, uint32_t index, struct 
         shape[free_at] = (int64_t)(value.size / fixed);
     else
         rows = value.size / fixed;
-    TRY(set_shape(r, in, c, shape, err));
-    TRY(column_room(r, c, value.size, err));
+    TRY(typed_set_shape(r, in, c, shape, err));
+    TRY(typed_column_room(r, c, value.size, err));
     memcpy(c->data + c->size, value.data, value.size);
     if (in->tensor->dtype == PENSTOCK_BOOL && !bool_check(value))
         return err_set(err, E_INVALID, "%s: BOOL bytes are 0 or 1", in->title);
     if (in->has_limits)
-        TRY(check_limits(r, in, c->data + c->size, value.size / in->element, err));
+        TRY(typed_check_limits(r, in, c->data + c->size, value.size / in->element, err));
     c->size += value.size;
     c->rows += rows;
     r->is_list |= rows != 1;
@@ -797,7 +778,7 @@ enum err_code typed_read_bytes(struct typed_reader *r, struct slice name, struct
     enum err_code code = field->feature != TYPED_WHOLE ? text_value(r, field, value, err)
                          : in->element == 0            ? whole_bytes(r, field->input, value, err)
                                                        : raw_numbers(r, field->input, value, err);
-    return code == OK ? OK : field_failed(r, public_name(r, field), code);
+    return code == OK ? OK : typed_field_failed(r, public_name(r, field), code);
 }
 
 /* What NumPy calls it, where a caller has to say it. */
@@ -870,14 +851,14 @@ static enum err_code npy_value(struct typed_reader *r, const struct typed_field 
     TRY(match(r, in, tensor.rank, tensor.shape, row_shape, &rows, &is_list, err));
     if (rows == 0)
         return err_set(err, E_INVALID, "%s: the array has no rows", in->title);
-    TRY(set_shape(r, in, c, row_shape, err));
+    TRY(typed_set_shape(r, in, c, row_shape, err));
     if (tensor.dtype == PENSTOCK_BOOL && !bool_check(slice_make(tensor.data, tensor.size)))
         return err_set(err, E_INVALID, "%s: BOOL bytes are 0 or 1", in->title);
-    TRY(column_room(r, c, tensor.size, err));
+    TRY(typed_column_room(r, c, tensor.size, err));
     if (tensor.size != 0)
         memcpy(c->data + c->size, tensor.data, tensor.size);
     if (in->has_limits && in->element != 0)
-        TRY(check_limits(r, in, c->data + c->size, tensor.size / in->element, err));
+        TRY(typed_check_limits(r, in, c->data + c->size, tensor.size / in->element, err));
     c->size += tensor.size;
     c->rows += rows;
     r->is_list |= is_list;
@@ -892,7 +873,7 @@ enum err_code typed_read_npy(struct typed_reader *r, struct slice name, struct s
     if (field == NULL)
         return unknown_field(r, name, err);
     enum err_code code = npy_value(r, field, file, err);
-    return code == OK ? OK : field_failed(r, public_name(r, field), code);
+    return code == OK ? OK : typed_field_failed(r, public_name(r, field), code);
 }
 
 /* -- the end --------------------------------------------------------------------------------------- */

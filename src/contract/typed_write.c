@@ -13,25 +13,14 @@
 #include "codec/number.h"
 #include "codec/tensor_json.h"
 #include "contract/choose.h"
-#include "contract/typed.h"
+#include "contract/typed_views.h"
 #include "model/dtype.h"
-
-struct view {
-    const struct penstock_tensor *tensor; /* NULL: not given */
-    uint32_t rank;                        /* of one row */
-    const int64_t *shape;
-    uint64_t count;    /* elements of one row */
-    size_t element;    /* 0: BYTES */
-    bool is_scalar;    /* by the signature: one element whatever comes */
-    struct slice rest; /* of BYTES: the rows to come */
-    struct slice now;  /* this row's bytes */
-};
 
 struct writer {
     struct text *out;
     const struct typed_plan *plan;
     const struct typed_query *query;
-    struct view *views; /* by output */
+    struct typed_view *views; /* by output */
     uint64_t *best;     /* room for top k indexes */
     struct tensor_json_style style;
     struct err *err;
@@ -44,27 +33,28 @@ static bool is_shown(const struct writer *w, uint32_t item)
 
 /* -- rows ----------------------------------------------------------------------------------------- */
 
-static enum err_code open_view(struct writer *w, struct view *view, uint32_t output,
-                               const struct penstock_tensor *t, uint64_t rows, bool is_list)
+enum err_code typed_view_open(struct typed_view *view, const struct typed_plan *plan,
+                              uint32_t output, const struct penstock_tensor *t, uint64_t rows,
+                              bool is_list, struct err *err)
 {
-    const struct signature_tensor *s = &w->plan->signature->outputs[output];
-    uint32_t skip = w->plan->has_batch && t->rank != 0 && (uint64_t)t->shape[0] == rows ? 1 : 0;
+    const struct signature_tensor *s = &plan->signature->outputs[output];
+    uint32_t skip = plan->has_batch && t->rank != 0 && (uint64_t)t->shape[0] == rows ? 1 : 0;
 
-    if (w->plan->has_batch && skip == 0 && is_list)
-        return err_set(w->err, E_INTERNAL,
+    if (plan->has_batch && skip == 0 && is_list)
+        return err_set(err, E_INTERNAL,
                        "output '%s' of model '%s' is not one row for each of the %llu given; call "
                        "it with one row at a time, or by /v2/models/%s/infer",
-                       s->name, w->plan->model, (unsigned long long)rows, w->plan->model);
-    *view = (struct view){
+                       s->name, plan->model, (unsigned long long)rows, plan->model);
+    *view = (struct typed_view){
         .tensor = t,
         .rank = t->rank - skip,
         .shape = t->shape + skip,
         .element = dtype_size(t->dtype),
-        .is_scalar = !(w->plan->has_batch && skip == 0) && s->rank == t->rank,
+        .is_scalar = !(plan->has_batch && skip == 0) && s->rank == t->rank,
     };
     if (!shape_count(view->rank, view->shape, &view->count))
-        return err_set(w->err, E_INTERNAL, "output '%s' of model '%s' is too large", s->name,
-                       w->plan->model);
+        return err_set(err, E_INTERNAL, "output '%s' of model '%s' is too large", s->name,
+                       plan->model);
     for (uint32_t i = skip; view->is_scalar && i < s->rank; i++)
         view->is_scalar = s->dims[i] == 1;
     view->is_scalar &= view->count == 1;
@@ -72,8 +62,7 @@ static enum err_code open_view(struct writer *w, struct view *view, uint32_t out
     return OK;
 }
 
-/* Moves to the next row. */
-static enum err_code next_row(struct writer *w, struct view *view)
+enum err_code typed_view_next(struct typed_view *view, struct err *err)
 {
     const uint8_t *begin = view->rest.data;
 
@@ -92,7 +81,7 @@ static enum err_code next_row(struct writer *w, struct view *view)
         if (i == view->count)
             return OK;
     }
-    return err_set(w->err, E_INTERNAL, "output '%s' has less data than its shape says",
+    return err_set(err, E_INTERNAL, "output '%s' has less data than its shape says",
                    view->tensor->name);
 }
 
@@ -126,7 +115,7 @@ static void put_probability(struct writer *w, enum penstock_dtype dtype, const u
         tensor_json_write_element(w->out, dtype, element, w->style);
 }
 
-static enum err_code put_value(struct writer *w, const struct view *view)
+static enum err_code put_value(struct writer *w, const struct typed_view *view)
 {
     struct penstock_tensor row = { .name = view->tensor->name,
                                    .dtype = view->tensor->dtype,
@@ -140,9 +129,7 @@ static enum err_code put_value(struct writer *w, const struct view *view)
 
 /* -- classes -------------------------------------------------------------------------------------- */
 
-/* A column is no class until something says which: a list shorter than the columns says nothing
- * of any, so that one answer never mixes names and numbers. */
-static bool has_classes(const struct typed_item *item, uint64_t columns)
+bool typed_has_classes(const struct typed_item *item, uint64_t columns)
 {
     return item->labels_count >= columns ||
            (item->class_numbers != NULL && item->classes_count == columns);
@@ -153,15 +140,13 @@ static void put_class(struct writer *w, const struct typed_item *item, uint64_t 
 {
     if (item->labels_count >= columns)
         text_json(w->out, slice_of(item->labels[index]));
-    else if (has_classes(item, columns))
+    else if (typed_has_classes(item, columns))
         text_i64(w->out, item->class_numbers[index]);
     else
         text_u64(w->out, index);
 }
 
-/* Which column a class number stands for: the model says, or it counts from 0 where the classes
- * have names. */
-static bool column_of(const struct typed_item *item, double number, uint32_t *ret)
+bool typed_column_of(const struct typed_item *item, double number, uint32_t *ret)
 {
     uint32_t count = item->class_numbers != NULL ? item->classes_count : item->labels_count;
     bool is_index = number >= 0 && number < count;
@@ -177,7 +162,7 @@ static bool column_of(const struct typed_item *item, double number, uint32_t *re
     return false;
 }
 
-static bool column_named(const struct typed_item *item, struct slice name, uint32_t *ret)
+bool typed_column_named(const struct typed_item *item, struct slice name, uint32_t *ret)
 {
     const char *const *names = item->class_names != NULL ? item->class_names : item->labels;
     uint32_t count = item->class_names != NULL ? item->classes_count : item->labels_count;
@@ -190,11 +175,11 @@ static bool column_named(const struct typed_item *item, struct slice name, uint3
 
 /* A class as the model gave it: it may be none that has a name. */
 static void put_class_number(struct writer *w, const struct typed_item *item,
-                             const struct view *view, uint64_t at)
+                             const struct typed_view *view, uint64_t at)
 {
     uint32_t column;
 
-    if (column_of(item, element_f64(view->tensor->dtype, view->now.data, at), &column) &&
+    if (typed_column_of(item, element_f64(view->tensor->dtype, view->now.data, at), &column) &&
         column < item->labels_count)
         text_json(w->out, slice_of(item->labels[column]));
     else
@@ -202,7 +187,7 @@ static void put_class_number(struct writer *w, const struct typed_item *item,
                                   w->style);
 }
 
-static uint64_t largest(const struct view *view)
+uint64_t typed_largest(const struct typed_view *view)
 {
     uint64_t best = 0;
 
@@ -214,18 +199,18 @@ static uint64_t largest(const struct view *view)
 static enum err_code put_label(struct writer *w, const struct typed_item *item)
 {
     if (item->label == -1) {
-        const struct view *scores = &w->views[item->probabilities];
+        const struct typed_view *scores = &w->views[item->probabilities];
         if (scores->tensor == NULL || scores->count == 0)
             text_str(w->out, "null");
         else
-            put_class(w, item, scores->count, largest(scores));
+            put_class(w, item, scores->count, typed_largest(scores));
         return OK;
     }
-    const struct view *view = &w->views[item->label];
+    const struct typed_view *view = &w->views[item->label];
     if (view->element == 0 && item->labels != item->class_names && view->is_scalar) {
         struct slice bytes = view->now, name;
         uint32_t column;
-        if (bytes_next(&bytes, &name) && column_named(item, name, &column) &&
+        if (bytes_next(&bytes, &name) && typed_column_named(item, name, &column) &&
             column < item->labels_count) {
             text_json(w->out, slice_of(item->labels[column]));
             return OK;
@@ -247,28 +232,27 @@ static enum err_code put_label(struct writer *w, const struct typed_item *item)
     return OK;
 }
 
-/* Which of the scores is the label's own; the largest when that cannot be told. */
-static uint64_t own_score(const struct writer *w, const struct typed_item *item,
-                          const struct view *scores)
+uint64_t typed_own_score(const struct typed_view *views, const struct typed_item *item,
+                         const struct typed_view *scores)
 {
-    const struct view *label = item->label == -1 ? NULL : &w->views[item->label];
+    const struct typed_view *label = item->label == -1 ? NULL : &views[item->label];
 
     if (label != NULL && label->tensor != NULL && label->count == 1) {
         struct slice bytes = label->now, name;
         uint32_t column;
         if (label->element != 0
-                ? column_of(item, element_f64(label->tensor->dtype, label->now.data, 0), &column)
-                : bytes_next(&bytes, &name) && column_named(item, name, &column)) {
+                ? typed_column_of(item, element_f64(label->tensor->dtype, label->now.data, 0), &column)
+                : bytes_next(&bytes, &name) && typed_column_named(item, name, &column)) {
             if (column < scores->count)
                 return column;
         }
     }
-    return largest(scores);
+    return typed_largest(scores);
 }
 
 static enum err_code put_item(struct writer *w, const struct typed_item *item)
 {
-    const struct view *view = &w->views[item->output];
+    const struct typed_view *view = &w->views[item->output];
 
     text_slice_put(w->out, item->key);
     switch (item->kind) {
@@ -277,7 +261,7 @@ static enum err_code put_item(struct writer *w, const struct typed_item *item)
         if (view->count == 0)
             text_str(w->out, "null");
         else
-            put_probability(w, view->tensor->dtype, view->now.data, own_score(w, item, view));
+            put_probability(w, view->tensor->dtype, view->now.data, typed_own_score(w->views, item, view));
         return OK;
     case ITEM_VALUE: break;
     }
@@ -286,9 +270,9 @@ static enum err_code put_item(struct writer *w, const struct typed_item *item)
 
 static void put_top(struct writer *w, const struct typed_item *item)
 {
-    const struct view *view = &w->views[item->probabilities];
+    const struct typed_view *view = &w->views[item->probabilities];
     uint64_t k = MIN(w->query->top, view->count);
-    const char *key = has_classes(item, view->count) ? "{\"label\":" : "{\"class_index\":";
+    const char *key = typed_has_classes(item, view->count) ? "{\"label\":" : "{\"class_index\":";
 
     choose_largest(view->tensor->dtype, view->now.data, view->count, k, w->best);
     text_byte(w->out, '[');
@@ -396,7 +380,7 @@ static enum err_code put_raw(struct writer *w, const struct response_output *out
     return OK;
 }
 
-static uint64_t top_room(const struct typed_plan *plan, const struct typed_query *query,
+uint64_t typed_top_room(const struct typed_plan *plan, const struct typed_query *query,
                          const struct response_output *outputs)
 {
     uint64_t most = 0;
@@ -416,9 +400,9 @@ enum err_code typed_write(struct text *out, const struct typed_plan *plan,
                           const struct response_output *outputs, struct arena *arena,
                           struct err *err)
 {
-    struct view few[8];
+    struct typed_view few[8];
     uint32_t count = plan->signature->outputs_count;
-    uint64_t top = top_room(plan, query, outputs);
+    uint64_t top = typed_top_room(plan, query, outputs);
     struct writer w = {
         .out = out,
         .plan = plan,
@@ -441,7 +425,7 @@ enum err_code typed_write(struct text *out, const struct typed_plan *plan,
     for (uint32_t i = 0; i < count; i++) {
         w.views[i].tensor = NULL;
         if (outputs[i].is_set)
-            TRY(open_view(&w, &w.views[i], i, &outputs[i].tensor, rows, is_list));
+            TRY(typed_view_open(&w.views[i], plan, i, &outputs[i].tensor, rows, is_list, err));
     }
     if (is_list)
         text_byte(out, '[');
@@ -450,7 +434,7 @@ enum err_code typed_write(struct text *out, const struct typed_plan *plan,
             text_byte(out, ',');
         for (uint32_t i = 0; i < count; i++)
             if (w.views[i].tensor != NULL)
-                TRY(next_row(&w, &w.views[i]));
+                TRY(typed_view_next(&w.views[i], err));
         TRY(query->has_top ? put_top_object(&w) : put_object(&w));
     }
     if (is_list)
@@ -499,7 +483,7 @@ static size_t times(size_t a, size_t b)
 size_t typed_answer_bound(const struct typed_plan *plan, const struct typed_query *query,
                           uint64_t rows, const struct response_output *outputs)
 {
-    uint64_t top = top_room(plan, query, outputs);
+    uint64_t top = typed_top_room(plan, query, outputs);
     size_t bound = 64;
 
     for (uint32_t i = 0; i < plan->items_count; i++) {

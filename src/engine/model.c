@@ -18,6 +18,7 @@
 #include "engine/internal.h"
 #include "model/card.h"
 #include "model/dtype.h"
+#include "model/numbers.h"
 
 /* -- what the backend may ask of its model ------------------------------------------------------ */
 
@@ -331,7 +332,8 @@ static enum err_code apply_card(struct model *model, const struct model_spec *sp
         }
     }
     signature_decide_roles(s);
-    if (signature_check_labels(s, err) != OK)
+    s->service = spec->service;
+    if (signature_check_labels(s, err) != OK || numbers_check(s, err) != OK)
         return err_wrap(err, "model.yaml");
     return OK;
 }

@@ -28,6 +28,7 @@ struct model_spec {
     struct model_config *config;    /* taken on success */
     struct arena *arena;            /* taken on success: holds card, labels, signature strings */
     const struct card *card;        /* or NULL; in the arena */
+    const char *service;            /* signature.service; in the arena, or NULL */
     /* Reads a label file named by config or card, beneath the model's folder; called from
      * model_new. On success appends to nothing: returns text that lives in the arena. */
     enum err_code (*read_file)(void *context, const char *name, struct slice *ret,

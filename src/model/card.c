@@ -22,6 +22,8 @@
 #include "base/utf8.h"
 #include "model/dtype.h"
 #include "model/nearest.h"
+#include "model/numbers.h"
+#include "model/service.h"
 
 enum {
     TENSORS_MAX = 4096, /* each name is compared with each */
@@ -236,6 +238,22 @@ static enum err_code read_number(struct reader *r, const char *key, double *ret)
     return next(r);
 }
 
+static enum err_code read_field_number(struct reader *r, const char *key, uint32_t *ret)
+{
+    yaml_mark_t mark = r->event.start_mark;
+    double number = 0;
+
+    TRY(read_number(r, key, &number));
+    if (!numbers_is_allowed(number))
+        return fail_at(r, mark,
+                       "'%s' is %g; the number of a protobuf field is a whole number from 1 to %d, "
+                       "but not %d to %d and not %d to %d",
+                       key, number, NUMBERS_MAX, NUMBERS_OURS_FIRST, NUMBERS_OURS_LAST,
+                       NUMBERS_PROTOBUF_FIRST, NUMBERS_PROTOBUF_LAST);
+    *ret = (uint32_t)number;
+    return OK;
+}
+
 /* -- example values to JSON -------------------------------------------------------------------- */
 
 /* -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)?, given that it is a YAML number. */
@@ -410,10 +428,15 @@ static enum err_code feature_example(struct reader *r, const char *key, void *in
 {
     return read_number(r, key, &((struct feature *)into)->example);
 }
+static enum err_code feature_number(struct reader *r, const char *key, void *into)
+{
+    return read_field_number(r, key, &((struct feature *)into)->number);
+}
 
 static const struct key feature_keys[] = {
     { "name", feature_name }, { "unit", feature_unit }, { "description", feature_description },
     { "min", feature_min },   { "max", feature_max },   { "example", feature_example },
+    { "number", feature_number },
 };
 
 static enum err_code check_range(struct reader *r, yaml_mark_t mark, double min, double max)
@@ -499,6 +522,10 @@ static enum err_code tensor_example(struct reader *r, const char *key, void *int
 {
     return read_json(r, key, &((struct card_tensor *)into)->human.example_json);
 }
+static enum err_code tensor_number(struct reader *r, const char *key, void *into)
+{
+    return read_field_number(r, key, &((struct card_tensor *)into)->human.number);
+}
 
 static enum err_code tensor_content_type(struct reader *r, const char *key, void *into)
 {
@@ -575,6 +602,7 @@ static const struct key input_keys[] = {
     { "unit", tensor_unit },         { "min", tensor_min },
     { "max", tensor_max },           { "example", tensor_example },
     { "features", tensor_features }, { "content_type", tensor_content_type },
+    { "number", tensor_number },
 };
 
 static const struct key output_keys[] = {
@@ -585,6 +613,7 @@ static const struct key output_keys[] = {
     { "features", tensor_features },
     { "labels", tensor_labels },
     { "labels_file", tensor_labels_file },
+    { "number", tensor_number },
 };
 
 static enum err_code read_tensor(struct reader *r, bool is_output, struct card_tensor *t)
@@ -656,6 +685,20 @@ static enum err_code card_example(struct reader *r, const char *key, void *into)
         return fail_here(r, "'%s' is expected to be a mapping (key: value)", key);
     return read_json(r, key, &((struct card *)into)->example_json);
 }
+static enum err_code card_service(struct reader *r, const char *key, void *into)
+{
+    struct card *card = into;
+    yaml_mark_t mark = r->event.start_mark;
+
+    TRY(read_text(r, key, &card->service));
+    if (!service_is_name(slice_of(card->service)))
+        return fail_at(r, mark,
+                       "'%s' is expected to be a name such as MyModel: a capital letter, then "
+                       "letters and digits, %d at most, and no PredictRequest or PredictResponse "
+                       "at its end",
+                       key, SERVICE_BYTES_MAX);
+    return OK;
+}
 static enum err_code card_inputs(struct reader *r, const char *key, void *into)
 {
     struct card *card = into;
@@ -672,6 +715,7 @@ static enum err_code card_outputs(struct reader *r, const char *key, void *into)
 static const struct key card_keys[] = {
     { "title", card_title },   { "description", card_description }, { "license", card_license },
     { "inputs", card_inputs }, { "outputs", card_outputs },         { "example", card_example },
+    { "service", card_service },
 };
 
 static enum err_code read_card(struct reader *r, struct card *card)
@@ -809,6 +853,7 @@ static enum err_code apply_tensors(const struct card_tensor *cards, uint32_t car
         t->min = h->min;
         t->max = h->max;
         t->role = h->role;
+        t->number = h->number;
         t->features = h->features;
         t->features_count = h->features_count;
         if (h->labels_count != 0) {

@@ -1,6 +1,7 @@
 /* card.h - model.yaml: what people need to know of a model beside its tensors.
  *
  *     title: Iris species
+ *     service: Iris                     # gRPC: penstock.models.Iris; default: by the model's name
  *     description: Which of three irises is it?
  *     license: Apache-2.0
  *     inputs:
@@ -13,7 +14,8 @@
  *         example: [5.1, 3.5, 1.4, 0.2]
  *         content_type: image/png       # raw bodies of this type are this input's bytes
  *         features:                     # names of the last dimension's elements
- *           - {name: sepal_length, unit: cm, min: 0, max: 30, example: 5.1}
+ *           - {name: sepal_length, unit: cm, min: 0, max: 30, example: 5.1,
+ *              number: 1}               # of the protobuf field; inputs and outputs have it too
  *     outputs:
  *       label: {role: label, labels: [setosa, versicolor, virginica]}
  *       probabilities: {role: probabilities, labels_file: labels.txt}
@@ -40,7 +42,7 @@ struct card_tensor {
 };
 
 struct card {
-    const char *title, *description, *license, *example_json;
+    const char *title, *description, *license, *example_json, *service;
     uint32_t inputs_count, outputs_count;
     struct card_tensor *inputs, *outputs;
 };

@@ -17,6 +17,7 @@ struct feature {
     const char *unit, *description; /* or NULL */
     double min, max;                /* NaN: none. A value outside is refused by the typed route */
     double example;                 /* NaN: none */
+    uint32_t number;                /* of its protobuf field, from model.yaml; 0: see numbers.h */
 };
 
 /* What an output means to a person. */
@@ -55,6 +56,7 @@ struct signature_tensor {
     uint32_t features_count;       /* equals the last dim when not 0 */
     const struct feature *features;
     enum output_role role;
+    uint32_t number;               /* of its protobuf field, from model.yaml; 0: see numbers.h */
 };
 
 struct signature {
@@ -65,6 +67,8 @@ struct signature {
                                       batch_max says: one typed call may carry many rows */
     const char *title, *description, *license; /* of the model; NULL when absent */
     const char *example_json;      /* a whole typed request, as JSON text, or NULL */
+    const char *service;           /* gRPC: penstock.models.<service>. NULL: by the model's name
+                                      (service.h); "": it has none, all its names are taken */
 };
 
 /* NULL when there is none of that name, or it is hidden. */

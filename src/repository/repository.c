@@ -31,6 +31,7 @@
 #include "model/card.h"
 #include "model/config.h"
 #include "model/nearest.h"
+#include "model/service.h"
 #include "repository/beneath.h"
 #include "repository/scan.h"
 
@@ -52,6 +53,7 @@ struct slot {
     enum model_state state; /* guarded by repository.loading, as the rest */
     char *reason;           /* owned; NULL: none */
     struct model *model;    /* one reference */
+    const char *service;    /* signature.service; fixed when found */
 };
 
 /* The versions of one name: a run of the entries. */
@@ -78,6 +80,7 @@ struct repository {
     struct repository_settings settings;
     struct arena *arena; /* what scan found: lives as long as the repository */
     struct scan scan;
+    struct map *by_service; /* -> struct found; read-only once open */
     const struct penstock_backend *backends[BACKENDS_MAX];
     char backends_err[ERR_TEXT_MAX];
     uint32_t slots_count, cut_count;
@@ -342,6 +345,98 @@ static enum err_code sort_found(struct repository *r, struct err *err)
     return make_slots(r, list, count, err);
 }
 
+/* -- services ---------------------------------------------------------------------------------- */
+
+/* What model.yaml says, read before anything is loaded: which model has a name must not depend on
+ * which was loaded first. A card that cannot be read says why when its model is loaded. */
+static enum err_code said_service(const struct repository *r, const struct found *found,
+                                  const char **ret, struct err *err)
+{
+    CLEANUP(arena_free) struct arena *arena = arena_new(4096, MODEL_ARENA_MAX);
+    struct err failed = { 0 };
+    struct card *card = NULL;
+    struct slice text;
+
+    if (arena == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the names of services");
+    *ret = NULL;
+    if (found->card_file == NULL ||
+        beneath_read(&text, arena, found->folder, found->card_file, CARD_BYTES_MAX, &failed) !=
+            OK ||
+        memmem(text.data, text.size, "service", 7) == NULL ||
+        card_parse(&card, arena, text, &failed) != OK || card->service == NULL)
+        return OK;
+    *ret = arena_strndup(r->arena, card->service, strlen(card->service));
+    return *ret != NULL ? OK : err_set(err, E_EXHAUSTED, "no memory for the names of services");
+}
+
+/* Two that say the same cannot both be right. */
+static void refuse_said(struct repository *r, struct slot *slot, const char *name)
+{
+    const struct slot *other = map_get(r->by_service, slice_of(name));
+    char reason[ERR_TEXT_MAX];
+
+    snprintf(reason, sizeof reason,
+             "%s: service '%s' is what model '%s' says as well; each model needs its own",
+             slot->found->card_file, name, other->found->name);
+    if (slot->state == MODEL_LOADING)
+        fail_slot(slot, reason);
+    slot->service = "";
+}
+
+static enum err_code give_service(struct repository *r, struct slot *slot, const char *name,
+                                  struct err *err)
+{
+    slot->service = name;
+    return map_put(r->by_service, slice_of(name), slot, err);
+}
+
+static enum err_code derive_service(struct repository *r, struct slot *slot, struct err *err)
+{
+    const char *name = service_of_model(r->arena, slot->found->name);
+
+    if (name != NULL && map_get(r->by_service, slice_of(name)) != NULL)
+        name = service_of_model_apart(r->arena, slot->found->name);
+    if (name == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the names of services");
+    if (map_get(r->by_service, slice_of(name)) == NULL)
+        return give_service(r, slot, name, err);
+    slot->service = "";
+    return OK;
+}
+
+/* Names that are said come first, then those by the models' names, in the order of these; the second
+ * of two gets a hash of its name behind it. */
+static enum err_code name_services(struct repository *r, struct err *err)
+{
+    r->by_service = map_new();
+    if (r->by_service == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the names of services");
+    for (unsigned pass = 0; pass < 2; pass++) {
+        for (uint32_t i = 0; i < r->slots_count; i++) {
+            struct slot *slot = &r->slots[i];
+            const char *name = NULL;
+            if (i > 0 && slot[-1].found == slot->found) {
+                slot->service = slot[-1].service; /* another version of the same */
+                if (pass == 0 && slot->service != NULL && slot->service[0] == '\0' &&
+                    slot->state == MODEL_LOADING)
+                    fail_slot(slot, slot[-1].reason != NULL ? slot[-1].reason : "");
+                continue;
+            }
+            if (pass == 1 && slot->service == NULL)
+                TRY(derive_service(r, slot, err));
+            if (pass == 1)
+                continue;
+            TRY(said_service(r, slot->found, &name, err));
+            if (name != NULL && map_get(r->by_service, slice_of(name)) != NULL)
+                refuse_said(r, slot, name);
+            else if (name != NULL)
+                TRY(give_service(r, slot, name, err));
+        }
+    }
+    return OK;
+}
+
 static enum err_code find_all(struct repository *r, struct err *err)
 {
     for (uint32_t i = 0; i < r->settings.paths_count; i++)
@@ -354,6 +449,7 @@ static enum err_code find_all(struct repository *r, struct err *err)
             r->settings.paths_count > 0 ? r->settings.paths[0] : "(no path was given)",
             r->settings.paths_count > 1 ? " and the other paths" : "");
     TRY(sort_found(r, err));
+    TRY(name_services(r, err));
     preload_backends(r);
     return publish(r, err);
 }
@@ -428,6 +524,9 @@ static enum err_code load(struct repository *r, const struct slot *slot, struct 
         return err_set(err, E_EXHAUSTED, "no memory for the model");
     TRY(scan_config(&config, slot->found, arena, err));
     TRY(read_card(&card, arena, slot->found, err));
+    const char *service = arena_strndup(arena, slot->service, strlen(slot->service));
+    if (service == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the model");
     struct model_spec spec = { .name = slot->found->name,
                                .version = (int64_t)slot->version->number,
                                .folder = slot->found->folder,
@@ -436,6 +535,7 @@ static enum err_code load(struct repository *r, const struct slot *slot, struct 
                                .config = config,
                                .arena = arena,
                                .card = card,
+                               .service = service,
                                .read_file = read_beneath,
                                .read_file_context = &reading };
     TRY(model_new(ret, r->settings.engine, &spec, err));
@@ -549,11 +649,19 @@ void repository_close(struct repository **slot)
     }
     mem_free(r->slots);
     mem_free(r->order);
+    map_free(&r->by_service);
     map_free(&r->scan.by_name);
     arena_free(&r->arena);
     pthread_cond_destroy(&r->loaded);
     pthread_mutex_destroy(&r->loading);
     mem_free(r);
+}
+
+const char *repository_service_model(const struct repository *repository, struct slice service)
+{
+    const struct slot *slot = map_get(repository->by_service, service);
+
+    return slot == NULL ? NULL : slot->found->name;
 }
 
 /* -- asking ------------------------------------------------------------------------------------ */

@@ -49,6 +49,9 @@ void repository_close(struct repository **repository); /* lets go of every model
 enum err_code repository_want_model(void *repository, struct model **ret, struct slice name,
                                     struct slice version, struct err *err);
 
+/* The model that penstock.models.<service> is, loaded or not; NULL: none. As long as the repository. */
+const char *repository_service_model(const struct repository *repository, struct slice service);
+
 /* One version of one model. Strings are borrowed while the snapshot is held. */
 struct repository_entry {
     const char *name;
