@@ -2,19 +2,13 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * Each case serves a folder of models that it writes, makes exchanges on one loop, and looks at the
- * answers. A stage that goes down checks that nothing is left: no request in flight, no byte
- * charged, every exchange released.
+ * answers (fake_stage.h).
  */
-#include <ftw.h>
-#include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
 #include <yyjson.h>
 #include <zlib.h>
 
-#include "api/fake_exchange.h"
-#include "base/budget.h"
+#include "api/fake_stage.h"
 #include "base/buf.h"
 #include "base/mem.h"
 #include "codec/compress.h"
@@ -23,192 +17,9 @@
 #include "telemetry/metrics.h"
 #include "test/harness.h"
 
-/* -- the stage ------------------------------------------------------------------------------------ */
-
-enum { CALLS_MAX = 8 };
-
-/* One a process, as in the server: backends keep the host they were given first. */
-static struct budget budget;
-static struct engine *engine;
-
-static struct {
-    char root[64];
-    struct repository *repository;
-    struct metrics *metrics;
-    struct loop *loop;
-    atomic_bool is_draining;
-    struct api api;
-    struct fake calls[CALLS_MAX];
-    struct arena *arenas[CALLS_MAX];
-    unsigned count, open;
-} stage;
-
-static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
-                                                    &health_routes };
-
-static void put_file(const char *folder, const char *name, const char *text)
-{
-    char path[256];
-
-    snprintf(path, sizeof path, "%s/%s", stage.root, folder);
-    require(mkdir(path, 0777) == 0 || true);
-    snprintf(path, sizeof path, "%s/%s/1", stage.root, folder);
-    require(mkdir(path, 0777) == 0 || true);
-    snprintf(path, sizeof path, "%s/%s/%s", stage.root, folder, name);
-    FILE *file = fopen(path, "w");
-    require(file != NULL);
-    fputs(text, file);
-    fclose(file);
-}
-
-static int drop(const char *path, const struct stat *st UNUSED, int kind UNUSED,
-                struct FTW *at UNUSED)
-{
-    return remove(path);
-}
-
-#define TENSOR(name, type, dims) "{ name: \"" name "\" data_type: " type " dims: [" dims "] }"
-#define MODE(words)              "parameters { key: \"mode\" value { string_value: \"" words "\" } }\n"
-#define DELAY(ms) \
-    MODE("delay") "parameters { key: \"delay_ms\" value { string_value: \"" ms "\" } }\n"
-
-/* Labels are zeros: echo has no INT64 to give. Probabilities are the first three measures. */
-static const char iris_config[] = "backend: \"echo\"\ninput [" TENSOR(
-    "input", "TYPE_FP32", "-1, 4") "]\n"
-                                   "output [" TENSOR("label", "TYPE_INT64", "-1") "," TENSOR(
-                                       "probabilities", "TYPE_FP32", "-1, 4") "]\n";
-static const char iris_card[] =
-    "title: Iris species\ndescription: Which of <four>?\n"
-    "inputs:\n  input:\n    features:\n"
-    "      - {name: sepal_length, unit: cm, min: 0, max: 30, example: 0.5}\n"
-    "      - {name: sepal_width, unit: cm, min: 0, max: 30, example: 0.25}\n"
-    "      - {name: petal_length, unit: cm, min: 0, max: 30, example: 0.125}\n"
-    "      - {name: petal_width, unit: cm, min: 0, max: 30, example: 0.0625}\n"
-    "outputs:\n  label: {role: label, labels: [setosa, versicolor, virginica, none]}\n"
-    "  probabilities: {role: probabilities}\n";
-static const char identity_config[] =
-    "backend: \"echo\"\ninput [" TENSOR("x", "TYPE_FP32",
-                                        "-1") "]\noutput [" TENSOR("y", "TYPE_FP32", "-1") "]\n";
-static const char text_config[] = "backend: \"echo\"\ninput [" TENSOR(
-    "text", "TYPE_STRING", "-1, 1") "]\noutput [" TENSOR("said", "TYPE_STRING", "-1, 1") "]\n";
-
-static bool stage_up(void)
-{
-    struct err err = { 0 };
-
-    memset(&stage, 0, sizeof stage);
-    snprintf(stage.root, sizeof stage.root, "/tmp/penstock-api-XXXXXX");
-    require(mkdtemp(stage.root) != NULL);
-    put_file("iris", "config.pbtxt", iris_config);
-    put_file("iris", "model.yaml", iris_card);
-    put_file("identity", "config.pbtxt", identity_config);
-    put_file("words", "config.pbtxt", text_config);
-    return err.code == OK;
-}
-
-/* After the case has put its own models there. */
-static bool stage_open(void)
-{
-    struct err err = { 0 };
-    struct engine_settings settings = { .loops_count = 1,
-                                        .queue_max = 1,
-                                        .budget = &budget,
-                                        .inline_typical_ns = 1000000000,
-                                        .inline_worst_ns = 1000000000 };
-    const char *paths[] = { stage.root };
-    struct repository_settings repository = {
-        .paths = paths, .paths_count = 1, .load_threads = 1, .models_max = 100
-    };
-
-    bool ok = engine != NULL;
-    if (!ok) {
-        budget_init(&budget, 64 << 20);
-        ok = engine_new(&engine, env_real(), &settings, &err) == OK;
-    }
-    repository.engine = engine;
-    ok = ok && repository_open(&stage.repository, &repository, &err) == OK;
-    ok = ok && repository_load_all(stage.repository, &err) == OK;
-    ok = ok && loop_new(&stage.loop, env_real(), 0, &err) == OK;
-    stage.metrics = metrics_new();
-    check(ok && stage.metrics != NULL, "%s", err.text);
-    if (!ok)
-        return false;
-    engine_set_directory(engine,
-                         (struct engine_directory){ repository_want_model, stage.repository });
-    stage.api = (struct api){ .engine = engine,
-                              .repository = stage.repository,
-                              .metrics = stage.metrics,
-                              .body_bytes_max = 1 << 20,
-                              .is_strict_ready = true,
-                              .is_draining = &stage.is_draining,
-                              .server_name = "penstock",
-                              .server_version = "0.0.0" };
-    return true;
-}
-
-static void drop_calls(void)
-{
-    for (unsigned i = 0; i < stage.count; i++) {
-        check(stage.calls[i].is_released, "exchange %u is still held", i);
-        fake_deinit(&stage.calls[i]);
-        arena_free(&stage.arenas[i]);
-    }
-    stage.count = 0;
-}
-
-static void stage_down(void)
-{
-    drop_calls();
-    check(engine_in_flight(engine) == 0, "requests are in flight");
-    if (stage.repository != NULL)
-        repository_close(&stage.repository);
-    check(budget_used(&budget) == 0, "%llu bytes are charged",
-          (unsigned long long)budget_used(&budget));
-    loop_free(&stage.loop);
-    metrics_free(&stage.metrics);
-    nftw(stage.root, drop, 16, FTW_DEPTH | FTW_PHYS);
-}
-
-static void on_release(struct fake *fake UNUSED)
-{
-    if (--stage.open == 0)
-        loop_stop(stage.loop);
-}
-
-/* -- calls ------------------------------------------------------------------------------------------ */
-
-static struct fake *make_bytes(enum exchange_method method, const char *path, struct slice body)
-{
-    struct fake *fake = &stage.calls[stage.count];
-
-    require(stage.count < CALLS_MAX);
-    stage.arenas[stage.count] = arena_new(16384, 16 << 20);
-    require(stage.arenas[stage.count] != NULL);
-    fake_init(fake, stage.loop, stage.arenas[stage.count], &budget, method, path, body);
-    fake->on_release = on_release;
-    stage.count++;
-    return fake;
-}
-
 static struct fake *make(enum exchange_method method, const char *path, const char *body)
 {
-    return make_bytes(method, path, slice_of(body));
-}
-
-static void start_all(struct loop_msg *msg UNUSED)
-{
-    for (unsigned i = 0; i < stage.count; i++)
-        require(fake_start(&stage.calls[i], &stage.api, tables, COUNT(tables)));
-}
-
-/* Runs everything made until all of it is over. */
-static void run(void)
-{
-    struct loop_msg msg = { .run = start_all };
-
-    stage.open = stage.count;
-    loop_post(stage.loop, &msg);
-    loop_run(stage.loop);
+    return stage_make(method, path, slice_of(body));
 }
 
 static const char *answer_of(struct fake *fake)
@@ -219,19 +30,19 @@ static const char *answer_of(struct fake *fake)
 /* One call; the one before is dropped. */
 static struct fake *call(enum exchange_method method, const char *path, const char *body)
 {
-    drop_calls();
+    stage_drop_calls();
     struct fake *fake = make(method, path, body);
-    run();
+    stage_run();
     return fake;
 }
 
 static struct fake *call_typed(const char *path, const char *type, struct slice body)
 {
-    drop_calls();
-    struct fake *fake = make_bytes(METHOD_POST, path, body);
+    stage_drop_calls();
+    struct fake *fake = stage_make(METHOD_POST, path, body);
     if (type != NULL)
         fake_header(fake, "content-type", type);
-    run();
+    stage_run();
     return fake;
 }
 
@@ -265,11 +76,11 @@ TEST(kserve_infers_over_json)
     check(fake_answer_header(fake, "server-timing").size == 0, "timing was not asked for");
     check(fake->answer_size == (int64_t)fake->answer.size, "length");
     /* The same a byte at a time, and by version. */
-    drop_calls();
+    stage_drop_calls();
     fake = make(METHOD_POST, "/v2/models/iris/versions/1/infer", IRIS);
     fake->piece = 1;
     stage.api.server_timing = true;
-    run();
+    stage_run();
     check(strcmp(answer_of(fake), "{" IRIS_ANSWER) == 0, "%s", answer_of(fake));
     struct slice timing = fake_answer_header(fake, "server-timing");
     check(slice_starts(timing, "decode;dur=0.") &&
@@ -332,14 +143,14 @@ TEST(kserve_headers_are_checked_before_the_body)
         { "content-encoding", "br", "Unsupported compression type", 501 },
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
-        drop_calls();
+        stage_drop_calls();
         struct fake *fake =
             make(METHOD_POST, "/v2/models/iris/infer",
                  "{\"inputs\":[{\"name\":\"input\",\"shape\":[1,4],\"datatype\":"
                  "\"FP32\",\"data\":" IRIS_DATA "}],\"outputs\":[{\"name\":\"label\","
                  "\"parameters\":{\"classification\":1}}]}");
         fake_header(fake, cases[i].name, cases[i].value);
-        run();
+        stage_run();
         check_answer(fake, cases[i].status, cases[i].words);
         if (strcmp(cases[i].name, "content-encoding") == 0)
             check(slice_is(fake_answer_header(fake, "accept-encoding"), "gzip, deflate"),
@@ -376,14 +187,14 @@ TEST(kserve_binary_both_ways)
     if (!stage_up() || !stage_open())
         return;
     for (int compressed = 0; compressed < 2; compressed++) {
-        drop_calls();
-        struct fake *fake = make_bytes(METHOD_POST, "/v2/models/identity/infer",
+        stage_drop_calls();
+        struct fake *fake = stage_make(METHOD_POST, "/v2/models/identity/infer",
                                        slice_make(body, sizeof head - 1 + COUNT_OF * 4));
         fake->piece = 7777;
         fake_header(fake, "inference-header-content-length", length);
         if (compressed != 0)
             fake_header(fake, "accept-encoding", "deflate;q=0.5, gzip");
-        run();
+        stage_run();
         check(fake->status == 200, "%u: %s", fake->status, answer_of(fake));
         check(slice_is(fake_answer_header(fake, "content-type"), "application/octet-stream"),
               "type");
@@ -405,11 +216,11 @@ TEST(kserve_binary_both_ways)
             check(memcmp(answer.data + json, values, COUNT_OF * 4) == 0, "values");
     }
     /* The whole body as the one input. */
-    drop_calls();
+    stage_drop_calls();
     struct fake *fake =
-        make_bytes(METHOD_POST, "/v2/models/identity/infer", slice_make(values, 4000));
+        stage_make(METHOD_POST, "/v2/models/identity/infer", slice_make(values, 4000));
     fake_header(fake, "inference-header-content-length", "0");
-    run();
+    stage_run();
     check(fake->status == 200, "%s", answer_of(fake));
     if (fake->status == 200) {
         size_t json = parsed_length(fake);
@@ -460,10 +271,10 @@ TEST(kserve_compresses_for_who_asks)
     if (!stage_up() || !stage_open())
         return;
     for (size_t i = 0; i < COUNT(cases); i++) {
-        drop_calls();
+        stage_drop_calls();
         struct fake *fake = make(METHOD_POST, "/v2/models/iris/infer", IRIS);
         fake_header(fake, "accept-encoding", cases[i].accept);
-        run();
+        stage_run();
         check(fake->status == 200 &&
                   slice_is(fake_answer_header(fake, "content-encoding"), cases[i].encoding),
               "%s: %u %.*s", cases[i].accept, fake->status,
@@ -483,15 +294,15 @@ TEST(kserve_reads_compressed_bodies)
         return;
     check_or_stop(compress_deflate(&packed, NULL, ENCODING_GZIP, &piece, 1, &err) == OK, "%s",
                   err.text);
-    struct fake *fake = make_bytes(METHOD_POST, "/v2/models/iris/infer", buf_bytes(packed));
+    struct fake *fake = stage_make(METHOD_POST, "/v2/models/iris/infer", buf_bytes(packed));
     fake_header(fake, "content-encoding", "gzip");
-    run();
+    stage_run();
     check_answer(fake, 200, IRIS_ANSWER);
-    drop_calls();
-    fake = make_bytes(METHOD_POST, "/v2/models/iris/infer",
+    stage_drop_calls();
+    fake = stage_make(METHOD_POST, "/v2/models/iris/infer",
                       slice_first(buf_bytes(packed), buf_bytes(packed).size - 9));
     fake_header(fake, "content-encoding", "gzip");
-    run();
+    stage_run();
     check(fake->status == 400, "%u: %s", fake->status, answer_of(fake));
     buf_unref(&packed);
     stage_down();
@@ -513,7 +324,7 @@ static bool stage_with_slow(const char *config)
 {
     if (!stage_up())
         return false;
-    put_file("slow", "config.pbtxt", config);
+    stage_put_file("slow", "config.pbtxt", config);
     return stage_open();
 }
 
@@ -530,7 +341,7 @@ TEST(deadline_passes)
     struct fake *typed = make(METHOD_POST, "/models/slow:predict", "{\"x\":[7]}");
     fake_header(v2, "x-request-timeout-ms", "30");
     fake_header(typed, "x-request-timeout-ms", "40");
-    run();
+    stage_run();
     check_answer(v2, 504, "stage reached: ");
     check_answer(typed, 504, "{\"error\":{\"code\":\"DEADLINE_EXCEEDED\",\"message\":\"");
     stage_down();
@@ -544,7 +355,7 @@ TEST(queue_is_full)
     for (size_t i = 0; i < 5; i++)
         all[i] = make(METHOD_POST, i == 4 ? "/models/slow:predict" : "/v2/models/slow/infer",
                       i == 4 ? "{\"x\":[7]}" : SLOW);
-    run();
+    stage_run();
     unsigned served = 0, refused = 0;
     for (size_t i = 0; i < 4; i++) {
         served += all[i]->status == 200;
@@ -573,9 +384,9 @@ TEST(who_leaves_frees_the_compute)
     queued->gone_ms = 30;
     reading->piece = 5;
     reading->gone_at = 20;
-    run();
+    stage_run();
     check(running->status == 0 && queued->status == 0 && reading->status == 0, "no answers");
-    check(engine_in_flight(engine) == 0, "nothing runs on");
+    check(engine_in_flight(stage_engine) == 0, "nothing runs on");
     stage_down();
 }
 
@@ -799,9 +610,9 @@ TEST(the_page_escapes_what_models_say)
 {
     if (!stage_up())
         return;
-    put_file("x<script>alert(1)<b>\"'&", "config.pbtxt", identity_config);
-    put_file("x<script>alert(1)<b>\"'&", "model.yaml",
-             "title: \"</style><script>t\"\ndescription: \"<img src=x onerror=1>\"\n");
+    stage_put_file("x<script>alert(1)<b>\"'&", "config.pbtxt", stage_identity_config);
+    stage_put_file("x<script>alert(1)<b>\"'&", "model.yaml",
+                   "title: \"</style><script>t\"\ndescription: \"<img src=x onerror=1>\"\n");
     if (!stage_open())
         return;
     struct fake *fake = call(METHOD_GET, "/", "");
@@ -819,10 +630,10 @@ TEST(the_page_escapes_what_models_say)
     check(strstr(page, "Which of &lt;four&gt;?") != NULL, "%s", page);
     check(strstr(page, "href=\"/models/iris\"") != NULL, "links");
     check(strstr(page, "http://localhost:8000/models/iris:predict") != NULL, "curl line");
-    drop_calls();
+    stage_drop_calls();
     fake = make(METHOD_GET, "/", "");
     fake_header(fake, "accept", "application/json");
-    run();
+    stage_run();
     check_answer(fake, 200, "\"links\":{\"models\":\"/models\"");
     yyjson_doc_free(parse(fake));
     stage_down();
@@ -835,7 +646,7 @@ TEST(curl_lines_hold_no_forged_host)
         return;
     struct fake *fake = make(METHOD_GET, "/models/iris", "");
     fake->x.authority = slice_of("a;rm -rf ~");
-    run();
+    stage_run();
     check(fake->status == 200 && strstr(answer_of(fake), "rm -rf") == NULL &&
               strstr(answer_of(fake), "curl http://127.0.0.1:8000/") != NULL,
           "%s", answer_of(fake));
@@ -898,11 +709,11 @@ TEST(small_calls_do_not_touch_the_heap)
         return;
     for (size_t i = 0; i < COUNT(cases); i++) {
         call(METHOD_POST, cases[i].path, cases[i].body); /* makes the plan */
-        drop_calls();
+        stage_drop_calls();
         struct fake *fake = make(METHOD_POST, cases[i].path, cases[i].body);
         require(text_room(&fake->answer, 4096) != NULL && text_room(&fake->headers, 4096) != NULL);
         uint64_t before = mem_count();
-        run();
+        stage_run();
         check(fake->status == 200 && mem_count() == before, "%s: %llu allocations", cases[i].path,
               (unsigned long long)(mem_count() - before));
     }
@@ -931,27 +742,21 @@ TEST(calls_survive_every_fault)
 
     if (!stage_up() || !stage_open())
         return;
+    stage.block_bytes = 1024; /* so that an arena asks the heap on the way */
     for (size_t i = 0; i < COUNT(cases); i++) {
         for_each_fault(nth) {
             fault_arm(0);
-            drop_calls();
-            /* A first block this small makes the arena ask the heap on the way. */
-            stage.arenas[0] = arena_new(1024, 16 << 20);
-            require(stage.arenas[0] != NULL);
-            struct fake *fake = &stage.calls[0];
-            fake_init(fake, stage.loop, stage.arenas[0], &budget, cases[i].method, cases[i].path,
-                      slice_of(cases[i].body));
-            fake->on_release = on_release;
-            stage.count = 1;
+            stage_drop_calls();
+            struct fake *fake = make(cases[i].method, cases[i].path, cases[i].body);
             require(text_room(&fake->answer, 1 << 20) != NULL &&
                     text_room(&fake->headers, 4096) != NULL);
             fault_arm(nth);
-            run();
+            stage_run();
             bool fired = fault_fired();
             fault_arm(0);
             check(fake->status == 200 || (fired && fake->status >= 400) || fake->is_aborted,
                   "%s, fault %u: %u %s", cases[i].path, nth, fake->status, answer_of(fake));
-            check(engine_in_flight(engine) == 0, "%s, fault %u", cases[i].path, nth);
+            check(engine_in_flight(stage_engine) == 0, "%s, fault %u", cases[i].path, nth);
             if (!fired)
                 break;
         }

@@ -1,6 +1,7 @@
 /* fake_exchange.c - SPDX-License-Identifier: Apache-2.0 */
 #include "api/fake_exchange.h"
 
+#include "api/grpc.h"
 #include "base/clock.h"
 
 static struct fake *fake_of(struct exchange *x)
@@ -41,7 +42,7 @@ static void deliver(struct loop_task *task)
     struct fake *fake = CONTAINER_OF(task, struct fake, deliver);
     struct exchange *x = &fake->x;
 
-    if (!x->has_offer || x->is_gone)
+    if (!x->has_offer || x->is_gone || x->is_ended)
         return;
     if (fake->gone_at != FAKE_NEVER && (int64_t)fake->delivered >= fake->gone_at) {
         leave(fake);
@@ -54,7 +55,9 @@ static void deliver(struct loop_task *task)
         memcpy(x->offer, fake->body.data + fake->delivered, size);
     fake->delivered += size;
     x->has_offer = false;
-    bool is_end = fake->delivered == fake->body.size;
+    bool is_end = fake->delivered == fake->body.size && !fake->is_open_ended;
+    if (size == 0 && !is_end)
+        return;
     x->body_is_over = is_end;
     x->user->on_body(x, size, is_end);
 }
@@ -64,6 +67,16 @@ static void op_read(struct exchange *x)
     loop_defer(x->loop, &fake_of(x)->deliver);
 }
 
+static void keep_headers(struct fake *fake, const struct header *headers, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        text_slice_put(&fake->headers, headers[i].name);
+        text_str(&fake->headers, ": ");
+        text_slice_put(&fake->headers, headers[i].value);
+        text_byte(&fake->headers, '\n');
+    }
+}
+
 static void op_respond(struct exchange *x, uint16_t status, const struct header *headers,
                        uint32_t headers_count, int64_t body_size)
 {
@@ -71,12 +84,7 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
 
     fake->status = status;
     fake->answer_size = body_size;
-    for (uint32_t i = 0; i < headers_count; i++) {
-        text_slice_put(&fake->headers, headers[i].name);
-        text_str(&fake->headers, ": ");
-        text_slice_put(&fake->headers, headers[i].value);
-        text_byte(&fake->headers, '\n');
-    }
+    keep_headers(fake, headers, headers_count);
 }
 
 static void op_send(struct exchange *x, struct slice bytes, struct buf *holder UNUSED)
@@ -87,9 +95,9 @@ static void op_send(struct exchange *x, struct slice bytes, struct buf *holder U
     text_slice_put(&fake->answer, bytes);
 }
 
-static void op_end(struct exchange *x, const struct header *trailers UNUSED,
-                   uint32_t trailers_count UNUSED)
+static void op_end(struct exchange *x, const struct header *trailers, uint32_t trailers_count)
 {
+    keep_headers(fake_of(x), trailers, trailers_count);
     loop_defer(x->loop, &fake_of(x)->finish);
 }
 
@@ -208,10 +216,11 @@ static const struct route *find(struct fake *fake, const struct route_table *con
 bool fake_start(struct fake *fake, const struct api *api, const struct route_table *const *tables,
                 uint32_t tables_count)
 {
-    const struct route *route = find(fake, tables, tables_count);
+    bool is_grpc = grpc_is_call(&fake->x);
+    const struct route *route = is_grpc ? NULL : find(fake, tables, tables_count);
     struct err err = { 0 };
 
-    if (route == NULL)
+    if (route == NULL && !is_grpc)
         return false;
     fake->match.route = route;
     fake->match.api = api;
@@ -219,7 +228,13 @@ bool fake_start(struct fake *fake, const struct api *api, const struct route_tab
     if (fake->gone_ms != 0)
         require(timer_start(fake->x.loop, &fake->leave,
                             fake->x.begun_ns + fake->gone_ms * NS_PER_MS, &err) == OK);
-    route->handle(&fake->x, &fake->match);
+    if (is_grpc) {
+        fake->x.protocol = "HTTP/2";
+        fake->x.body_size = -1;
+        grpc_dispatch(&fake->x, api);
+    } else {
+        route->handle(&fake->x, &fake->match);
+    }
     return true;
 }
 

@@ -14,14 +14,15 @@ struct fake {
     struct exchange x;
     /* -- set before fake_start -- */
     struct slice body;
-    size_t piece;     /* bytes delivered at once; 0: all */
-    int64_t gone_at;  /* the peer leaves when so many body bytes were delivered */
-    uint32_t gone_ms; /* the peer leaves so long after the start; 0: it stays */
+    size_t piece;       /* bytes delivered at once; 0: all */
+    int64_t gone_at;    /* the peer leaves when so many body bytes were delivered */
+    uint32_t gone_ms;   /* the peer leaves so long after the start; 0: it stays */
+    bool is_open_ended; /* the body's end is never said */
     void (*on_release)(struct fake *fake);
     void *user;
     /* -- what came of it -- */
     uint16_t status;
-    struct text headers; /* "name: value\n" ... */
+    struct text headers; /* "name: value\n" ...; trailers behind */
     struct text answer;  /* the body */
     uint32_t sends;
     bool is_aborted, is_released;
@@ -39,7 +40,8 @@ struct fake {
 void fake_init(struct fake *fake, struct loop *loop, struct arena *arena, struct budget *budget,
                enum exchange_method method, const char *path, struct slice body);
 void fake_header(struct fake *fake, const char *name, const char *value);
-/* Finds the handler in the tables and calls it; false when no route matches. On the loop. */
+/* Finds the handler in the tables and calls it, or grpc_dispatch when the content-type says gRPC (then
+ * over HTTP/2); false when no route matches. On the loop. */
 bool fake_start(struct fake *fake, const struct api *api, const struct route_table *const *tables,
                 uint32_t tables_count);
 /* Value of an answer's header, or an empty slice. */
