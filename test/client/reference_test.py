@@ -1,4 +1,5 @@
-"""Every reference answer beside the shared models, over REST: as JSON, and by the binary tensor extension.
+"""Every reference answer beside the shared models: over REST as JSON and by the binary tensor extension, and over gRPC with raw
+tensors and with typed contents. What gRPC answers is what REST answers, bit for bit.
 
 `X.ref.json` says what a reference runtime gave; large inputs are formulas there, large outputs samples, sums and norms. The
 odd models behave as their README says. Skipped, by name, where the shared models are not here.
@@ -81,6 +82,59 @@ def infer_binary(server, model, inputs):
     return outputs
 
 
+CONTENTS = {"BOOL": "bool", "UINT8": "uint", "UINT16": "uint", "UINT32": "uint", "UINT64": "uint64", "INT8": "int", "INT16": "int",
+            "INT32": "int", "INT64": "int64", "FP32": "fp32", "FP64": "fp64", "BYTES": "bytes"}
+
+
+def infer_grpc(server, model, inputs, is_raw=True):
+    pb, grpc = need("tritonclient.grpc.service_pb2"), need("grpc")
+    request = pb.ModelInferRequest(model_name=model)
+    for tensor in inputs:
+        asked = request.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+        if is_raw or tensor["datatype"] not in CONTENTS:
+            request.raw_input_contents.append(
+                to_bytes(tensor["datatype"], values(tensor)) if "raw" not in tensor else tensor["raw"])
+        else:
+            data = [text.encode() if isinstance(text, str) else text for text in values(tensor)]
+            getattr(asked.contents, CONTENTS[tensor["datatype"]] + "_contents").extend(data)
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(server.address, options=options) as channel:
+        answer = need("tritonclient.grpc.service_pb2_grpc").GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+    equal((answer.model_name, len(answer.raw_output_contents)), (model, len(answer.outputs)))
+    return {tensor.name: {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape),
+                          "data": from_bytes(tensor.datatype, raw), "raw": raw}
+            for tensor, raw in zip(answer.outputs, answer.raw_output_contents)}
+
+
+def infer_grpc_contents(server, model, inputs):
+    """Typed contents for what has them; FP16 and BF16 have none, and all tensors of one request are given alike."""
+    if any(tensor["datatype"] not in CONTENTS for tensor in inputs):
+        return infer_grpc(server, model, inputs)
+    return infer_grpc(server, model, inputs, is_raw=False)
+
+
+def same_bits(rest, over_grpc, text):
+    equal(list(over_grpc), list(rest), "outputs of " + text)
+    for name, tensor in rest.items():
+        mine = over_grpc[name]
+        equal((mine["datatype"], mine["shape"]), (tensor["datatype"], tensor["shape"]), "%s of %s" % (name, text))
+        raw = to_bytes(tensor["datatype"], tensor["data"])
+        check(mine["raw"] == raw, "%s of %s differs between REST and gRPC", name, text)
+
+
+ASKING = (infer_json, infer_binary, infer_grpc, infer_grpc_contents)
+
+
+def compare_all(server, model, inputs, outputs, atol):
+    """Every way of asking gives the reference's answer, and gRPC what the binary extension gives."""
+    found = {}
+    for ask in ASKING:
+        found[ask] = ask(server, model, inputs)
+        compare(found[ask], outputs, atol, "%s by %s" % (model, ask.__name__))
+    for ask in (infer_grpc, infer_grpc_contents):
+        same_bits(found[infer_binary], found[ask], "%s by %s" % (model, ask.__name__))
+
+
 def compare(found, expected, atol, text):
     for tensor in expected:
         name = "%s of %s" % (tensor["name"], text)
@@ -113,9 +167,7 @@ def reference(path):
     np()
     with Server(shared("models/%s.onnx" % path)) as server:
         model = document["model"]
-        for ask in (infer_json, infer_binary):
-            compare(ask(server, model, document["inputs"]), document["outputs"], document["atol"],
-                    "%s by %s" % (model, ask.__name__))
+        compare_all(server, model, document["inputs"], document["outputs"], document["atol"])
 
 
 references = cases({path.split("/")[1]: (path,) for path in REFERENCES})(reference)
@@ -171,8 +223,10 @@ def array_of(tensor):
 
 
 def step(server, model, **inputs):
-    """One model of a chain: arrays in, arrays out."""
-    found = infer_binary(server, model, [tensor_of(name, array) for name, array in inputs.items()])
+    """One model of a chain: arrays in, arrays out, over REST and gRPC alike."""
+    tensors = [tensor_of(name, array) for name, array in inputs.items()]
+    found = infer_binary(server, model, tensors)
+    same_bits(found, infer_grpc(server, model, tensors), model)
     return {name: array_of(tensor) for name, tensor in found.items()}
 
 
@@ -270,8 +324,7 @@ def odd_references(name):
     np()
     with odd(name) as folder, Server(folder) as server:
         for row in rows:
-            for ask in (infer_json, infer_binary):
-                compare(ask(server, name, row["inputs"]), row["outputs"], 1e-5, "%s by %s" % (name, ask.__name__))
+            compare_all(server, name, row["inputs"], row["outputs"], 1e-5)
 
 
 # the other two have cases of their own below
@@ -324,7 +377,7 @@ def identity_fp32_of_every_size():
             count = shape[0] * shape[1]
             data = np().random.RandomState(1).standard_normal(count).astype(np().float32)
             inputs = [{"name": "INPUT0", "datatype": "FP32", "shape": shape, "data": data.tolist()}]
-            for ask in (infer_json, infer_binary):
+            for ask in ASKING:
                 found = ask(server, "identity_fp32", inputs)["OUTPUT0"]
                 equal(found["shape"], shape)
                 check(np().asarray(found["data"], dtype=np().float32).tobytes() == data.tobytes(),
