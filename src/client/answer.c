@@ -1,7 +1,8 @@
 /* answer.c - SPDX-License-Identifier: Apache-2.0
  *
- * llhttp finds the parts; here they are kept and bounded. Names and values may come in pieces, so
- * the header being read is gathered in one text and copied to the arena when it is whole.
+ * Of HTTP/1.1 llhttp finds the parts; here they are kept and bounded. Names and values may come in
+ * pieces, so the header being read is gathered in one text and copied to the arena when it is whole.
+ * The parts of an HTTP/2 answer come whole, and take the same way from there.
  */
 #include "client/answer.h"
 
@@ -12,7 +13,7 @@
 #include "base/text.h"
 
 enum {
-    HEADERS_MAX = 256,
+    HEADERS_MAX = 256, /* and as many trailers */
     HEADER_BYTES_USUAL = 64 << 10,
     BODY_BYTES_USUAL = 1 << 30,
     ARENA_SLACK = 64 << 10
@@ -28,8 +29,7 @@ struct answer_private {
     struct text name, value; /* the header being read */
     size_t header_bytes;
     bool has_begun, is_head;
-    enum err_code code; /* of a callback that said no */
-    const char *why;
+    struct err refusal; /* of a callback that said no */
 };
 
 static struct answer_private *private_of(llhttp_t *parser)
@@ -39,10 +39,84 @@ static struct answer_private *private_of(llhttp_t *parser)
 
 static int refuse(struct answer_private *p, enum err_code code, const char *why)
 {
-    p->code = code;
-    p->why = why;
+    err_set(&p->refusal, code, "%s", why);
     return HPE_USER;
 }
+
+/* -- parts ------------------------------------------------------------------------------------- */
+
+static enum err_code charge_header(struct answer_private *p, size_t size, struct err *err)
+{
+    if (size > p->limits.header_bytes_max - MIN(p->header_bytes, p->limits.header_bytes_max))
+        return err_set(err, E_RANGE, "its headers are larger than the limit, %zu bytes",
+                       p->limits.header_bytes_max);
+    p->header_bytes += size;
+    return OK;
+}
+
+/* Keeps one whose bytes are charged. */
+static enum err_code keep_header(struct answer_private *p, struct slice name, struct slice value,
+                                 struct err *err)
+{
+    struct answer *a = &p->answer;
+    uint32_t *count = a->has_head ? &a->trailers_count : &a->headers_count;
+    struct answer_header *into = a->has_head ? a->trailers : a->headers;
+
+    if (*count == HEADERS_MAX)
+        return err_set(err, E_RANGE, "it has more than %d headers", HEADERS_MAX);
+    char *name_kept = arena_strndup(p->arena, name.data, name.size);
+    char *value_kept = arena_strndup(p->arena, value.data, value.size);
+    if (name_kept == NULL || value_kept == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for its headers");
+    for (size_t i = 0; i < name.size; i++) {
+        if (name_kept[i] >= 'A' && name_kept[i] <= 'Z')
+            name_kept[i] = (char)(name_kept[i] + 32);
+    }
+    into[(*count)++] = (struct answer_header){ slice_make(name_kept, name.size),
+                                               slice_trim(slice_make(value_kept, value.size)) };
+    return OK;
+}
+
+enum err_code answer_add_header(struct answer *answer, struct slice name, struct slice value,
+                                struct err *err)
+{
+    struct answer_private *p = answer->private;
+
+    TRY(charge_header(p, name.size + value.size, err));
+    return keep_header(p, name, value, err);
+}
+
+void answer_end_head(struct answer *answer, uint16_t status)
+{
+    answer->status = status;
+    answer->has_head = true;
+    if (answer->sink != NULL && answer->sink->on_head != NULL)
+        answer->sink->on_head(answer);
+}
+
+enum err_code answer_add_body(struct answer *answer, struct slice piece, struct err *err)
+{
+    struct answer_private *p = answer->private;
+
+    if (piece.size > p->limits.body_bytes_max - answer->body_bytes)
+        return err_set(err, E_RANGE, "its body is larger than the limit, %zu bytes",
+                       p->limits.body_bytes_max);
+    answer->body_bytes += piece.size;
+    if (answer->sink != NULL) {
+        answer->sink->on_body(answer, piece);
+        return OK;
+    }
+    text_slice_put(&p->body, piece);
+    return text_failed(&p->body) ? err_set(err, E_EXHAUSTED, "no memory for its body") : OK;
+}
+
+void answer_end(struct answer *answer)
+{
+    answer->is_complete = true;
+    answer->body = text_slice(&answer->private->body);
+}
+
+/* -- HTTP/1.1 ---------------------------------------------------------------------------------- */
 
 static int on_begin(llhttp_t *parser)
 {
@@ -56,9 +130,8 @@ static int on_begin(llhttp_t *parser)
 
 static int gather(struct answer_private *p, struct text *into, const char *at, size_t size)
 {
-    p->header_bytes += size;
-    if (p->header_bytes > p->limits.header_bytes_max)
-        return refuse(p, E_RANGE, "its headers are larger than the limit");
+    if (charge_header(p, size, &p->refusal) != OK)
+        return HPE_USER;
     text_put(into, at, size);
     return text_failed(into) ? refuse(p, E_EXHAUSTED, "no memory for its headers") : 0;
 }
@@ -77,19 +150,8 @@ static int on_header_over(llhttp_t *parser)
 {
     struct answer_private *p = private_of(parser);
 
-    if (p->answer.headers_count == HEADERS_MAX)
-        return refuse(p, E_RANGE, "it has more headers than the limit");
-    for (size_t i = 0; i < p->name.size; i++) {
-        if (p->name.data[i] >= 'A' && p->name.data[i] <= 'Z')
-            p->name.data[i] = (uint8_t)(p->name.data[i] + 32);
-    }
-    char *name = arena_strndup(p->arena, p->name.data, p->name.size);
-    char *value = arena_strndup(p->arena, p->value.data, p->value.size);
-    if (name == NULL || value == NULL)
-        return refuse(p, E_EXHAUSTED, "no memory for its headers");
-    p->answer.headers[p->answer.headers_count++] =
-        (struct answer_header){ slice_make(name, p->name.size),
-                                slice_trim(slice_make(value, p->value.size)) };
+    if (keep_header(p, text_slice(&p->name), text_slice(&p->value), &p->refusal) != OK)
+        return HPE_USER;
     p->name.size = p->value.size = 0;
     return 0;
 }
@@ -98,7 +160,6 @@ static int on_headers_over(llhttp_t *parser)
 {
     struct answer_private *p = private_of(parser);
 
-    p->answer.status = (uint16_t)parser->status_code;
     if (parser->http_major != 1)
         return refuse(p, E_DATA_LOSS, "it does not answer in HTTP/1.1");
     if (parser->status_code == 101)
@@ -106,6 +167,9 @@ static int on_headers_over(llhttp_t *parser)
     if ((parser->flags & F_CONTENT_LENGTH) != 0 &&
         parser->content_length > p->limits.body_bytes_max && !p->is_head)
         return refuse(p, E_RANGE, "its body is larger than the limit");
+    /* RFC 9110 15.2: answers 1xx come before the one that was asked for. */
+    if (parser->status_code >= 200)
+        answer_end_head(&p->answer, (uint16_t)parser->status_code);
     return p->is_head ? 1 : 0;
 }
 
@@ -113,22 +177,17 @@ static int on_body(llhttp_t *parser, const char *at, size_t size)
 {
     struct answer_private *p = private_of(parser);
 
-    if (size > p->limits.body_bytes_max - p->body.size)
-        return refuse(p, E_RANGE, "its body is larger than the limit");
-    text_put(&p->body, at, size);
-    return text_failed(&p->body) ? refuse(p, E_EXHAUSTED, "no memory for its body") : 0;
+    return answer_add_body(&p->answer, slice_make(at, size), &p->refusal) == OK ? 0 : HPE_USER;
 }
 
 static int on_over(llhttp_t *parser)
 {
     struct answer_private *p = private_of(parser);
 
-    /* RFC 9110 15.2: answers 1xx come before the one that was asked for. */
     if (parser->status_code < 200)
         return 0;
-    p->answer.is_complete = true;
+    answer_end(&p->answer);
     p->answer.keeps_alive = llhttp_should_keep_alive(parser) != 0;
-    p->answer.body = text_slice(&p->body);
     return HPE_PAUSED;
 }
 
@@ -149,12 +208,13 @@ enum err_code answer_new(struct answer **ret, struct answer_limits limits, bool 
     text_init(&p->name, p->limits.header_bytes_max + 1);
     text_init(&p->value, p->limits.header_bytes_max + 1);
     p->arena = arena_new(2048, p->limits.header_bytes_max + ARENA_SLACK);
-    p->answer.headers = mem_alloc(HEADERS_MAX * sizeof *p->answer.headers);
+    p->answer.headers = mem_alloc(2 * HEADERS_MAX * sizeof *p->answer.headers);
     struct answer *answer = &p->answer;
     if (p->arena == NULL || p->answer.headers == NULL) {
         answer_free(&answer);
         return err_set(err, E_EXHAUSTED, "no memory for an answer");
     }
+    p->answer.trailers = p->answer.headers + HEADERS_MAX;
     llhttp_settings_init(&p->table);
     p->table.on_message_begin = on_begin;
     p->table.on_header_field = on_name;
@@ -200,8 +260,10 @@ enum err_code answer_feed(struct answer *answer, struct slice bytes, struct err 
     }
     if (error == HPE_OK)
         return OK;
-    if (p->code != OK)
-        return err_set(err, p->code, "%s", p->why);
+    if (p->refusal.code != OK) {
+        *err = p->refusal;
+        return err->code;
+    }
     return err_set(err, E_DATA_LOSS, "what it answers is not HTTP/1.1: %s",
                    llhttp_get_error_reason(&p->parser));
 }
@@ -223,11 +285,21 @@ enum err_code answer_finish(struct answer *answer, struct err *err)
                    p->has_begun ? "in the middle of its answer" : "without an answer");
 }
 
-struct slice answer_header(const struct answer *answer, const char *lower_name)
+static struct slice find(const struct answer_header *headers, uint32_t count, const char *name)
 {
-    for (uint32_t i = 0; i < answer->headers_count; i++) {
-        if (slice_is(answer->headers[i].name, lower_name))
-            return answer->headers[i].value;
+    for (uint32_t i = 0; i < count; i++) {
+        if (slice_is(headers[i].name, name))
+            return headers[i].value;
     }
     return (struct slice){ NULL, 0 };
+}
+
+struct slice answer_header(const struct answer *answer, const char *lower_name)
+{
+    return find(answer->headers, answer->headers_count, lower_name);
+}
+
+struct slice answer_trailer(const struct answer *answer, const char *lower_name)
+{
+    return find(answer->trailers, answer->trailers_count, lower_name);
 }

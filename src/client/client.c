@@ -1,66 +1,44 @@
 /* client.c - SPDX-License-Identifier: Apache-2.0
  *
- * While a body is being sent the answer is listened for: a server that refuses a body early answers
- * and closes, and its words are worth more than "broken pipe".
- *
- * A kept connection may have been closed by the server just as we write. When not one byte of an
- * answer came, the request is sent once more on a new connection if its method may be repeated
- * (RFC 9112 9.3.1), else the caller is told.
+ * The pool is made at the first call: looking the host up may fail, and blocks. A failure to connect
+ * is forgotten at once (no backoff), as somebody waits and the next call is his decision.
  */
 #include "client/client.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <stdio.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
-#include <sys/un.h>
-#include <unistd.h>
-
+#include "base/buf.h"
 #include "base/clock.h"
-#include "base/fault.h"
 #include "base/mem.h"
-#include "base/text.h"
+#include "io/loop.h"
 
-enum { READ_BYTES = 64 << 10, HEAD_BYTES_MAX = 64 << 10, TIMEOUT_S_USUAL = 60 };
+enum { TIMEOUT_S_USUAL = 60, REPLY_MESSAGES_MAX = 10000 };
 
 struct client {
+    struct client_settings settings;
+    char *url_text; /* owned */
     struct url url;
-    uint64_t timeout_ns;
-    struct answer_limits limits;
-    int fd; /* -1: not connected */
+    struct loop *loop;        /* owned */
+    struct client_pool *pool; /* owned; NULL before the first call */
     struct client_times times;
-    uint8_t bytes[READ_BYTES];
 };
 
 enum err_code client_new(struct client **ret, const struct client_settings *settings,
                          struct err *err)
 {
-    struct url url;
+    CLEANUP(client_free) struct client *client = mem_zalloc(sizeof *client);
 
-    TRY(url_parse(&url, slice_of(settings->url), err));
-    struct client *client = mem_alloc(sizeof *client);
     if (client == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for a client");
-    client->url = url;
-    client->timeout_ns =
-        settings->timeout_ns != 0 ? settings->timeout_ns : TIMEOUT_S_USUAL * NS_PER_S;
-    client->limits = settings->limits;
-    client->fd = -1;
-    client->times = (struct client_times){ 0 };
-    *ret = client;
+    TRY(url_parse(&client->url, slice_of(settings->url), err));
+    client->settings = *settings;
+    client->url_text = mem_strdup(settings->url);
+    client->settings.url = client->url_text;
+    if (client->url_text == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for a client");
+    if (settings->timeout_ns == 0)
+        client->settings.timeout_ns = TIMEOUT_S_USUAL * NS_PER_S;
+    TRY(loop_new(&client->loop, env_real(), 0, err));
+    *ret = TAKE(client);
     return OK;
-}
-
-static void disconnect(struct client *client)
-{
-    if (client->fd >= 0)
-        close(client->fd);
-    client->fd = -1;
 }
 
 void client_free(struct client **slot)
@@ -69,7 +47,9 @@ void client_free(struct client **slot)
 
     if (client == NULL)
         return;
-    disconnect(client);
+    client_pool_free(&client->pool);
+    loop_free(&client->loop);
+    mem_free(client->url_text);
     mem_free(client);
 }
 
@@ -83,237 +63,189 @@ struct client_times client_times(const struct client *client)
     return client->times;
 }
 
-/* -- waiting ----------------------------------------------------------------------------------- */
-
-static enum err_code refuse_late(const struct client *client, const char *what, struct err *err)
+static enum err_code open_pool(struct client *client, struct err *err)
 {
-    return err_set(err, E_DEADLINE, "%s %s within %.3g s", client->url.shown, what,
-                   (double)client->timeout_ns / 1e9);
-}
+    const struct client_settings *s = &client->settings;
+    struct client_pool_settings settings = {
+        .url = s->url,
+        .protocol = s->http2 ? CLIENT_HTTP2 : CLIENT_HTTP1,
+        .connections_max = 1,
+        .idle_timeout_ns = 24 * 3600 * NS_PER_S, /* the loop stands still between calls */
+        .connect_timeout_ns = s->timeout_ns,
+        .backoff_min_ns = 1,
+        .backoff_max_ns = 1,
+        .limits = s->limits,
+        .tap = s->tap,
+    };
 
-/* Waits for events until `due_ns`; OK with *ret set, E_DEADLINE with `what` not having happened. */
-static enum err_code wait_for(const struct client *client, short events, uint64_t due_ns,
-                              const char *what, short *ret, struct err *err)
-{
-    struct pollfd watch = { .fd = client->fd, .events = events };
-
-    for (;;) {
-        uint64_t now = clock_mono_ns();
-        uint64_t left_ms = due_ns > now ? (due_ns - now + NS_PER_MS - 1) / NS_PER_MS : 0;
-        int found = poll(&watch, 1, (int)MIN(left_ms, (uint64_t)1000000000));
-        if (found > 0) {
-            *ret = watch.revents;
-            return OK;
-        }
-        if (found == 0 && left_ms == 0)
-            return refuse_late(client, what, err);
-        if (found < 0 && errno != EINTR)
-            return err_set(err, E_INTERNAL, "poll: %s", strerror(errno));
-    }
-}
-
-/* -- connecting -------------------------------------------------------------------------------- */
-
-static enum err_code refuse_connect(const struct client *client, int error, struct err *err)
-{
-    const char *shown = client->url.shown;
-
-    if (error == ECONNREFUSED || error == ENOENT)
-        return err_set(err, E_UNAVAILABLE, "nobody listens on %s", shown);
-    return err_set(err, error == ETIMEDOUT ? E_DEADLINE : E_UNAVAILABLE, "cannot connect to %s: %s",
-                   shown, strerror(error));
-}
-
-static enum err_code connect_to(struct client *client, const struct sockaddr *to, socklen_t size,
-                                uint64_t due_ns, struct err *err)
-{
-    int one = 1, error = 0;
-    socklen_t error_size = sizeof error;
-    short events;
-
-    client->fd = fault_hit() ? (errno = EMFILE, -1)
-                             : socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (client->fd < 0)
-        return refuse_connect(client, errno, err);
-    if (to->sa_family != AF_UNIX)
-        setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (connect(client->fd, to, size) == 0)
-        return OK;
-    /* A unix socket with a full backlog says EAGAIN and does not go on by itself. */
-    if (errno != EINPROGRESS)
-        return refuse_connect(client, errno, err);
-    TRY(wait_for(client, POLLOUT, due_ns, "did not take the connection", &events, err));
-    if (getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &error, &error_size) != 0)
-        error = errno;
-    return error == 0 ? OK : refuse_connect(client, error, err);
-}
-
-static enum err_code connect_unix(struct client *client, uint64_t due_ns, struct err *err)
-{
-    struct sockaddr_un to = { .sun_family = AF_UNIX };
-
-    snprintf(to.sun_path, sizeof to.sun_path, "%.*s", (int)sizeof to.sun_path - 1,
-             client->url.host);
-    return connect_to(client, (const struct sockaddr *)(const void *)&to, sizeof to, due_ns, err);
-}
-
-static void free_addresses(struct addrinfo **list)
-{
-    if (*list != NULL)
-        freeaddrinfo(*list);
-}
-
-static enum err_code connect_inet(struct client *client, uint64_t due_ns, struct err *err)
-{
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV };
-    CLEANUP(free_addresses) struct addrinfo *list = NULL;
-    char port[8];
-    enum err_code code = E_UNAVAILABLE;
-
-    snprintf(port, sizeof port, "%u", client->url.port);
-    int error = getaddrinfo(client->url.host, port, &hints, &list);
-    if (error != 0)
-        return err_set(err, E_UNAVAILABLE, "there is no host '%s': %s", client->url.host,
-                       gai_strerror(error));
-    for (struct addrinfo *at = list; at != NULL; at = at->ai_next) {
-        code = connect_to(client, at->ai_addr, at->ai_addrlen, due_ns, err);
-        if (code == OK)
-            return OK;
-        disconnect(client);
-    }
-    return code;
-}
-
-static enum err_code reconnect(struct client *client, uint64_t due_ns, struct err *err)
-{
-    uint64_t begun = clock_mono_ns();
-    enum err_code code =
-        client->url.is_unix ? connect_unix(client, due_ns, err) : connect_inet(client, due_ns, err);
-
-    client->times.connect_ns = clock_mono_ns() - begun;
-    if (code != OK)
-        disconnect(client);
-    return code;
+    return client->pool != NULL ? OK : client_pool_new(&client->pool, client->loop, &settings, err);
 }
 
 /* -- one request ------------------------------------------------------------------------------- */
 
-static enum err_code write_head(struct text *head, const struct client *client,
-                                const struct client_request *request, struct err *err)
+struct waiting {
+    struct client *client;
+    struct answer *answer; /* owned */
+    struct err why;
+};
+
+static void on_end(struct client_exchange *x, const struct err *why)
 {
-    bool has_body = request->body.size > 0 || strcmp(request->method, "POST") == 0 ||
-                    strcmp(request->method, "PUT") == 0;
+    struct waiting *w = client_exchange_data(x);
 
-    text_printf(head,
-                "%s %s%s HTTP/1.1\r\nhost: %s\r\nuser-agent: penstock/" PENSTOCK_VERSION "\r\n",
-                request->method, client->url.base, request->target, client->url.authority);
-    for (uint32_t i = 0; i < request->headers_count; i++) {
-        const char *value = request->headers[i].value;
-        if (strpbrk(value, "\r\n") != NULL || strpbrk(request->headers[i].name, "\r\n: ") != NULL)
-            return err_set(err, E_INVALID, "the header '%s' has a line end in it",
-                           request->headers[i].name);
-        text_printf(head, "%s: %s\r\n", request->headers[i].name, value);
-    }
-    if (has_body)
-        text_printf(head, "content-length: %zu\r\n", request->body.size);
-    text_str(head, "\r\n");
-    return text_failed(head) ? err_set(err, E_RANGE, "the request's head is too large") : OK;
-}
-
-/* Sends head and body. Stops early, with OK, when the peer speaks or stops listening: what it says
- * is read then. */
-static enum err_code send_all(struct client *client, struct slice head, struct slice body,
-                              uint64_t due_ns, bool *ret_is_whole, struct err *err)
-{
-    while (head.size + body.size > 0) {
-        struct iovec parts[2] = { { (void *)(uintptr_t)head.data, head.size },
-                                  { (void *)(uintptr_t)body.data, body.size } };
-        struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
-        short events;
-        TRY(wait_for(client, POLLOUT | POLLIN, due_ns, "did not take the request", &events, err));
-        if (events & POLLIN)
-            return OK;
-        ssize_t sent = sendmsg(client->fd, &message, MSG_NOSIGNAL);
-        if (sent < 0 && (errno == EAGAIN || errno == EINTR))
-            continue;
-        if (sent < 0)
-            return OK;
-        size_t of_head = MIN((size_t)sent, head.size);
-        head = slice_skip(head, of_head);
-        body = slice_skip(body, (size_t)sent - of_head);
-    }
-    *ret_is_whole = true;
-    return OK;
-}
-
-static enum err_code receive(struct client *client, struct answer *answer, uint64_t due_ns,
-                             bool *ret_has_begun, struct err *err)
-{
-    uint64_t begun = clock_mono_ns();
-    short events;
-
-    while (!answer->is_complete) {
-        TRY(wait_for(client, POLLIN, due_ns, "did not answer", &events, err));
-        ssize_t got = recv(client->fd, client->bytes, sizeof client->bytes, 0);
-        if (got < 0 && (errno == EAGAIN || errno == EINTR))
-            continue;
-        if (!*ret_has_begun) {
-            client->times.wait_ns = clock_mono_ns() - begun;
-            begun = clock_mono_ns();
-        }
-        if (got <= 0)
-            TRY(answer_finish(answer, err));
-        else
-            TRY(answer_feed(answer, slice_make(client->bytes, (size_t)got), err));
-        *ret_has_begun |= got > 0;
-    }
-    client->times.receive_ns = clock_mono_ns() - begun;
-    return OK;
-}
-
-static enum err_code exchange(struct client *client, const struct client_request *request,
-                              struct slice head, struct answer *answer, uint64_t due_ns,
-                              bool *ret_has_begun, struct err *err)
-{
-    bool is_whole = false;
-
-    if (client->fd < 0)
-        TRY(reconnect(client, due_ns, err));
-    uint64_t begun = clock_mono_ns();
-    TRY(send_all(client, head, request->body, due_ns, &is_whole, err));
-    client->times.send_ns = clock_mono_ns() - begun;
-    enum err_code code = receive(client, answer, due_ns, ret_has_begun, err);
-    /* "127.0.0.1:8000: it closed the connection without an answer" */
-    if (code != OK && code != E_DEADLINE)
-        return err_wrap(err, "%s", client->url.shown);
-    answer->keeps_alive &= is_whole;
-    return code;
+    w->why = *why;
+    w->client->times = client_exchange_times(x);
+    if (why->code == OK)
+        w->answer = client_exchange_take(x);
+    loop_stop(w->client->loop);
 }
 
 enum err_code client_call(struct client *client, const struct client_request *request,
                           struct answer **ret, struct err *err)
 {
-    uint64_t due_ns = clock_mono_ns() + client->timeout_ns;
-    bool is_head = strcmp(request->method, "HEAD") == 0;
-    bool may_repeat = is_head || strcmp(request->method, "GET") == 0;
-    CLEANUP(text_deinit) struct text head;
+    static const struct client_exchange_user user = { .on_end = on_end };
+    struct waiting w = { .client = client };
+    struct client_exchange *x;
 
-    text_init(&head, HEAD_BYTES_MAX);
-    TRY(write_head(&head, client, request, err));
-    for (;;) {
-        CLEANUP(answer_free) struct answer *answer = NULL;
-        bool has_begun = false, was_kept = client->fd >= 0;
-        client->times = (struct client_times){ .was_kept = was_kept };
-        TRY(answer_new(&answer, client->limits, is_head, err));
-        enum err_code code =
-            exchange(client, request, text_slice(&head), answer, due_ns, &has_begun, err);
-        if (code != OK || !answer->keeps_alive)
-            disconnect(client);
-        if (code == OK) {
-            *ret = TAKE(answer);
-            return OK;
-        }
-        if (code != E_UNAVAILABLE || !was_kept || has_begun || !may_repeat)
-            return code;
+    client->times = (struct client_times){ 0 };
+    TRY(open_pool(client, err));
+    struct client_ask ask = { .request = *request,
+                              .due_ns = loop_refresh_ns(client->loop) + client->settings.timeout_ns,
+                              .user = &user,
+                              .user_data = &w };
+    TRY(client_pool_ask(client->pool, &ask, &x, err));
+    loop_run(client->loop);
+    if (w.why.code != OK) {
+        *err = w.why;
+        return err->code;
     }
+    *ret = w.answer;
+    return OK;
+}
+
+/* -- gRPC -------------------------------------------------------------------------------------- */
+
+struct grpc_waiting {
+    struct client *client;
+    struct client_reply *reply; /* owned */
+    size_t bytes, bytes_max;
+    struct err err; /* of our own gathering */
+};
+
+void client_reply_free(struct client_reply **slot)
+{
+    struct client_reply *reply = TAKE(*slot);
+
+    if (reply == NULL)
+        return;
+    for (uint32_t i = 0; i < reply->messages_count; i++)
+        buf_unref(&reply->messages[i]);
+    mem_free(reply->messages);
+    answer_free(&reply->answer);
+    text_deinit(&reply->memory);
+    mem_free(reply);
+}
+
+static enum err_code keep_message(struct grpc_waiting *w, struct slice bytes)
+{
+    struct client_reply *reply = w->reply;
+    struct buf **more, *message;
+
+    if (reply->messages_count == REPLY_MESSAGES_MAX)
+        return err_set(&w->err, E_RANGE, "it answers with more than %d messages",
+                       REPLY_MESSAGES_MAX);
+    if (bytes.size > w->bytes_max - w->bytes)
+        return err_set(&w->err, E_RANGE, "its messages have more than %zu bytes together",
+                       w->bytes_max);
+    more = mem_resize(reply->messages, (reply->messages_count + 1) * sizeof(struct buf *));
+    if (more == NULL)
+        return err_set(&w->err, E_EXHAUSTED, "no memory for a message");
+    reply->messages = more;
+    TRY(buf_new(&message, NULL, bytes.size, &w->err));
+    if (bytes.size > 0)
+        memcpy(buf_fill(message), bytes.data, bytes.size);
+    reply->messages[reply->messages_count++] = message;
+    w->bytes += bytes.size;
+    return OK;
+}
+
+static void on_grpc_message(struct grpc_client_call *call,
+                            const struct grpc_client_message *message)
+{
+    struct grpc_waiting *w = grpc_client_data(call);
+
+    w->reply->wire_bytes += message->wire_bytes;
+    if (keep_message(w, message->bytes) == OK) {
+        grpc_client_read(call);
+        return;
+    }
+    w->client->times = grpc_client_times(call);
+    grpc_client_cancel(&call);
+    loop_stop(w->client->loop);
+}
+
+static void on_grpc_end(struct grpc_client_call *call, const struct grpc_client_status *status)
+{
+    struct grpc_waiting *w = grpc_client_data(call);
+    struct client_reply *reply = w->reply;
+
+    w->client->times = grpc_client_times(call);
+    w->err = status->err;
+    reply->status = *status;
+    reply->answer = grpc_client_take(call);
+    /* Its views end with this call; they are made anew over what is kept. */
+    if (status->is_servers && status->err.code != OK)
+        grpc_status_read(&reply->status, reply->answer, slice_of(""), &reply->memory);
+    loop_stop(w->client->loop);
+}
+
+static enum err_code send_messages(struct grpc_client_call *call,
+                                   const struct client_grpc_request *request, struct err *err)
+{
+    for (uint32_t i = 0; i < request->messages_count; i++)
+        TRY(grpc_client_send(call, request->messages[i], NULL, err));
+    grpc_client_finish(call);
+    grpc_client_read(call);
+    return OK;
+}
+
+enum err_code client_grpc(struct client *client, const struct client_grpc_request *request,
+                          struct client_reply **ret, struct err *err)
+{
+    static const struct grpc_client_user user = { .on_message = on_grpc_message,
+                                                  .on_end = on_grpc_end };
+    CLEANUP(client_reply_free) struct client_reply *reply = mem_zalloc(sizeof *reply);
+    struct grpc_client_call *call = NULL;
+
+    require(client->settings.http2);
+    if (reply == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for a call");
+    text_init(&reply->memory, 64 << 10);
+    struct grpc_waiting w = { .client = client, .reply = reply, .bytes_max = SIZE_MAX };
+    if (client->settings.limits.body_bytes_max != 0)
+        w.bytes_max = client->settings.limits.body_bytes_max;
+    client->times = (struct client_times){ 0 };
+    TRY(open_pool(client, err));
+    struct grpc_client_start start = {
+        .path = request->path,
+        .metadata = request->metadata,
+        .metadata_count = request->metadata_count,
+        .due_ns = loop_refresh_ns(client->loop) + client->settings.timeout_ns,
+        .sends = request->sends,
+        .message_bytes_max = request->message_bytes_max != 0
+                                 ? request->message_bytes_max
+                                 : client->settings.limits.body_bytes_max,
+        .user = &user,
+        .user_data = &w,
+    };
+    TRY(grpc_client_start(client->pool, &start, &call, err));
+    enum err_code code = send_messages(call, request, err);
+    if (code != OK) {
+        grpc_client_cancel(&call);
+        return code;
+    }
+    loop_run(client->loop);
+    *ret = TAKE(reply);
+    *err = w.err;
+    return w.err.code;
 }

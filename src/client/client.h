@@ -1,15 +1,18 @@
-/* client.h - asks a server over HTTP/1.1, one request after the other on one connection.
+/* client.h - asks a server, one request after the other, and waits for each answer: for verbs and
+ * tests. It is a pool (pool.h) of one connection with a loop of its own.
  *
- * The connection is kept between calls as long as both sides want it, and made anew when not. What
- * parses (answer.h) knows no socket, so that a pool on a loop can use it as well.
+ * The connection is kept between calls as long as both sides want it, and made anew when not.
  *
- * Life     client_new, client_call any number of times, client_free.
- * Threads  one at a time; calls block, never longer than the timeout.
+ * Life     client_new, client_call and client_grpc any number of times, client_free.
+ * Threads  one at a time, and not a loop's; calls block, never longer than the timeout.
  */
 #ifndef CLIENT_CLIENT_H
 #define CLIENT_CLIENT_H
 
+#include "base/text.h"
 #include "client/answer.h"
+#include "client/grpc_client.h"
+#include "client/pool.h"
 #include "client/url.h"
 
 struct client;
@@ -18,24 +21,8 @@ struct client_settings {
     const char *url;     /* see url.h */
     uint64_t timeout_ns; /* of one call, all together; 0: 60 s */
     struct answer_limits limits;
-};
-
-struct client_header {
-    const char *name, *value;
-};
-
-struct client_request {
-    const char *method; /* "GET" */
-    const char *target; /* "/models", percent-encoded, behind the base of the url */
-    const struct client_header *headers;
-    uint32_t headers_count;
-    struct slice body; /* with content-length when the method has a body or size > 0 */
-};
-
-/* Where the time of the last call went, as the caller sees it. */
-struct client_times {
-    bool was_kept; /* no connection had to be made */
-    uint64_t connect_ns, send_ns, wait_ns, receive_ns;
+    bool http2;             /* with prior knowledge; else HTTP/1.1 */
+    struct client_tap *tap; /* borrowed, or NULL */
 };
 
 MUST_USE enum err_code client_new(struct client **ret, const struct client_settings *settings,
@@ -45,6 +32,34 @@ void client_free(struct client **client);
  * E_DATA_LOSS: no HTTP. E_RANGE: an answer past the limits. Any status is an answer. */
 MUST_USE enum err_code client_call(struct client *client, const struct client_request *request,
                                    struct answer **ret, struct err *err);
+
+/* -- gRPC: of clients with http2 ----------------------------------------------------------------- */
+
+struct client_grpc_request {
+    const char *path;                     /* "/package.Service/Method" */
+    const struct client_header *metadata; /* as grpc_client.h has it */
+    uint32_t metadata_count;
+    const struct slice *messages; /* all are sent, then our side ends */
+    uint32_t messages_count;
+    enum encoding sends;
+    size_t message_bytes_max; /* of one received; 0: as limits.body_bytes_max */
+};
+
+struct client_reply {
+    struct grpc_client_status status; /* views of what the reply owns */
+    uint32_t messages_count;
+    struct buf **messages; /* owned */
+    size_t wire_bytes;     /* of all messages received, with their prefixes */
+    struct answer *answer; /* owned; NULL: nothing came */
+    struct text memory;    /* owned: details */
+};
+
+/* One call; every message of the answer is gathered. E_* is the status of the call, whoever says so;
+ * then *ret holds what there is of it. Failures of our own (no host, no memory) leave it NULL. */
+MUST_USE enum err_code client_grpc(struct client *client, const struct client_grpc_request *request,
+                                   struct client_reply **ret, struct err *err);
+void client_reply_free(struct client_reply **reply);
+
 const struct url *client_url(const struct client *client);
 struct client_times client_times(const struct client *client);
 
