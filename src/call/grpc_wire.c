@@ -204,9 +204,9 @@ void grpc_bin_encode(struct text *out, struct slice bytes)
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     const uint8_t *in = bytes.data;
     size_t whole = bytes.size / 3, more = bytes.size % 3;
-    uint8_t *at = text_room(out, 4 * whole + (more == 0 ? 0 : more + 1));
+    uint8_t *at = bytes.size == 0 ? NULL : text_room(out, 4 * whole + (more == 0 ? 0 : more + 1));
 
-    if (at == NULL || bytes.size == 0)
+    if (at == NULL)
         return;
     out->size += 4 * whole + (more == 0 ? 0 : more + 1);
     for (; whole > 0; whole--, in += 3) {
@@ -255,8 +255,8 @@ bool grpc_bin_decode(struct text *out, struct slice value)
     for (size_t i = 0; i < size; i++)
         if (base64_digit(value.data[i]) < 0)
             return false;
-    uint8_t *at = text_room(out, size / 4 * 3 + size % 4);
-    if (at == NULL || size == 0)
+    uint8_t *at = size == 0 ? NULL : text_room(out, size / 4 * 3 + size % 4);
+    if (at == NULL)
         return true; /* the text says that it failed */
     uint8_t *begin = at;
     uint32_t bits = 0;
@@ -373,7 +373,7 @@ void grpc_details_encode(struct text *out, const struct grpc_details *d)
         size += pb_size_len(STATUS_DETAILS, size_of_any(bad_request_url, bad_request));
     if (d->has_retry)
         size += pb_size_len(STATUS_DETAILS, size_of_any(retry_info_url, retry_info));
-    uint8_t *at = text_room(out, size);
+    uint8_t *at = size == 0 ? NULL : text_room(out, size);
     if (at == NULL)
         return;
     uint8_t *end = at + size;
