@@ -100,6 +100,9 @@ const char *proto_enum_value(const struct proto_enum *enumeration, int32_t numbe
  * data NULL: there is none. Borrowed as long as the schema. */
 struct slice proto_file_by_name(const struct proto_schema *schema, struct slice name);
 struct slice proto_file_of_symbol(const struct proto_schema *schema, struct slice symbol);
+/* The same question asked of one serialised file without a schema: does it define the symbol? False
+ * also when it is no file. For files of which there are many, each rarely asked for. */
+bool proto_file_defines(struct slice file, struct slice symbol);
 /* Calls `each` with the file's bytes (as serialised) and then with those of every file it imports,
  * themselves or through others, each once (256 at most). `file` came from the look-ups above. */
 typedef void proto_file_fn(void *context, struct slice file);

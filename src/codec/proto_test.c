@@ -111,6 +111,14 @@ TEST(files_by_symbol)
                                 : slice_make(NULL, 0);
         check(cases[i].file == NULL || want.data != NULL, "no file %s", cases[i].file);
         check(got.data == want.data && got.size == want.size, "%s", cases[i].symbol);
+        for (size_t k = 0; k < COUNT(cases); k++) {
+            struct slice file = slice_make("", 0);
+            if (cases[k].file != NULL)
+                file = proto_file_by_name(proto_builtin(), slice_of(cases[k].file));
+            check(proto_file_defines(file, slice_of(cases[i].symbol)) ==
+                      (want.data != NULL && want.data == file.data),
+                  "%s in %s", cases[i].symbol, cases[k].file);
+        }
     }
     memset(long_name, 'a', sizeof long_name);
     check(proto_file_of_symbol(proto_builtin(), slice_make(long_name, sizeof long_name)).data ==
@@ -246,7 +254,7 @@ TEST(maps_oneofs_and_numbers)
     struct err err;
 
     for (int i = 0; i < 50; i++) {
-        char key[8];
+        char key[16];
         snprintf(key, sizeof key, "k%d", i);
         proto_set_i64(proto_map_message(m, "parameters", slice_of(key)), "int64_param", i);
     }
@@ -571,6 +579,98 @@ TEST(json_both_ways)
               text_cstr(&out), want);
         text_deinit(&out);
     }
+}
+
+extern const uint8_t proto_test_set_bytes[]; /* of proto_test.proto */
+extern const size_t proto_test_set_size;
+
+/* What Google's types look like in JSON (protobuf.dev, "ProtoJSON Format"). */
+TEST(json_of_googles_types)
+{
+    static const struct {
+        const char *in, *out; /* out NULL: the same; in error when it begins with '!' */
+    } cases[] = {
+        { "{\"duration\":\"1.5s\"}", "{\"duration\":\"1.500s\"}" },
+        { "{\"duration\":\"-0.000000001s\"}", NULL },
+        { "{\"duration\":\"-315576000000s\"}", NULL },
+        { "{\"duration\":\"315576000001s\"}", "!duration (byte 12): a Duration is seconds" },
+        { "{\"duration\":\"1.0000000001s\"}", "!a Duration" },
+        { "{\"duration\":\"1\"}", "!a Duration" },
+        { "{\"duration\":\"s\"}", "!a Duration" },
+        { "{\"duration\":1}", "!expected a string" },
+        { "{\"timestamp\":\"1970-01-01T00:00:00Z\"}", "{\"timestamp\":\"1970-01-01T00:00:00Z\"}" },
+        { "{\"timestamp\":\"2026-11-22T10:11:12.123456789+02:30\"}",
+          "{\"timestamp\":\"2026-11-22T07:41:12.123456789Z\"}" },
+        { "{\"timestamp\":\"0001-01-01T00:00:00Z\"}", NULL },
+        { "{\"timestamp\":\"9999-12-31T23:59:59.999999999Z\"}", NULL },
+        { "{\"timestamp\":\"2000-02-29T12:00:00.010Z\"}", NULL },
+        { "{\"timestamp\":\"1900-02-29T12:00:00Z\"}", "!a Timestamp is as in RFC 3339" },
+        { "{\"timestamp\":\"0001-01-01T00:00:00+00:01\"}", "!a Timestamp" },
+        { "{\"timestamp\":\"2026-13-01T00:00:00Z\"}", "!a Timestamp" },
+        { "{\"timestamp\":\"2026-11-22T10:11:12\"}", "!a Timestamp" },
+        { "{\"timestamp\":\"2026-11-22 10:11:12Z\"}", "!a Timestamp" },
+        { "{\"mask\":\"a,fooBar.bazQux\"}", NULL },
+        { "{\"mask\":\"\"}", NULL },
+        { "{\"value\":null}", NULL },
+        { "{\"value\":[1.5,\"x\",true,null,{\"b\":{},\"a\":[]}]}",
+          "{\"value\":[1.5,\"x\",true,null,{\"a\":[],\"b\":{}}]}" },
+        { "{\"struct\":{\"k\":{\"n\":2.5}}}", NULL },
+        { "{\"list\":[1.5,[]]}", NULL },
+        { "{\"number\":\"-5\"}", NULL },
+        { "{\"number\":7}", "{\"number\":\"7\"}" },
+        { "{\"number\":null}", "{}" },
+        { "{\"bytes\":\"AAEC\"}", NULL },
+        { "{\"empty\":{}}", NULL },
+        { "{\"null\":null}", "{}" },
+        { "{\"flags\":{\"true\":1,\"false\":2}}", "{\"flags\":{\"false\":2,\"true\":1}}" },
+        { "{\"flags\":{\"yes\":1}}", "!a key of this map is" },
+        { "{\"numbers\":{\"10\":\"a\",\"-9\":\"b\"}}",
+          "{\"numbers\":{\"-9\":\"b\",\"10\":\"a\"}}" },
+        { "{\"maybe\":0}", NULL },
+        { "{\"values\":[null,null]}", NULL },
+        { "{\"any\":{}}", NULL },
+        { "{\"any\":{\"@type\":\"x/google.protobuf.Duration\",\"value\":\"1s\"}}", NULL },
+        { "{\"any\":{\"value\":\"1s\",\"@type\":\"x/google.protobuf.Duration\"}}",
+          "{\"any\":{\"@type\":\"x/google.protobuf.Duration\",\"value\":\"1s\"}}" },
+        { "{\"any\":{\"maybe\":3,\"@type\":\"x/google.protobuf.All\"}}",
+          "{\"any\":{\"@type\":\"x/google.protobuf.All\",\"maybe\":3}}" },
+        { "{\"any\":{\"@type\":\"x/t.Nothing\"}}", "!the type x/t.Nothing is not known here" },
+        { "{\"any\":{\"a\":1}}", "!an Any needs a member" },
+        { "{\"any\":{\"@type\":\"x/google.protobuf.Duration\"}}", "!under \"value\"" },
+        { "{\"any\":{\"@type\":\"x/google.protobuf.Duration\",\"v\":1}}", "!once" },
+        { "{\"any\":{\"@type\":\"x/google.protobuf.All\",\"v\":1}}", "!has no field 'v'" },
+    };
+    struct proto_schema *schema = NULL;
+    struct err err = { 0 };
+
+    check_or_stop(proto_schema_new(&schema, &err) == OK, "%s", err.text);
+    check_or_stop(proto_schema_add_set(
+                      schema, slice_make(proto_test_set_bytes, proto_test_set_size), &err) == OK,
+                  "%s", err.text);
+    const struct proto_type *all = proto_type_find(schema, "google.protobuf.All");
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        CLEANUP(proto_arena_free) struct proto_arena *arena = proto_arena_new();
+        struct proto_message *m = NULL, *again = NULL;
+        const char *want = cases[i].out != NULL ? cases[i].out : cases[i].in;
+        struct slice bytes;
+        struct text out;
+        enum err_code code = proto_from_json(&m, arena, all, schema, slice_of(cases[i].in), &err);
+        if (want[0] == '!') {
+            check(code == E_INVALID && strstr(err.text, want + 1) != NULL, "%s: %s", cases[i].in,
+                  code == OK ? "taken" : err.text);
+            continue;
+        }
+        text_init(&out, 1 << 20);
+        if (code != OK || proto_encode(m, &bytes, &err) != OK ||
+            proto_decode(&again, arena, all, bytes, &err) != OK ||
+            proto_to_json(again, schema, &out, &err) != OK)
+            check(false, "%s: %s", cases[i].in, err.text);
+        else
+            check(strcmp(text_cstr(&out), want) == 0, "%s\n   gave %s\n   not  %s", cases[i].in,
+                  text_cstr(&out), want);
+        text_deinit(&out);
+    }
+    proto_schema_free(&schema);
 }
 
 TEST(json_faults_are_told)
