@@ -291,7 +291,7 @@ def generator():
         source = os.path.join(ROOT, "bench", "loadgen.c")
         if not os.path.exists(_generator) or os.path.getmtime(_generator) < os.path.getmtime(source):
             subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", source,
-                            "-o", _generator], check=True)
+                            "-o", _generator, "-lnghttp2"], check=True)
     return _generator
 
 

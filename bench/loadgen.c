@@ -1,18 +1,22 @@
-/* loadgen.c - sends the same HTTP/1.1 requests again and again and measures how long answers take.
+/* loadgen.c - sends the same HTTP/1.1 requests, or gRPC calls, again and again and measures how long
+ * answers take.
  *
- * Closed loop (no --rate): every connection sends its next request when the last was answered; what
+ * A slot is what has one request under way: a connection of HTTP/1.1, one of --streams streams of an
+ * HTTP/2 connection.
+ *
+ * Closed loop (no --rate): every slot sends its next request when the last was answered; what
  * is measured is the time from writing to the last byte of the answer. Open loop (--rate): requests
  * are due at fixed times whatever the server does, and the time runs from when a request was *due*,
  * so that a server which stalls is charged for everybody who would have waited (this is what
- * "coordinated omission" leaves out). A due request that finds no idle connection waits in line.
+ * "coordinated omission" leaves out). A due request that finds no idle slot waits in line.
  *
- * Every answer is checked: status, and the body byte for byte against --expect. The first that
- * differs ends the run.
+ * Every answer is checked: status, of gRPC also grpc-status, and the body byte for byte against
+ * --expect. The first that differs ends the run.
  *
  * Times go into a histogram of 128 steps an octave (error < 0.8 %), one for each --request.
  *
  * One thread, epoll. In an open loop it spins, as waking up would be late by more than what is
- * measured; `send_lag` says how late requests were sent that had an idle connection. In a closed
+ * measured; `send_lag` says how late requests were sent that had an idle slot. In a closed
  * loop it sleeps, and `cpu_share` says how much of its core it used: near 1 means that this
  * program was the bottleneck, not the server.
  *
@@ -24,6 +28,7 @@
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <nghttp2/nghttp2.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -39,10 +44,12 @@
 enum {
     KINDS_MAX = 4,
     CONNECTIONS_MAX = 4096,
+    SLOTS_MAX = 65536,
     HEAD_MAX = 16384,
     STEP_BITS = 7, /* 128 steps an octave */
     BUCKETS = (64 - STEP_BITS) << STEP_BITS,
-    READ_SIZE = 256 << 10
+    READ_SIZE = 256 << 10,
+    WINDOW = 1 << 30 /* of HTTP/2: no answer waits for us */
 };
 
 struct histogram {
@@ -57,27 +64,45 @@ struct bytes {
 
 /* A request that is sent again and again, and what must come back. */
 struct kind {
-    struct bytes request, expect;
+    struct bytes request, expect; /* of HTTP/2 the request's body */
+    const char *path;             /* of HTTP/2 */
     bool has_expect;
     double share; /* of all requests */
     struct histogram latency;
 };
 
-struct connection {
-    int fd;
+struct connection;
+
+struct slot {
+    struct connection *connection;
     struct kind *kind; /* under way, or NULL: idle */
     uint64_t from_ns;  /* the latency runs from here */
-    size_t sent;
+    size_t sent;       /* of the request */
+    uint64_t body_seen;
+    bool has_status, has_grpc_status; /* HTTP/2: 200, and grpc-status 0 */
+};
+
+struct connection {
+    int fd;
+    bool wants_out;
+    struct slot *slots;
+    /* HTTP/1.1, one slot */
     char head[HEAD_MAX];
     size_t head_size; /* bytes of head so far; the body is compared as it comes */
     bool has_head;
-    uint64_t body_size, body_seen;
-    bool wants_out;
+    uint64_t body_size;
+    /* HTTP/2 */
+    nghttp2_session *session;
+    bool is_marked; /* in `marked`: has frames to send */
+    char *out;
+    size_t out_size, out_room, out_sent;
 };
 
 static struct {
     struct sockaddr_in address;
-    unsigned connections_count;
+    unsigned connections_count, streams_count;
+    bool is_http2, is_grpc;
+    char authority[32];
     double seconds, warmup;
     uint64_t requests; /* 0: by time */
     double rate;       /* 0: closed loop */
@@ -86,8 +111,11 @@ static struct {
 } options;
 
 static struct connection connections[CONNECTIONS_MAX];
-static struct connection *idle[CONNECTIONS_MAX];
-static unsigned idle_count;
+static struct slot slots[SLOTS_MAX];
+static struct slot *idle[SLOTS_MAX];
+static unsigned slots_count, idle_count;
+static struct connection *marked[CONNECTIONS_MAX];
+static unsigned marked_count;
 static int epoll_fd;
 static bool is_measuring;
 static uint64_t answers, answers_all, backlog_max;
@@ -215,14 +243,47 @@ static void connection_open(struct connection *c)
     struct epoll_event event = { .events = EPOLLIN, .data = { .ptr = c } };
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event) != 0)
         die_errno("epoll_ctl");
-    idle[idle_count++] = c;
+    c->slots = &slots[slots_count];
+    for (unsigned i = 0; i < options.streams_count; i++) {
+        struct slot *slot = &slots[slots_count++];
+        slot->connection = c;
+        idle[idle_count++] = slot;
+    }
 }
 
-static void connection_write(struct connection *c)
+static void slot_done(struct slot *slot)
 {
-    const struct bytes *request = &c->kind->request;
-    while (c->sent < request->size) {
-        ssize_t n = send(c->fd, request->data + c->sent, request->size - c->sent, MSG_NOSIGNAL);
+    if (slot->sent < slot->kind->request.size)
+        die("an answer came before the request was written");
+    if (is_measuring) {
+        histogram_add(&slot->kind->latency, now_ns() - slot->from_ns);
+        answers++;
+    }
+    answers_all++;
+    slot->kind = NULL;
+    idle[idle_count++] = slot;
+}
+
+static void body_check(struct slot *slot, uint64_t body_size, const char *data, size_t size)
+{
+    const struct kind *kind = slot->kind;
+    if (slot->body_seen + size > body_size)
+        die(options.is_http2 ? "a body that is longer than the first that was checked"
+                             : "more bytes than content-length says");
+    if (kind->has_expect && memcmp(kind->expect.data + slot->body_seen, data, size) != 0)
+        die("a body differs from the first that was checked");
+    slot->body_seen += size;
+}
+
+/* --- HTTP/1.1 ------------------------------------------------------------------------------------ */
+
+static void http1_write(struct connection *c)
+{
+    struct slot *slot = c->slots;
+    const struct bytes *request = &slot->kind->request;
+    while (slot->sent < request->size) {
+        ssize_t n =
+            send(c->fd, request->data + slot->sent, request->size - slot->sent, MSG_NOSIGNAL);
         if (n < 0 && errno == EAGAIN) {
             if (!c->wants_out)
                 connection_watch(c, true);
@@ -230,20 +291,19 @@ static void connection_write(struct connection *c)
         }
         if (n < 0)
             die_errno("send");
-        c->sent += (size_t)n;
+        slot->sent += (size_t)n;
     }
     if (c->wants_out)
         connection_watch(c, false);
 }
 
-static void connection_begin(struct connection *c, struct kind *kind, uint64_t from_ns)
+static void body_size_check(const struct kind *kind, uint64_t size)
 {
-    c->kind = kind;
-    c->from_ns = from_ns;
-    c->sent = c->head_size = 0;
-    c->has_head = false;
-    c->body_seen = 0;
-    connection_write(c);
+    if (!kind->has_expect || size == kind->expect.size)
+        return;
+    fprintf(stderr, "loadgen: a body of %" PRIu64 " bytes, expected %zu\n", size,
+            kind->expect.size);
+    exit(1);
 }
 
 /* Reads the head: HTTP/1.1, a status of 200, content-length, no closing. */
@@ -265,49 +325,14 @@ static void head_read(struct connection *c)
     }
     if (!has_size)
         die("an answer without content-length: chunked answers are not measured here");
-    if (c->kind->has_expect && c->body_size != c->kind->expect.size) {
-        fprintf(stderr, "loadgen: a body of %" PRIu64 " bytes, expected %zu\n", c->body_size,
-                c->kind->expect.size);
-        exit(1);
-    }
+    body_size_check(c->slots->kind, c->body_size);
     c->has_head = true;
 }
 
-static void body_check(struct connection *c, const char *data, size_t size)
+static void http1_read(struct connection *c, const char *data, size_t size)
 {
-    if (c->body_seen + size > c->body_size)
-        die("more bytes than content-length says");
-    if (c->kind->has_expect && memcmp(c->kind->expect.data + c->body_seen, data, size) != 0)
-        die("a body differs from the first that was checked");
-    c->body_seen += size;
-}
-
-static void connection_done(struct connection *c)
-{
-    if (c->sent < c->kind->request.size)
-        die("an answer came before the request was written");
-    if (is_measuring) {
-        histogram_add(&c->kind->latency, now_ns() - c->from_ns);
-        answers++;
-    }
-    answers_all++;
-    c->kind = NULL;
-    idle[idle_count++] = c;
-}
-
-static void connection_read(struct connection *c)
-{
-    ssize_t n = recv(c->fd, read_buffer, READ_SIZE, 0);
-    if (n < 0 && errno == EAGAIN)
-        return;
-    if (n < 0)
-        die_errno("recv");
-    if (n == 0)
-        die("the server closed a connection");
-    if (c->kind == NULL)
+    if (c->slots->kind == NULL)
         die("bytes came that nobody asked for");
-    const char *data = read_buffer;
-    size_t size = (size_t)n;
     if (!c->has_head) {
         size_t room = HEAD_MAX - 1 - c->head_size, take = size < room ? size : room;
         size_t before = c->head_size;
@@ -326,9 +351,262 @@ static void connection_read(struct connection *c)
         data += head_size - before;
         size -= head_size - before;
     }
-    body_check(c, data, size);
-    if (c->body_seen == c->body_size)
-        connection_done(c);
+    body_check(c->slots, c->body_size, data, size);
+    if (c->slots->body_seen == c->body_size)
+        slot_done(c->slots);
+}
+
+/* --- HTTP/2 and gRPC ------------------------------------------------------------------------------ */
+
+static void out_add(struct connection *c, const void *data, size_t size)
+{
+    if (c->out_size + size > c->out_room) {
+        while (c->out_size + size > c->out_room)
+            c->out_room = c->out_room ? c->out_room * 2 : 1 << 16;
+        c->out = realloc(c->out, c->out_room);
+        if (c->out == NULL)
+            die("no memory");
+    }
+    memcpy(c->out + c->out_size, data, size);
+    c->out_size += size;
+}
+
+static ssize_t http2_take(nghttp2_session *session, const uint8_t *data, size_t size, int flags,
+                          void *user)
+{
+    (void)session, (void)flags;
+    out_add(user, data, size);
+    return (ssize_t)size;
+}
+
+/* The body is written from where it lies: says how much of it the next frame has. */
+static ssize_t http2_body(nghttp2_session *session, int32_t stream, uint8_t *buffer, size_t room,
+                          uint32_t *flags, nghttp2_data_source *source, void *user)
+{
+    (void)session, (void)stream, (void)buffer, (void)user;
+    struct slot *slot = source->ptr;
+    size_t left = slot->kind->request.size - slot->sent, take = left < room ? left : room;
+    *flags |= NGHTTP2_DATA_FLAG_NO_COPY | (take == left ? (uint32_t)NGHTTP2_DATA_FLAG_EOF : 0);
+    return (ssize_t)take;
+}
+
+static int http2_body_send(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head,
+                           size_t size, nghttp2_data_source *source, void *user)
+{
+    (void)session, (void)frame;
+    struct slot *slot = source->ptr;
+    out_add(user, head, 9);
+    out_add(user, slot->kind->request.data + slot->sent, size);
+    slot->sent += size;
+    return 0;
+}
+
+static bool is_text(const uint8_t *data, size_t size, const char *text)
+{
+    return size == strlen(text) && memcmp(data, text, size) == 0;
+}
+
+static int http2_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
+                        size_t name_size, const uint8_t *value, size_t value_size, uint8_t flags,
+                        void *user)
+{
+    (void)flags, (void)user;
+    struct slot *slot = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
+    if (slot == NULL)
+        return 0;
+    if (is_text(name, name_size, ":status")) {
+        if (!is_text(value, value_size, "200")) {
+            fprintf(stderr, "loadgen: expected 200, got: %.*s\n", (int)value_size, value);
+            exit(1);
+        }
+        slot->has_status = true;
+    } else if (options.is_grpc && is_text(name, name_size, "grpc-status")) {
+        if (!is_text(value, value_size, "0")) {
+            fprintf(stderr, "loadgen: expected grpc-status 0, got: %.*s\n", (int)value_size, value);
+            exit(1);
+        }
+        slot->has_grpc_status = true;
+    }
+    return 0;
+}
+
+static int http2_data(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *data,
+                      size_t size, void *user)
+{
+    (void)flags, (void)user;
+    struct slot *slot = nghttp2_session_get_stream_user_data(session, stream);
+    if (slot != NULL)
+        body_check(slot, slot->kind->has_expect ? slot->kind->expect.size : UINT64_MAX,
+                   (const char *)data, size);
+    return 0;
+}
+
+static int http2_close(nghttp2_session *session, int32_t stream, uint32_t code, void *user)
+{
+    (void)user;
+    struct slot *slot = nghttp2_session_get_stream_user_data(session, stream);
+    if (slot == NULL)
+        return 0;
+    if (code != NGHTTP2_NO_ERROR || !slot->has_status) {
+        fprintf(stderr, "loadgen: a stream was ended with %s\n", nghttp2_http2_strerror(code));
+        exit(1);
+    }
+    if (options.is_grpc && !slot->has_grpc_status)
+        die("an answer without grpc-status");
+    body_size_check(slot->kind, slot->body_seen);
+    slot_done(slot);
+    return 0;
+}
+
+static int http2_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user)
+{
+    (void)session, (void)user;
+    if (frame->hd.type == NGHTTP2_GOAWAY)
+        die("the server ends a connection (GOAWAY): connections without an end were to be measured");
+    return 0;
+}
+
+static void http2_mark(struct connection *c)
+{
+    if (!c->is_marked)
+        marked[marked_count++] = c;
+    c->is_marked = true;
+}
+
+/* Frames of all that was begun leave together. */
+static void http2_write(struct connection *c)
+{
+    for (;;) {
+        while (c->out_sent < c->out_size) {
+            ssize_t n = send(c->fd, c->out + c->out_sent, c->out_size - c->out_sent, MSG_NOSIGNAL);
+            if (n < 0 && errno == EAGAIN) {
+                if (!c->wants_out)
+                    connection_watch(c, true);
+                return;
+            }
+            if (n < 0)
+                die_errno("send");
+            c->out_sent += (size_t)n;
+        }
+        c->out_size = c->out_sent = 0;
+        if (!nghttp2_session_want_write(c->session))
+            break;
+        if (nghttp2_session_send(c->session) != 0)
+            die("nghttp2 cannot send");
+        if (c->out_size == 0)
+            break;
+    }
+    if (c->wants_out)
+        connection_watch(c, false);
+}
+
+static void http2_open(struct connection *c)
+{
+    static nghttp2_session_callbacks *callbacks;
+    if (callbacks == NULL) {
+        if (nghttp2_session_callbacks_new(&callbacks) != 0)
+            die("no memory");
+        nghttp2_session_callbacks_set_send_callback(callbacks, http2_take);
+        nghttp2_session_callbacks_set_send_data_callback(callbacks, http2_body_send);
+        nghttp2_session_callbacks_set_on_header_callback(callbacks, http2_header);
+        nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, http2_data);
+        nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, http2_close);
+        nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, http2_frame);
+    }
+    const nghttp2_settings_entry settings[] = {
+        { NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, WINDOW },
+        { NGHTTP2_SETTINGS_ENABLE_PUSH, 0 },
+    };
+    if (nghttp2_session_client_new(&c->session, callbacks, c) != 0 ||
+        nghttp2_submit_settings(c->session, NGHTTP2_FLAG_NONE, settings, 2) != 0 ||
+        nghttp2_session_set_local_window_size(c->session, NGHTTP2_FLAG_NONE, 0, WINDOW) != 0)
+        die("no memory");
+    http2_mark(c);
+}
+
+static void http2_begin(struct slot *slot)
+{
+#define FIELD(name, value)                                                                        \
+    {                                                                                             \
+        (uint8_t *)(uintptr_t)(name), (uint8_t *)(uintptr_t)(value), strlen(name), strlen(value), \
+            NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE                          \
+    }
+    const nghttp2_nv fields[] = {
+        FIELD(":method", "POST"),
+        FIELD(":scheme", "http"),
+        FIELD(":path", slot->kind->path),
+        FIELD(":authority", options.authority),
+        FIELD("user-agent", "loadgen"),
+        FIELD("content-type", options.is_grpc ? "application/grpc" : "application/json"),
+        FIELD("te", "trailers"),
+    };
+#undef FIELD
+    nghttp2_data_provider body = { .source = { .ptr = slot }, .read_callback = http2_body };
+    slot->has_status = slot->has_grpc_status = false;
+    if (nghttp2_submit_request(slot->connection->session, NULL, fields,
+                               sizeof fields / sizeof *fields, &body, slot) < 0)
+        die("nghttp2 takes no request");
+    http2_mark(slot->connection);
+}
+
+static void http2_read(struct connection *c, const char *data, size_t size)
+{
+    ssize_t n = nghttp2_session_mem_recv(c->session, (const uint8_t *)data, size);
+    if (n != (ssize_t)size)
+        die("the server breaks HTTP/2");
+    if (nghttp2_session_want_write(c->session))
+        http2_mark(c);
+}
+
+/* --- either --------------------------------------------------------------------------------------- */
+
+static void connection_write(struct connection *c)
+{
+    if (options.is_http2)
+        http2_write(c);
+    else
+        http1_write(c);
+}
+
+static void connection_read(struct connection *c)
+{
+    ssize_t n = recv(c->fd, read_buffer, READ_SIZE, 0);
+    if (n < 0 && errno == EAGAIN)
+        return;
+    if (n < 0)
+        die_errno("recv");
+    if (n == 0)
+        die("the server closed a connection");
+    if (options.is_http2)
+        http2_read(c, read_buffer, (size_t)n);
+    else
+        http1_read(c, read_buffer, (size_t)n);
+}
+
+static void slot_begin(struct slot *slot, struct kind *kind, uint64_t from_ns)
+{
+    struct connection *c = slot->connection;
+    slot->kind = kind;
+    slot->from_ns = from_ns;
+    slot->sent = 0;
+    slot->body_seen = 0;
+    if (options.is_http2) {
+        http2_begin(slot);
+        return;
+    }
+    c->head_size = 0;
+    c->has_head = false;
+    http1_write(c);
+}
+
+/* Sends what was begun since the last time. */
+static void flush(void)
+{
+    for (unsigned i = 0; i < marked_count; i++) {
+        marked[i]->is_marked = false;
+        http2_write(marked[i]);
+    }
+    marked_count = 0;
 }
 
 /* --- the run ---------------------------------------------------------------------------------------- */
@@ -352,6 +630,7 @@ static struct kind *kind_next(void)
 static void poll_once(int timeout_ms)
 {
     struct epoll_event events[64];
+    flush();
     int n = epoll_wait(epoll_fd, events, 64, timeout_ms);
     if (n < 0 && errno != EINTR)
         die_errno("epoll_wait");
@@ -368,11 +647,9 @@ static void poll_once(int timeout_ms)
 static void run_closed(uint64_t end_ns, uint64_t requests)
 {
     uint64_t last = answers_all + requests;
-    while (requests ? answers_all + (options.connections_count - idle_count) < last
-                    : now_ns() < end_ns) {
-        while (idle_count > 0 &&
-               (requests == 0 || answers_all + (options.connections_count - idle_count) < last))
-            connection_begin(idle[--idle_count], kind_next(), now_ns());
+    while (requests ? answers_all + (slots_count - idle_count) < last : now_ns() < end_ns) {
+        while (idle_count > 0 && (requests == 0 || answers_all + (slots_count - idle_count) < last))
+            slot_begin(idle[--idle_count], kind_next(), now_ns());
         poll_once(100);
     }
 }
@@ -386,7 +663,7 @@ static void run_open(uint64_t begin_ns, uint64_t end_ns)
         uint64_t due = begin_ns + (uint64_t)((double)i * gap_ns);
         if (now >= due && idle_count > 0) {
             histogram_add(&send_lag, now - due);
-            connection_begin(idle[--idle_count], kind_next(), due);
+            slot_begin(idle[--idle_count], kind_next(), due);
             i++;
         } else if (now >= due) {
             uint64_t behind = (uint64_t)((double)(now - due) / gap_ns);
@@ -402,7 +679,7 @@ static void run_open(uint64_t begin_ns, uint64_t end_ns)
 static void drain(void)
 {
     uint64_t until = now_ns() + 30000000000u;
-    while (idle_count < options.connections_count) {
+    while (idle_count < slots_count) {
         poll_once(100);
         if (now_ns() > until)
             die("answers are missing after 30 s");
@@ -468,7 +745,9 @@ static struct bytes file_read(const char *path)
 static const char usage[] =
     "usage: loadgen --port N --request FILE [--expect FILE] [--share X] [--request FILE ...]\n"
     "               [--connections 16] [--seconds 5 | --requests N] [--warmup 1] [--rate N] [--cpu N]\n"
-    "FILE holds one whole HTTP/1.1 request, or the body of an answer. --rate makes it an open loop.\n"
+    "               [--http2 | --grpc] [--streams 1] [--path PATH, behind each --request]\n"
+    "FILE holds one whole HTTP/1.1 request, or the body of an answer; with --http2 or --grpc the body\n"
+    "of a request to PATH, which has gRPC's prefix too. --rate makes it an open loop.\n"
     "With --warmup it waits for a line on standard input between warming up and measuring.\n";
 
 static const char *argument(int argc, char **argv, int *i)
@@ -481,6 +760,7 @@ static const char *argument(int argc, char **argv, int *i)
 static void options_read(int argc, char **argv)
 {
     options.connections_count = 16;
+    options.streams_count = 1;
     options.seconds = 5;
     options.warmup = 1;
     options.address.sin_family = AF_INET;
@@ -497,6 +777,14 @@ static void options_read(int argc, char **argv)
         } else if (kind != NULL && strcmp(name, "--expect") == 0) {
             kind->expect = file_read(argument(argc, argv, &i));
             kind->has_expect = true;
+        } else if (kind != NULL && strcmp(name, "--path") == 0) {
+            kind->path = argument(argc, argv, &i);
+        } else if (strcmp(name, "--http2") == 0) {
+            options.is_http2 = true;
+        } else if (strcmp(name, "--grpc") == 0) {
+            options.is_http2 = options.is_grpc = true;
+        } else if (strcmp(name, "--streams") == 0) {
+            options.streams_count = (unsigned)strtoul(argument(argc, argv, &i), NULL, 10);
         } else if (kind != NULL && strcmp(name, "--share") == 0) {
             kind->share = strtod(argument(argc, argv, &i), NULL);
         } else if (strcmp(name, "--port") == 0) {
@@ -522,8 +810,16 @@ static void options_read(int argc, char **argv)
         }
     }
     if (options.kinds_count == 0 || options.address.sin_port == 0 ||
-        options.connections_count == 0 || options.connections_count > CONNECTIONS_MAX)
+        options.connections_count == 0 || options.connections_count > CONNECTIONS_MAX ||
+        options.streams_count == 0 ||
+        options.streams_count > SLOTS_MAX / options.connections_count ||
+        (options.streams_count > 1 && !options.is_http2))
         die(usage);
+    for (unsigned i = 0; options.is_http2 && i < options.kinds_count; i++)
+        if (options.kinds[i].path == NULL)
+            die(usage);
+    snprintf(options.authority, sizeof options.authority, "127.0.0.1:%u",
+             ntohs(options.address.sin_port));
     double shares = 0;
     for (unsigned i = 0; i < options.kinds_count; i++)
         shares += options.kinds[i].share;
@@ -539,8 +835,11 @@ int main(int argc, char **argv)
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (read_buffer == NULL || epoll_fd < 0)
         die_errno("start");
-    for (unsigned i = 0; i < options.connections_count; i++)
+    for (unsigned i = 0; i < options.connections_count; i++) {
         connection_open(&connections[i]);
+        if (options.is_http2)
+            http2_open(&connections[i]);
+    }
     run();
     return 0;
 }
