@@ -334,10 +334,12 @@ void kserve_all_stats(struct exchange *x, const struct route_match *match)
 
 static enum err_code read_ready(struct slice body, struct arena *arena, bool *ret, struct err *err)
 {
-    struct json_cursor c = { body.data, body.data, body.data + body.size };
+    struct json_cursor c = { body.data, body.data, body.data };
     bool has_ready = false;
 
     *ret = false;
+    if (body.size != 0)
+        c.end += body.size; /* of no body there is no address to add to */
     if (json_peek(&c) == 0)
         return OK;
     TRY(json_take(&c, '{', "", err));

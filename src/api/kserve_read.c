@@ -683,6 +683,8 @@ enum err_code kserve_read(struct kserve_request *ret, struct kserve_inputs input
         return err_set(err, E_INVALID,
                        "inference header size should be in range (0, %zu), got: %llu", body.size,
                        (unsigned long long)header_length);
+    if (body.data == NULL)
+        body = slice_make("", 0); /* so that it has an address */
     struct slice json = has_header_length ? slice_first(body, (size_t)header_length) : body;
     r.binary = slice_skip(body, json.size);
     r.c = (struct json_cursor){ json.data, json.data, json.data + json.size };
