@@ -28,7 +28,8 @@ static struct slice subtype_of(struct slice value)
 {
     enum { SIZE = sizeof content_type - 1 };
 
-    if (value.size < SIZE || !slice_is_nocase(slice_first(value, SIZE), content_type))
+    if (value.size < SIZE || (memcmp(value.data, content_type, SIZE) != 0 &&
+                              !slice_is_nocase(slice_first(value, SIZE), content_type)))
         return slice_make(NULL, 0);
     struct slice rest = slice_skip(value, SIZE);
     return slice_trim(slice_first(rest, slice_find(rest, ';')));
@@ -133,19 +134,31 @@ static void let_go(struct grpc_call *g, enum err_code code)
     exchange_unref(&x);
 }
 
+static void end_with(struct grpc_call *g, const struct err *status,
+                     const struct call_details *details)
+{
+    g->call.is_over = true;
+    grpc_out_end(g, status, details);
+    let_go(g, status->code);
+}
+
+/* A message could not be sent: what would be OK without it is not. */
+COLD static void end_failed(struct grpc_call *g)
+{
+    struct err failure = { 0 };
+
+    err_set(&failure, g->failure, "%s", g->failure_text);
+    end_with(g, &failure, NULL);
+}
+
 static void end(struct call *call, const struct err *status, const struct call_details *details)
 {
     struct grpc_call *g = grpc_of(call);
-    struct err failure = { 0 };
 
-    if (UNLIKELY(g->failure != OK && status->code == OK)) {
-        err_set(&failure, g->failure, "%s", g->failure_text);
-        status = &failure;
-        details = NULL;
-    }
-    call->is_over = true;
-    grpc_out_end(g, status, details);
-    let_go(g, status->code);
+    if (UNLIKELY(g->failure != OK && status->code == OK))
+        end_failed(g);
+    else
+        end_with(g, status, details);
 }
 
 void grpc_break(struct grpc_call *g, const struct err *err)
