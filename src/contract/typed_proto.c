@@ -73,13 +73,16 @@ const char *message_camel(struct arena *arena, const char *name)
 struct names {
     struct arena *arena;
     struct map *near;  /* of names without underscores and capitals */
-    struct map *exact; /* JSON keys and nested types */
+    struct map *types; /* nested ones: they lie in the same scope */
+    struct map *json;  /* keys */
 };
 
 static enum err_code names_init(struct names *names, struct arena *arena, struct err *err)
 {
-    *names = (struct names){ .arena = arena, .near = map_new(), .exact = map_new() };
-    if (names->near != NULL && names->exact != NULL)
+    *names = (struct names){
+        .arena = arena, .near = map_new(), .types = map_new(), .json = map_new()
+    };
+    if (names->near != NULL && names->types != NULL && names->json != NULL)
         return OK;
     return err_set(err, E_EXHAUSTED, "no memory for names");
 }
@@ -87,7 +90,8 @@ static enum err_code names_init(struct names *names, struct arena *arena, struct
 static void names_deinit(struct names *names)
 {
     map_free(&names->near);
-    map_free(&names->exact);
+    map_free(&names->types);
+    map_free(&names->json);
 }
 
 /* Takes the name when it is free. */
@@ -103,7 +107,7 @@ static enum err_code take_name(struct names *names, const char *name, bool *ret_
     if (text_failed(&key))
         return err_set(err, E_EXHAUSTED, "no memory for names");
     *ret_taken = map_get(names->near, text_slice(&key)) == NULL &&
-                 map_get(names->exact, slice_of(name)) == NULL;
+                 map_get(names->types, slice_of(name)) == NULL;
     return *ret_taken ? map_put(names->near, text_slice(&key), names, err) : OK;
 }
 
@@ -190,9 +194,9 @@ static enum err_code name_fields(struct names *names, struct message *message, s
             TRY(name_field(names, &message->fields[i], pass == 0, err));
     for (uint32_t i = 0; i < message->count; i++) {
         struct message_field *f = &message->fields[i];
-        if (can_be_json(f->title) && map_get(names->exact, slice_of(f->title)) == NULL) {
+        if (can_be_json(f->title) && map_get(names->json, slice_of(f->title)) == NULL) {
             f->json = f->title;
-            TRY(map_put(names->exact, slice_of(f->json), f, err));
+            TRY(map_put(names->json, slice_of(f->json), f, err));
         }
     }
     for (uint32_t i = 0; i < message->count; i++) {
@@ -203,17 +207,16 @@ static enum err_code name_fields(struct names *names, struct message *message, s
         if (f->json == NULL)
             return err_set(err, E_EXHAUSTED, "no memory for names");
         /* Somebody's title may be just that; names are near to no other. */
-        if (map_get(names->exact, slice_of(f->json)) != NULL)
+        if (map_get(names->json, slice_of(f->json)) != NULL)
             f->json = f->name;
-        TRY(map_put(names->exact, slice_of(f->json), f, err));
+        TRY(map_put(names->json, slice_of(f->json), f, err));
     }
     return OK;
 }
 
-/* Types lie in the same scope as fields: their names are kept free. */
 static enum err_code reserve(struct names *names, const char *type, struct err *err)
 {
-    return map_put(names->exact, slice_of(type), names, err);
+    return map_put(names->types, slice_of(type), names, err);
 }
 
 /* Our own fields make way for the model's. */
@@ -221,7 +224,7 @@ static enum err_code name_ours(struct names *names, const char *name, const char
                                struct err *err)
 {
     TRY(find_name(names, name, ret, err));
-    return map_put(names->exact, slice_of(*ret), names, err);
+    return map_put(names->json, slice_of(*ret), names, err);
 }
 
 /* -- kinds and forms ----------------------------------------------------------------------------- */
