@@ -124,7 +124,8 @@ def where():
     commit = output_of("git", "-C", ROOT, "rev-parse", "--short=12", "HEAD")
     changed = output_of("git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no")
     versions = [output_of(BINARY, "version").splitlines()[0], output_of("nginx", "-v").replace("nginx version: ", "")]
-    for module in ("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "onnxruntime"):
+    versions.append(output_of("nghttpd", "--version").splitlines()[0])
+    for module in ("fastapi", "uvicorn", "uvloop", "httptools", "orjson", "grpcio", "onnxruntime"):
         try:
             import importlib.metadata
             versions.append("%s %s" % (module, importlib.metadata.version(module)))
@@ -279,6 +280,23 @@ class Load:
         self.server, self.request, self.expect, self.share = server, request, body, share
 
 
+class GrpcLoad:
+    """One gRPC call: as Load, with `validate(message)`. Of a server that cannot be asked (nghttpd) `expect` is what it answers,
+    DATA and prefix."""
+    is_grpc = True
+
+    def __init__(self, server, path, message, validate=None, expect=None, share=1.0):
+        if expect is None:
+            import grpc
+            unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+            with grpc.insecure_channel("127.0.0.1:%d" % server.port, options=unlimited) as channel:
+                answer = channel.unary_unary(path)(message, timeout=60, wait_for_ready=True)
+            validate(answer)
+            expect = struct.pack(">BI", 0, len(answer)) + answer
+        self.server, self.path, self.share = server, path, share
+        self.request, self.expect = struct.pack(">BI", 0, len(message)) + message, expect
+
+
 # --- the load generator -----------------------------------------------------------------------------------
 
 def generator():
@@ -295,15 +313,17 @@ def generator():
     return _generator
 
 
-def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=None):
+def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=None, streams=None):
     """One run against one server. Returns loadgen's figures and `cpu_us` (of the server, a request), `server_share` (of its
     core), `others_share` (of all cores, by processes that are neither)."""
-    loads = [loads] if isinstance(loads, Load) else loads
+    loads = loads if isinstance(loads, list) else [loads]
     server = loads[0].server
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         command = [generator(), "--port", str(server.port), "--connections", str(connections), "--cpu", str(LOAD_CPU),
                    "--warmup", str(warmup)]
         command += ["--rate", str(rate)] if rate else []
+        command += ["--streams", str(streams)] if streams else []
+        command += ["--grpc"] if hasattr(loads[0], "is_grpc") else []
         command += ["--requests", str(requests)] if requests else ["--seconds", str(seconds)]
         for i, load in enumerate(loads):
             for kind, data in (("request", load.request), ("expect", load.expect)):
@@ -311,6 +331,7 @@ def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=
                 with open(path, "wb") as file:
                     file.write(data)
                 command += ["--" + kind, path]
+            command += ["--path", load.path] if hasattr(load, "path") else []
             command += ["--share", str(load.share)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if not process.stdout.readline():

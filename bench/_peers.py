@@ -1,4 +1,5 @@
-"""The servers that Penstock is measured beside: nginx with a fixed answer, FastAPI with ONNX Runtime plain and tuned."""
+"""The servers that Penstock is measured beside: nginx and nghttpd with a fixed answer, FastAPI with ONNX Runtime plain and tuned,
+grpcio with ONNX Runtime."""
 import contextlib
 import os
 import shutil
@@ -62,3 +63,65 @@ def fastapi(is_tuned, model=IRIS_GEMM):
         command += ["--loop", "asyncio", "--http", "h11"]
     return Peer("FastAPI tuned" if is_tuned else "FastAPI plain", command, port, cwd=os.path.dirname(os.path.abspath(__file__)),
                 env={"BENCH_MODEL": model, "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+@contextlib.contextmanager
+def nghttpd(answers):
+    """nghttpd: one thread, HTTP/2, that answers each path with a fixed file and, behind it, the trailer of gRPC."""
+    program = shutil.which("nghttpd") or die("no nghttpd (script/bootstrap bench)")
+    with tempfile.TemporaryDirectory(prefix="penstock-nghttpd-") as folder:
+        for path, body in answers.items():
+            target = folder + path
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "wb") as file:
+                file.write(body)
+        port = free_port()
+        # windows of 1 GiB, so that an upload does not wait for it
+        command = [program, "--no-tls", "-d", folder, "--trailer", "grpc-status: 0", "-w", "30", "-W", "30", str(port)]
+        with Peer("nghttpd", command, port) as server:
+            yield server
+
+
+def grpcio(model=IRIS_GEMM):
+    """bench/_grpcio_app.py."""
+    port = free_port()
+    here = os.path.dirname(os.path.abspath(__file__))
+    return Peer("grpcio", [sys.executable, os.path.join(here, "_grpcio_app.py"), str(port), model], port, cwd=here,
+                env={"PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def reflected_messages(port, service, method):
+    """(class of requests, class of answers) of a method, as the server's reflection tells."""
+    import grpc
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    # ServerReflectionRequest { file_containing_symbol = 4 }, by hand: a name of less than 128 bytes
+    request = b"\x22" + bytes([len(service)]) + service.encode()
+    with grpc.insecure_channel("127.0.0.1:%d" % port) as channel:
+        ask = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        answer = next(ask(iter([request]), timeout=30))
+    pool = descriptor_pool.DescriptorPool()
+    for data in _fields(_fields(answer, 4)[0], 1):        # file_descriptor_response, file_descriptor_proto
+        pool.Add(descriptor_pb2.FileDescriptorProto.FromString(data))
+    found = pool.FindServiceByName(service).methods_by_name[method]
+    return message_factory.GetMessageClass(found.input_type), message_factory.GetMessageClass(found.output_type)
+
+
+def _fields(data, number):
+    """The values of a field of bytes, of a message of nothing but such fields and numbers."""
+    def varint(at):
+        value = shift = 0
+        while True:
+            value |= (data[at] & 127) << shift
+            shift += 7
+            at += 1
+            if data[at - 1] < 128:
+                return value, at
+    found, at = [], 0
+    while at < len(data):
+        key, at = varint(at)
+        size, at = varint(at)
+        if key & 7 == 2:
+            if key >> 3 == number:
+                found.append(data[at:at + size])
+            at += size
+    return found

@@ -11,12 +11,13 @@ import statistics
 import sys
 
 import _lib
+import grpc_calls
 import iris
 import image
 import start
 import steady
 
-MODULES = (iris, image, steady, start)
+MODULES = (iris, image, steady, grpc_calls, start)
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
