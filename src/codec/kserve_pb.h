@@ -5,8 +5,10 @@
  * by one, from what the views show: raw_input_contents in place where they are aligned for their
  * dtype, `contents` in one pass into memory of the arena or the budget. Encoding gives pieces: what
  * is small lies together, raw_output_contents stay where the runtime wrote them.
- * Fields unknown to us are skipped; a known field of the wrong wire type is E_INVALID, as are
- * strings that are not UTF-8. Repeated scalars are taken packed and not.
+ * Fields unknown to us are skipped; a known field of the wrong wire type is E_INVALID (protobuf would
+ * take it for an unknown one, and its value would be missed in silence), as are strings that are not
+ * UTF-8. Repeated scalars are taken packed and not; what comes twice is merged as protobuf does.
+ * Otherwise what protobuf's own parsers refuse is refused, and what they take means the same.
  * Pure functions; any thread.
  */
 #ifndef CODEC_KSERVE_PB_H
@@ -109,7 +111,7 @@ struct kserve_pb_piece {
     struct buf *holder; /* borrowed; NULL: bytes lie in the arena or in the result's memory */
 };
 
-/* The message as pieces, in order (at most 1 + 2 * results_count, array in the arena). Raw entries up to
+/* The message as pieces, in order (1 to 1 + 2 * results_count; array in the arena). Raw entries up to
  * `copy_max` bytes are copied into the piece before them. */
 MUST_USE enum err_code kserve_pb_encode(const struct kserve_pb_response *response, size_t copy_max,
                                         struct arena *arena, struct kserve_pb_piece **ret,

@@ -76,6 +76,8 @@ static bool take_field(struct pb_reader *r, struct pb_field *ret)
         return false;
     if (UNLIKELY(tag > UINT32_MAX))
         return fault(r, begin, "a field number above 536870911");
+    if (UNLIKELY(tag >> 3 == 0))
+        return fault(r, begin, "a field number of 0");
     ret->number = (uint32_t)(tag >> 3);
     ret->wire = (enum pb_wire)(tag & 7);
     switch (ret->wire) {
@@ -122,8 +124,6 @@ bool pb_next_any(struct pb_reader *r, struct pb_field *ret)
         const uint8_t *begin = r->at;
         if (!take_field(r, ret))
             return false;
-        if (UNLIKELY(ret->number == 0))
-            return fault(r, begin, "a field number of 0");
         if (LIKELY(ret->wire != PB_SGROUP && ret->wire != PB_EGROUP))
             return true;
         if (ret->wire == PB_EGROUP)

@@ -6,9 +6,9 @@
  *          a view of the message's own bytes. Unknown fields are skipped by not looking at them;
  *          groups (wire types 3 and 4) are skipped whole, at most 100 deep. Nested messages are
  *          another pb_begin on the field's bytes; how deep is the caller's own bound.
- *          What is taken is what upb takes (protobuf's parser in Python, PHP, Ruby): varints of up
- *          to 10 bytes, of which bits above the 64th are dropped, tags and lengths of up to 5, that
- *          fit 32 and 31 bits, and no field 0.
+ *          What is taken is what protobuf's own parsers take: varints of up to 10 bytes, of which
+ *          bits above the 64th are dropped, tags and lengths of up to 5, that fit 32 and 31 bits, and
+ *          no field 0, not even in a group.
  * Write    Sizes first (pb_size_*), then pb_put_*: two passes, no growing, no copy of what is large.
  * Pure functions; any thread.
  */

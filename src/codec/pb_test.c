@@ -106,7 +106,7 @@ static const struct {
     { BYTES("\x0b\x0c\x08\x01"), "1v1 " },
     { BYTES("\x0b\x10\x05\x1a\x01x\x25zzzz\x29zzzzzzzz\x0c\x08\x01"), "1v1 " },
     { BYTES("\x0b\x13\x0b\x0c\x14\x0c\x08\x01"), "1v1 " },
-    { BYTES("\x0b\x00\x05\x0c\x08\x01"), "1v1 " }, /* field 0 in a group: upb does not look */
+    { BYTES("\x0b\x00\x05\x0c\x08\x01"), "!a field number of 0@1" },
     { BYTES("\x0b"), "!a group without its end@1" },
     { BYTES("\x0b\x08\x01"), "!a group without its end@3" },
     { BYTES("\x0b\x08"), "!a number that ends in the middle@2" },
@@ -236,10 +236,10 @@ static uint64_t plain_read(const uint8_t **at, const uint8_t *end, unsigned deep
         if (!plain_varint(at, end, 5, &tag) || tag > UINT32_MAX)
             return 0;
         uint64_t number = tag / 8, wire = tag % 8;
+        if (number == 0)
+            return 0;
         if (wire == 4)
             return deep > 0 && number == closes ? sum : 0;
-        if (number == 0 && deep == 0)
-            return 0;
         if (wire == 0) {
             if (!plain_varint(at, end, 10, &value))
                 return 0;
