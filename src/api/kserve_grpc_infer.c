@@ -75,8 +75,10 @@ static COLD void fail_call(struct infer *infer, const struct err *why)
     struct grpc_infer *g = (struct grpc_infer *)infer;
     struct err err = *why;
 
-    if (err.code == E_EXHAUSTED)
+    if (err.code == E_EXHAUSTED) {
         err.code = E_UNAVAILABLE;
+        err.retry_after_ms = err.retry_after_ms != 0 ? err.retry_after_ms : 1000;
+    }
     if (err.code == E_INVALID && infer->field == NULL && infer->is_submitted)
         infer->field = kserve_pb_field((struct kserve_inputs){ infer->request->inputs,
                                                                infer->request->has_input },
