@@ -1,12 +1,13 @@
-"""The servers that Penstock is measured beside: nginx and nghttpd with a fixed answer, FastAPI with ONNX Runtime plain and tuned,
-grpcio with ONNX Runtime."""
+"""The servers that Penstock is measured beside: nginx, nghttpd and grpc-go with a fixed answer, FastAPI with ONNX Runtime plain and
+tuned, grpcio with ONNX Runtime."""
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 
-from _lib import IRIS_GEMM, Peer, die, free_port
+from _lib import IRIS_GEMM, ROOT, Peer, die, free_port
 
 NGINX = """\
 worker_processes 1;
@@ -88,6 +89,28 @@ def grpcio(model=IRIS_GEMM):
     here = os.path.dirname(os.path.abspath(__file__))
     return Peer("grpcio", [sys.executable, os.path.join(here, "_grpcio_app.py"), str(port), model], port, cwd=here,
                 env={"PYTHONDONTWRITEBYTECODE": "1"})
+
+
+@contextlib.contextmanager
+def grpc_go(message):
+    """bench/_go: grpc-go that answers a fixed message, on one core; yields None where there is no Go (script/bootstrap clients)."""
+    folder = os.environ.get("PENSTOCK_GO_DIR")
+    if not folder or not os.path.exists(folder):
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="penstock-go-") as where:
+        sources = [("script/requirements/go", "go.mod"), ("script/requirements/go", "go.sum"), ("bench/_go", "main.go")]
+        for at, name in sources:
+            shutil.copyfile(os.path.join(ROOT, at, name), os.path.join(where, name))
+        env = dict(os.environ, GOTOOLCHAIN="local", GOWORK="off", GOENV="off", GO111MODULE="on", CGO_ENABLED="0", GOPROXY="off",
+                   GOSUMDB="off", GOFLAGS="-mod=readonly -trimpath -modcacherw", GOMODCACHE=os.path.join(folder, "mod"),
+                   GOCACHE=os.path.join(folder, "build"), GOPATH=os.path.join(folder, "path"))
+        subprocess.run([os.path.join(folder, "go"), "build", "-o", "server", "."], cwd=where, env=env, check=True)
+        with open(where + "/answer", "wb") as file:
+            file.write(message)
+        port = free_port()
+        with Peer("grpc-go", [where + "/server", str(port), where + "/answer"], port, env={"GOMAXPROCS": "1"}) as server:
+            yield server
 
 
 def reflected_messages(port, service, method):

@@ -1,4 +1,4 @@
-"""gRPC: CPU time of the server a call, beside nghttpd that answers a fixed file and grpcio with ONNX Runtime."""
+"""gRPC: CPU time of the server a call, beside nghttpd and grpc-go that answer a fixed message, and grpcio with ONNX Runtime."""
 import contextlib
 import struct
 import sys
@@ -66,6 +66,9 @@ def small(options, stack, penstock, rows):
     ours = GrpcLoad(penstock, INFER, request, iris_validate)
     nghttpd = stack.enter_context(_peers.nghttpd({INFER: ours.expect}))
     loads = {"penstock": ours, "nghttpd": GrpcLoad(nghttpd, INFER, request, expect=ours.expect)}
+    go = stack.enter_context(_peers.grpc_go(ours.expect[5:]))
+    if go is not None:
+        loads["grpc-go"] = GrpcLoad(go, INFER, request, iris_validate)
     peer = stack.enter_context(_peers.grpcio(IRIS_GEMM))
     loads["grpcio"] = GrpcLoad(peer, INFER, request, iris_validate)
     for what, limit, how in (("16 connections", 10, {"connections": 16}),
@@ -74,7 +77,7 @@ def small(options, stack, penstock, rows):
         cpu = {name: median(runs, "cpu_us") for name, runs in found.items()}
         note = "generator %.0f%% of its core" % (100 * median(found["penstock"], "cpu_share"))
         rows.append(Row("`iris_gemm`, gRPC, %s: server CPU a call" % what, cpu["penstock"], "us", limit,
-                        beside=beside_of(cpu, "nghttpd", "grpcio"), note=note))
+                        beside=beside_of(cpu, "nghttpd", "grpc-go", "grpcio"), note=note))
         if how["connections"] == 16:
             rows.append(Row("... of nghttpd that answers a fixed file", median_ratio(found["penstock"], found["nghttpd"], "cpu_us"),
                             "x", 1.8, beside=beside_of(cpu, "nghttpd")))
@@ -103,13 +106,16 @@ def identities(options, stack, rows):
         request = infer_request(name, "IN", shape, data)
         ours = GrpcLoad(penstock, INFER, request, identity_validate(data))
         nghttpd = stack.enter_context(_peers.nghttpd({INFER: ours.expect}))
+        loads = {"penstock": ours, "nghttpd": GrpcLoad(nghttpd, INFER, request, expect=ours.expect)}
+        go = stack.enter_context(_peers.grpc_go(ours.expect[5:]))
+        if go is not None:
+            loads["grpc-go"] = GrpcLoad(go, INFER, request, identity_validate(data))
         grpcio = stack.enter_context(_peers.grpcio(IRIS_GEMM))
-        loads = {"penstock": ours, "nghttpd": GrpcLoad(nghttpd, INFER, request, expect=ours.expect),
-                 "grpcio": GrpcLoad(grpcio, INFER, request, identity_validate(data))}
+        loads["grpcio"] = GrpcLoad(grpcio, INFER, request, identity_validate(data))
         found = closed("identity of " + text, loads, options, 3, connections=4 if name == "image" else 2)
         cpu = {key: median(runs, "cpu_us") for key, runs in found.items()}
         rows.append(Row("identity of %s, gRPC raw: server CPU a call" % text, cpu["penstock"], "us", limit,
-                        beside=beside_of(cpu, "nghttpd", "grpcio"),
+                        beside=beside_of(cpu, "nghttpd", "grpc-go", "grpcio"),
                         note="generator %.0f%% of its core" % (100 * median(found["penstock"], "cpu_share"))))
 
 
