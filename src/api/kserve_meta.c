@@ -119,9 +119,14 @@ void kserve_models(struct exchange *x, const struct route_match *match)
 
 static void put_tensors(struct text *out, const struct signature_tensor *list, uint32_t count)
 {
+    bool is_first = true;
+
     for (uint32_t i = 0; i < count; i++) {
         const struct signature_tensor *t = &list[i];
-        text_str(out, i == 0 ? "{\"name\":" : ",{\"name\":");
+        if (t->is_hidden)
+            continue;
+        text_str(out, is_first ? "{\"name\":" : ",{\"name\":");
+        is_first = false;
         text_json(out, slice_of(t->name));
         text_printf(out, ",\"datatype\":\"%s\",\"shape\":[", dtype_name(t->dtype));
         for (uint32_t d = 0; d < t->rank; d++) {

@@ -707,21 +707,19 @@ enum err_code kserve_read(struct kserve_request *ret, struct kserve_inputs input
 
 /* -- raw binary requests ------------------------------------------------------------------------- */
 
-static enum err_code deduce_shape(const struct kserve_plan *plan, size_t bytes,
-                                  struct penstock_tensor *tensor, struct err *err)
+static enum err_code deduce_shape(int64_t shape[PENSTOCK_RANK_MAX], const struct kserve_plan *plan,
+                                  const struct signature_tensor *t, size_t bytes, struct err *err)
 {
-    const struct signature_tensor *t = &plan->signature->inputs[0];
     uint32_t free_at = UINT32_MAX, first = plan->has_batch ? 1 : 0;
     uint64_t fixed = 1;
 
-    tensor->rank = t->rank;
     for (uint32_t i = 0; i < t->rank; i++) {
-        tensor->shape[i] = t->dims[i];
+        shape[i] = t->dims[i];
         if (t->dims[i] >= 0) {
             if (__builtin_mul_overflow(fixed, (uint64_t)t->dims[i], &fixed))
                 return err_set(err, E_INVALID, "input '%s' is too large", t->name);
         } else if (i < first) {
-            tensor->shape[i] = 1;
+            shape[i] = 1;
         } else if (free_at != UINT32_MAX) {
             return err_set(err, E_INVALID,
                            "The shape of the raw input '%s' can not be deduced because there are "
@@ -752,8 +750,22 @@ static enum err_code deduce_shape(const struct kserve_plan *plan, size_t bytes,
     if (fixed == 0 || bytes % fixed != 0)
         return err_set(err, E_INVALID, "the raw input '%s' takes a multiple of %llu bytes, got %zu",
                        t->name, (unsigned long long)fixed, bytes);
-    tensor->shape[free_at] = (int64_t)(bytes / fixed);
+    shape[free_at] = (int64_t)(bytes / fixed);
     return OK;
+}
+
+/* Of the inputs that clients know: how many there are, and the index of the last. */
+static uint32_t count_inputs(const struct signature *s, uint32_t *ret_index)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < s->inputs_count; i++) {
+        if (s->inputs[i].is_hidden)
+            continue;
+        *ret_index = i;
+        count++;
+    }
+    return count;
 }
 
 enum err_code kserve_read_raw(struct kserve_request *ret, struct kserve_inputs inputs,
@@ -763,25 +775,24 @@ enum err_code kserve_read_raw(struct kserve_request *ret, struct kserve_inputs i
     struct reader r = {
         .request = ret, .inputs = inputs, .plan = plan, .memory = memory, .binary_default = true
     };
-    const struct signature *s = plan->signature;
     struct input in = { .binary_size = body.size };
+    uint32_t index = 0, count = count_inputs(plan->signature, &index);
 
     TRY(kserve_request_begin(ret, plan, memory.arena, err));
-    if (s->inputs_count != 1)
+    if (count != 1)
         return err_set(err, E_INVALID,
                        "Raw request must only have 1 input (found 1) to be deduced but got %u "
                        "inputs in '%.*s' model configuration",
-                       s->inputs_count, SLICE_ARG(plan->model_name));
-    struct penstock_tensor *tensor = &inputs.tensors[0];
-    tensor->name = s->inputs[0].name;
-    tensor->dtype = in.dtype = s->inputs[0].dtype;
-    TRY(deduce_shape(plan, body.size, tensor, err));
+                       count, SLICE_ARG(plan->model_name));
+    const struct signature_tensor *t = &plan->signature->inputs[index];
+    in.dtype = t->dtype;
+    TRY(deduce_shape(in.shape, plan, t, body.size, err));
     if (in.dtype == PENSTOCK_BYTES) {
         uint32_t length = (uint32_t)body.size;
         uint8_t *memory_at;
         void *piece;
         if (body.size > UINT32_MAX)
-            return err_set(err, E_INVALID, "the raw input '%s' is too large", tensor->name);
+            return err_set(err, E_INVALID, "the raw input '%s' is too large", t->name);
         TRY(tensor_memory(&piece, memory.arena, memory.budget, body.size + 4, err));
         memory_at = piece;
         memcpy(memory_at, &length, 4); /* little-endian hosts only, as everything here */
@@ -790,11 +801,11 @@ enum err_code kserve_read_raw(struct kserve_request *ret, struct kserve_inputs i
         in.data = piece;
         in.size = body.size + 4;
     } else {
-        in.name = slice_of(tensor->name);
+        in.name = slice_of(t->name);
         r.binary = body;
         TRY(take_binary(&r, &in, err));
     }
-    kserve_set_input(inputs, plan, 0, tensor->rank, tensor->shape, in.dtype,
+    kserve_set_input(inputs, plan, index, t->rank, in.shape, in.dtype,
                      slice_make(in.data, in.size));
     kserve_request_end(ret, plan, r.binary_default);
     return OK;

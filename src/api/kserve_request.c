@@ -30,9 +30,10 @@ void kserve_request_end(struct kserve_request *request, const struct kserve_plan
 {
     if (request->order_count != 0)
         return;
-    request->order_count = plan->signature->outputs_count;
-    for (uint32_t i = 0; i < request->order_count; i++) {
-        request->order[i] = i;
+    for (uint32_t i = 0; i < plan->signature->outputs_count; i++) {
+        if (UNLIKELY(plan->signature->outputs[i].is_hidden))
+            continue;
+        request->order[request->order_count++] = i;
         request->outputs[i].is_binary = is_binary;
     }
 }
@@ -107,7 +108,8 @@ static COLD enum err_code unknown_input(const struct kserve_plan *plan, struct s
     struct nearest nearest = nearest_to(name);
 
     for (uint32_t i = 0; i < s->inputs_count; i++)
-        nearest_offer(&nearest, s->inputs[i].name);
+        if (!s->inputs[i].is_hidden)
+            nearest_offer(&nearest, s->inputs[i].name);
     const char *best = nearest_best(&nearest);
     if (best == NULL && s->inputs_count == 1)
         best = s->inputs[0].name;
@@ -124,7 +126,8 @@ HOT enum err_code kserve_find_input(const struct kserve_plan *plan, struct slice
 
     while (index < plan->signature->inputs_count && !slice_eq(name, plan->inputs[index]))
         index++;
-    if (UNLIKELY(index == plan->signature->inputs_count))
+    if (UNLIKELY(index == plan->signature->inputs_count ||
+                 plan->signature->inputs[index].is_hidden))
         return unknown_input(plan, name, err);
     if (UNLIKELY(has[index]))
         return err_set(err, E_INVALID, "input '%s' is given twice",
@@ -200,7 +203,8 @@ static COLD enum err_code unknown_output(const struct kserve_plan *plan, struct 
     struct nearest nearest = nearest_to(name);
 
     for (uint32_t i = 0; i < s->outputs_count; i++)
-        nearest_offer(&nearest, s->outputs[i].name);
+        if (!s->outputs[i].is_hidden)
+            nearest_offer(&nearest, s->outputs[i].name);
     const char *best = nearest_best(&nearest);
     return err_set(err, E_INVALID, "unexpected inference output '%.*s' for model '%.*s'%s%s%s",
                    SLICE_ARG(slice_first(name, 80)), SLICE_ARG(plan->model_name),

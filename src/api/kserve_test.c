@@ -437,6 +437,42 @@ TEST(kserve_reads_raw_requests)
     close_reading(&r);
 }
 
+/* What the configuration does not list cannot be named, is not given, and does not count. */
+TEST(kserve_hidden_tensors)
+{
+    struct signature_tensor inputs[] = {
+        { .name = "state", .dtype = PENSTOCK_FP32, .rank = 1, .dims = { 1 }, .is_hidden = true },
+        { .name = "x", .dtype = PENSTOCK_FP32, .rank = 1, .dims = { -1 } },
+    };
+    struct signature_tensor outputs[] = {
+        { .name = "y", .dtype = PENSTOCK_FP32, .rank = 1, .dims = { -1 } },
+        { .name = "state_out",
+          .dtype = PENSTOCK_FP32,
+          .rank = 1,
+          .dims = { 1 },
+          .is_hidden = true },
+    };
+    const struct signature signature = {
+        .inputs_count = 2, .outputs_count = 2, .inputs = inputs, .outputs = outputs
+    };
+    static const float values[] = { 1, 2 };
+    struct reading r;
+
+    open_reading(&r, &signature);
+    read_text(&r, INPUT("\"name\":\"x\",\"shape\":[1],\"datatype\":\"FP32\",\"data\":[1]"));
+    check(r.code == OK && r.request.order_count == 1 && r.request.order[0] == 0, "%s", r.err.text);
+    read_text(&r, INPUT("\"name\":\"state\",\"shape\":[1],\"datatype\":\"FP32\",\"data\":[1]"));
+    check(r.code == E_INVALID && strstr(r.err.text, "unexpected inference input 'state'") != NULL,
+          "%s", r.err.text);
+    read_text(&r, "{\"inputs\":[],\"outputs\":[{\"name\":\"state_out\"}]}");
+    check(r.code == E_INVALID && strstr(r.err.text, "'state_out'") != NULL &&
+              strstr(r.err.text, "it gives 'state_out'") == NULL,
+          "%s", r.err.text);
+    read_bytes(&r, slice_make(values, sizeof values), true, 0);
+    check(r.code == OK && !r.has[0] && r.has[1] && r.inputs[1].shape[0] == 2, "%s", r.err.text);
+    close_reading(&r);
+}
+
 /* -- any order, any spacing, JSON or binary: the same tensors ------------------------------------ */
 
 static void put_blanks(struct text *out)
