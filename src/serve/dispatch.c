@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 
+#include "api/grpc.h"
 #include "base/text.h"
 
 static const struct slice allow_all = SLICE_LIT("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
@@ -117,6 +118,11 @@ static void add_origin(struct serve_exchange *e, enum origin_verdict verdict, st
     add(e, "access-control-expose-headers", slice_of("*"));
 }
 
+enum dialect serve_dialect_of(const struct exchange *x)
+{
+    return grpc_is_call(x) ? DIALECT_GRPC : api_dialect_of_path(x->path);
+}
+
 void serve_dispatch(struct serve_exchange *e)
 {
     struct exchange *x = &e->x;
@@ -131,15 +137,22 @@ void serve_dispatch(struct serve_exchange *e)
         .is_unix = e->listener->is_unix,
     };
 
-    e->dialect = DIALECT_PLAIN;
+    bool is_grpc = grpc_is_call(x);
+
+    e->dialect = is_grpc ? DIALECT_GRPC : DIALECT_PLAIN;
     enum origin_verdict verdict = origin_judge(&serve->origins, &asked, &err);
     if (UNLIKELY(verdict == ORIGIN_REFUSED)) {
         stat_add(&e->l->stats.hosts_refused, 1);
-        e->dialect = api_dialect_of_path(x->path);
+        e->dialect = serve_dialect_of(x);
         api_fail(x, e->dialect, 403, &err);
         return;
     }
     add_origin(e, verdict, asked.origin);
+    if (is_grpc) {
+        x->can_rest = true; /* a stream may be silent for as long as its deadline lets it */
+        grpc_dispatch(x, serve->settings.api);
+        return;
+    }
     enum router_answer answer =
         router_find(serve->router, x->method, x->path, x->arena, &found, &err);
     if (LIKELY(answer == ROUTER_FOUND)) {

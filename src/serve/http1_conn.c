@@ -45,10 +45,8 @@
 #include "serve/output.h"
 
 enum {
-    INPUT_BYTES = 16 * 1024, /* received at once; with its header, one pooled input */
-    COPY_MAX = 4096,         /* answers' pieces up to this are copied behind their head */
-    ARENA_FIRST = 16 * 1024,
-    ARENA_CAP = 64 * 1024 * 1024,
+    INPUT_BYTES = 16 * 1024,      /* received at once; with its header, one pooled input */
+    COPY_MAX = 4096,              /* answers' pieces up to this are copied behind their head */
     ROOM_BYTES = 256 * 1024,      /* output that may wait before exchange_room is 0 */
     AHEAD_OUTPUT_MAX = 64 * 1024, /* output that may wait before the next request is begun */
     TURN_BYTES_MAX = 1024 * 1024, /* received for one connection before others get their turn */
@@ -58,7 +56,7 @@ enum {
     LINGER_MS = 2000,
     DIRECT_MIN = 2048,    /* known body bytes from which receiving them in place pays */
     RATE_CHECK_MS = 1000, /* how often a body's rate is looked at */
-    RATE_GRACE_MS = 5000, /* of waiting, before its rate counts */
+    KEEP_MAX = 64,        /* connections and inputs, for the next taker */
 };
 
 enum conn_state {
@@ -67,14 +65,12 @@ enum conn_state {
     CONN_LINGERING, /* we have finished; what comes is dropped until the peer has seen it */
 };
 
-struct conn {
+struct http1_conn {
+    struct conn base; /* first */
     struct loop_fd watch;
     struct loop_task task;
     struct timer timer;
     uint64_t deadline_ns;
-    struct list_node node;
-    struct serve_loop *l;
-    const struct listener *listener;
 
     enum conn_state state;
     struct http1 http;
@@ -84,9 +80,8 @@ struct conn {
     struct outputs out;         /* what waits to be sent; out.is_lost: the connection is over */
 
     uint64_t begun_ns; /* when the first byte of the request was seen; 0: none yet */
-    uint64_t body_bytes, body_waited_ns; /* of the present body; only waiting counts for its rate */
-    uint64_t body_wait_ns;               /* since when its reader waits; 0: it does not */
-    uint64_t rate_due_ns;                /* when its rate is looked at next; 0: not decided */
+    struct body_pace pace;
+    uint64_t rate_due_ns; /* when its rate is looked at next; 0: not decided */
     uint64_t skipped;
     uint64_t skip_due_ns; /* by when a body nobody wants must be over */
     uint32_t requests;
@@ -99,13 +94,12 @@ struct conn {
     bool is_closing;  /* after the present answer */
     bool must_linger; /* and the peer may be sending meanwhile */
     bool is_rejected; /* over connections_max: only told so */
-    uint8_t peer_size;
-    char peer[PEER_TEXT_MAX];
+    bool is_http2;    /* its first line is HTTP/2's: handed over when this turn is done */
 };
 
 static const struct exchange_ops ops;
 
-static void conn_run(struct conn *c);
+static void conn_run(struct http1_conn *c);
 
 /* -- memory ---------------------------------------------------------------------------------- */
 
@@ -128,7 +122,7 @@ static struct input *input_take(struct serve_loop *l, size_t room)
     return input;
 }
 
-static void input_give(struct serve_loop *l, struct input **slot)
+void http1_input_give(struct serve_loop *l, struct input **slot)
 {
     struct input *input = TAKE(*slot);
 
@@ -138,68 +132,18 @@ static void input_give(struct serve_loop *l, struct input **slot)
         mem_free(input);
 }
 
-static void exchange_finish(void *object)
+static struct serve_exchange *exchange_take(struct http1_conn *c)
 {
-    struct serve_exchange *e = object;
-
-    arena_free(&e->x.arena);
-}
-
-static struct serve_exchange *exchange_take(struct conn *c)
-{
-    struct serve_loop *l = c->l;
-    int is_fresh;
-    struct serve_exchange *e = pool_take(&l->exchanges, &is_fresh);
-
-    if (UNLIKELY(e == NULL))
-        return NULL;
-    struct arena *arena = is_fresh ? arena_new(ARENA_FIRST, ARENA_CAP) : e->x.arena;
-    if (UNLIKELY(arena == NULL)) {
-        mem_free(e);
-        return NULL;
-    }
-    exchange_init(&e->x, &ops, arena, l->loop);
-    e->input = NULL;
-    e->match.route = NULL;
-    e->dialect = DIALECT_PLAIN;
-    e->more_count = 0;
-    e->promised = -1;
-    e->drops_body = e->is_chunked = e->is_aborted = e->wants_room = false;
-    e->expects_continue = false;
-    e->l = l;
-    e->conn = c;
-    e->listener = c->listener;
-    e->x.scheme = "http";
-    e->x.protocol = "HTTP/1.1";
-    e->x.budget = l->serve->settings.budget;
-    e->x.begun_ns = c->begun_ns;
-    memcpy(e->peer, c->peer, sizeof e->peer);
-    e->x.peer = slice_make(e->peer, c->peer_size);
-    e->x.headers = (const struct header *)(const void *)e->fields;
-    return e;
-}
-
-static void on_release(struct exchange *x)
-{
-    struct serve_exchange *e = CONTAINER_OF(x, struct serve_exchange, x);
-    struct serve_loop *l = e->l;
-
-    require(loop_is_mine(l->loop));
-    input_give(l, &e->input);
-    arena_reset(x->arena);
-    if (!pool_give(&l->exchanges, e)) {
-        arena_free(&x->arena);
-        mem_free(e);
-    }
+    return serve_exchange_take(&c->base, &ops, c->begun_ns);
 }
 
 /* -- what a handler calls -------------------------------------------------------------------- */
 
 /* The connection looks at the marks at the end of the turn, unless it is looking anyway. */
-static void run_later(struct conn *c)
+static void run_later(struct http1_conn *c)
 {
     if (!c->is_running)
-        loop_defer(c->l->loop, &c->task);
+        loop_defer(c->base.l->loop, &c->task);
 }
 
 static struct serve_exchange *of(struct exchange *x)
@@ -207,13 +151,18 @@ static struct serve_exchange *of(struct exchange *x)
     return CONTAINER_OF(x, struct serve_exchange, x);
 }
 
+static struct http1_conn *conn_of(const struct serve_exchange *e)
+{
+    return CONTAINER_OF(e->conn, struct http1_conn, base);
+}
+
 static void op_read(struct exchange *x)
 {
-    run_later(of(x)->conn);
+    run_later(conn_of(of(x)));
 }
 
 /* Can what is unread of this request's body be skipped, so that the next request may follow? */
-static bool can_skip(const struct conn *c, const struct exchange *x)
+static bool can_skip(const struct http1_conn *c, const struct exchange *x)
 {
     if (x->body_is_over || c->http.body_size == 0)
         return true;
@@ -224,28 +173,28 @@ static bool can_skip(const struct conn *c, const struct exchange *x)
 }
 
 /* Has this connection carried as many requests as one may? */
-static bool is_spent(const struct conn *c)
+static bool is_spent(const struct http1_conn *c)
 {
-    uint32_t most = c->l->serve->settings.requests_per_connection_max;
+    uint32_t most = c->base.l->serve->settings.requests_per_connection_max;
 
     return most != 0 && c->requests >= most;
 }
 
-static bool is_draining(const struct conn *c)
+static bool is_draining(const struct http1_conn *c)
 {
-    return atomic_load_explicit(&c->l->serve->is_draining, memory_order_relaxed);
+    return atomic_load_explicit(&c->base.l->serve->is_draining, memory_order_relaxed);
 }
 
 static void op_respond(struct exchange *x, uint16_t status, const struct header *headers,
                        uint32_t headers_count, int64_t body_size)
 {
     struct serve_exchange *e = of(x);
-    struct conn *c = e->conn;
+    struct http1_conn *c = conn_of(e);
     bool is_bare = status == 204 || status == 304;
     struct http1_answer answer = {
         .status = status,
         .length = (uint64_t)body_size,
-        .date = serve_loop_date(c->l),
+        .date = serve_loop_date(c->base.l),
         .fields = (const struct http1_field *)(const void *)headers,
         .fields_count = headers_count,
         .more = (const struct http1_field *)(const void *)e->more,
@@ -268,7 +217,7 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
         c->is_closing = true;
     }
     if (UNLIKELY(!c->is_closing && (is_spent(c) || is_draining(c) || !can_skip(c, x)))) {
-        stat_add(&c->l->stats.limit_requests, is_spent(c));
+        stat_add(&c->base.l->stats.limit_requests, is_spent(c));
         c->is_closing = c->must_linger = true;
     }
     answer.connection = c->is_closing        ? HTTP1_CLOSE
@@ -283,14 +232,14 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
 static void op_send(struct exchange *x, struct slice bytes, struct buf *holder)
 {
     struct serve_exchange *e = of(x);
-    struct conn *c = e->conn;
+    struct http1_conn *c = conn_of(e);
 
     require(e->promised < 0 || x->body_sent <= (uint64_t)e->promised);
     if (e->drops_body || c->out.is_lost)
         return;
     /* One answer of any size may wait, since it exists anyway; who piles up more is not read. */
-    if (UNLIKELY(c->out.bytes > c->l->serve->settings.output_bytes_max)) {
-        stat_add(&c->l->stats.limit_output, 1);
+    if (UNLIKELY(c->out.bytes > c->base.l->serve->settings.output_bytes_max)) {
+        stat_add(&c->base.l->stats.limit_output, 1);
         c->out.is_lost = true;
         run_later(c);
         return;
@@ -313,7 +262,7 @@ static void op_send(struct exchange *x, struct slice bytes, struct buf *holder)
 static void op_end(struct exchange *x, const struct header *trailers, uint32_t trailers_count)
 {
     struct serve_exchange *e = of(x);
-    struct conn *c = e->conn;
+    struct http1_conn *c = conn_of(e);
 
     if (e->is_chunked && !c->out.is_lost) {
         output_copy(&c->out, "0\r\n", 3);
@@ -335,13 +284,13 @@ static void op_end(struct exchange *x, const struct header *trailers, uint32_t t
 static void op_abort(struct exchange *x)
 {
     of(x)->is_aborted = true;
-    run_later(of(x)->conn);
+    run_later(conn_of(of(x)));
 }
 
 static size_t op_room(struct exchange *x)
 {
     struct serve_exchange *e = of(x);
-    struct conn *c = e->conn;
+    struct http1_conn *c = conn_of(e);
 
     e->wants_room = c->out.bytes >= ROOM_BYTES;
     return e->wants_room ? 0 : ROOM_BYTES - c->out.bytes;
@@ -354,24 +303,13 @@ static const struct exchange_ops ops = {
     .end = op_end,
     .abort = op_abort,
     .room = op_room,
-    .release = on_release,
+    .release = serve_exchange_release,
 };
 
 /* -- the end --------------------------------------------------------------------------------- */
 
-/* Tells who works on it that nothing can be sent any more. */
-static void exchange_leave(struct exchange *x)
-{
-    if (x->is_gone)
-        return;
-    x->is_gone = true;
-    x->has_offer = false;
-    if (x->user != NULL && x->user->on_gone != NULL)
-        x->user->on_gone(x);
-}
-
 /* Takes the present exchange off the connection. */
-static void conn_let_go(struct conn *c)
+static void conn_let_go(struct http1_conn *c)
 {
     struct serve_exchange *e = TAKE(c->now);
     struct exchange *x = &e->x;
@@ -380,23 +318,23 @@ static void conn_let_go(struct conn *c)
     exchange_unref(&x);
 }
 
-static void conn_free(struct conn *c)
+static void conn_free(struct http1_conn *c)
 {
-    struct serve_loop *l = c->l;
+    struct serve_loop *l = c->base.l;
 
     c->is_running = true; /* what on_gone calls only leaves marks */
     if (c->now != NULL) {
         stat_add(&l->stats.departed, 1);
-        exchange_leave(&c->now->x);
+        serve_exchange_leave(&c->now->x);
         conn_let_go(c);
     }
-    outputs_deinit(&c->out, exchange_leave);
-    input_give(l, &c->input);
+    outputs_deinit(&c->out, serve_exchange_leave);
+    http1_input_give(l, &c->input);
     loop_undefer(&c->task);
     timer_stop(l->loop, &c->timer);
     loop_unwatch(l->loop, &c->watch);
     socket_close(&c->watch.fd);
-    list_remove(&c->node);
+    list_remove(&c->base.node);
     if (c->is_rejected)
         l->rejecting--;
     if (!pool_give(&l->conns_pool, c))
@@ -404,20 +342,46 @@ static void conn_free(struct conn *c)
     serve_connection_gone(l);
 }
 
-static void conn_linger(struct conn *c)
+/* What this is of is another's from here on; the descriptor and the counts stay. */
+static void conn_forget(struct http1_conn *c)
+{
+    struct serve_loop *l = c->base.l;
+
+    http1_input_give(l, &c->input);
+    loop_undefer(&c->task);
+    timer_stop(l->loop, &c->timer);
+    list_remove(&c->base.node);
+    if (!pool_give(&l->conns_pool, c))
+        mem_free(c);
+}
+
+/* The first line said HTTP/2: everything received goes there. */
+static void conn_hand_over(struct http1_conn *c)
+{
+    struct slice received = { c->input->bytes + c->input_at, c->input_end - c->input_at };
+
+    if (http2_conn_open(&c->base, &c->watch, received, c->fin_seen)) {
+        conn_forget(c);
+    } else {
+        stat_add(&c->base.l->stats.no_memory, 1);
+        conn_free(c);
+    }
+}
+
+static void conn_linger(struct http1_conn *c)
 {
     c->state = CONN_LINGERING;
     c->skipped = 0;
-    input_give(c->l, &c->input);
+    http1_input_give(c->base.l, &c->input);
     socket_finish(c->watch.fd);
-    c->deadline_ns = loop_now_ns(c->l->loop) + LINGER_MS * NS_PER_MS;
+    c->deadline_ns = loop_now_ns(c->base.l->loop) + LINGER_MS * NS_PER_MS;
 }
 
 /* -- failing --------------------------------------------------------------------------------- */
 
 /* Answers for a request that has no handler (any more) and ends the connection after it. When
  * an answer has begun already, cutting it off is all that can be said. */
-COLD static void conn_fail(struct conn *c, uint16_t status, const struct err *err)
+COLD static void conn_fail(struct http1_conn *c, uint16_t status, const struct err *err)
 {
     struct serve_exchange *before = c->now;
     enum dialect dialect;
@@ -439,7 +403,7 @@ COLD static void conn_fail(struct conn *c, uint16_t status, const struct err *er
         dialect = before->match.route != NULL ? before->dialect : api_dialect_of_path(path);
         e->x.method = before->x.method;
         e->x.is_head = before->x.is_head;
-        exchange_leave(&before->x);
+        serve_exchange_leave(&before->x);
         conn_let_go(c);
     } else {
         /* The target as far as it was understood; api looks at its beginning only. */
@@ -459,9 +423,9 @@ COLD static void conn_fail(struct conn *c, uint16_t status, const struct err *er
     api_fail(&e->x, dialect, status, err);
 }
 
-COLD static void conn_malformed(struct conn *c, const struct err *err)
+COLD static void conn_malformed(struct http1_conn *c, const struct err *err)
 {
-    struct serve_stats *stats = &c->l->stats;
+    struct serve_stats *stats = &c->base.l->stats;
 
     stat_add(&stats->malformed, 1);
     if (c->http.status == 431 || c->http.status == 414)
@@ -474,13 +438,13 @@ COLD static void conn_malformed(struct conn *c, const struct err *err)
 /* -- receiving ------------------------------------------------------------------------------- */
 
 /* What a recv told: true when bytes came. */
-static bool received(struct conn *c, ssize_t got, size_t asked)
+static bool received(struct http1_conn *c, ssize_t got, size_t asked)
 {
     if (LIKELY(got > 0)) {
         /* Less than asked for: the socket is empty, unless its end is there as well. */
         c->can_read = (size_t)got == asked || c->fin_seen;
         c->turn_bytes += (uint32_t)got;
-        stat_add(&c->l->stats.bytes_in, (uint64_t)got);
+        stat_add(&c->base.l->stats.bytes_in, (uint64_t)got);
         return true;
     }
     c->can_read = false;
@@ -492,14 +456,14 @@ static bool received(struct conn *c, ssize_t got, size_t asked)
 }
 
 /* May more be received now? Others want their turn, and the bytes do not run away. */
-static bool may_receive(const struct conn *c)
+static bool may_receive(const struct http1_conn *c)
 {
     return c->can_read && !c->at_end && !c->out.is_lost && c->turn_bytes < TURN_BYTES_MAX;
 }
 
 /* Makes room behind the unread bytes: moves them to the front of a fresh input when there is none.
  * The bytes of the head that is being received stay in one piece. */
-static bool input_make_room(struct conn *c)
+static bool input_make_room(struct http1_conn *c)
 {
     size_t unread = c->input_end - c->input_at;
     size_t room = INPUT_BYTES - sizeof(struct input);
@@ -511,14 +475,14 @@ static bool input_make_room(struct conn *c)
     } else {
         if (unread >= room / 2) /* a long head: its limit is the parser's to watch */
             room = MAX(room, 2 * unread);
-        struct input *fresh = input_take(c->l, room);
+        struct input *fresh = input_take(c->base.l, room);
         if (fresh == NULL) {
             output_no_memory(&c->out);
             return false;
         }
         if (unread > 0)
             memcpy(fresh->bytes, c->input->bytes + c->input_at, unread);
-        input_give(c->l, &c->input);
+        http1_input_give(c->base.l, &c->input);
         c->input = fresh;
     }
     c->input_at = 0;
@@ -526,7 +490,7 @@ static bool input_make_room(struct conn *c)
     return true;
 }
 
-static bool input_receive(struct conn *c)
+static bool input_receive(struct http1_conn *c)
 {
     if (!may_receive(c) || !input_make_room(c))
         return false;
@@ -538,16 +502,16 @@ static bool input_receive(struct conn *c)
     return true;
 }
 
-static size_t input_size(const struct conn *c)
+static size_t input_size(const struct http1_conn *c)
 {
     return c->input_end - c->input_at;
 }
 
-static void input_used(struct conn *c, size_t size)
+static void input_used(struct http1_conn *c, size_t size)
 {
     c->input_at += (uint32_t)size;
     if (c->input_at == c->input_end) {
-        input_give(c->l, &c->input);
+        http1_input_give(c->base.l, &c->input);
         c->input_at = c->input_end = 0;
     }
 }
@@ -555,9 +519,9 @@ static void input_used(struct conn *c, size_t size)
 /* -- requests -------------------------------------------------------------------------------- */
 
 /* The head of the next request is complete: makes its exchange and calls the handler. */
-static void begin_request(struct conn *c, size_t head_size)
+static void begin_request(struct http1_conn *c, size_t head_size)
 {
-    const struct serve_settings *settings = &c->l->serve->settings;
+    const struct serve_settings *settings = &c->base.l->serve->settings;
     struct http1 *h = &c->http;
     uint8_t *head = c->input->bytes + c->input_at;
     struct serve_exchange *e = exchange_take(c);
@@ -593,12 +557,13 @@ static void begin_request(struct conn *c, size_t head_size)
     c->now = e;
     c->requests++;
     c->turn_requests++;
-    c->body_bytes = c->body_waited_ns = c->body_wait_ns = c->rate_due_ns = c->begun_ns = 0;
-    stat_add(&c->l->stats.requests, 1);
+    c->pace = (struct body_pace){ 0 };
+    c->rate_due_ns = c->begun_ns = 0;
+    stat_add(&c->base.l->stats.requests, 1);
     if (UNLIKELY(!h->is_keep_alive))
         c->is_closing = true;
     if (UNLIKELY(h->body_size > 0 && (uint64_t)h->body_size > settings->body_bytes_max)) {
-        stat_add(&c->l->stats.limit_body, 1);
+        stat_add(&c->base.l->stats.limit_body, 1);
         err_set(&err, E_RANGE,
                 "the body has %lld bytes; the most is %llu, and --max-body raises it",
                 (long long)h->body_size, (unsigned long long)settings->body_bytes_max);
@@ -608,9 +573,9 @@ static void begin_request(struct conn *c, size_t head_size)
     serve_dispatch(e);
 }
 
-static bool next_request(struct conn *c)
+static bool next_request(struct http1_conn *c)
 {
-    const struct serve_settings *settings = &c->l->serve->settings;
+    const struct serve_settings *settings = &c->base.l->serve->settings;
     struct err err;
     size_t head_size;
 
@@ -618,14 +583,14 @@ static bool next_request(struct conn *c)
         return false;
     if (UNLIKELY(c->turn_requests >= settings->pipeline_max)) {
         if (input_size(c) > 0)
-            stat_add(&c->l->stats.limit_pipeline, 1);
+            stat_add(&c->base.l->stats.limit_pipeline, 1);
         return false;
     }
     if (input_size(c) == 0 && !input_receive(c))
         return false;
     for (;;) {
         if (c->begun_ns == 0)
-            c->begun_ns = loop_now_ns(c->l->loop);
+            c->begun_ns = loop_now_ns(c->base.l->loop);
         enum http1_step step =
             http1_scan(&c->http, c->input->bytes + c->input_at, input_size(c), &head_size, &err);
         if (LIKELY(step == HTTP1_HEAD)) {
@@ -633,6 +598,10 @@ static bool next_request(struct conn *c)
             return true;
         }
         if (step == HTTP1_BAD) {
+            if (c->http.is_http2 && c->requests == 0) {
+                c->is_http2 = true;
+                return false;
+            }
             conn_malformed(c, &err);
             return true;
         }
@@ -644,7 +613,7 @@ static bool next_request(struct conn *c)
 /* -- bodies ---------------------------------------------------------------------------------- */
 
 /* The reader waits: a client that asked whether it may send is told so, once. */
-static void say_continue(struct conn *c, struct serve_exchange *e)
+static void say_continue(struct http1_conn *c, struct serve_exchange *e)
 {
     static const char text[] = "HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -656,7 +625,8 @@ static void say_continue(struct conn *c, struct serve_exchange *e)
 }
 
 /* Fills the offer with what there is; *ret_is_end: the body is complete. False: nothing came. */
-static bool fill_offer(struct conn *c, struct exchange *x, size_t *ret_filled, bool *ret_is_end)
+static bool fill_offer(struct http1_conn *c, struct exchange *x, size_t *ret_filled,
+                       bool *ret_is_end)
 {
     struct http1 *h = &c->http;
     struct slice data;
@@ -700,12 +670,12 @@ static bool fill_offer(struct conn *c, struct exchange *x, size_t *ret_filled, b
     return filled > 0 || *ret_is_end;
 }
 
-static bool deliver(struct conn *c)
+static bool deliver(struct http1_conn *c)
 {
-    const struct serve_settings *settings = &c->l->serve->settings;
+    const struct serve_settings *settings = &c->base.l->serve->settings;
     struct serve_exchange *e = c->now;
     struct exchange *x = &e->x;
-    uint64_t now = loop_now_ns(c->l->loop);
+    uint64_t now = loop_now_ns(c->base.l->loop);
     struct err err;
     size_t filled = 0;
     bool is_end = true;
@@ -715,18 +685,13 @@ static bool deliver(struct conn *c)
             if (c->now != e) /* malformed */
                 return true;
             say_continue(c, e);
-            if (c->body_wait_ns == 0)
-                c->body_wait_ns = now;
+            body_pace_begin(&c->pace, now);
             return false;
         }
         e->expects_continue = false;
-        c->body_bytes += filled;
-        if (c->body_wait_ns != 0) {
-            c->body_waited_ns += now - c->body_wait_ns;
-            c->body_wait_ns = 0;
-        }
-        if (UNLIKELY(c->body_bytes > settings->body_bytes_max)) {
-            stat_add(&c->l->stats.limit_body, 1);
+        body_pace_got(&c->pace, now, filled);
+        if (UNLIKELY(c->pace.bytes > settings->body_bytes_max)) {
+            stat_add(&c->base.l->stats.limit_body, 1);
             err_set(&err, E_RANGE,
                     "the body has more than %llu bytes, the most that is accepted; --max-body "
                     "raises it",
@@ -743,7 +708,7 @@ static bool deliver(struct conn *c)
 }
 
 /* Reads what nobody wants of the last request's body. True: it is over. */
-static bool skip_body(struct conn *c)
+static bool skip_body(struct http1_conn *c)
 {
     struct http1 *h = &c->http;
     struct slice data;
@@ -769,24 +734,13 @@ static bool skip_body(struct conn *c)
 
 /* -- one thing after the other ----------------------------------------------------------------- */
 
-static void count_answer(struct conn *c, uint16_t status)
-{
-    struct serve_stats *stats = &c->l->stats;
-
-    stat_add(status < 300   ? &stats->status_2xx
-             : status < 400 ? &stats->status_3xx
-             : status < 500 ? &stats->status_4xx
-                            : &stats->status_5xx,
-             1);
-}
-
 /* The answer is complete, if perhaps not sent. */
-static void finish_request(struct conn *c)
+static void finish_request(struct http1_conn *c)
 {
     struct serve_exchange *e = c->now;
     struct exchange *x = &e->x;
 
-    count_answer(c, x->status);
+    serve_count_answer(c->base.l, x->status);
     if (UNLIKELY(e->promised >= 0 && !e->drops_body && x->body_sent != (uint64_t)e->promised)) {
         log_error("an answer of %llu bytes for %.*s was promised and %llu were given: cut off",
                   (unsigned long long)e->promised, SLICE_ARG(x->path),
@@ -796,8 +750,8 @@ static void finish_request(struct conn *c)
     if (UNLIKELY(!x->body_is_over)) {
         if (!c->is_closing && can_skip(c, x)) {
             c->state = CONN_SKIPPING;
-            c->skip_due_ns =
-                loop_now_ns(c->l->loop) + c->l->serve->settings.body_timeout_ms * NS_PER_MS;
+            c->skip_due_ns = loop_now_ns(c->base.l->loop) +
+                             c->base.l->serve->settings.body_timeout_ms * NS_PER_MS;
         } else {
             c->is_closing = c->must_linger = true;
         }
@@ -808,7 +762,7 @@ static void finish_request(struct conn *c)
 }
 
 /* Does the next thing that can be done; false: nothing can be done now. */
-static bool step(struct conn *c)
+static bool step(struct http1_conn *c)
 {
     struct serve_exchange *e = c->now;
 
@@ -831,7 +785,7 @@ static bool step(struct conn *c)
 }
 
 /* A producer that was told to wait may go on. */
-static bool give_room(struct conn *c)
+static bool give_room(struct http1_conn *c)
 {
     struct serve_exchange *e = c->now;
 
@@ -846,19 +800,19 @@ static bool give_room(struct conn *c)
 
 /* -- resting --------------------------------------------------------------------------------- */
 
-static void set_deadline(struct conn *c, uint64_t due_ns)
+static void set_deadline(struct http1_conn *c, uint64_t due_ns)
 {
     c->deadline_ns = due_ns;
     if (UNLIKELY(due_ns != UINT64_MAX && (c->timer.slot == 0 || due_ns < c->timer.due_ns)) &&
-        timer_start(c->l->loop, &c->timer, due_ns, NULL) != OK)
+        timer_start(c->base.l->loop, &c->timer, due_ns, NULL) != OK)
         output_no_memory(&c->out);
 }
 
 /* What the connection waits for, and until when. */
-static uint64_t deadline_of(struct conn *c)
+static uint64_t deadline_of(struct http1_conn *c)
 {
-    const struct serve_settings *settings = &c->l->serve->settings;
-    uint64_t now = loop_now_ns(c->l->loop);
+    const struct serve_settings *settings = &c->base.l->serve->settings;
+    uint64_t now = loop_now_ns(c->base.l->loop);
 
     if (UNLIKELY(c->state == CONN_LINGERING))
         return c->deadline_ns;
@@ -869,21 +823,25 @@ static uint64_t deadline_of(struct conn *c)
     if (c->now == NULL)
         return c->begun_ns != 0 ? c->begun_ns + settings->header_timeout_ms * NS_PER_MS
                                 : now + settings->idle_timeout_ms * NS_PER_MS;
-    if (c->now->x.has_offer && c->body_wait_ns != 0) {
+    if (c->now->x.has_offer && c->pace.wait_ns != 0) {
         uint64_t still = settings->body_timeout_ms;
         if (settings->body_rate_min != 0 && c->rate_due_ns == 0)
             c->rate_due_ns = now + MIN(still / 2, (uint64_t)RATE_CHECK_MS) * NS_PER_MS;
-        return MIN(c->body_wait_ns + still * NS_PER_MS,
+        return MIN(c->pace.wait_ns + still * NS_PER_MS,
                    c->rate_due_ns != 0 ? c->rate_due_ns : UINT64_MAX);
     }
     return UINT64_MAX; /* the handler works */
 }
 
 /* Nothing more can be done now: ends the connection, or lets it rest. */
-static void conn_rest(struct conn *c)
+static void conn_rest(struct http1_conn *c)
 {
     bool is_waiting = c->now != NULL && !c->now->x.is_ended;
 
+    if (UNLIKELY(c->is_http2 && !c->out.is_lost)) {
+        conn_hand_over(c);
+        return;
+    }
     if (UNLIKELY(c->out.is_lost) ||
         (c->fin_seen && is_waiting && !(c->now->x.has_offer && c->can_read))) {
         conn_free(c);
@@ -904,15 +862,15 @@ static void conn_rest(struct conn *c)
         }
     }
     /* What was left for the next turn is not announced again. */
-    if (UNLIKELY(c->turn_requests >= c->l->serve->settings.pipeline_max ||
+    if (UNLIKELY(c->turn_requests >= c->base.l->serve->settings.pipeline_max ||
                  c->turn_bytes >= TURN_BYTES_MAX))
-        loop_defer(c->l->loop, &c->task);
+        loop_defer(c->base.l->loop, &c->task);
     set_deadline(c, deadline_of(c));
     if (UNLIKELY(c->out.is_lost)) /* no memory for the timer */
         conn_free(c);
 }
 
-static void linger_on(struct conn *c)
+static void linger_on(struct http1_conn *c)
 {
     while (may_receive(c)) {
         ssize_t got = socket_discard(c->watch.fd, 256 * 1024);
@@ -924,7 +882,7 @@ static void linger_on(struct conn *c)
         c->out.is_lost = true;
 }
 
-static void conn_run(struct conn *c)
+static void conn_run(struct http1_conn *c)
 {
     uint32_t rounds = 0;
     bool has_moved;
@@ -946,7 +904,7 @@ static void conn_run(struct conn *c)
     } while (has_moved && !c->out.is_lost && rounds++ < TURN_ROUNDS_MAX);
     c->is_running = false;
     if (UNLIKELY(has_moved)) /* it could go on: after the others */
-        loop_defer(c->l->loop, &c->task);
+        loop_defer(c->base.l->loop, &c->task);
     conn_rest(c);
 }
 
@@ -954,7 +912,7 @@ static void conn_run(struct conn *c)
 
 static void on_ready(struct loop_fd *watch, uint32_t events)
 {
-    struct conn *c = CONTAINER_OF(watch, struct conn, watch);
+    struct http1_conn *c = CONTAINER_OF(watch, struct http1_conn, watch);
 
     if (UNLIKELY(events & EPOLLERR))
         c->out.is_lost = true;
@@ -967,57 +925,41 @@ static void on_ready(struct loop_fd *watch, uint32_t events)
 
 static void on_task(struct loop_task *task)
 {
-    conn_run(CONTAINER_OF(task, struct conn, task));
+    conn_run(CONTAINER_OF(task, struct http1_conn, task));
 }
 
 /* Has the reader taken enough of what lies in the kernel since the socket was found full? */
-static bool reader_moves(struct conn *c)
+static bool reader_moves(struct http1_conn *c)
 {
-    const struct serve_settings *settings = &c->l->serve->settings;
+    const struct serve_settings *settings = &c->base.l->serve->settings;
     size_t unsent = socket_unsent(c->watch.fd);
     uint64_t enough = MAX(settings->body_rate_min * settings->write_timeout_ms / 1000, UINT64_C(1));
 
     if (unsent + MIN(enough, (uint64_t)c->out.unsent) > c->out.unsent || c->out.unsent == 0)
         return false;
     c->out.unsent = unsent;
-    c->out.moved_ns = loop_now_ns(c->l->loop);
+    c->out.moved_ns = loop_now_ns(c->base.l->loop);
     return true;
 }
 
 /* A body that stands still, or arrives too slowly, is refused. */
-static void judge_body(struct conn *c)
+static void judge_body(struct http1_conn *c)
 {
-    const struct serve_settings *settings = &c->l->serve->settings;
-    uint64_t now = loop_now_ns(c->l->loop), since = now - c->body_wait_ns;
-    uint64_t waited = c->body_waited_ns + since;
-    uint64_t grace = MIN(settings->body_timeout_ms, (uint64_t)RATE_GRACE_MS) * NS_PER_MS;
     struct err err;
 
-    if (since >= settings->body_timeout_ms * NS_PER_MS) {
-        stat_add(&c->l->stats.timeout_body, 1);
-        err_set(&err, E_DEADLINE,
-                "the body stood still for %llu ms after %llu bytes (--body-timeout)",
-                (unsigned long long)settings->body_timeout_ms, (unsigned long long)c->body_bytes);
-    } else if (waited > grace && (double)c->body_bytes * (double)NS_PER_S <
-                                     (double)settings->body_rate_min * (double)waited) {
-        stat_add(&c->l->stats.rate_body, 1);
-        err_set(&err, E_DEADLINE,
-                "the body arrives at less than %llu bytes a second (--body-rate-min)",
-                (unsigned long long)settings->body_rate_min);
-    } else {
+    if (body_pace_is_slow(&c->pace, c->base.l, loop_now_ns(c->base.l->loop), &err))
+        conn_fail(c, 408, &err);
+    else
         c->rate_due_ns = 0;
-        return;
-    }
-    conn_fail(c, 408, &err);
 }
 
 static void on_due(struct timer *timer)
 {
-    struct conn *c = CONTAINER_OF(timer, struct conn, timer);
-    struct serve_stats *stats = &c->l->stats;
+    struct http1_conn *c = CONTAINER_OF(timer, struct http1_conn, timer);
+    struct serve_stats *stats = &c->base.l->stats;
     struct err err;
 
-    if (c->deadline_ns > loop_now_ns(c->l->loop)) { /* it has moved on meanwhile */
+    if (c->deadline_ns > loop_now_ns(c->base.l->loop)) { /* it has moved on meanwhile */
         set_deadline(c, c->deadline_ns);
         if (c->out.is_lost)
             conn_free(c);
@@ -1033,13 +975,13 @@ static void on_due(struct timer *timer)
         stat_add(&stats->timeout_body, 1);
         c->out.is_lost = true;
     } else if (c->now != NULL) {
-        if (c->now->x.has_offer && c->body_wait_ns != 0)
+        if (c->now->x.has_offer && c->pace.wait_ns != 0)
             judge_body(c);
     } else if (c->begun_ns != 0) {
         stat_add(&stats->timeout_head, 1);
         err_set(&err, E_DEADLINE,
                 "the head of the request did not arrive within %llu ms (--header-timeout)",
-                (unsigned long long)c->l->serve->settings.header_timeout_ms);
+                (unsigned long long)c->base.l->serve->settings.header_timeout_ms);
         conn_fail(c, 408, &err);
     } else {
         stat_add(&stats->timeout_idle, 1);
@@ -1050,12 +992,37 @@ static void on_due(struct timer *timer)
 
 /* -- life ------------------------------------------------------------------------------------ */
 
-void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
-               const struct address *peer, bool is_rejected)
+static void conn_drain(struct conn *conn)
+{
+    struct http1_conn *c = CONTAINER_OF(conn, struct http1_conn, base);
+
+    if (c->state == CONN_LINGERING)
+        return;
+    if (c->now == NULL && c->state == CONN_OPEN && input_size(c) == 0) {
+        /* What has arrived and is not read yet is a request too. */
+        c->can_read = true;
+        c->turn_bytes = 0;
+        input_receive(c);
+    }
+    bool is_begun = c->now == NULL ? c->begun_ns != 0 || input_size(c) > 0 : c->now->x.status == 0;
+    if (!is_begun) /* else its answer will be the last */
+        c->is_closing = c->must_linger = true;
+    conn_run(c);
+}
+
+static void conn_cut(struct conn *conn)
+{
+    conn_free(CONTAINER_OF(conn, struct http1_conn, base));
+}
+
+static const struct conn_kind http1_kind = { .drain = conn_drain, .cut = conn_cut };
+
+void http1_conn_open(struct serve_loop *l, const struct listener *listener, int fd,
+                     const struct address *peer, bool is_rejected)
 {
     char text[ADDRESS_TEXT_MAX];
     int is_fresh;
-    struct conn *c = pool_take(&l->conns_pool, &is_fresh);
+    struct http1_conn *c = pool_take(&l->conns_pool, &is_fresh);
     struct err err;
 
     if (c == NULL) {
@@ -1066,8 +1033,6 @@ void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
         return;
     }
     memset(c, 0, sizeof *c);
-    c->l = l;
-    c->listener = listener;
     c->out.l = l;
     c->watch.fd = fd;
     c->watch.on_ready = on_ready;
@@ -1075,13 +1040,13 @@ void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
     c->timer.on_due = on_due;
     c->is_rejected = is_rejected;
     http1_init(&c->http, &l->serve->limits);
-    size_t size = MIN(address_text(peer, text), sizeof c->peer - 1);
-    memcpy(c->peer, text, size);
-    c->peer_size = (uint8_t)size;
-    list_push(&l->conns, &c->node);
+    size_t size = MIN(address_text(peer, text), sizeof c->base.peer - 1);
+    memcpy(c->base.peer, text, size);
+    c->base.peer_size = (uint8_t)size;
+    conn_init(&c->base, &http1_kind, l, listener);
     if (loop_watch(l->loop, &c->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &err) != OK) {
         stat_add(&l->stats.no_memory, 1);
-        list_remove(&c->node);
+        list_remove(&c->base.node);
         l->rejecting -= is_rejected;
         if (!pool_give(&l->conns_pool, c))
             mem_free(c);
@@ -1105,48 +1070,14 @@ void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
         conn_free(c);
 }
 
-struct conn *conn_of_node(struct list_node *node)
+void http1_pools_init(struct serve_loop *l)
 {
-    return CONTAINER_OF(node, struct conn, node);
-}
-
-void conn_drain(struct conn *c)
-{
-    if (c->state == CONN_LINGERING)
-        return;
-    if (c->now == NULL && c->state == CONN_OPEN && input_size(c) == 0) {
-        /* What has arrived and is not read yet is a request too. */
-        c->can_read = true;
-        c->turn_bytes = 0;
-        input_receive(c);
-    }
-    bool is_begun = c->now == NULL ? c->begun_ns != 0 || input_size(c) > 0 : c->now->x.status == 0;
-    if (!is_begun) /* else its answer will be the last */
-        c->is_closing = c->must_linger = true;
-    conn_run(c);
-}
-
-void conn_cut(struct conn *c)
-{
-    conn_free(c);
-}
-
-void serve_loop_pools_init(struct serve_loop *l)
-{
-    enum { KEEP_MAX = 64 };
-    size_t fields = l->serve->limits.fields_max * sizeof(struct http1_field);
-
-    list_init(&l->conns);
-    pool_init(&l->conns_pool, sizeof(struct conn), KEEP_MAX);
-    pool_init(&l->exchanges, sizeof(struct serve_exchange) + fields, KEEP_MAX);
+    pool_init(&l->conns_pool, sizeof(struct http1_conn), KEEP_MAX);
     pool_init(&l->inputs, INPUT_BYTES, KEEP_MAX);
-    outputs_pools_init(l);
 }
 
-void serve_loop_pools_deinit(struct serve_loop *l)
+void http1_pools_deinit(struct serve_loop *l)
 {
     pool_deinit(&l->conns_pool, NULL);
-    pool_deinit(&l->exchanges, exchange_finish);
     pool_deinit(&l->inputs, NULL);
-    outputs_pools_deinit(l);
 }

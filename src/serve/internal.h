@@ -15,6 +15,7 @@
 #include "serve/stats.h"
 #include "wire/http1.h"
 #include "wire/http1_write.h"
+#include "wire/http2.h"
 
 enum {
     LISTENERS_MAX = 16,
@@ -24,6 +25,23 @@ enum {
 
 struct conn;
 struct serve_loop;
+
+/* What the rest of serve/ asks of any connection. */
+struct conn_kind {
+    void (*drain)(
+        struct conn *conn); /* closes it if it is idle; else what is under way is its last */
+    void (*cut)(struct conn *conn); /* now */
+};
+
+/* The head of each kind of connection: http1_conn.c, http2_conn.c. Its loop's own. */
+struct conn {
+    const struct conn_kind *kind;
+    struct list_node node; /* in its loop's conns */
+    struct serve_loop *l;
+    const struct listener *listener;
+    uint8_t peer_size;
+    char peer[PEER_TEXT_MAX];
+};
 
 /* A bound address; its socket is watched by every loop. Read-only once started. */
 struct listener {
@@ -41,6 +59,12 @@ struct input {
     uint8_t bytes[];
 };
 
+/* How fast a body comes; only time its reader waited counts. */
+struct body_pace {
+    uint64_t bytes, waited_ns;
+    uint64_t wait_ns; /* since when its reader waits; 0: it does not */
+};
+
 /* An exchange as the transports here make it: what the router and the origin check need beside
  * what the handler sees. Loop's own; pooled. */
 struct serve_exchange {
@@ -56,6 +80,19 @@ struct serve_exchange {
     int64_t promised; /* body bytes the head announced; -1: not known */
     bool drops_body, is_chunked, is_aborted, wants_room, expects_continue;
     char peer[PEER_TEXT_MAX];
+
+    /* -- HTTP/2's own: http2_conn.c -- */
+    struct http2_stream *stream; /* NULL: the stream has closed */
+    struct list_node due;        /* something is to be done for it in this turn */
+    struct list_node waiting;    /* it waits for room */
+    uint8_t *kept;               /* owned: bytes that came before an offer */
+    size_t kept_at, kept_size, kept_room;
+    size_t filled; /* of the present offer */
+    struct body_pace pace;
+    uint64_t sent_mark, sent_ns; /* how far its answer had got, and when that was seen */
+    bool has_sent;               /* what its answer has is all given to http2 */
+    bool is_counted;
+
     struct http1_field fields[];
 };
 
@@ -73,7 +110,9 @@ struct serve_loop {
     struct loop *loop;
     struct worker *worker;
     struct list conns;
-    struct pool conns_pool, exchanges, inputs, outputs, references;
+    struct pool conns_pool, http2_conns, exchanges, inputs, outputs, references;
+    struct http2_heap *http2_heap; /* owned; made with its first HTTP/2 connection */
+    uint8_t *http2_input;          /* owned; what is received for any of them */
     struct serve_stats stats;
     _Atomic uint32_t open; /* connections here or on their way here */
     uint32_t rejecting;    /* those that are only told 503 */
@@ -91,6 +130,7 @@ struct serve {
     struct env *env;
     struct serve_settings settings;
     struct http1_limits limits;
+    struct http2_limits http2_limits;
     struct router *router;
     struct origin_rules origins;
     struct listener listeners[LISTENERS_MAX];
@@ -111,19 +151,48 @@ void listener_watch_all(struct serve_loop *l);
 void listener_unwatch_all(struct serve_loop *l);
 void listener_drain(struct serve_loop *l);
 
-/* -- http1_conn.c -- */
-/* Takes the descriptor; the connection is the loop's from here on. Counts are the caller's. */
-void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
-               const struct address *peer, bool is_rejected);
-void conn_drain(struct conn *conn); /* closes it if it is idle; else its next answer is the last */
-void conn_cut(struct conn *conn);   /* now */
+/* -- conn.c: what both kinds of connections do alike -- */
 struct conn *conn_of_node(struct list_node *node);
+void conn_init(struct conn *conn, const struct conn_kind *kind, struct serve_loop *l,
+               const struct listener *listener);
+/* A fresh exchange of this connection, held once; NULL: no memory. */
+struct serve_exchange *serve_exchange_take(struct conn *conn, const struct exchange_ops *ops,
+                                           uint64_t begun_ns);
+void serve_exchange_release(struct exchange *x); /* for exchange_ops */
+/* Tells who works on it that nothing can be sent any more. */
+void serve_exchange_leave(struct exchange *x);
+void serve_count_answer(struct serve_loop *l, uint16_t status);
+void body_pace_begin(struct body_pace *pace, uint64_t now_ns);               /* its reader waits */
+void body_pace_got(struct body_pace *pace, uint64_t now_ns, uint64_t bytes); /* they came */
+/* Does it stand still, or come too slowly? Then it counts that, and err says so. */
+bool body_pace_is_slow(const struct body_pace *pace, struct serve_loop *l, uint64_t now_ns,
+                       struct err *err);
 void serve_loop_pools_init(struct serve_loop *l);
 void serve_loop_pools_deinit(struct serve_loop *l);
+
+/* -- http1_conn.c -- */
+/* Takes the descriptor; the connection is the loop's from here on. Counts are the caller's. */
+void http1_conn_open(struct serve_loop *l, const struct listener *listener, int fd,
+                     const struct address *peer, bool is_rejected);
+void http1_pools_init(struct serve_loop *l);
+void http1_pools_deinit(struct serve_loop *l);
+void http1_input_give(struct serve_loop *l, struct input **input); /* NULL is fine */
+
+/* -- http2_conn.c -- */
+/* Goes on with a connection whose first bytes are HTTP/2's preface: takes its descriptor, which
+ * `watch` watched until then, and its counts; `received` is used before it returns. False: no
+ * memory, and everything is as it was. */
+bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slice received,
+                     bool fin_seen);
+void http2_pools_init(struct serve_loop *l);
+void http2_pools_deinit(struct serve_loop *l);
+void http2_limits_init(struct http2_limits *limits, const struct serve_settings *settings);
 
 /* -- dispatch.c -- */
 /* Host, Origin, route; then the handler, or an answer made here. */
 void serve_dispatch(struct serve_exchange *e);
+/* What an error looks like that is found before the handler. */
+enum dialect serve_dialect_of(const struct exchange *x);
 
 /* -- serve.c -- */
 const char *serve_loop_date(struct serve_loop *l);

@@ -41,7 +41,7 @@ static void on_handover(struct loop_msg *msg)
         mem_free(h);
         return;
     }
-    conn_open(l, h->listener, h->fd, &h->peer, false);
+    http1_conn_open(l, h->listener, h->fd, &h->peer, false);
     mem_free(h);
 }
 
@@ -82,7 +82,7 @@ static void admit(struct serve_loop *l, const struct listener *listener, int fd,
             return;
         }
         l->rejecting++;
-        conn_open(l, listener, fd, peer, true);
+        http1_conn_open(l, listener, fd, peer, true);
         return;
     }
     if (to != l && (h = mem_alloc(sizeof *h)) != NULL) {
@@ -94,7 +94,7 @@ static void admit(struct serve_loop *l, const struct listener *listener, int fd,
         return;
     }
     atomic_fetch_add(&l->open, 1);
-    conn_open(l, listener, fd, peer, false);
+    http1_conn_open(l, listener, fd, peer, false);
 }
 
 static void on_pause_over(struct timer *timer)

@@ -36,9 +36,11 @@ enum err_code serve_new(struct serve **ret, struct env *env, const struct serve_
     serve->env = env;
     serve->settings = *settings;
     serve->settings.pipeline_max = MAX(settings->pipeline_max, 1u);
+    serve->settings.streams_max = MAX(settings->streams_max, 1u);
     serve->limits.head_bytes_max = settings->header_bytes_max;
     serve->limits.target_bytes_max = MIN((uint32_t)TARGET_BYTES_MAX, settings->header_bytes_max);
     serve->limits.fields_max = settings->headers_max;
+    http2_limits_init(&serve->http2_limits, &serve->settings);
     origin_rules_init(&serve->origins, settings->hosts_allowed, settings->hosts_allowed_count,
                       settings->origins_allowed, settings->origins_allowed_count);
     serve->loops_count = settings->loops_count != 0 ? settings->loops_count : cpu_usable();
@@ -207,7 +209,8 @@ static void on_drain(struct loop_msg *msg)
     l->is_draining = true;
     for (struct list_node *node = list_first(&l->conns); node != NULL; node = next) {
         next = list_next(&l->conns, node);
-        conn_drain(conn_of_node(node));
+        struct conn *conn = conn_of_node(node);
+        conn->kind->drain(conn);
     }
     say_done(l->serve);
 }
@@ -219,8 +222,10 @@ static void on_cut(struct loop_msg *msg)
 
     listener_unwatch_all(l);
     l->is_draining = l->is_cut = true;
-    while ((node = list_first(&l->conns)) != NULL)
-        conn_cut(conn_of_node(node));
+    while ((node = list_first(&l->conns)) != NULL) {
+        struct conn *conn = conn_of_node(node);
+        conn->kind->cut(conn);
+    }
     say_done(l->serve);
 }
 

@@ -16,17 +16,27 @@ struct serve;
 
 /* Every limit has an option of the same name in options.def and a metric of its hits. */
 struct serve_settings {
-    uint32_t loops_count;              /* 0: one per usable core (affinity, cgroup quota) */
-    uint32_t connections_max;          /* all loops together */
-    uint32_t header_bytes_max;         /* request line and headers of one request */
-    uint32_t headers_max;              /* how many */
+    uint32_t loops_count;      /* 0: one per usable core (affinity, cgroup quota) */
+    uint32_t connections_max;  /* all loops together */
+    uint32_t header_bytes_max; /* request line and headers of one request */
+    uint32_t headers_max;      /* how many */
     uint64_t body_bytes_max;
-    uint32_t pipeline_max;             /* requests read ahead on one connection */
-    uint64_t output_bytes_max;         /* queued for one connection's slow reader */
+    uint32_t pipeline_max;     /* requests read ahead on one connection */
+    uint64_t output_bytes_max; /* queued for one connection's slow reader */
     uint64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
-    uint64_t body_rate_min;            /* bytes/s a body must arrive at, after a grace (0: any) */
+    uint64_t body_rate_min; /* bytes/s a body must arrive at, after a grace (0: any) */
     uint32_t requests_per_connection_max; /* 0: any number */
-    const char *const *hosts_allowed;  /* --allow-host: beside IPs, localhost and what is bound */
+    /* HTTP/2 */
+    uint32_t streams_max;             /* open at once on one connection */
+    uint32_t control_frames_max;      /* that carry nothing, in a burst (0: any number) */
+    uint32_t resets_max;              /* streams reset before their answer, in a burst (0: any) */
+    uint64_t connection_age_ms;       /* 0: any age */
+    uint64_t connection_age_grace_ms; /* then its streams have so long */
+    uint64_t keepalive_time_ms;       /* of silence, before the peer is pinged (0: never) */
+    uint64_t keepalive_timeout_ms;    /* and so long it may take to answer */
+    uint64_t ping_interval_min_ms;    /* between a peer's pings while nothing else happens */
+    uint32_t ping_strikes_max;        /* that come too early before GOAWAY (0: any number) */
+    const char *const *hosts_allowed; /* --allow-host: beside IPs, localhost and what is bound */
     uint32_t hosts_allowed_count;
     const char *const *origins_allowed; /* --cors-origin: "https://app.example", or "*" */
     uint32_t origins_allowed_count;

@@ -124,7 +124,6 @@ TEST(smuggling_is_answered_once_and_closed)
         { "POST http://localhost/echo HTTP/1.1\r\n" HOST "\r\n", 400 },
         { "GET /echo\r\n", 400 },
         { "GET /echo HTTP/3.0\r\n\r\n", 505 },
-        { "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505 },
         { "\r\n\r\nGET /hello HTTP/1.1\r\n" HOST "\r\n", 400 },
         { "\x16\x03\x01", 400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n", 400 },

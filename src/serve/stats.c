@@ -40,7 +40,8 @@ static void render(void *context, struct text *out)
                 memory_order_relaxed);
         }
         if (strcmp(before, name) != 0)
-            metrics_family(out, name, "counter", counters[i].help);
+            metrics_family(out, name, slice_ends(slice_of(name), "_total") ? "counter" : "gauge",
+                           counters[i].help);
         if (strcmp(before, name) != 0 && strcmp(name, limit_hits) == 0)
             metrics_sample_u64(out, name, "limit=\"max-message\"", messages_too_large(serve));
         before = name;

@@ -9,7 +9,8 @@
 struct metrics;
 struct serve;
 
-/* name in /metrics, member, help: counters, summed over the loops. */
+/* member, name in /metrics, labels, help; summed over the loops. Names in _total are counters, others
+ * gauges: those go down by adding -1. */
 #define SERVE_COUNTERS(X)                                                                         \
     X(accepted, "connections_accepted_total", "", "Connections accepted")                         \
     X(rejected, "connections_rejected_total", "", "Connections answered 503 or closed: too many") \
@@ -26,10 +27,24 @@ struct serve;
     X(departed, "http_departed_total", "", "Requests whose client left before the answer")        \
     X(malformed, "http_malformed_total", "", "Requests refused as malformed")                     \
     X(hosts_refused, "http_forbidden_total", "", "Requests refused for their Host or Origin")     \
+    X(http2_connections, "http2_connections_total", "", "HTTP/2 connections accepted")            \
+    X(http2_connections_open, "http2_connections_open", "", "HTTP/2 connections open now")        \
+    X(http2_streams_open, "http2_streams_open", "", "HTTP/2 streams open now")                    \
+    X(http2_resets_sent, "http2_resets_total", "by=\"server\"",                                   \
+      "HTTP/2 streams that ended by a reset")                                                     \
+    X(http2_resets_received, "http2_resets_total", "by=\"client\"", "")                           \
+    X(http2_goaways, "http2_goaways_total", "", "GOAWAY sent: no new streams on a connection")    \
+    X(http2_pings, "http2_pings_total", "", "PING received")                                      \
     X(limit_head, "limit_hits_total", "limit=\"header-bytes-max\"", "Limits reached")             \
     X(limit_fields, "limit_hits_total", "limit=\"headers-max\"", "")                              \
     X(limit_body, "limit_hits_total", "limit=\"max-body\"", "")                                   \
     X(limit_output, "limit_hits_total", "limit=\"output-bytes-max\"", "")                         \
+    X(limit_streams, "limit_hits_total", "limit=\"streams-max\"", "")                             \
+    X(limit_control, "limit_hits_total", "limit=\"control-frames-max\"", "")                      \
+    X(limit_resets, "limit_hits_total", "limit=\"resets-max\"", "")                               \
+    X(limit_pings, "limit_hits_total", "limit=\"ping-strikes-max\"", "")                          \
+    X(limit_age, "limit_hits_total", "limit=\"connection-age-grace\"", "")                        \
+    X(timeout_keepalive, "limit_hits_total", "limit=\"keepalive-timeout\"", "")                   \
     X(limit_requests, "limit_hits_total", "limit=\"requests-per-connection-max\"", "")            \
     X(limit_pipeline, "limit_hits_total", "limit=\"pipeline-max\"", "")                           \
     X(timeout_head, "limit_hits_total", "limit=\"header-timeout\"", "")                           \

@@ -236,12 +236,13 @@ struct block {
 struct http2_stream {
     struct http2 *h;
     int32_t id;
-    bool is_announced;  /* the owner has heard of it, so it hears of its end */
-    bool has_head;      /* head is nghttp2's matter now */
-    bool is_deferred;   /* it asked, there was nothing: resume */
-    bool is_ended;      /* http2_end was called */
-    bool is_end_sent;   /* END_STREAM was written */
-    bool is_reset;      /* by the owner */
+    bool is_announced; /* the owner has heard of it, so it hears of its end */
+    bool has_head;     /* head is nghttp2's matter now */
+    bool is_deferred;  /* it asked, there was nothing: resume */
+    bool is_ended;     /* http2_end was called */
+    bool is_end_sent;  /* END_STREAM was written */
+    bool is_reset;     /* by the owner */
+    bool is_reset_by_peer;
     bool is_peer_ended; /* END_STREAM was received */
     bool has_answered;  /* bytes of a body were sent, or a complete answer */
     bool has_failed;    /* no memory for something of it: reset when sending */
@@ -657,7 +658,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
             return fail(h, HTTP2_FLOOD_RESETS, HTTP2_ENHANCE_YOUR_CALM,
                         "too many streams were reset");
         if (s != NULL)
-            s->is_reset = true; /* counted, whatever closes it */
+            s->is_reset = s->is_reset_by_peer = true; /* counted, whatever closes it */
         break;
     }
     case NGHTTP2_SETTINGS:
@@ -1220,6 +1221,11 @@ bool http2_stream_has_ended(const struct http2_stream *s)
 bool http2_stream_peer_ended(const struct http2_stream *s)
 {
     return s->is_peer_ended;
+}
+
+bool http2_stream_was_reset_by_us(const struct http2_stream *s)
+{
+    return !s->is_reset_by_peer;
 }
 
 uint32_t http2_streams_open(const struct http2 *h)

@@ -181,6 +181,8 @@ size_t http2_stream_queued(const struct http2_stream *s); /* given to http2_data
 uint64_t http2_stream_sent(const struct http2_stream *s); /* bytes of body written by http2_send */
 bool http2_stream_has_ended(const struct http2_stream *s); /* our side: END_STREAM was written */
 bool http2_stream_peer_ended(const struct http2_stream *s);
+/* In on_close with a code: was it us who ended it (for the peer's fault or by http2_reset)? */
+bool http2_stream_was_reset_by_us(const struct http2_stream *s);
 uint32_t http2_streams_open(const struct http2 *h);
 /* Any of them, over and over: *at NULL begins; NULL at the end. Streams may be submitted to. */
 struct http2_stream *http2_stream_next(struct http2 *h, struct http2_stream *at);

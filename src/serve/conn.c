@@ -1,0 +1,166 @@
+/* conn.c - what connections of both protocols do alike. SPDX-License-Identifier: Apache-2.0 */
+#include "base/clock.h"
+#include "base/mem.h"
+#include "serve/internal.h"
+#include "serve/output.h"
+
+enum {
+    ARENA_FIRST = 16 * 1024,
+    ARENA_CAP = 64 * 1024 * 1024,
+    RATE_GRACE_MS = 5000, /* of waiting, before a body's rate counts */
+    EXCHANGES_KEEP_MAX = 64,
+};
+
+struct conn *conn_of_node(struct list_node *node)
+{
+    return CONTAINER_OF(node, struct conn, node);
+}
+
+void conn_init(struct conn *conn, const struct conn_kind *kind, struct serve_loop *l,
+               const struct listener *listener)
+{
+    conn->kind = kind;
+    conn->l = l;
+    conn->listener = listener;
+    list_push(&l->conns, &conn->node);
+}
+
+/* -- exchanges --------------------------------------------------------------------------------- */
+
+static void exchange_finish(void *object)
+{
+    struct serve_exchange *e = object;
+
+    arena_free(&e->x.arena);
+}
+
+struct serve_exchange *serve_exchange_take(struct conn *conn, const struct exchange_ops *ops,
+                                           uint64_t begun_ns)
+{
+    struct serve_loop *l = conn->l;
+    int is_fresh;
+    struct serve_exchange *e = pool_take(&l->exchanges, &is_fresh);
+
+    if (UNLIKELY(e == NULL))
+        return NULL;
+    struct arena *arena = is_fresh ? arena_new(ARENA_FIRST, ARENA_CAP) : e->x.arena;
+    if (UNLIKELY(arena == NULL)) {
+        mem_free(e);
+        return NULL;
+    }
+    exchange_init(&e->x, ops, arena, l->loop);
+    e->input = NULL;
+    e->match.route = NULL;
+    e->dialect = DIALECT_PLAIN;
+    e->more_count = 0;
+    e->promised = -1;
+    e->drops_body = e->is_chunked = e->is_aborted = e->wants_room = false;
+    e->expects_continue = false;
+    e->l = l;
+    e->conn = conn;
+    e->listener = conn->listener;
+    e->x.scheme = "http";
+    e->x.protocol = "HTTP/1.1";
+    e->x.budget = l->serve->settings.budget;
+    e->x.begun_ns = begun_ns;
+    memcpy(e->peer, conn->peer, sizeof e->peer);
+    e->x.peer = slice_make(e->peer, conn->peer_size);
+    e->x.headers = (const struct header *)(const void *)e->fields;
+    return e;
+}
+
+void serve_exchange_release(struct exchange *x)
+{
+    struct serve_exchange *e = CONTAINER_OF(x, struct serve_exchange, x);
+    struct serve_loop *l = e->l;
+
+    require(loop_is_mine(l->loop));
+    http1_input_give(l, &e->input);
+    arena_reset(x->arena);
+    if (!pool_give(&l->exchanges, e)) {
+        arena_free(&x->arena);
+        mem_free(e);
+    }
+}
+
+void serve_exchange_leave(struct exchange *x)
+{
+    if (x->is_gone)
+        return;
+    x->is_gone = true;
+    x->has_offer = false;
+    if (x->user != NULL && x->user->on_gone != NULL)
+        x->user->on_gone(x);
+}
+
+void serve_count_answer(struct serve_loop *l, uint16_t status)
+{
+    struct serve_stats *stats = &l->stats;
+
+    stat_add(status < 300   ? &stats->status_2xx
+             : status < 400 ? &stats->status_3xx
+             : status < 500 ? &stats->status_4xx
+                            : &stats->status_5xx,
+             1);
+}
+
+/* -- bodies ------------------------------------------------------------------------------------ */
+
+void body_pace_begin(struct body_pace *pace, uint64_t now_ns)
+{
+    if (pace->wait_ns == 0)
+        pace->wait_ns = now_ns;
+}
+
+void body_pace_got(struct body_pace *pace, uint64_t now_ns, uint64_t bytes)
+{
+    pace->bytes += bytes;
+    if (pace->wait_ns != 0) {
+        pace->waited_ns += now_ns - pace->wait_ns;
+        pace->wait_ns = 0;
+    }
+}
+
+bool body_pace_is_slow(const struct body_pace *pace, struct serve_loop *l, uint64_t now_ns,
+                       struct err *err)
+{
+    const struct serve_settings *settings = &l->serve->settings;
+    uint64_t since = now_ns - pace->wait_ns, waited = pace->waited_ns + since;
+    uint64_t grace = MIN(settings->body_timeout_ms, (uint64_t)RATE_GRACE_MS) * NS_PER_MS;
+
+    if (since >= settings->body_timeout_ms * NS_PER_MS) {
+        stat_add(&l->stats.timeout_body, 1);
+        err_set(err, E_DEADLINE,
+                "the body stood still for %llu ms after %llu bytes (--body-timeout)",
+                (unsigned long long)settings->body_timeout_ms, (unsigned long long)pace->bytes);
+        return true;
+    }
+    if (waited <= grace ||
+        (double)pace->bytes * (double)NS_PER_S >= (double)settings->body_rate_min * (double)waited)
+        return false;
+    stat_add(&l->stats.rate_body, 1);
+    err_set(err, E_DEADLINE, "the body arrives at less than %llu bytes a second (--body-rate-min)",
+            (unsigned long long)settings->body_rate_min);
+    return true;
+}
+
+/* -- pools ------------------------------------------------------------------------------------- */
+
+void serve_loop_pools_init(struct serve_loop *l)
+{
+    size_t fields = l->serve->limits.fields_max * sizeof(struct http1_field);
+
+    list_init(&l->conns);
+    pool_init(&l->exchanges, sizeof(struct serve_exchange) + fields, EXCHANGES_KEEP_MAX);
+    http1_pools_init(l);
+    http2_pools_init(l);
+    outputs_pools_init(l);
+}
+
+void serve_loop_pools_deinit(struct serve_loop *l)
+{
+    pool_deinit(&l->exchanges, exchange_finish);
+    http1_pools_deinit(l);
+    http2_pools_deinit(l);
+    outputs_pools_deinit(l);
+}
