@@ -13,6 +13,7 @@
 #include "api/reply.h"
 #include "base/buf.h"
 #include "base/mem.h"
+#include "contract/typed_proto.h"
 #include "repository/repository.h"
 #include "wire/multipart.h"
 
@@ -318,6 +319,36 @@ static bool is_plain_authority(struct slice authority)
     return authority.size != 0;
 }
 
+/* A text as one argument of a POSIX shell. */
+static void put_argument(struct text *out, const char *argument)
+{
+    text_byte(out, '\'');
+    for (const char *c = argument; *c != '\0'; c++) {
+        if (*c == '\'')
+            text_str(out, "'\\''");
+        else
+            text_byte(out, (uint8_t)*c);
+    }
+    text_byte(out, '\'');
+}
+
+void typed_put_grpcurl(struct text *out, const struct exchange *x, const struct typed_plan *plan)
+{
+    if (!typed_proto_takes_example(plan))
+        return;
+    text_str(out, "grpcurl -plaintext -d ");
+    put_argument(out, plan->example);
+    text_byte(out, ' ');
+    /* It wants a port, also where a browser leaves it out. */
+    if (is_plain_authority(x->authority) && slice_find(x->authority, ':') != x->authority.size)
+        text_slice_put(out, x->authority);
+    else
+        text_str(out, "127.0.0.1:8000");
+    text_byte(out, ' ');
+    text_str(out, typed_proto_service(plan));
+    text_str(out, "/Predict");
+}
+
 void typed_put_curl(struct text *out, const struct exchange *x, const char *model,
                     const struct typed_plan *plan)
 {
@@ -336,14 +367,8 @@ void typed_put_curl(struct text *out, const struct exchange *x, const char *mode
     }
     text_str(out, "/models/");
     typed_put_segment(out, slice_of(model));
-    text_str(out, ":predict -d '");
-    for (const char *c = plan->example; *c != '\0'; c++) {
-        if (*c == '\'')
-            text_str(out, "'\\''");
-        else
-            text_byte(out, (uint8_t)*c);
-    }
-    text_byte(out, '\'');
+    text_str(out, ":predict -d ");
+    put_argument(out, plan->example);
 }
 
 static void put_link(struct text *out, const char *before, const char *name, const char *after)
@@ -369,6 +394,8 @@ static void put_links(struct text *out, const char *name)
     put_link(out, "/models/", name, ":predict");
     text_str(out, ",\"infer\":");
     put_link(out, "/v2/models/", name, "/infer");
+    text_str(out, ",\"contract\":");
+    put_link(out, "/models/", name, "/contract.proto");
     text_byte(out, '}');
 }
 
@@ -420,12 +447,22 @@ static void list_models(struct exchange *x, const struct route_match *match)
     api_answer_text(x, DIALECT_TYPED, 200, json_type, NULL, 0, &out);
 }
 
+/* A line for a shell, where there is one; empties it. */
+static void put_line(struct text *out, const char *key, struct text *line)
+{
+    if (line->size != 0 && !text_failed(line)) {
+        text_str(out, key);
+        text_json(out, text_slice(line));
+    }
+    line->size = 0;
+}
+
 static void describe_model(struct exchange *x, const struct route_match *match)
 {
     CLEANUP(model_unref) struct model *model = NULL;
     const struct typed_plan *plan;
     struct err err = { 0 };
-    struct text out, curl;
+    struct text out, line;
 
     if (engine_want_model(match->api->engine, &model, match->params[0],
                           match->params_count > 1 ? match->params[1] : slice_make("", 0),
@@ -444,15 +481,39 @@ static void describe_model(struct exchange *x, const struct route_match *match)
     put_links(&out, model_name(model));
     text_byte(&out, ',');
     typed_describe(&out, plan);
-    text_init(&curl, REPLY_BYTES_MAX);
-    typed_put_curl(&curl, x, model_name(model), plan);
-    if (curl.size != 0 && !text_failed(&curl)) {
-        text_str(&out, ",\"curl\":");
-        text_json(&out, text_slice(&curl));
-    }
-    text_deinit(&curl);
+    text_init(&line, REPLY_BYTES_MAX);
+    typed_put_curl(&line, x, model_name(model), plan);
+    put_line(&out, ",\"curl\":", &line);
+    typed_put_grpcurl(&line, x, plan);
+    put_line(&out, ",\"grpcurl\":", &line);
+    text_deinit(&line);
     text_str(&out, "}\n");
     api_answer_text(x, DIALECT_TYPED, 200, json_type, NULL, 0, &out);
+}
+
+static void contract_of_model(struct exchange *x, const struct route_match *match)
+{
+    CLEANUP(model_unref) struct model *model = NULL;
+    const struct typed_plan *plan;
+    struct err err = { 0 };
+    struct text out;
+
+    if (engine_want_model(match->api->engine, &model, match->params[0],
+                          match->params_count > 1 ? match->params[1] : slice_make("", 0),
+                          &err) != OK ||
+        typed_plan_of(model, &plan, &err) != OK) {
+        api_fail(x, DIALECT_TYPED, 0, &err);
+        return;
+    }
+    if (typed_proto_service(plan)[0] == '\0') {
+        err_set(&err, E_UNIMPLEMENTED, "model '%s' has no typed gRPC contract: %s",
+                model_name(model), typed_proto_why(plan));
+        api_fail(x, DIALECT_TYPED, 0, &err);
+        return;
+    }
+    text_init(&out, REPLY_BYTES_MAX);
+    typed_proto_text(&out, plan);
+    api_answer_text(x, DIALECT_TYPED, 200, "text/plain; charset=utf-8", NULL, 0, &out);
 }
 
 #define GET  (1u << METHOD_GET)
@@ -462,6 +523,8 @@ static const struct route routes[] = {
     { GET, "/models", list_models, DIALECT_TYPED },
     { GET, "/models/{model}", describe_model, DIALECT_TYPED },
     { GET, "/models/{model}/versions/{version}", describe_model, DIALECT_TYPED },
+    { GET, "/models/{model}/contract.proto", contract_of_model, DIALECT_TYPED },
+    { GET, "/models/{model}/versions/{version}/contract.proto", contract_of_model, DIALECT_TYPED },
     { POST, "/models/{model}:predict", predict, DIALECT_TYPED },
     { POST, "/models/{model}/versions/{version}:predict", predict, DIALECT_TYPED },
 };

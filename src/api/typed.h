@@ -17,5 +17,7 @@ void typed_put_segment(struct text *out, struct slice name);
  * when there is no example. */
 void typed_put_curl(struct text *out, const struct exchange *x, const char *model,
                     const struct typed_plan *plan);
+/* The same call by grpcurl. Nothing when there is no example that both take. */
+void typed_put_grpcurl(struct text *out, const struct exchange *x, const struct typed_plan *plan);
 
 #endif

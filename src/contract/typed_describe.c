@@ -4,6 +4,7 @@
 
 #include "codec/number.h"
 #include "contract/typed.h"
+#include "contract/typed_proto.h"
 #include "model/dtype.h"
 
 static void put_string(struct text *out, const char *key, const char *value)
@@ -38,7 +39,14 @@ static void put_dims(struct text *out, uint32_t rank, const int64_t *dims)
     text_byte(out, ']');
 }
 
-static void put_feature(struct text *out, const struct feature *f)
+/* Of the protobuf field; nothing where there is no contract. */
+static void put_field_number(struct text *out, uint32_t number)
+{
+    if (number != 0)
+        text_printf(out, ",\"number\":%u", number);
+}
+
+static void put_feature(struct text *out, const struct feature *f, uint32_t number)
 {
     text_str(out, "{\"name\":");
     text_json(out, slice_of(f->name));
@@ -47,6 +55,7 @@ static void put_feature(struct text *out, const struct feature *f)
     put_number(out, ",\"min\":", f->min);
     put_number(out, ",\"max\":", f->max);
     put_number(out, ",\"example\":", f->example);
+    put_field_number(out, number);
     text_byte(out, '}');
 }
 
@@ -78,8 +87,9 @@ static void put_tensor(struct text *out, const struct signature_tensor *t, const
     put_number(out, ",\"max\":", t->max);
 }
 
-static void put_input(struct text *out, const struct typed_input *in)
+static void put_input(struct text *out, const struct typed_plan *plan, uint32_t input)
 {
+    const struct typed_input *in = &plan->inputs[input];
     const struct signature_tensor *t = in->tensor;
 
     put_tensor(out, t, in->title);
@@ -91,7 +101,7 @@ static void put_input(struct text *out, const struct typed_input *in)
         for (uint32_t i = 0; i < t->features_count; i++) {
             if (i != 0)
                 text_byte(out, ',');
-            put_feature(out, &t->features[i]);
+            put_feature(out, &t->features[i], typed_proto_input_number(plan, input, i));
         }
         text_byte(out, ']');
     }
@@ -99,6 +109,7 @@ static void put_input(struct text *out, const struct typed_input *in)
         text_str(out, ",\"example\":");
         text_str(out, t->example_json);
     }
+    put_field_number(out, typed_proto_input_number(plan, input, TYPED_WHOLE));
     text_byte(out, '}');
 }
 
@@ -127,6 +138,22 @@ static void put_item(struct text *out, const struct typed_plan *plan, const stru
         }
         text_byte(out, ']');
     }
+    put_field_number(out, typed_proto_item_number(plan, (uint32_t)(item - plan->items)));
+    text_byte(out, '}');
+}
+
+static void put_grpc(struct text *out, const struct typed_plan *plan)
+{
+    const char *service = typed_proto_service(plan);
+
+    text_str(out, ",\"grpc\":{");
+    if (service[0] == '\0') {
+        put_string(out, "\"why\":", typed_proto_why(plan));
+    } else {
+        put_string(out, "\"service\":", service);
+        text_str(out, ",\"method\":\"Predict\"");
+        put_string(out, ",\"file\":", typed_proto_file_name(plan));
+    }
     text_byte(out, '}');
 }
 
@@ -142,10 +169,14 @@ void typed_describe(struct text *out, const struct typed_plan *plan)
     if (s->batch_max != 0)
         text_printf(out, ",\"batch_max\":%u", s->batch_max);
     text_str(out, ",\"inputs\":[");
+    bool is_first = true;
     for (uint32_t i = 0; i < plan->inputs_count; i++) {
-        if (i != 0)
+        if (plan->inputs[i].tensor->is_hidden)
+            continue;
+        if (!is_first)
             text_byte(out, ',');
-        put_input(out, &plan->inputs[i]);
+        is_first = false;
+        put_input(out, plan, i);
     }
     text_str(out, "],\"outputs\":[");
     for (uint32_t i = 0; i < plan->items_count; i++) {
@@ -154,6 +185,7 @@ void typed_describe(struct text *out, const struct typed_plan *plan)
         put_item(out, plan, &plan->items[i]);
     }
     text_byte(out, ']');
+    put_grpc(out, plan);
     if (plan->example != NULL) {
         text_str(out, ",\"example\":");
         text_str(out, plan->example);

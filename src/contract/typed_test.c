@@ -912,7 +912,7 @@ TEST(typed_describes)
     text_init(&out, 1 << 20);
     typed_describe(&out, c.plan);
     check(strstr(text_cstr(&out), "\"features\":[{\"name\":\"sepal_length\",\"unit\":\"cm\",\"min\""
-                                  ":0,\"max\":30,\"example\":5.1}") != NULL,
+                                  ":0,\"max\":30,\"example\":5.1,\"number\":1}") != NULL,
           "%s", text_cstr(&out));
     check(strstr(text_cstr(&out), "\"labels\":[\"setosa\",\"versicolor\",\"virginica\"]") != NULL,
           "%s", text_cstr(&out));
