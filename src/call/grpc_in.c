@@ -359,8 +359,7 @@ static void arrange(struct grpc_block *b)
     uint32_t to = is_behind ? b->kept_end : 0;
     uint32_t limit = is_behind || b->kept_end == 0 ? b->room : b->kept_at;
 
-    if (rest > limit - to) /* a kept message on both sides of which there is less: it waits */
-        return;
+    require(rest <= limit - to); /* it lies on one of the sides, and this is the larger */
     if (to != b->at)
         memmove(b->bytes + to, b->bytes + b->at, rest);
     b->at = to;

@@ -31,6 +31,7 @@ struct seen {
     struct slice first, last; /* still there? */
     struct buf *last_holder;
     uint8_t *first_copy;
+    bool is_inside; /* a callback */
 };
 
 static void on_message(struct call *call, const struct call_message *message)
@@ -38,6 +39,8 @@ static void on_message(struct call *call, const struct call_message *message)
     struct seen *s = call->user_data;
 
     check(s->half_closes == 0 && s->gone == 0, "a message behind the end");
+    check(!s->is_inside, "callbacks do not re-enter");
+    s->is_inside = true;
     check(s->messages == 0 || slice_eq(s->first, slice_make(s->first_copy, s->first.size)),
           "the first message stays");
     text_u64(&s->all, message->bytes.size);
@@ -54,6 +57,7 @@ static void on_message(struct call *call, const struct call_message *message)
     s->last_holder = message->holder;
     for (uint32_t i = 0; i < s->credit_each; i++)
         call_read(call);
+    s->is_inside = false;
 }
 
 static void on_half_close(struct call *call)
@@ -276,7 +280,8 @@ TEST(messages_at_every_split)
 
 TEST(messages_byte_by_byte)
 {
-    static const size_t sizes[] = { 3, 0, 700, 1700, 20, 4000, 0, 100, 1915, 1916 };
+    static const size_t sizes[] = { 3,    0,    700,  1700, 20,   4000, 0,    100,
+                                    1915, 1916, 1900, 1900, 1901, 5,    1900, 1300 };
     struct text expected;
     struct seen s;
 
@@ -311,7 +316,7 @@ TEST(half_close_needs_no_credit)
     for (unsigned way = 0; way < 4; way++) {
         body_begin();
         if (way > 1)
-            body_raw(0, way == 2 ? 10 : 1900, pattern(), way == 2 ? 10 : 1900);
+            body_raw(0, way == 2 ? 10 : 2043, pattern(), way == 2 ? 10 : 2043);
         prepare(&s, text_slice(&body));
         s.fake.is_open_ended = way != 0;
         s.fake.x.body_is_over = way == 0; /* known with the head */
@@ -323,6 +328,54 @@ TEST(half_close_needs_no_credit)
         call_read(s.call); /* nothing comes of it */
         end_ok(s.call);
         check(strcmp(status_of(&s), "0") == 0, "%s", status_of(&s));
+        finish(&s);
+    }
+}
+
+/* In the second block, a message that ends where it ends: the end of the body is seen in front of it. */
+TEST(half_close_behind_a_full_block)
+{
+    struct seen s;
+
+    body_begin();
+    body_raw(0, 1900, pattern(), 1900);
+    body_raw(0, 100, pattern(), 100);
+    body_raw(0, 2048 - 105 - 5, pattern(), 2048 - 105 - 5);
+    prepare(&s, text_slice(&body));
+    s.fake.is_open_ended = true;
+    check_or_stop(accept_call(&s), "accepted");
+    call_read(s.call);
+    check(fake_deliver(&s.fake, 1905), "the first");
+    call_read(s.call);
+    check(fake_deliver(&s.fake, 50), "fills the first block");
+    check(fake_deliver(&s.fake, SIZE_MAX), "the rest");
+    fake_deliver_all(&s.fake, SIZE_MAX);
+    check(s.messages == 2 && s.half_closes == 0, "%u", s.messages);
+    call_read(s.call);
+    fake_deliver_all(&s.fake, SIZE_MAX);
+    check(s.messages == 3 && s.half_closes == 1, "%u %u", s.messages, s.half_closes);
+    end_ok(s.call);
+    finish(&s);
+}
+
+/* Then a message is there until on_message returns, and makes way for the next. */
+TEST(credit_for_many_at_once)
+{
+    struct seen s;
+    static const size_t sizes[] = { 1900, 600, 1500, 1550, 1600, 1500, 1700, 1500 };
+
+    body_begin();
+    for (unsigned i = 0; i < COUNT(sizes); i++)
+        body_raw(0, sizes[i], pattern() + i, sizes[i]);
+    for (size_t piece = 1; piece < 4000; piece = piece * 3 + 1) {
+        prepare(&s, text_slice(&body));
+        check_or_stop(accept_call(&s), "accepted");
+        for (unsigned i = 0; i < 9; i++)
+            call_read(s.call);
+        fake_deliver_all(&s.fake, piece);
+        check(s.messages == 8 && s.half_closes == 1, "%zu: %u %u", piece, s.messages,
+              s.half_closes);
+        end_ok(s.call);
         finish(&s);
     }
 }
@@ -372,6 +425,28 @@ TEST(streams_do_not_grow)
               (unsigned long long)budget_used(&s.fake.budget));
     }
     check(s.messages == 3000 && s.half_closes == 1, "%u %s", s.messages, status_of(&s));
+    end_ok(s.call);
+    finish(&s);
+}
+
+/* The first message leaves little of the first block: the others share a second one. */
+TEST(small_messages_of_streams_ask_the_heap_for_nothing)
+{
+    struct seen s;
+
+    body_begin();
+    body_raw(0, 1800, pattern(), 1800);
+    for (unsigned i = 0; i < 1000; i++)
+        body_raw(0, 600, pattern() + i, 600);
+    prepare(&s, text_slice(&body));
+    s.credit_each = 1;
+    check_or_stop(accept_call(&s), "accepted");
+    check(text_room(&s.all, 1 << 20) != NULL, "the test's own memory");
+    uint64_t before = mem_count();
+    call_read(s.call);
+    fake_deliver_all(&s.fake, 450);
+    check(s.messages == 1001 && s.half_closes == 1, "%u", s.messages);
+    check(mem_count() == before, "%llu", (unsigned long long)(mem_count() - before));
     end_ok(s.call);
     finish(&s);
 }
@@ -614,6 +689,19 @@ TEST(heads_with_a_status)
     }
 }
 
+TEST(headers_that_come_twice)
+{
+    struct seen s;
+
+    prepare(&s, slice_make(NULL, 0));
+    fake_header(&s.fake, "grpc-timeout", "1S");
+    fake_header(&s.fake, "grpc-timeout", "2S");
+    check_or_stop(accept_call(&s), "accepted");
+    check(s.call->deadline_ns == NS_PER_S, "the first counts");
+    end_ok(s.call);
+    finish(&s);
+}
+
 TEST(services_in_folders)
 {
     struct seen s;
@@ -808,6 +896,28 @@ TEST(pieces_large_and_small)
             finish(&s);
         }
     buf_unref(&buf);
+}
+
+/* Who cannot be sent a message is not told that all is well, and gets no message behind the gap. */
+TEST(answers_that_do_not_fit)
+{
+    struct call_piece piece = { slice_make(pattern(), 900), NULL };
+    struct seen s;
+
+    prepare(&s, slice_make(NULL, 0));
+    budget_init(&s.fake.budget, 1000); /* beside the arena */
+    check_or_stop(accept_call(&s), "accepted");
+    for (unsigned i = 0; i < 20; i++) {
+        if (i == 15)
+            budget_init(&s.fake.budget, 1 << 20);
+        call_send(s.call, &piece, 1);
+    }
+    end_ok(s.call);
+    check(strcmp(status_of(&s), "8 no memory for the answer; retry later") == 0, "%s",
+          status_of(&s));
+    fake_flush(&s.fake);
+    check(s.fake.answer.size == (8 * 1024 / 905) * 905, "%zu", s.fake.answer.size);
+    finish(&s);
 }
 
 /* Which messages are compressed, and what the head says. */
@@ -1089,7 +1199,8 @@ static void on_late(struct timer *timer)
     call_read(stage->s.call);
     call_read(stage->s.call);
     check(stage->s.messages == before, "callbacks do not come from within a call");
-    fake_deliver_all(&stage->s.fake, 50);
+    fake_deliver_all(&stage->s.fake, 50); /* the end, before what was put off */
+    check(stage->s.messages == 3 && stage->s.half_closes == 1, "all of it");
 }
 
 static void start_waiting(struct loop_msg *msg)
@@ -1099,7 +1210,7 @@ static void start_waiting(struct loop_msg *msg)
 
     check_or_stop(accept_call(s), "accepted");
     call_read(s->call);
-    fake_deliver_all(&s->fake, SIZE_MAX);
+    check(fake_deliver(&s->fake, SIZE_MAX), "all but the end");
     check(s->messages == 1 && s->half_closes == 0, "the others wait");
     stage->late.on_due = on_late;
     require(timer_start(stage->loop, &stage->late, loop_refresh_ns(stage->loop) + NS_PER_MS,
@@ -1115,6 +1226,7 @@ TEST(messages_that_came_before_their_credit)
     for (unsigned i = 0; i < 3; i++)
         body_raw(0, 3, "abc", 3);
     prepare(&stage.s, text_slice(&body));
+    stage.s.fake.is_open_ended = true;
     run_on_loop(&stage, start_waiting);
     check(stage.s.messages == 3 && stage.s.half_closes == 1, "%u %u", stage.s.messages,
           stage.s.half_closes);
