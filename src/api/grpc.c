@@ -11,6 +11,9 @@
 const struct grpc_service *const grpc_services[] = {
     &kserve_grpc_service,
     &kserve_grpc_torch_service,
+    &grpc_health_service,
+    &grpc_reflection_service,
+    &grpc_reflection_alpha_service,
     NULL,
 };
 

@@ -7,6 +7,8 @@
 #ifndef API_GRPC_H
 #define API_GRPC_H
 
+#include <stdatomic.h>
+
 #include "api/route.h"
 #include "call/grpc.h"
 
@@ -39,6 +41,16 @@ extern const struct grpc_service *const grpc_services[];
 /* penstock.models.<Service>/Predict: false, and nothing was done, when the service is in another
  * package; of one that no model is the call is ended here, with what there is. */
 bool typed_grpc_handle(struct call *call, const struct api *api);
+
+/* grpc.health.v1's Watch: how many watch, on all loops. Any thread. */
+struct grpc_watchers {
+    uint64_t max;         /* --watchers-max */
+    _Atomic uint64_t now; /* the server may go on ending when this is 0 */
+    _Atomic uint64_t refused;
+};
+MUST_USE enum err_code grpc_watchers_register(struct grpc_watchers *watchers,
+                                              struct metrics *metrics, struct err *err);
+uint64_t grpc_watchers_refused(const struct grpc_watchers *watchers); /* NULL: 0 */
 
 /* Ends or serves the exchange; UNIMPLEMENTED names what exists instead. */
 void grpc_dispatch(struct exchange *x, const struct api *api);

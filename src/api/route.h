@@ -12,6 +12,7 @@
 #include "exchange/exchange.h"
 
 struct engine;
+struct grpc_watchers;
 struct repository;
 struct metrics;
 
@@ -23,7 +24,9 @@ struct api {
     size_t body_bytes_max;     /* --max-body; Triton's --http-max-input-size */
     struct grpc_settings grpc; /* what every call begins with: --max-message, compression */
     bool server_timing; /* --server-timing: the header (gRPC: trailing metadata) of every answer */
-    bool is_strict_ready; /* --strict-readiness: every model counts */
+    bool is_strict_ready;           /* --strict-readiness: every model counts */
+    bool has_reflection;            /* --reflection */
+    struct grpc_watchers *watchers; /* of gRPC health; NULL only where nobody watches */
     _Atomic bool *is_draining;
     const char *server_name; /* "penstock" */
     const char *server_version;

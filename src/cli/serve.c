@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "api/grpc.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -47,6 +48,7 @@ struct server {
     struct stack stack;
     struct metrics *metrics;
     struct grpc_stats *grpc_stats;
+    struct grpc_watchers watchers;
     struct serve *serve;
     struct api api;
     bool is_misused; /* what failed is the command line */
@@ -142,6 +144,8 @@ static enum err_code open_server(struct server *server, const struct options *o,
     TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
     TRY(grpc_stats_new(&server->grpc_stats, loops, err));
     TRY(grpc_stats_register(server->grpc_stats, server->metrics, err));
+    server->watchers.max = options_number(o, OPT_WATCHERS_MAX);
+    TRY(grpc_watchers_register(&server->watchers, server->metrics, err));
     server->api = (struct api){
         .engine = server->stack.engine,
         .repository = server->stack.repository,
@@ -150,6 +154,8 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .grpc = grpc_settings_of(o, server),
         .server_timing = options_flag(o, OPT_SERVER_TIMING),
         .is_strict_ready = options_flag(o, OPT_STRICT_READINESS),
+        .has_reflection = options_flag(o, OPT_REFLECTION),
+        .watchers = &server->watchers,
         .is_draining = &server->is_draining,
         .server_name = "penstock",
         .server_version = PENSTOCK_VERSION,
@@ -384,6 +390,16 @@ static void wait_for_cancelled(struct server *server)
     _exit(EXIT_FAILED);
 }
 
+/* Who watches the health of services is told before connections are told to end. Watchers look a few
+ * times a second and then leave; one who reads nothing is not waited for. */
+static void wait_for_watchers(struct server *server)
+{
+    static const struct timespec pause = { 0, 5 * (long)NS_PER_MS };
+
+    for (unsigned i = 0; i < 100 && atomic_load(&server->watchers.now) != 0; i++)
+        nanosleep(&pause, NULL);
+}
+
 static void wait_and_drain(struct server *server)
 {
     uint64_t grace_ms = options_ms(server->stack.options, OPT_DRAIN_TIMEOUT);
@@ -391,6 +407,7 @@ static void wait_and_drain(struct server *server)
 
     say_stopping(server, grace_ms, signal_number);
     atomic_store(&server->is_draining, true);
+    wait_for_watchers(server);
     serve_drain(server->serve, grace_ms);
     engine_drain(server->stack.engine);
     wait_for_cancelled(server);

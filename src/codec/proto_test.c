@@ -36,6 +36,8 @@ TEST(builtin_has_every_service)
           "inference.ModelInferResponse", false, false, 20 },
         { "inference.GRPCInferenceService", "ModelStreamInfer", "inference.ModelInferRequest",
           "inference.ModelStreamInferResponse", true, true, 20 },
+        { "org.pytorch.serve.grpc.openinference.GRPCInferenceService", "ModelInfer",
+          "inference.ModelInferRequest", "inference.ModelInferResponse", false, false, 6 },
         { "grpc.health.v1.Health", "Watch", "grpc.health.v1.HealthCheckRequest",
           "grpc.health.v1.HealthCheckResponse", false, true, 3 },
         { "grpc.health.v1.Health", "List", "grpc.health.v1.HealthListRequest",

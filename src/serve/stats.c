@@ -1,6 +1,7 @@
 /* stats.c - SPDX-License-Identifier: Apache-2.0 */
 #include "serve/stats.h"
 
+#include "api/grpc.h"
 #include "call/grpc.h"
 #include "serve/internal.h"
 #include "telemetry/metrics.h"
@@ -17,10 +18,13 @@ static const struct {
 
 static const char limit_hits[] = "penstock_limit_hits_total";
 
-/* The one limit that is kept below: a family stands in one place. */
-static uint64_t messages_too_large(const struct serve *serve)
+/* The limits that are kept below: a family stands in one place. */
+static void put_limits_below(struct text *out, const struct api *api)
 {
-    return serve->settings.api == NULL ? 0 : grpc_stats_limit_hits(serve->settings.api->grpc.stats);
+    metrics_sample_u64(out, limit_hits, "limit=\"max-message\"",
+                       api == NULL ? 0 : grpc_stats_limit_hits(api->grpc.stats));
+    metrics_sample_u64(out, limit_hits, "limit=\"watchers-max\"",
+                       api == NULL ? 0 : grpc_watchers_refused(api->watchers));
 }
 
 static void render(void *context, struct text *out)
@@ -43,7 +47,7 @@ static void render(void *context, struct text *out)
             metrics_family(out, name, slice_ends(slice_of(name), "_total") ? "counter" : "gauge",
                            counters[i].help);
         if (strcmp(before, name) != 0 && strcmp(name, limit_hits) == 0)
-            metrics_sample_u64(out, name, "limit=\"max-message\"", messages_too_large(serve));
+            put_limits_below(out, serve->settings.api);
         before = name;
         metrics_sample_u64(out, name, counters[i].labels, sum);
     }
