@@ -202,6 +202,7 @@ enum err_code stack_open(struct stack *stack, const struct options *options, uin
         .paths_count = paths_count,
         .load_threads = options_u32(options, OPT_LOAD_THREADS),
         .models_max = options_u32(options, OPT_MODELS_MAX),
+        .gpu_to_cpu = options_flag(options, OPT_GPU_TO_CPU),
     };
     TRY(repository_open(&stack->repository, &repository, err));
     engine_set_directory(stack->engine,

@@ -254,6 +254,20 @@ static enum err_code add_notice(struct model_config *config, bool is_refusal, co
     return OK;
 }
 
+/* "instance_group[1] 'fast' <words>": by its name as well, where it has one that may be printed. */
+static const char *group_says(struct model_config *config, yyjson_mut_val *object, size_t number,
+                              const char *words)
+{
+    const char *name = yyjson_mut_get_str(yyjson_mut_obj_get(object, "name"));
+    bool is_shown = name != NULL && name[0] != '\0' && strlen(name) <= 64;
+
+    for (size_t i = 0; is_shown && name[i] != '\0'; i++)
+        is_shown = name[i] >= ' ' && name[i] <= '~';
+    if (!is_shown)
+        return arena_printf(config->arena, "instance_group[%zu] %s", number, words);
+    return arena_printf(config->arena, "instance_group[%zu] '%s' %s", number, name, words);
+}
+
 static enum err_code read_group(struct model_config *config, yyjson_mut_val *object, size_t number,
                                 struct config_instance_group *group, struct err *err)
 {
@@ -291,12 +305,12 @@ static enum err_code read_group(struct model_config *config, yyjson_mut_val *obj
                                        "the processor",
                                        number),
                           err);
+    group->refusal = config->notices_count;
     return add_notice(config, true,
-                      arena_printf(config->arena,
-                                   "instance_group[%zu].kind is KIND_GPU, and this server runs "
-                                   "models on the processor only: write KIND_CPU or KIND_AUTO, or "
-                                   "remove instance_group",
-                                   number),
+                      group_says(config, object, number,
+                                 "asks for KIND_GPU, and this server has no GPU: its backends run "
+                                 "models on the processor. Write KIND_CPU or KIND_AUTO, or give "
+                                 "--gpu-to-cpu to run the group on the processor"),
                       err);
 }
 
@@ -746,6 +760,32 @@ static enum err_code complete_tensors(struct model_config *config, yyjson_mut_va
                             declared->outputs, declared->outputs_count, err);
     return complete_listed(config, true, config->outputs, config->outputs_count, outputs,
                            declared->outputs, declared->outputs_count, err);
+}
+
+enum err_code config_gpu_to_cpu(struct model_config *config, struct err *err)
+{
+    yyjson_mut_val *list =
+                       yyjson_mut_obj_get(yyjson_mut_doc_get_root(config->doc), "instance_group"),
+                   *each;
+    size_t index, count;
+
+    yyjson_mut_arr_foreach(list, index, count, each)
+    {
+        struct config_instance_group *group = &config->groups[index];
+        if (group->kind != INSTANCE_GPU)
+            continue;
+        const char *text =
+            group_says(config, each, index,
+                       "asks for KIND_GPU and runs on the processor, as --gpu-to-cpu "
+                       "says");
+        if (text == NULL || !put(config, each, "kind", yyjson_mut_str(config->doc, "KIND_CPU")))
+            return no_memory(err);
+        yyjson_mut_obj_remove_key(each, "gpus");
+        group->kind = INSTANCE_CPU;
+        group->gpus_count = 0;
+        config->notices[group->refusal] = (struct config_notice){ .text = text };
+    }
+    return OK;
 }
 
 /* Triton's names: the model's for the group that it makes itself, <model>_<index> for listed groups

@@ -39,6 +39,7 @@ struct config_instance_group {
     uint32_t count; /* >= 1 */
     uint32_t gpus_count;
     int32_t gpus[16];
+    uint32_t refusal; /* INSTANCE_GPU: which of the notices refuses it */
 };
 
 enum config_scheduling {
@@ -93,6 +94,10 @@ MUST_USE enum err_code config_parse_json(struct model_config **ret, struct slice
 /* An empty one, for models without a file. */
 MUST_USE enum err_code config_new(struct model_config **ret, struct err *err);
 void config_free(struct model_config **config);
+
+/* Groups of KIND_GPU become groups of KIND_CPU (--gpu-to-cpu), and the notices that refused them say
+ * so instead. Before config_complete. */
+MUST_USE enum err_code config_gpu_to_cpu(struct model_config *config, struct err *err);
 
 /* What the model itself says, to complete or to contradict the configuration. Dims are full. */
 struct declared_tensor {

@@ -229,9 +229,17 @@ static const struct {
       "gather_kernel_buffer_threshold: 5 eager_batching: true }",
       0, "", 0 },
     { "instance_group { kind: KIND_GPU gpus: 0 }", 'r',
-      "instance_group[0].kind is KIND_GPU, and this server runs models on the processor only: write "
-      "KIND_CPU or KIND_AUTO",
+      "instance_group[0] asks for KIND_GPU, and this server has no GPU: its backends run models on "
+      "the processor. Write KIND_CPU or KIND_AUTO, or give --gpu-to-cpu to run the group on the "
+      "processor",
       1 },
+    { "instance_group { kind: KIND_GPU name: 'fast' }", 'r',
+      "instance_group[0] 'fast' asks for KIND_GPU", 1 },
+    { "instance_group [{ kind: KIND_CPU }, { name: 'red \\033[31m' kind: KIND_GPU }]", 'r',
+      "instance_group[1] asks for KIND_GPU", 1 }, /* a name that would colour a terminal */
+    { "instance_group [{ kind: KIND_GPU }, { kind: KIND_GPU gpus: [0, 1] }]", 'r',
+      "instance_group[0] asks for KIND_GPU", 2 },
+    { "instance_group { gpus: 0 }", 'w', "instance_group[0].gpus has no effect", 1 },
     { "instance_group { kind: KIND_CPU count: 4 name: 'x' }", 0, "", 0 },
     { "instance_group [{}, { rate_limiter { priority: 2 } }]", 'w',
       "instance_group[1].rate_limiter is not", 1 },
@@ -448,6 +456,60 @@ TEST(config_documents)
         CLEANUP(mem_free_slot) char *json = config_json(again, false);
         check(strcmp(json, documents[i].json) == 0, "%zu, by JSON:\n%s\n%s", i, json,
               documents[i].json);
+    }
+}
+
+/* --gpu-to-cpu: what asked for a GPU runs on the processor, and is said to; all else stays. */
+TEST(config_gpu_to_cpu)
+{
+    CLEANUP(config_free) struct model_config *c = NULL;
+    struct err err = { 0 };
+
+    check_or_stop(config_parse(&c,
+                               slice_of("instance_group [{ kind: KIND_CPU count: 2 }, { name: 'g' "
+                                        "kind: KIND_GPU count: 3 gpus: [0, 1] }, { gpus: 4 }, { "
+                                        "kind: KIND_GPU }] sequence_batching {}"),
+                               &err) == OK,
+                  "%s", err.text);
+    uint32_t count = c->notices_count;
+    check(config_gpu_to_cpu(c, &err) == OK && config_gpu_to_cpu(c, &err) == OK, "%s", err.text);
+    check_or_stop(c->notices_count == count && count == 4, "%u notices", c->notices_count);
+    unsigned refusals = 0, gpus = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        refusals += c->notices[i].is_refusal;
+        gpus += strstr(c->notices[i].text, "--gpu-to-cpu") != NULL;
+        if (strstr(c->notices[i].text, "[1]") != NULL)
+            check(strcmp(c->notices[i].text, "instance_group[1] 'g' asks for KIND_GPU and runs on "
+                                             "the processor, as --gpu-to-cpu says") == 0,
+                  "%s", c->notices[i].text);
+    }
+    check(refusals == 1 && gpus == 2, "%u refusals, %u of GPUs", refusals, gpus);
+    check(c->groups[0].count == 2 && c->groups[1].count == 3 && c->groups[1].gpus_count == 0, "n");
+    check(c->groups[1].kind == INSTANCE_CPU && c->groups[2].kind == INSTANCE_AUTO &&
+              c->groups[3].kind == INSTANCE_CPU,
+          "kinds");
+    check(complete(c, &free_model, 0, &err) == OK, "%s", err.text);
+    CLEANUP(mem_free_slot) char *json = config_json(c, false);
+    check(json != NULL && strstr(json, "KIND_GPU") == NULL &&
+              strstr(json, "\"name\":\"g\",\"kind\":\"KIND_CPU\",\"count\":3") != NULL &&
+              strstr(json, "[0,1]") == NULL,
+          "%s", json);
+}
+
+TEST(config_gpu_to_cpu_survives_every_fault)
+{
+    for_each_fault(nth) {
+        CLEANUP(config_free) struct model_config *c = NULL;
+        struct err err = { 0 };
+        enum err_code code = config_parse(
+            &c, slice_of("instance_group [{ kind: KIND_GPU name: 'g' }, { kind: KIND_GPU }]"), &err);
+        if (code == OK)
+            code = config_gpu_to_cpu(c, &err);
+        if (!fault_fired()) {
+            check(code == OK, "%s", err.text);
+            break;
+        }
+        check(code == E_EXHAUSTED && err.text[0] != '\0', "fault %u: %s", nth, err_name(code));
     }
 }
 

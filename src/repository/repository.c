@@ -250,6 +250,7 @@ static void collect_backends(struct repository *r)
             snprintf(r->backends_err, sizeof r->backends_err, "%s", err.text);
     }
     r->scan.backends = r->backends;
+    r->scan.gpu_to_cpu = r->settings.gpu_to_cpu;
     r->scan.backends_count = count;
     r->scan.backends_err = r->backends_err[0] != '\0' ? r->backends_err : NULL;
 }
@@ -522,7 +523,7 @@ static enum err_code load(struct repository *r, const struct slot *slot, struct 
 
     if (arena == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the model");
-    TRY(scan_config(&config, slot->found, arena, err));
+    TRY(scan_config(&config, &r->scan, slot->found, arena, err));
     TRY(read_card(&card, arena, slot->found, err));
     const char *service = arena_strndup(arena, slot->service, strlen(slot->service));
     if (service == NULL)

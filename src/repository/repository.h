@@ -32,6 +32,7 @@ struct repository_settings {
     uint32_t paths_count;
     uint32_t load_threads; /* 1 to 16 */
     uint32_t models_max;   /* limit on the table: --models-max */
+    bool gpu_to_cpu;       /* groups of KIND_GPU run on the processor; else they are refused */
 };
 
 /* Finds everything: E_NOT_FOUND, E_INVALID ... when a path is missing or no model was found at all.

@@ -194,6 +194,8 @@ static void start_engine(void)
     host = engine_host(engine);
 }
 
+static bool gpu_to_cpu; /* of repositories opened from now on */
+
 static enum err_code open_paths(struct repository **ret, const char *const *paths, uint32_t count,
                                 uint32_t threads, struct err *err)
 {
@@ -204,7 +206,8 @@ static enum err_code open_paths(struct repository **ret, const char *const *path
                                             .paths = paths,
                                             .paths_count = count,
                                             .load_threads = threads,
-                                            .models_max = 1000 };
+                                            .models_max = 1000,
+                                            .gpu_to_cpu = gpu_to_cpu };
 
     order[0] = '\0';
     return repository_open(ret, &settings, err);
@@ -375,6 +378,28 @@ TEST(a_bad_model_says_why_and_stops_no_good_one)
     expect_reason("", "no_version", "/no_version/1/model.fake");
     expect_reason("", "nothing", "files that are opened end in .fake");
     expect_reason("", "wrong_name", "/wrong_name/1 holds no other.fake; there: model.fake");
+    drop_root();
+}
+
+/* A model that asks for a GPU is told which of its groups does; with --gpu-to-cpu it is served. */
+TEST(a_gpu_that_is_not_there)
+{
+    make_root();
+    put("gpu/config.pbtxt", "backend: \"fake\" instance_group [{ kind: KIND_AUTO gpus: 0 }, { name: "
+                            "\"fast\" kind: KIND_GPU gpus: [0, 1] }]");
+    put("gpu/1/model.fake", "ok");
+    put("cpu/config.pbtxt", "backend: \"fake\" instance_group { kind: KIND_CPU }");
+    put("cpu/1/model.fake", "ok");
+    put("auto/config.pbtxt", "backend: \"fake\" instance_group { gpus: 3 }");
+    put("auto/1/model.fake", "ok");
+    expect("", "auto:1:READY* cpu:1:READY* gpu:1:UNAVAILABLE ", "only KIND_GPU must have one");
+    expect_reason("", "gpu",
+                  "config.pbtxt: instance_group[1] 'fast' asks for KIND_GPU, and this server has no "
+                  "GPU");
+    expect_reason("", "gpu", "--gpu-to-cpu");
+    gpu_to_cpu = true;
+    expect("", "auto:1:READY* cpu:1:READY* gpu:1:READY* ", "--gpu-to-cpu");
+    gpu_to_cpu = false;
     drop_root();
 }
 

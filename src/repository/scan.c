@@ -258,16 +258,20 @@ static const struct entry *only_file_of(const struct listing *list,
 
 /* -- one model --------------------------------------------------------------------------------- */
 
-enum err_code scan_config(struct model_config **ret, const struct found *found, struct arena *arena,
-                          struct err *err)
+enum err_code scan_config(struct model_config **ret, const struct scan *scan,
+                          const struct found *found, struct arena *arena, struct err *err)
 {
+    CLEANUP(config_free) struct model_config *config = NULL;
     struct slice text;
 
     if (found->config_file == NULL)
         return config_new(ret, err);
     TRY(beneath_read(&text, arena, found->folder, found->config_file, CONFIG_BYTES_MAX, err));
-    if (config_parse(ret, text, err) != OK)
+    if (config_parse(&config, text, err) != OK)
         return err_wrap(err, "%s", found->config_file);
+    if (scan->gpu_to_cpu)
+        TRY(config_gpu_to_cpu(config, err));
+    *ret = TAKE(config);
     return OK;
 }
 
@@ -583,7 +587,7 @@ static enum err_code fill_model(struct scan *scan, struct found *found, const st
     CLEANUP(config_free) struct model_config *config = NULL;
     struct err own = { 0 };
 
-    enum err_code code = scan_config(&config, found, scan->arena, &own);
+    enum err_code code = scan_config(&config, scan, found, scan->arena, &own);
     if (code == E_EXHAUSTED)
         return err_set(err, code, "%s", own.text);
     TRY(list_versions(scan, found, list, config, err));
@@ -734,7 +738,7 @@ static enum err_code add_file(struct scan *scan, const char *folder, const char 
     else if (stat(version->path, &st) == 0)
         version->bytes = (uint64_t)st.st_size;
     if (found->problem == NULL && found->config_file != NULL) {
-        if (scan_config(&config, found, scan->arena, &own) != OK)
+        if (scan_config(&config, scan, found, scan->arena, &own) != OK)
             TRY(set_problem(scan, found, keep_text(scan, &own), err));
         else
             TRY(keep_keys(scan, found, config, err));

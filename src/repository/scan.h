@@ -51,6 +51,7 @@ struct scan {
     const struct penstock_backend *const *backends;
     uint32_t backends_count;
     const char *backends_err; /* why one of them is missing, or NULL */
+    bool gpu_to_cpu;          /* groups of KIND_GPU run on the processor */
     struct map *by_name;      /* -> struct found */
     uint32_t found_count;
     uint32_t entries;
@@ -65,7 +66,7 @@ MUST_USE enum err_code scan_path(struct scan *scan, const char *path, struct err
 const struct penstock_backend *scan_backend(const struct scan *scan, struct slice name);
 
 /* Reads and parses the configuration of `found`, or makes an empty one. */
-MUST_USE enum err_code scan_config(struct model_config **ret, const struct found *found,
-                                   struct arena *arena, struct err *err);
+MUST_USE enum err_code scan_config(struct model_config **ret, const struct scan *scan,
+                                   const struct found *found, struct arena *arena, struct err *err);
 
 #endif
