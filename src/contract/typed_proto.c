@@ -75,14 +75,16 @@ struct names {
     struct map *near;  /* of names without underscores and capitals */
     struct map *types; /* nested ones: they lie in the same scope */
     struct map *json;  /* keys */
+    struct map *scope; /* fields and their oneofs */
 };
 
 static enum err_code names_init(struct names *names, struct arena *arena, struct err *err)
 {
     *names = (struct names){
-        .arena = arena, .near = map_new(), .types = map_new(), .json = map_new()
+        .arena = arena, .near = map_new(), .types = map_new(), .json = map_new(), .scope = map_new()
     };
-    if (names->near != NULL && names->types != NULL && names->json != NULL)
+    if (names->near != NULL && names->types != NULL && names->json != NULL &&
+        names->scope != NULL)
         return OK;
     return err_set(err, E_EXHAUSTED, "no memory for names");
 }
@@ -92,6 +94,7 @@ static void names_deinit(struct names *names)
     map_free(&names->near);
     map_free(&names->types);
     map_free(&names->json);
+    map_free(&names->scope);
 }
 
 /* Takes the name when it is free. */
@@ -192,9 +195,20 @@ static enum err_code name_fields(struct names *names, struct message *message, s
     for (unsigned pass = 0; pass < 2; pass++)
         for (uint32_t i = 0; i < message->count; i++)
             TRY(name_field(names, &message->fields[i], pass == 0, err));
+    /* upb looks for names and keys in one table, and a field with presence has a oneof there. */
     for (uint32_t i = 0; i < message->count; i++) {
         struct message_field *f = &message->fields[i];
-        if (can_be_json(f->title) && map_get(names->json, slice_of(f->title)) == NULL) {
+        const char *oneof = arena_printf(names->arena, "_%s", f->name);
+        if (oneof == NULL)
+            return err_set(err, E_EXHAUSTED, "no memory for names");
+        TRY(map_put(names->scope, slice_of(f->name), f, err));
+        TRY(map_put(names->scope, slice_of(oneof), names, err));
+    }
+    for (uint32_t i = 0; i < message->count; i++) {
+        struct message_field *f = &message->fields[i];
+        const void *other = map_get(names->scope, slice_of(f->title));
+        if (can_be_json(f->title) && (other == NULL || other == f) &&
+            map_get(names->json, slice_of(f->title)) == NULL) {
             f->json = f->title;
             TRY(map_put(names->json, slice_of(f->json), f, err));
         }

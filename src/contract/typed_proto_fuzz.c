@@ -4,6 +4,9 @@
  * A message that is accepted must be whole tensors, and one that protobuf's own decoder accepts. The
  * answer to it must be one as well, and so must every descriptor, whatever the model's names are.
  */
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/budget.h"
@@ -40,7 +43,10 @@ static void open_side(struct side *s, const char *model, const struct signature 
 
     require(typed_plan_new(&s->plan, model, signature, &err) == OK);
     require(proto_schema_new(&s->schema, &err) == OK);
-    require(proto_schema_add(s->schema, typed_proto_file(s->plan), &err) == OK);
+    if (proto_schema_add(s->schema, typed_proto_file(s->plan), &err) != OK) {
+        fprintf(stderr, "%s\n", err.text);
+        abort();
+    }
     s->request = find(s, "PredictRequest");
     s->response = find(s, "PredictResponse");
     require(s->request != NULL && s->response != NULL);

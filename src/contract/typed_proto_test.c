@@ -83,6 +83,7 @@ static const struct signature *test_names(void)
         { .name = "_", .min = (double)NAN, .max = (double)NAN },
         { .name = "a.b", .min = (double)NAN, .max = (double)NAN },
         { .name = "a_b", .min = (double)NAN, .max = (double)NAN },
+        { .name = "_ns", .min = (double)NAN, .max = (double)NAN },
     };
     static struct signature_tensor inputs[] = {
         { .name = "x",
@@ -408,13 +409,14 @@ TEST(typed_proto_names)
     check_field(&s, "a.b", "a_b_2", "a.b");
     check_field(&s, "new\nline", "new_line", "newLine");
     check_field(&s, "_", "field_16", "_");
+    check_field(&s, "_ns", "ns", "ns");
     check(strcmp(typed_proto_of(s.plan)->rows_name, "rows_2") == 0, "ours make way: %s",
           typed_proto_of(s.plan)->rows_name);
     check(strcmp(typed_proto_of(s.plan)->options_name, "options_3") == 0, "%s",
           typed_proto_of(s.plan)->options_name);
     check(typed_proto_input_number(s.plan, 0, 14) == 5000, "by model.yaml");
     check(typed_proto_input_number(s.plan, 0, 15) == 16, "others stay");
-    check(typed_proto_input_number(s.plan, 0, TYPED_WHOLE) == 21, "behind all");
+    check(typed_proto_input_number(s.plan, 0, TYPED_WHOLE) == 22, "behind all");
     side_close(&s);
 }
 
@@ -573,7 +575,7 @@ TEST(typed_proto_reads_what_json_reads)
           "{\"sepal length (cm)\":1,\"1st\":2,\"l\u00e4nge\":3,\"\u6a21\u578b\":4,\"rows\":5,"
           "\"options\":6,\"Row\":7,\"Options\":8,\"a_1\":9,\"a1\":10,\"A1\":11,\"x\":12,"
           "\"say \\\"hi\\\\\\\"\":13,\"optional\":14,\"newLine\":15,\"_\":16,\"a.b\":17,"
-          "\"a_b\":18,\"image\":\"/w==\",\"page\":\"<p>\"}",
+          "\"a_b\":18,\"ns\":19,\"image\":\"/w==\",\"page\":\"<p>\"}",
           NULL },
     };
 
@@ -585,7 +587,7 @@ TEST(typed_proto_reads_what_json_reads)
             if (cases[i].model == test_names) { /* bytes are base64 there, and keys not quite */
                 check(proto.code == OK, "%s", proto.err.text);
                 const float *data = proto.inputs[0].data;
-                for (int k = 0; proto.code == OK && k < 18; k++)
+                for (int k = 0; proto.code == OK && k < 19; k++)
                     check(data[k] == (float)(k + 1), "feature %d is %g", k, (double)data[k]);
                 check(proto.inputs[1].size == 5 &&
                           memcmp(proto.inputs[1].data, "\1\0\0\0\xff", 5) == 0,
