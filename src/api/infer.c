@@ -369,6 +369,59 @@ void infer_begin_call(struct call *call, const struct api *api, const struct inf
     call_read(call);
 }
 
+/* -- words about time ------------------------------------------------------------------------ */
+
+enum { STAGE_TEXT_MAX = 48 }; /* ", ", a name, ";dur=", 17 digits, a point and three more */
+
+static uint8_t *put_whole(uint8_t *at, uint64_t value)
+{
+    uint8_t digits[20];
+    size_t count = 0;
+
+    do {
+        digits[count++] = (uint8_t)('0' + value % 10);
+        value /= 10;
+    } while (value != 0);
+    while (count != 0)
+        *at++ = digits[--count];
+    return at;
+}
+
+static uint8_t *put_stage(uint8_t *at, const char *name, uint64_t ns)
+{
+    uint64_t us = (ns + 500) / 1000;
+    uint32_t fraction = (uint32_t)(us % 1000);
+
+    while (*name != '\0')
+        *at++ = (uint8_t)*name++;
+    memcpy(at, ";dur=", 5);
+    at = put_whole(at + 5, us / 1000);
+    *at++ = '.';
+    *at++ = (uint8_t)('0' + fraction / 100);
+    *at++ = (uint8_t)('0' + fraction / 10 % 10);
+    *at++ = (uint8_t)('0' + fraction % 10);
+    return at;
+}
+
+void infer_timing(struct infer *infer)
+{
+    struct request *request = infer->request;
+    uint8_t *text, *at;
+
+    request_account_encode(request, now_ns(infer) - infer->encode_ns);
+    if (!infer->api->server_timing ||
+        (text = at = arena_alloc(infer->x->arena, STAGES * STAGE_TEXT_MAX)) == NULL)
+        return;
+    for (size_t i = 0; i < STAGES; i++) {
+        if (i != 0) {
+            *at++ = ',';
+            *at++ = ' ';
+        }
+        at = put_stage(at, stage_names[i], request->stage_ns[i]);
+    }
+    infer->timing = slice_make(text, (size_t)(at - text));
+}
+
 void infer_send(struct infer *infer, const struct call_piece *pieces, uint32_t pieces_count)
 {
     struct err ok;
@@ -379,37 +432,6 @@ void infer_send(struct infer *infer, const struct call_piece *pieces, uint32_t p
     call_send(infer->call, pieces, pieces_count);
     err_clear(&ok);
     call_end(infer->call, &ok, NULL);
-}
-
-/* -- words about time ------------------------------------------------------------------------ */
-
-static void put_stage(struct text *out, const char *name, uint64_t ns)
-{
-    uint64_t us = (ns + 500) / 1000;
-    uint8_t fraction[4] = { '.', (uint8_t)('0' + us / 100 % 10), (uint8_t)('0' + us / 10 % 10),
-                            (uint8_t)('0' + us % 10) };
-
-    if (out->size != 0)
-        text_str(out, ", ");
-    text_str(out, name);
-    text_str(out, ";dur=");
-    text_u64(out, us / 1000);
-    text_put(out, fraction, sizeof fraction);
-}
-
-void infer_timing(struct infer *infer)
-{
-    struct request *request = infer->request;
-
-    request_account_encode(request, now_ns(infer) - infer->encode_ns);
-    if (!infer->api->server_timing)
-        return;
-    struct text out;
-    text_init_arena(&out, infer->x->arena, 160);
-    for (size_t i = 0; i < STAGES; i++)
-        put_stage(&out, stage_names[i], request->stage_ns[i]);
-    if (!text_failed(&out))
-        infer->timing = text_slice(&out);
 }
 
 uint32_t infer_answer_headers(const struct infer *infer, struct header headers[INFER_HEADERS_MAX],
