@@ -64,11 +64,12 @@ def model_yamls_example_loads():
 
 
 INPUT = {"title": "t", "description": "d", "unit": "cm", "min": "0", "max": "9", "example": "[1, 2, 3, 4]",
-         "features": "[a, b, c, {name: d, unit: m, description: x, min: 1, max: 8, example: 2}]", "content_type": "image/png"}
+         "features": "[a, b, c, {name: d, unit: m, description: x, min: 1, max: 8, example: 2}]", "content_type": "image/png",
+         "number": "7"}
 OUTPUT = {"title": "t", "description": "d", "unit": "cm", "role": "label", "labels": "[x, y, z]", "labels_file": "l.txt",
-          "features": None}
+          "features": None, "number": "7"}
 REFUSED = {"title": "[1]", "description": "{}", "unit": "[]", "min": "low", "max": "high", "features": "[a]", "content_type": "png",
-           "role": "best", "labels": "[]", "labels_file": "none.txt"}
+           "role": "best", "labels": "[]", "labels_file": "none.txt", "number": "1000"}
 
 
 @case
