@@ -91,7 +91,7 @@ static void try_schema(struct slice data)
             try_message(slice_of("{\"m\":{\"m\":null,\"n\":[1,2]}}"), type, schema, true);
         }
     }
-    (void)proto_schema_add_set(schema, data, &err);
+    require(proto_schema_add_set(schema, data, &err) == OK || err.text[0] != '\0');
     (void)proto_file_defines(data, slice_of("a.B.c"));
     proto_schema_free(&schema);
 }
