@@ -79,6 +79,8 @@ static COLD void fail_call(struct infer *infer, const struct err *why)
         err.code = E_UNAVAILABLE;
         err.retry_after_ms = err.retry_after_ms != 0 ? err.retry_after_ms : 1000;
     }
+    if (err.code == E_INVALID && infer->field == NULL && infer->model == NULL)
+        infer->field = "model_version"; /* a name is known or not, and never wrong in itself */
     if (err.code == E_INVALID && infer->field == NULL && infer->is_submitted)
         infer->field = kserve_pb_field((struct kserve_inputs){ infer->request->inputs,
                                                                infer->request->has_input },

@@ -369,6 +369,7 @@ TEST(grpc_refusals)
         { { .model = "irs" }, E_NOT_FOUND, "Request for unknown model: 'irs' is not found", "" },
         { { .model = "" }, E_NOT_FOUND, "Request for unknown model: '' is not found", "" },
         { { .version = "7" }, E_NOT_FOUND, "version 7", "" },
+        { { .version = "one" }, E_INVALID, "one", "model_version" },
         { { .input = "imput" }, E_INVALID, "it takes 'input'", "inputs[0].name" },
         { { .output = "lable" }, E_INVALID, "it gives 'label'", "outputs[0].name" },
         { { .datatype = "FP64" },
