@@ -8,15 +8,35 @@
 
 enum { JSON_BYTES_MAX = 256 << 20 };
 
-enum err_code ask_open(struct client **ret, const struct options *options, struct err *err)
+enum err_code ask_open_as(struct client **ret, const struct options *options, bool http2,
+                          struct client_tap *tap, struct err *err)
 {
     struct client_settings settings = { .url = options_text(options, OPT_SERVER),
-                                        .timeout_ns = options_number(options, OPT_TIMEOUT) };
+                                        .timeout_ns = options_number(options, OPT_TIMEOUT),
+                                        .http2 = http2,
+                                        .tap = tap };
     char where[ERR_TEXT_MAX];
 
     if (client_new(ret, &settings, err) != OK)
         return err_wrap(err, "%s", options_origin(options, OPT_SERVER, where, sizeof where));
     return OK;
+}
+
+enum err_code ask_open(struct client **ret, const struct options *options, struct err *err)
+{
+    return ask_open_as(ret, options, false, NULL, err);
+}
+
+enum err_code ask_advise(enum err_code code, struct err *err)
+{
+    struct err first = *err;
+
+    if (code == E_UNAVAILABLE && strncmp(first.text, "nobody listens", 14) == 0)
+        return err_set(err, code, "%s: start `penstock serve`, or name the server with --server",
+                       first.text);
+    if (code == E_DEADLINE)
+        return err_set(err, code, "%s (--timeout)", first.text);
+    return code;
 }
 
 enum err_code ask(struct client *client, const char *method, const char *target,
@@ -29,15 +49,7 @@ enum err_code ask(struct client *client, const char *method, const char *target,
                                       .headers = headers,
                                       .headers_count = content_type != NULL ? 2 : 1,
                                       .body = body };
-    enum err_code code = client_call(client, &request, ret, err);
-    struct err first = *err;
-
-    if (code == E_UNAVAILABLE && strncmp(first.text, "nobody listens", 14) == 0)
-        return err_set(err, code, "%s: start `penstock serve`, or name the server with --server",
-                       first.text);
-    if (code == E_DEADLINE)
-        return err_set(err, code, "%s (--timeout)", first.text);
-    return code;
+    return ask_advise(client_call(client, &request, ret, err), err);
 }
 
 /* The text of the error in a document, or NULL. */

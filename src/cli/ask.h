@@ -12,6 +12,10 @@ struct yyjson_doc;
 /* A client for --server and --timeout. */
 MUST_USE enum err_code ask_open(struct client **ret, const struct options *options,
                                 struct err *err);
+MUST_USE enum err_code ask_open_as(struct client **ret, const struct options *options, bool http2,
+                                   struct client_tap *tap, struct err *err);
+/* Adds to the text of a failure of `code` what to do about it; returns it. */
+enum err_code ask_advise(enum err_code code, struct err *err);
 /* One request; the text of a failure says what to do. `body` NULL: none. */
 MUST_USE enum err_code ask(struct client *client, const char *method, const char *target,
                            const char *content_type, struct slice body, struct answer **ret,

@@ -17,30 +17,20 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "cli/ask.h"
+#include "cli/call.h"
 #include "cli/example.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/verbs.h"
+#include "cli/wire_view.h"
 #include "model/nearest.h"
 
-enum { BODY_BYTES_MAX = 1 << 30, TARGET_BYTES_MAX = 4096, PRINT_BYTES_MAX = 1 << 30 };
+enum { TARGET_BYTES_MAX = 4096, PRINT_BYTES_MAX = 1 << 30 };
 
 static void free_doc(struct yyjson_doc **doc)
 {
     yyjson_doc_free(*doc);
 }
-
-struct call {
-    const struct options *options;
-    const char *model;
-    struct client *client;    /* owned */
-    struct yyjson_doc *about; /* owned: the model's description */
-    struct text body;         /* owned */
-    const char *content_type;
-    struct buf *file;  /* owned: the file read last */
-    struct text input; /* owned: standard input, once it was read */
-    bool has_read_input;
-};
 
 /* -- what the model takes ---------------------------------------------------------------------- */
 
@@ -166,10 +156,8 @@ static enum err_code read_input(struct call *call, struct err *err)
     return OK;
 }
 
-/* "-" is standard input, "@file" what the file holds, "@@x" is "@x". The slice lives until the next
- * call. */
-static enum err_code read_value(struct call *call, const char *value, struct slice *ret,
-                                struct err *err)
+enum err_code call_read_value(struct call *call, const char *value, struct slice *ret,
+                              struct err *err)
 {
     *ret = slice_of(value);
     if (strcmp(value, "-") == 0) {
@@ -186,7 +174,7 @@ static enum err_code read_value(struct call *call, const char *value, struct sli
         return OK;
     }
     buf_unref(&call->file);
-    TRY(file_read(&call->file, NULL, value + 1, BODY_BYTES_MAX, err));
+    TRY(file_read(&call->file, NULL, value + 1, CALL_BODY_BYTES_MAX, err));
     *ret = buf_bytes(call->file);
     return OK;
 }
@@ -217,7 +205,7 @@ static enum err_code put_field(struct call *call, const struct option_field *giv
         if (is_alike(slice_of(o->fields[i].name), slice_of(given->name)))
             return err_set(err, E_INVALID, "--%s is given twice", given->name);
     }
-    TRY(read_value(call, given->value, &value, err));
+    TRY(call_read_value(call, given->value, &value, err));
     if (is_npy(value) && o->fields_count == 1) {
         text_slice_put(&call->body, value);
         call->content_type = "application/x-npy";
@@ -259,7 +247,7 @@ static enum err_code make_body(struct call *call, struct err *err)
         if (o->fields_count > 0)
             return err_set(err, E_INVALID, "-d is the whole body; --%s has no place beside it",
                            o->fields[0].name);
-        TRY(read_value(call, data, &value, err));
+        TRY(call_read_value(call, data, &value, err));
         text_slice_put(&call->body, value);
         call->content_type = type_of(value);
     } else {
@@ -268,7 +256,7 @@ static enum err_code make_body(struct call *call, struct err *err)
             TRY(put_field(call, &o->fields[i], i, err));
     }
     return text_failed(&call->body)
-               ? err_set(err, E_RANGE, "the inputs are larger than %d bytes", BODY_BYTES_MAX)
+               ? err_set(err, E_RANGE, "the inputs are larger than %d bytes", CALL_BODY_BYTES_MAX)
                : OK;
 }
 
@@ -348,9 +336,9 @@ static void put_stages(struct text *out, struct slice timing)
     }
 }
 
-static void say_timing(const struct call *call, const struct answer *answer)
+void call_say_timing(const struct client *client, struct slice server_timing)
 {
-    struct client_times t = client_times(call->client);
+    struct client_times t = client_times(client);
     struct text out;
 
     text_init(&out, 1 << 16);
@@ -359,25 +347,25 @@ static void say_timing(const struct call *call, const struct answer *answer)
     text_printf(&out, "  send             %.3f ms\n", (double)t.send_ns / 1e6);
     text_printf(&out, "  wait for answer  %.3f ms\n", (double)t.wait_ns / 1e6);
     text_printf(&out, "  receive          %.3f ms\n", (double)t.receive_ns / 1e6);
-    put_stages(&out, answer_header(answer, "server-timing"));
+    put_stages(&out, server_timing);
     (void)print_out(STDERR_FILENO, &out);
     text_deinit(&out);
 }
 
-static bool say_answer(const struct call *call, const struct answer *answer)
+bool call_say_answer(const struct options *options, struct slice body)
 {
-    bool is_raw = options_flag(call->options, OPT_JSON) || !isatty(STDOUT_FILENO);
+    bool is_raw = options_flag(options, OPT_JSON) || !isatty(STDOUT_FILENO);
     CLEANUP(free_doc) struct yyjson_doc *doc = NULL;
     struct text out;
 
     text_init(&out, PRINT_BYTES_MAX);
     if (!is_raw)
-        doc = yyjson_read((const char *)answer->body.data, answer->body.size, 0);
+        doc = yyjson_read((const char *)body.data, body.size, 0);
     if (doc != NULL) {
         put_words(&out, yyjson_doc_get_root(doc));
     } else {
-        text_slice_put(&out, answer->body);
-        if (answer->body.size > 0 && answer->body.data[answer->body.size - 1] != '\n')
+        text_slice_put(&out, body);
+        if (body.size > 0 && body.data[body.size - 1] != '\n')
             text_byte(&out, '\n');
     }
     bool was_whole = print_out(STDOUT_FILENO, &out);
@@ -452,13 +440,39 @@ static enum err_code make_target(const struct call *call, char *ret, size_t size
                : OK;
 }
 
+/* The request itself; with --wire on a connection of its own, so that all of it is seen. */
+static enum err_code post(struct call *call, const char *target, struct answer **ret,
+                          struct err *err)
+{
+    const struct options *o = call->options;
+    bool http2 = options_flag(o, OPT_HTTP2);
+    char title[TARGET_BYTES_MAX + 8];
+
+    if (options_flag(o, OPT_WIRE)) {
+        snprintf(title, sizeof title, "POST %s", target);
+        struct wire_view_settings settings = { .http2 = http2,
+                                               .has_colour = print_has_colour(STDERR_FILENO),
+                                               .columns = print_columns(STDERR_FILENO),
+                                               .title = title,
+                                               .server = client_url(call->client)->shown };
+        TRY(wire_view_new(&call->view, &settings, err));
+        client_free(&call->client);
+        TRY(ask_open_as(&call->client, o, http2, wire_view_tap(call->view), err));
+    }
+    enum err_code code =
+        ask(call->client, "POST", target, call->content_type, text_slice(&call->body), ret, err);
+    if (call->view != NULL)
+        wire_view_say(call->view, slice_of(""), slice_of(""));
+    return code;
+}
+
 static enum err_code run(struct call *call, struct err *err)
 {
     const struct options *o = call->options;
     CLEANUP(answer_free) struct answer *answer = NULL;
     char target[TARGET_BYTES_MAX];
 
-    TRY(ask_open(&call->client, o, err));
+    TRY(ask_open_as(&call->client, o, options_flag(o, OPT_HTTP2), NULL, err));
     if (!options_is_set(o, OPT_DATA)) {
         TRY(make_target(call, target, sizeof target, "", err));
         TRY(ask_json(call->client, "GET", target, slice_of(""), &call->about, err));
@@ -470,18 +484,30 @@ static enum err_code run(struct call *call, struct err *err)
     }
     TRY(make_body(call, err));
     TRY(make_target(call, target, sizeof target, ":predict", err));
-    TRY(ask(call->client, "POST", target, call->content_type, text_slice(&call->body), &answer,
-            err));
+    TRY(post(call, target, &answer, err));
     if (options_flag(o, OPT_TIMING))
-        say_timing(call, answer);
+        call_say_timing(call->client, answer_header(answer, "server-timing"));
     if (answer->status != 200) {
         if (options_flag(o, OPT_JSON))
-            (void)say_answer(call, answer);
+            (void)call_say_answer(o, answer->body);
         enum err_code code = ask_refusal(answer, err);
         add_example(call, err);
         return code == E_INVALID ? E_UNKNOWN : code;
     }
-    return say_answer(call, answer) ? OK : err_set(err, E_UNKNOWN, "cannot write the answer");
+    return call_say_answer(o, answer->body) ? OK
+                                            : err_set(err, E_UNKNOWN, "cannot write the answer");
+}
+
+/* Options that mean nothing together. */
+static enum err_code check_options(const struct options *o, struct err *err)
+{
+    bool is_grpc = options_flag(o, OPT_GRPC);
+
+    if (!is_grpc && options_is_set(o, OPT_METADATA))
+        return err_set(err, E_INVALID, "--metadata goes with --grpc");
+    if (!is_grpc && options_is_set(o, OPT_COMPRESS))
+        return err_set(err, E_INVALID, "--compress goes with --grpc");
+    return OK;
 }
 
 int verb_call(const struct options *options)
@@ -493,10 +519,13 @@ int verb_call(const struct options *options)
         return print_failure(EXIT_USAGE, "call takes one model: penstock call MODEL --INPUT VALUE "
                                          "(penstock call --help)");
     call.model = options->arguments[0];
-    text_init(&call.body, BODY_BYTES_MAX);
-    text_init(&call.input, BODY_BYTES_MAX);
-    enum err_code code = run(&call, &err);
+    text_init(&call.body, CALL_BODY_BYTES_MAX);
+    text_init(&call.input, CALL_BODY_BYTES_MAX);
+    enum err_code code = check_options(options, &err);
+    if (code == OK)
+        code = options_flag(options, OPT_GRPC) ? call_run_grpc(&call, &err) : run(&call, &err);
     client_free(&call.client);
+    wire_view_free(&call.view); /* the client's bytes pass it until the end */
     yyjson_doc_free(call.about);
     text_deinit(&call.body);
     text_deinit(&call.input);

@@ -1,13 +1,16 @@
 /* example.c - SPDX-License-Identifier: Apache-2.0 */
 #include "cli/example.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include <yyjson.h>
 
 #include "api/typed.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "contract/typed.h"
+#include "contract/typed_proto.h"
 #include "engine/model.h"
 
 static bool is_plain_name(struct slice name)
@@ -103,7 +106,7 @@ static void put_curl(struct text *out, struct slice name, struct slice body, con
 }
 
 static void put_call(struct text *out, struct slice name, struct slice body, const char *program,
-                     const char *url)
+                     const char *url, bool is_grpc)
 {
     bool is_dashed = name.size > 0 && name.data[0] == '-';
     char bytes[4096];
@@ -111,7 +114,7 @@ static void put_call(struct text *out, struct slice name, struct slice body, con
 
     text_str(out, "  ");
     print_shell(out, slice_of(program));
-    text_str(out, " call ");
+    text_str(out, is_grpc ? " call --grpc " : " call ");
     if (!is_dashed)
         print_shell(out, name);
     text_init_fixed(&server, bytes, sizeof bytes);
@@ -138,5 +141,47 @@ void example_lines(struct text *out, struct model *model, const char *program, c
     if (typed_plan_of(model, &plan, &err) != OK || plan->example == NULL)
         return;
     put_curl(out, name, slice_of(plan->example), url);
-    put_call(out, name, slice_of(plan->example), program, url);
+    put_call(out, name, slice_of(plan->example), program, url, false);
+}
+
+/* Somewhere in PATH. */
+static bool is_installed(const char *program)
+{
+    const char *path = getenv("PATH");
+    char file[4096];
+
+    for (struct slice left = slice_of(path == NULL ? "" : path); left.size > 0;) {
+        size_t size = slice_find(left, ':');
+        int length = snprintf(file, sizeof file, "%.*s/%s", (int)MIN(size, (size_t)3000),
+                              (const char *)left.data, program);
+        if (size > 0 && length > 0 && (size_t)length < sizeof file && access(file, X_OK) == 0)
+            return true;
+        left = slice_skip(left, MIN(size + 1, left.size));
+    }
+    return false;
+}
+
+void example_grpc_lines(struct text *out, struct model *model, const char *program, const char *url)
+{
+    const struct typed_plan *plan = NULL;
+    struct slice name = slice_of(model_name(model));
+    struct err err;
+
+    if (typed_plan_of(model, &plan, &err) != OK || plan->example == NULL ||
+        !typed_proto_takes_example(plan))
+        return;
+    put_call(out, name, slice_of(plan->example), program, url, true);
+    if (!slice_starts(slice_of(url), "http://") || !is_installed("grpcurl"))
+        return;
+    char bytes[256];
+    struct text server;
+    text_init_fixed(&server, bytes, sizeof bytes);
+    example_url(&server, url);
+    if (text_failed(&server))
+        return;
+    text_str(out, "  grpcurl -plaintext -d ");
+    print_shell(out, slice_of(plan->example));
+    text_byte(out, ' ');
+    print_shell(out, slice_skip(text_slice(&server), strlen("http://")));
+    text_printf(out, " %s/Predict\n", typed_proto_service(plan));
 }

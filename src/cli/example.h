@@ -11,6 +11,10 @@ struct model;
  * when no example can be made. `program` is how this program was called, `url` a listener's. */
 void example_lines(struct text *out, struct model *model, const char *program, const char *url);
 
+/* The same over gRPC: `penstock call --grpc`, and grpcurl where it is installed. */
+void example_grpc_lines(struct text *out, struct model *model, const char *program,
+                        const char *url);
+
 /* A listener's address as one can call it: "every address" is reached as this machine. */
 void example_url(struct text *out, const char *url);
 

@@ -35,7 +35,12 @@ const struct verb_row verb_rows[] = {
       "  penstock call spam --text \"You have won a prize\"\n"
       "  penstock call iris --input 5.1,3.5,1.4,0.2\n"
       "  penstock call iris -d '{\"input\": [[5.1, 3.5, 1.4, 0.2]]}' --json\n"
-      "  penstock call spam --text @mail.txt --timing\n" },
+      "  penstock call spam --text @mail.txt --timing\n"
+      "  penstock call --grpc spam --text \"You have won a prize\" --wire\n"
+      "  penstock call --grpc inference.GRPCInferenceService/ServerLive -d '{}'\n"
+      "\n"
+      "With --grpc the same arguments go to penstock.models.*/Predict; MODEL may also be a method\n"
+      "(package.Service/Method) of any gRPC server that has reflection. --wire shows each frame.\n" },
     { VERB_MODELS, "models", "[MODEL...]", "List the models of a server",
       "Lists the models of a running server: state, inputs, outputs, and why one is not ready.\n"
       "With --ready it answers only whether they are (0: yes, 3: no).\n"
@@ -160,8 +165,9 @@ static void put_options(struct text *out, enum verb verb, uint32_t columns, bool
 
 static void help_all(struct text *out, bool has_colour)
 {
-    text_str(out, "penstock " PENSTOCK_VERSION " - serves machine-learning models over HTTP, from "
-                  "one port\n");
+    text_str(out,
+             "penstock " PENSTOCK_VERSION " - serves machine-learning models over REST and gRPC, "
+             "from one port\n");
     put_title(out, "Verbs", has_colour);
     for (const struct verb_row *row = verb_rows; row->verb != VERB_NONE; row++)
         text_printf(out, "  penstock %-8s %-12s %s\n", row->name, row->arguments, row->summary);

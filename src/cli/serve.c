@@ -247,6 +247,7 @@ static void put_models(struct text *out, const struct repository_snapshot *snaps
 struct
 try {
     size_t at, size;
+    struct model *model; /* borrowed from the snapshot */
 };
 
 static int by_size(const void *a, const void *b)
@@ -277,6 +278,7 @@ static void put_tries(struct text *out, const struct repository_snapshot *snapsh
         tries[count].at = lines.size;
         example_lines(&lines, entry->model, program, url);
         tries[count].size = lines.size - tries[count].at;
+        tries[count].model = entry->model;
         count += tries[count].size > 0;
     }
     qsort(tries, count, sizeof tries[0], by_size);
@@ -284,6 +286,9 @@ static void put_tries(struct text *out, const struct repository_snapshot *snapsh
     for (uint32_t i = 0; i < shown; i++) {
         text_str(out, i == 0 ? "\ntry:\n" : "");
         text_put(out, lines.data + tries[i].at, tries[i].size);
+        /* Over gRPC all are called alike: one shows it. */
+        if (i == 0)
+            example_grpc_lines(out, tries[i].model, program, url);
     }
     text_deinit(&lines);
     if (shown == callable)

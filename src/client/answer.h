@@ -37,8 +37,8 @@ struct answer {
     struct slice body; /* empty with a sink */
     uint64_t body_bytes;
     bool is_complete;
-    bool has_head;    /* status and headers are whole */
-    bool keeps_alive; /* the connection may carry one more (HTTP/1.1) */
+    bool has_head;                  /* status and headers are whole */
+    bool keeps_alive;               /* the connection may carry one more (HTTP/1.1) */
     const struct answer_sink *sink; /* NULL: the body is gathered; set it before the first byte */
     void *sink_data;
     struct answer_private *private;

@@ -177,7 +177,7 @@ struct peer {
     const char *const *script;
     char heard[4096]; /* all that was sent to it */
     size_t heard_size;
-    bool keeps; /* a connection carries two requests */
+    bool keeps;        /* a connection carries two requests */
     bool drops_second; /* ... and the second gets no answer */
     bool never_answers;
 };

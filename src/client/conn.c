@@ -47,9 +47,9 @@ static enum err_code connect_one(struct conn *c, struct err *err)
     const struct address *to = &c->pool->addresses[c->address];
     int one = 1;
 
-    c->watch.fd = fault_hit() ? (errno = EMFILE, -1)
-                              : socket(to->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
-                                       0);
+    c->watch.fd = fault_hit()
+                      ? (errno = EMFILE, -1)
+                      : socket(to->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (c->watch.fd < 0)
         return refuse_connect(c, errno, err);
     if (to->any.sa_family != AF_UNIX)
@@ -240,8 +240,8 @@ static bool is_read_wanted(const struct conn *c)
 
 static void rewatch(struct conn *c)
 {
-    uint32_t events = (is_read_wanted(c) ? (uint32_t)EPOLLIN : 0) |
-                      (c->is_full ? (uint32_t)EPOLLOUT : 0);
+    uint32_t events =
+        (is_read_wanted(c) ? (uint32_t)EPOLLIN : 0) | (c->is_full ? (uint32_t)EPOLLOUT : 0);
 
     loop_rewatch(c->pool->loop, &c->watch, events);
 }
@@ -257,8 +257,7 @@ void conn_flush(struct conn *c)
         c->protocol->send(c, &err);
     if (c->state == CONN_DEAD)
         return;
-    bool is_done = c->state == CONN_LEAVING && c->exchanges_count == 0 &&
-                   c->out.size == c->out_at;
+    bool is_done = c->state == CONN_LEAVING && c->exchanges_count == 0 && c->out.size == c->out_at;
     if (err.code == OK && !c->is_cut && !is_done) {
         rewatch(c);
         return;

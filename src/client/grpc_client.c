@@ -56,9 +56,10 @@ enum err_code grpc_reader_next(struct grpc_reader *r, struct grpc_read *ret, str
     }
     struct grpc_prefix prefix = grpc_prefix_get(in.data);
     if (prefix.flag > 1)
-        return err_set(err, E_INTERNAL,
-                       "the answer is no gRPC: a message begins with flag %u, where 0 or 1 can stand",
-                       prefix.flag);
+        return err_set(
+            err, E_INTERNAL,
+            "the answer is no gRPC: a message begins with flag %u, where 0 or 1 can stand",
+            prefix.flag);
     if (prefix.size > r->message_bytes_max)
         return grpc_message_too_large(err, prefix.size, r->message_bytes_max, r->option);
     if (in.size - GRPC_PREFIX_BYTES < prefix.size) {
@@ -68,8 +69,7 @@ enum err_code grpc_reader_next(struct grpc_reader *r, struct grpc_read *ret, str
     struct slice bytes = slice_first(slice_skip(in, GRPC_PREFIX_BYTES), prefix.size);
     if (prefix.flag == 1) {
         if (r->encoding != ENCODING_GZIP && r->encoding != ENCODING_DEFLATE)
-            return err_set(err, E_INTERNAL,
-                           "a message says that it is compressed, and %s",
+            return err_set(err, E_INTERNAL, "a message says that it is compressed, and %s",
                            r->encoding == ENCODING_IDENTITY
                                ? "the answer names no grpc-encoding"
                                : "the answer's grpc-encoding is not known here");
@@ -143,7 +143,8 @@ void grpc_status_read(struct grpc_client_status *ret, const struct answer *answe
         if (!is_grpc(answer))
             tell_foreign(&ret->err, answer, body_begin);
         else
-            err_set(&ret->err, answer->status == 200 ? E_INTERNAL : grpc_status_of_http(answer->status),
+            err_set(&ret->err,
+                    answer->status == 200 ? E_INTERNAL : grpc_status_of_http(answer->status),
                     "the answer ended without a status (grpc-status)");
         return;
     }
@@ -283,7 +284,7 @@ static void on_body(struct client_exchange *x, struct slice piece)
 
     if (!call->is_grpc) {
         text_slice_put(&call->in, slice_first(piece, TELL_BYTES_MAX - MIN(call->in.size,
-                                                                     (size_t)TELL_BYTES_MAX)));
+                                                                          (size_t)TELL_BYTES_MAX)));
         client_exchange_grant(x, piece.size);
         return;
     }
@@ -334,8 +335,7 @@ static enum err_code make_headers(const struct grpc_client_start *start, struct 
     out[count++] = (struct client_header){ "grpc-accept-encoding", GRPC_ENCODINGS };
     for (uint32_t i = 0; i < start->metadata_count; i++) {
         const struct client_header *m = &start->metadata[i];
-        if (!grpc_metadata_key_is_custom(slice_of(m->name)) &&
-            strcmp(m->name, "user-agent") != 0)
+        if (!grpc_metadata_key_is_custom(slice_of(m->name)) && strcmp(m->name, "user-agent") != 0)
             return err_set(err, E_INVALID,
                            "'%.100s' cannot be the key of metadata: lower-case letters, digits, "
                            "'-', '_' and '.', and none of gRPC's or HTTP's own",
@@ -355,7 +355,8 @@ enum err_code grpc_client_start(struct client_pool *pool, const struct grpc_clie
                                 struct grpc_client_call **ret, struct err *err)
 {
     static const struct client_exchange_user user = { on_head, on_body, on_room, on_end };
-    CLEANUP(mem_free_slot) struct client_header *headers =
+    CLEANUP(mem_free_slot)
+    struct client_header *headers =
         mem_alloc((OWN_HEADERS + start->metadata_count) * sizeof *headers);
     char timeout[GRPC_TIMEOUT_ROOM];
     uint32_t headers_count = 0;
@@ -371,12 +372,11 @@ enum err_code grpc_client_start(struct client_pool *pool, const struct grpc_clie
     call->user_data = start->user_data;
     call->sends = start->sends;
     call->task.run = run_task;
-    size_t most = start->message_bytes_max != 0 ? start->message_bytes_max
-                                                : (size_t)MESSAGE_BYTES_USUAL;
+    size_t most =
+        start->message_bytes_max != 0 ? start->message_bytes_max : (size_t)MESSAGE_BYTES_USUAL;
     text_init(&call->in, SIZE_MAX / 2);
-    call->reader = (struct grpc_reader){ .in = &call->in,
-                                         .message_bytes_max = most,
-                                         .option = start->option };
+    call->reader =
+        (struct grpc_reader){ .in = &call->in, .message_bytes_max = most, .option = start->option };
     enum err_code code =
         make_headers(start, headers, &headers_count, timeout, loop_now_ns(loop), err);
     struct client_ask ask = { .request = { .method = "POST",

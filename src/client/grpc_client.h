@@ -23,9 +23,9 @@ struct grpc_client_message {
 };
 
 struct grpc_client_status {
-    struct err err;       /* code OK, or what is wrong: the server's words, or ours */
-    bool is_servers;      /* it came as grpc-status */
-    bool has_details;     /* grpc-status-details-bin was there and could be read */
+    struct err err;              /* code OK, or what is wrong: the server's words, or ours */
+    bool is_servers;             /* it came as grpc-status */
+    bool has_details;            /* grpc-status-details-bin was there and could be read */
     struct grpc_details details; /* views that live until on_end returns */
     const struct answer *answer; /* headers and trailers; NULL when nothing came */
 };
@@ -42,8 +42,8 @@ struct grpc_client_start {
     const char *path;                     /* "/inference.GRPCInferenceService/ModelInfer" */
     const struct client_header *metadata; /* lower case; values of -bin keys already in base64 */
     uint32_t metadata_count;
-    uint64_t due_ns;          /* loop clock; 0: never. Sent as grpc-timeout, and kept here as well */
-    enum encoding sends;      /* how messages are compressed: identity, gzip, deflate */
+    uint64_t due_ns;     /* loop clock; 0: never. Sent as grpc-timeout, and kept here as well */
+    enum encoding sends; /* how messages are compressed: identity, gzip, deflate */
     size_t message_bytes_max; /* of one received, also inflated; 0: 1 GiB */
     const char *option;       /* that raises it, for the error; NULL: none */
     const struct grpc_client_user *user;
@@ -79,7 +79,7 @@ struct grpc_reader {
 struct grpc_read {
     bool has_message;
     struct grpc_client_message message;
-    struct buf *holder;  /* a reference for the caller; NULL: the bytes lie in `in` until the next */
+    struct buf *holder; /* a reference for the caller; NULL: the bytes lie in `in` until the next */
     size_t missing_bytes; /* of the message that has begun, as far as is known; 0: none has */
 };
 /* The next message, if all of it is there. E_EXHAUSTED: larger than the limit; E_INTERNAL: a flag

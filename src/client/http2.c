@@ -208,16 +208,15 @@ static enum err_code start(struct conn *c, struct client_exchange *x, struct err
     fields[count++] =
         (struct http2_field){ SLICE_LIT(":authority"), slice_of(c->pool->url.authority) };
     for (uint32_t i = 0; i < x->headers_count; i++)
-        fields[count++] = (struct http2_field){ slice_of(x->headers[i].name),
-                                                slice_of(x->headers[i].value) };
+        fields[count++] =
+            (struct http2_field){ slice_of(x->headers[i].name), slice_of(x->headers[i].value) };
     if (x->sends_agent)
         fields[count++] = (struct http2_field){ SLICE_LIT("user-agent"),
                                                 SLICE_LIT("penstock/" PENSTOCK_VERSION) };
     if (x->has_length)
         fields[count++] = (struct http2_field){ SLICE_LIT("content-length"), slice_of(length) };
     bool is_bodiless = !x->is_open && x->at == NULL;
-    enum err_code code =
-        http2_request(c->http2, fields, count, is_bodiless, x, &x->stream, err);
+    enum err_code code = http2_request(c->http2, fields, count, is_bodiless, x, &x->stream, err);
     if (code == E_UNAVAILABLE)
         c->state = CONN_LEAVING;
     TRY(code);
@@ -306,7 +305,8 @@ static enum err_code send_some(struct conn *c, struct err *err)
     note_sent(c);
     if (http2_is_over(c->http2)) {
         if (c->exchanges_count > 0)
-            return err_set(err, E_DATA_LOSS, "%s: what it answers is not HTTP/2, or breaks its rules",
+            return err_set(err, E_DATA_LOSS,
+                           "%s: what it answers is not HTTP/2, or breaks its rules",
                            c->pool->url.shown);
         if (c->state == CONN_OPEN)
             c->state = CONN_LEAVING;

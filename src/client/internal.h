@@ -39,24 +39,24 @@ struct client_exchange {
     uint32_t headers_count;
     struct list pieces;
     struct piece first; /* the usual only one */
-    struct piece *at; /* the next to be sent, from offset; NULL: all that is there is sent */
+    struct piece *at;   /* the next to be sent, from offset; NULL: all that is there is sent */
     size_t offset;
     size_t unsent_bytes;
-    bool is_open;    /* more of the body may come */
-    bool is_chunked; /* HTTP/1.1 without a length: pieces carry the chunks' frames */
-    bool is_sent;    /* head and body are in the socket */
+    bool is_open;       /* more of the body may come */
+    bool is_chunked;    /* HTTP/1.1 without a length: pieces carry the chunks' frames */
+    bool is_sent;       /* head and body are in the socket */
     bool is_sent_badly; /* ... or the socket takes no more */
-    bool sends_agent; /* our name; the user gave none */
+    bool sends_agent;   /* our name; the user gave none */
     bool is_head, has_length, may_repeat, was_repeated, is_over, wants_room;
-    bool is_kept_no_more; /* of the body too little is left for a second try */
-    bool has_begun; /* something of an answer came */
+    bool is_kept_no_more;  /* of the body too little is left for a second try */
+    bool has_begun;        /* something of an answer came */
     struct answer *answer; /* owned; NULL until it is on a connection */
     const struct client_exchange_user *user;
     void *user_data;
     struct timer deadline;
     uint64_t begun_ns, started_ns, sent_ns, first_ns, due_ns;
     struct client_times times;
-    uint64_t ungranted_bytes; /* delivered, and not granted again */
+    uint64_t ungranted_bytes;    /* delivered, and not granted again */
     struct http2_stream *stream; /* NULL: none, or HTTP/1.1 */
     int64_t reset_code;
 };
@@ -67,7 +67,7 @@ enum conn_state { CONN_CONNECTING, CONN_OPEN, CONN_LEAVING, CONN_DEAD };
 
 struct conn_protocol {
     enum err_code (*open)(struct conn *c, struct err *err); /* it is connected */
-    void (*close)(struct conn *c); /* gives back what open made; also after it failed */
+    void (*close)(struct conn *c);          /* gives back what open made; also after it failed */
     uint32_t (*room)(const struct conn *c); /* how many more exchanges it takes now */
     /* x->conn is set and x is in c->exchanges. */
     enum err_code (*start)(struct conn *c, struct client_exchange *x, struct err *err);
@@ -96,7 +96,7 @@ struct conn {
     bool is_cut;   /* the task should close it */
     bool is_pinged;
     bool has_written, has_heard; /* anything */
-    struct err broken; /* of a call from outside a turn: the task fails it */
+    struct err broken;           /* of a call from outside a turn: the task fails it */
     struct timer timer;
     uint32_t address; /* being tried */
     uint64_t begun_ns, connect_ns, heard_ns, idle_ns, pinged_ns;
@@ -105,10 +105,10 @@ struct conn {
     uint64_t served; /* exchanges put on it */
     struct text out; /* HTTP/1.1: the head; HTTP/2: frames */
     size_t out_at;
-    struct http2 *http2;    /* owned by http2.c */
-    uint32_t unsent_count;  /* exchanges whose request is not all in the socket */
-    bool is_closing;        /* events of http2_free are of no interest */
-    struct err goaway;      /* what the server said, code OK: nothing */
+    struct http2 *http2;   /* owned by http2.c */
+    uint32_t unsent_count; /* exchanges whose request is not all in the socket */
+    bool is_closing;       /* events of http2_free are of no interest */
+    struct err goaway;     /* what the server said, code OK: nothing */
 };
 
 struct client_pool {
@@ -123,7 +123,7 @@ struct client_pool {
     uint32_t failures; /* to connect, one after the other */
     uint64_t retry_ns; /* not before */
     struct err last_failure;
-    bool has_failed; /* since the task ran */
+    bool has_failed;    /* since the task ran */
     struct timer timer; /* for the warm ones */
     struct loop_task task;
     struct client_pool_stats stats;

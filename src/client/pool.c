@@ -284,7 +284,8 @@ static struct conn *pick(struct client_pool *pool)
     struct conn *best = NULL;
     uint32_t best_room = 0;
 
-    for (struct list_node *n = list_first(&pool->conns); n != NULL; n = list_next(&pool->conns, n)) {
+    for (struct list_node *n = list_first(&pool->conns); n != NULL;
+         n = list_next(&pool->conns, n)) {
         struct conn *c = CONTAINER_OF(n, struct conn, node);
         uint32_t room = is_taking(c) ? c->protocol->room(c) : 0;
         if (room > best_room) {
@@ -326,16 +327,12 @@ static void count_conns(struct client_pool *pool, uint32_t *ret_open, uint32_t *
                         uint32_t *ret_leaving)
 {
     *ret_open = *ret_connecting = *ret_leaving = 0;
-    for (struct list_node *n = list_first(&pool->conns); n != NULL; n = list_next(&pool->conns, n)) {
+    for (struct list_node *n = list_first(&pool->conns); n != NULL;
+         n = list_next(&pool->conns, n)) {
         switch (CONTAINER_OF(n, struct conn, node)->state) {
-        case CONN_OPEN:
-            ++*ret_open;
-            break;
-        case CONN_CONNECTING:
-            ++*ret_connecting;
-            break;
-        default:
-            ++*ret_leaving;
+        case CONN_OPEN: ++*ret_open; break;
+        case CONN_CONNECTING: ++*ret_connecting; break;
+        default: ++*ret_leaving;
         }
     }
 }
@@ -494,9 +491,9 @@ static enum err_code make_exchange(struct client_exchange *x, const struct clien
     x->may_repeat = x->is_head || strcmp(request->method, "GET") == 0;
     x->is_open = ask->is_open;
     x->is_chunked = ask->is_open && is_http1;
-    x->has_length = !ask->is_open &&
-                    (request->body.size > 0 || strcmp(request->method, "POST") == 0 ||
-                     strcmp(request->method, "PUT") == 0);
+    x->has_length =
+        !ask->is_open && (request->body.size > 0 || strcmp(request->method, "POST") == 0 ||
+                          strcmp(request->method, "PUT") == 0);
     if (request->body.size > 0 && !put_body(x, request->body, ask->holder))
         return err_set(err, E_EXHAUSTED, "no memory for a request");
     if (ask->due_ns != 0)
@@ -585,10 +582,10 @@ static void on_deadline(struct timer *timer)
     struct err why = { 0 };
 
     err_set(&why, E_DEADLINE, "%s %s within %.3g s", x->pool->url.shown,
-            c == NULL                                ? "did not take the connection"
-            : !x->is_sent && !x->has_begun           ? "did not take the request"
+            c == NULL                                  ? "did not take the connection"
+            : !x->is_sent && !x->has_begun             ? "did not take the request"
             : x->answer != NULL && x->answer->has_head ? "did not finish its answer"
-                                                     : "did not answer",
+                                                       : "did not answer",
             (double)(x->due_ns - MIN(x->begun_ns, x->due_ns)) / 1e9);
     if (c != NULL)
         c->protocol->cancel(c, x);

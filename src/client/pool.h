@@ -39,18 +39,18 @@ struct client_tap {
 struct client_pool_settings {
     const char *url; /* see url.h */
     enum client_protocol protocol;
-    uint32_t connections_max;  /* 0: 8 */
-    uint32_t connections_warm; /* made at once and kept while there is nothing to do; 0: none */
-    uint32_t waiting_max;      /* requests that wait for a place; 0: 1024 */
-    uint32_t streams_max;      /* HTTP/2: on one connection, if the server allows them; 0: 100 */
-    uint32_t window_bytes;     /* answer bytes a request takes ahead of its reader; 0: 1 MiB */
+    uint32_t connections_max;    /* 0: 8 */
+    uint32_t connections_warm;   /* made at once and kept while there is nothing to do; 0: none */
+    uint32_t waiting_max;        /* requests that wait for a place; 0: 1024 */
+    uint32_t streams_max;        /* HTTP/2: on one connection, if the server allows them; 0: 100 */
+    uint32_t window_bytes;       /* answer bytes a request takes ahead of its reader; 0: 1 MiB */
     uint64_t connect_timeout_ns; /* 0: 10 s */
-    uint64_t idle_timeout_ns;  /* of connections beyond the warm ones; 0: 60 s */
-    uint64_t ping_ns;          /* HTTP/2: silence after which the server is asked whether it lives;
+    uint64_t idle_timeout_ns;    /* of connections beyond the warm ones; 0: 60 s */
+    uint64_t ping_ns;         /* HTTP/2: silence after which the server is asked whether it lives;
                                   0: never */
-    uint64_t ping_timeout_ns;  /* 0: 20 s */
-    uint64_t backoff_min_ns;   /* after the first failure to connect, then doubled; 0: 100 ms */
-    uint64_t backoff_max_ns;   /* 0: 10 s */
+    uint64_t ping_timeout_ns; /* 0: 20 s */
+    uint64_t backoff_min_ns;  /* after the first failure to connect, then doubled; 0: 100 ms */
+    uint64_t backoff_max_ns;  /* 0: 10 s */
     struct answer_limits limits;
     struct client_tap *tap; /* borrowed, or NULL */
 };
@@ -79,7 +79,8 @@ struct client_exchange_user {
     /* A piece of the answer's body; NULL: it is gathered in the answer. For each byte one has to be
      * granted (client_exchange_grant), or no more come once `window_bytes` stand open. */
     void (*on_body)(struct client_exchange *x, struct slice piece);
-    void (*on_room)(struct client_exchange *x); /* what was sent is in the socket: more may follow */
+    void (*on_room)(
+        struct client_exchange *x); /* what was sent is in the socket: more may follow */
     /* Once, the last: `why->code` OK and the answer complete, or what went wrong. */
     void (*on_end)(struct client_exchange *x, const struct err *why);
 };
@@ -87,15 +88,15 @@ struct client_exchange_user {
 struct client_ask {
     struct client_request request; /* head copied; body stays until on_end, unless held */
     struct buf *holder;            /* of the body: one more reference is taken; or NULL */
-    bool is_open;     /* the body goes on with client_exchange_send, until client_exchange_finish */
-    uint64_t due_ns;  /* on the loop's clock; 0: never */
+    bool is_open;    /* the body goes on with client_exchange_send, until client_exchange_finish */
+    uint64_t due_ns; /* on the loop's clock; 0: never */
     const struct client_exchange_user *user;
     void *user_data;
 };
 
 struct client_pool_stats {
-    uint32_t connections, connecting; /* now; `connections` are open ones */
-    uint32_t waiting, running;        /* requests, now */
+    uint32_t connections, connecting;       /* now; `connections` are open ones */
+    uint32_t waiting, running;              /* requests, now */
     uint64_t connected_total, failed_total; /* connections */
     uint64_t repeated_total;                /* requests asked once more */
     uint64_t pings_total;
@@ -123,7 +124,7 @@ void *client_exchange_data(const struct client_exchange *x);
 /* More of the body. The bytes stay until on_end, or `holder` keeps them. False: no memory. */
 MUST_USE bool client_exchange_send(struct client_exchange *x, struct slice bytes,
                                    struct buf *holder);
-void client_exchange_finish(struct client_exchange *x); /* the body is whole */
+void client_exchange_finish(struct client_exchange *x);         /* the body is whole */
 size_t client_exchange_unsent(const struct client_exchange *x); /* bytes that wait */
 void client_exchange_grant(struct client_exchange *x, size_t size);
 /* Gives it up: resets the stream (HTTP/2), cuts the connection (HTTP/1.1). No callback follows. */

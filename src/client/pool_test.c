@@ -85,7 +85,8 @@ static void drive_run(struct drive *d)
     if (d->under_way == 0)
         return;
     d->watchdog.on_due = on_watchdog;
-    require(timer_start(d->loop, &d->watchdog, loop_refresh_ns(d->loop) + 20 * NS_PER_S, &err) == OK);
+    require(timer_start(d->loop, &d->watchdog, loop_refresh_ns(d->loop) + 20 * NS_PER_S, &err) ==
+            OK);
     loop_run(d->loop);
     timer_stop(d->loop, &d->watchdog);
     check(!d->has_stalled, "it hangs: %u under way", d->under_way);
@@ -175,7 +176,8 @@ TEST(pool_asks_many_at_once_on_one_connection)
     drive_run(d);
     for (uint32_t i = 0; i < d->asks_count; i++) {
         struct ask *a = &d->asks[i];
-        check(a->why.code == OK && slice_is(a->answer->body, "{\"a\":1}"), "%u: %s", i, a->why.text);
+        check(a->why.code == OK && slice_is(a->answer->body, "{\"a\":1}"), "%u: %s", i,
+              a->why.text);
     }
     check(peer_connections(peer) == 1, "%u connections", peer_connections(peer));
     struct ask *next = get(d, "/trailers");
@@ -211,9 +213,9 @@ TEST(pool_holds_no_more_of_an_answer_than_its_window)
     settings.window_bytes = 65536;
     CLEANUP(drive_free) struct drive *d = drive_new(peer, settings);
 
-    struct ask *slow = ask_as(d, (struct client_ask){ .request = { .method = "GET",
-                                                                   .target = "/big/1000000" },
-                                                      .user = &piece_user });
+    struct ask *slow =
+        ask_as(d, (struct client_ask){ .request = { .method = "GET", .target = "/big/1000000" },
+                                       .user = &piece_user });
     drive_nap(d, 150);
     check(slow->body_bytes == 65536, "%llu bytes came", (unsigned long long)slow->body_bytes);
     /* Others go on meanwhile. */
@@ -258,8 +260,7 @@ TEST(pool_sends_a_body_in_pieces)
 
 TEST(pool_keeps_to_the_servers_number_of_streams)
 {
-    CLEANUP(peer_stop) struct peer *peer =
-        peer_start(&(struct peer_settings){ .streams_max = 3 });
+    CLEANUP(peer_stop) struct peer *peer = peer_start(&(struct peer_settings){ .streams_max = 3 });
     struct client_pool_settings settings = http2;
     settings.connections_max = 2;
     CLEANUP(drive_free) struct drive *d = drive_new(peer, settings);
@@ -277,8 +278,7 @@ TEST(pool_keeps_to_the_servers_number_of_streams)
 
 TEST(pool_refuses_what_is_past_its_queue)
 {
-    CLEANUP(peer_stop) struct peer *peer =
-        peer_start(&(struct peer_settings){ .streams_max = 1 });
+    CLEANUP(peer_stop) struct peer *peer = peer_start(&(struct peer_settings){ .streams_max = 1 });
     struct client_pool_settings settings = http2;
     settings.connections_max = 1;
     settings.waiting_max = 5;
@@ -307,7 +307,8 @@ TEST(pool_bounds_headers_and_bodies)
     struct ask *headers = get(d, "/headers/1200");
     drive_run(d);
     check(big->why.code == E_RANGE, "%d %s", big->why.code, big->why.text);
-    check(strstr(big->why.text, "body is larger than the limit, 1000") != NULL, "%s", big->why.text);
+    check(strstr(big->why.text, "body is larger than the limit, 1000") != NULL, "%s",
+          big->why.text);
     check(fits->why.code == OK, "%s", fits->why.text);
     check(headers->why.code == E_RANGE, "%d %s", headers->why.code, headers->why.text);
     struct ask *hi = get(d, "/hi");
@@ -319,8 +320,7 @@ TEST(pool_bounds_headers_and_bodies)
 
 TEST(pool_keeps_warm_connections_and_closes_idle_ones)
 {
-    CLEANUP(peer_stop) struct peer *peer =
-        peer_start(&(struct peer_settings){ .streams_max = 1 });
+    CLEANUP(peer_stop) struct peer *peer = peer_start(&(struct peer_settings){ .streams_max = 1 });
     struct client_pool_settings settings = http2;
     settings.connections_max = 4;
     settings.connections_warm = 2;
@@ -345,8 +345,8 @@ TEST(pool_keeps_warm_connections_and_closes_idle_ones)
 TEST(pool_asks_a_silent_server_whether_it_lives)
 {
     CLEANUP(peer_stop) struct peer *peer = peer_start(&(struct peer_settings){ 0 });
-    CLEANUP(peer_stop) struct peer *dead =
-        peer_start(&(struct peer_settings){ .ignores_pings = true });
+    CLEANUP(peer_stop)
+    struct peer *dead = peer_start(&(struct peer_settings){ .ignores_pings = true });
     struct client_pool_settings settings = http2;
     settings.ping_ns = 20 * NS_PER_MS;
     settings.ping_timeout_ns = 60 * NS_PER_MS;
@@ -388,8 +388,7 @@ TEST(pool_drains_a_connection_that_says_goaway)
 TEST(pool_asks_again_what_goaway_left_out)
 {
     /* GOAWAY with each fifth request: those behind it were not acted upon. */
-    CLEANUP(peer_stop) struct peer *peer =
-        peer_start(&(struct peer_settings){ .goaway_after = 5 });
+    CLEANUP(peer_stop) struct peer *peer = peer_start(&(struct peer_settings){ .goaway_after = 5 });
     CLEANUP(drive_free) struct drive *d = drive_new(peer, http2);
 
     get(d, "/hi");
@@ -472,8 +471,8 @@ TEST(pool_tells_what_is_known_of_a_broken_connection)
 
 TEST(pool_does_not_storm_a_server_that_is_not_there)
 {
-    CLEANUP(peer_stop) struct peer *peer =
-        peer_start(&(struct peer_settings){ .closes_at_once = true });
+    CLEANUP(peer_stop)
+    struct peer *peer = peer_start(&(struct peer_settings){ .closes_at_once = true });
     struct client_pool_settings settings = http2;
     settings.connections_warm = 1;
     settings.backoff_min_ns = 40 * NS_PER_MS;
@@ -529,8 +528,7 @@ TEST(pool_says_that_a_server_speaks_no_http2)
 
 TEST(pool_keeps_deadlines_wherever_a_request_is)
 {
-    CLEANUP(peer_stop) struct peer *peer =
-        peer_start(&(struct peer_settings){ .streams_max = 1 });
+    CLEANUP(peer_stop) struct peer *peer = peer_start(&(struct peer_settings){ .streams_max = 1 });
     struct client_pool_settings settings = http2;
     settings.connections_max = 1;
     CLEANUP(drive_free) struct drive *d = drive_new(peer, settings);
@@ -577,17 +575,15 @@ TEST(pool_cancels_by_a_reset)
 
 TEST(pool_does_not_wait_for_a_server_that_never_reads)
 {
-    CLEANUP(peer_stop) struct peer *peer =
-        peer_start(&(struct peer_settings){ .is_mute = true });
+    CLEANUP(peer_stop) struct peer *peer = peer_start(&(struct peer_settings){ .is_mute = true });
     CLEANUP(drive_free) struct drive *d = drive_new(peer, http2);
     size_t size = 16 << 20;
     uint8_t *bytes = calloc(1, size);
 
-    struct ask *ask = ask_as(
-        d, (struct client_ask){ .request = { .method = "POST",
-                                             .target = "/echo",
-                                             .body = { bytes, size } },
-                                .due_ns = loop_refresh_ns(d->loop) + 100 * NS_PER_MS });
+    struct ask *ask =
+        ask_as(d, (struct client_ask){
+                      .request = { .method = "POST", .target = "/echo", .body = { bytes, size } },
+                      .due_ns = loop_refresh_ns(d->loop) + 100 * NS_PER_MS });
     drive_run(d);
     check(ask->why.code == E_DEADLINE, "%d %s", ask->why.code, ask->why.text);
     check(strstr(ask->why.text, "did not take the request") != NULL, "%s", ask->why.text);
@@ -613,11 +609,12 @@ TEST(pool_can_end_with_everything_under_way)
 
 TEST(pool_gives_every_request_one_end)
 {
-    static const char *const paths[] = { "/hi",     "/echo",  "/goaway",     "/refuse", "/die",
-                                         "/late/3", "/half",  "/reset/8",    "/reset/7", "/never",
-                                         "/hi",     "/hi",    "/big/200000", "/garbage", "/trailers" };
-    CLEANUP(peer_stop) struct peer *peer =
-        peer_start(&(struct peer_settings){ .streams_max = 5 });
+    static const char *const paths[] = {
+        "/hi",     "/echo", "/goaway",     "/refuse",  "/die",
+        "/late/3", "/half", "/reset/8",    "/reset/7", "/never",
+        "/hi",     "/hi",   "/big/200000", "/garbage", "/trailers"
+    };
+    CLEANUP(peer_stop) struct peer *peer = peer_start(&(struct peer_settings){ .streams_max = 5 });
     struct client_pool_settings settings = http2;
     settings.connections_max = 3;
     settings.backoff_min_ns = NS_PER_MS;
@@ -655,7 +652,8 @@ TEST(pool_survives_every_fault)
         struct client_settings settings = { .url = peer_url(peer), .http2 = true };
         CLEANUP(client_free) struct client *client = NULL;
         CLEANUP(answer_free) struct answer *answer = NULL;
-        struct client_request request = { .method = "POST", .target = "/echo",
+        struct client_request request = { .method = "POST",
+                                          .target = "/echo",
                                           .body = SLICE_LIT("x") };
         struct err err = { 0 };
         enum err_code code = client_new(&client, &settings, &err);

@@ -60,10 +60,9 @@ struct peer {
 
 static const struct http2_field html = { SLICE_LIT("content-type"), SLICE_LIT("text/html") };
 static const struct http2_field grpc = { SLICE_LIT("content-type"), SLICE_LIT("application/grpc") };
-static const struct http2_field gzip[] = {
-    { SLICE_LIT("content-type"), SLICE_LIT("application/grpc+proto") },
-    { SLICE_LIT("grpc-encoding"), SLICE_LIT("gzip") }
-};
+static const struct http2_field gzip[] = { { SLICE_LIT("content-type"),
+                                             SLICE_LIT("application/grpc+proto") },
+                                           { SLICE_LIT("grpc-encoding"), SLICE_LIT("gzip") } };
 static const struct http2_field status_ok = { SLICE_LIT("grpc-status"), SLICE_LIT("0") };
 
 /* Bytes that a buf keeps. */
@@ -128,10 +127,9 @@ static void answer_grpc(struct link *l, struct http2_stream *s, const char *name
     static uint8_t zeros[16 << 20];
     const struct http2_field *trailers = &status_ok;
     const uint8_t huge[] = { 0, 0x80, 0, 0, 0 };
-    static const struct http2_field lost[] = {
-        { SLICE_LIT("grpc-status"), SLICE_LIT("5") },
-        { SLICE_LIT("grpc-message"), SLICE_LIT("100%25 weg: %C3%BC") }
-    };
+    static const struct http2_field lost[] = { { SLICE_LIT("grpc-status"), SLICE_LIT("5") },
+                                               { SLICE_LIT("grpc-message"),
+                                                 SLICE_LIT("100%25 weg: %C3%BC") } };
 
     if (strcmp(name, "Fail") == 0) {
         fail_grpc(l, s);
@@ -305,11 +303,9 @@ static bool copy(void *owner, const void *data, size_t size)
     return true;
 }
 
-static const struct http2_events events = { .on_head = on_head,
-                                            .on_data = on_data,
-                                            .on_end = on_end,
-                                            .on_close = on_close,
-                                            .copy = copy };
+static const struct http2_events events = {
+    .on_head = on_head, .on_data = on_data, .on_end = on_end, .on_close = on_close, .copy = copy
+};
 
 static void link_open(struct peer *peer, int fd)
 {

@@ -18,18 +18,18 @@
 struct peer;
 
 struct peer_settings {
-    uint32_t streams_max; /* 0: 100 */
+    uint32_t streams_max;  /* 0: 100 */
     uint32_t goaway_after; /* requests on a connection, then GOAWAY; 0: never */
-    uint8_t is_mute;      /* accepts, and never reads */
+    uint8_t is_mute;       /* accepts, and never reads */
     uint8_t closes_at_once;
     uint8_t ignores_pings; /* reads and answers nothing from the first request on */
 };
 
 struct peer *peer_start(const struct peer_settings *settings);
 const char *peer_url(const struct peer *peer);
-uint32_t peer_connections(const struct peer *peer); /* accepted so far */
-uint32_t peer_requests(const struct peer *peer);    /* heads seen so far */
-uint32_t peer_resets(const struct peer *peer);      /* streams closed by the client with a code */
+uint32_t peer_connections(const struct peer *peer);  /* accepted so far */
+uint32_t peer_requests(const struct peer *peer);     /* heads seen so far */
+uint32_t peer_resets(const struct peer *peer);       /* streams closed by the client with a code */
 uint32_t peer_streams_most(const struct peer *peer); /* open on one connection at one time */
 void peer_stop(struct peer **peer);
 
