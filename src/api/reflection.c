@@ -180,6 +180,17 @@ static void put_files(struct text *out, const struct api *api, const struct aske
 
 /* -- requests -------------------------------------------------------------------------------------- */
 
+/* The request is sent back whole, and must be read there: each string of it counts, also one that a
+ * later field of the same number replaces. */
+static enum err_code check_text(struct slice text, const char *what, struct err *err)
+{
+    size_t valid = utf8_valid_prefix(text);
+
+    return valid == text.size
+               ? OK
+               : err_set(err, E_INVALID, "%s: byte %zu of it is not UTF-8", what, valid);
+}
+
 /* ExtensionRequest.containing_type */
 static enum err_code read_extension(struct slice message, struct slice *ret, struct err *err)
 {
@@ -188,12 +199,26 @@ static enum err_code read_extension(struct slice message, struct slice *ret, str
 
     *ret = slice_make("", 0);
     pb_begin(&reader, message);
-    while (pb_next(&reader, &field))
-        if (field.number == 1 && field.wire == PB_LEN)
-            *ret = field.bytes;
+    while (pb_next(&reader, &field)) {
+        if (field.number != 1 || field.wire != PB_LEN)
+            continue;
+        *ret = field.bytes;
+        TRY(check_text(field.bytes, "containing_type", err));
+    }
     return pb_failed(&reader)
                ? err_set(err, E_INVALID, "file_containing_extension: %s", reader.fault)
                : OK;
+}
+
+static const char *name_of_field(uint32_t number)
+{
+    switch (number) {
+    case ASK_HOST: return "host";
+    case ASK_FILE: return "file_by_filename";
+    case ASK_SYMBOL: return "file_containing_symbol";
+    case ASK_EXTENSION_NUMBERS: return "all_extension_numbers_of_type";
+    default: return "list_services";
+    }
 }
 
 static enum err_code read_request(struct asked *ret, struct slice message, struct err *err)
@@ -207,26 +232,25 @@ static enum err_code read_request(struct asked *ret, struct slice message, struc
                        REQUEST_BYTES_MAX, message.size);
     pb_begin(&reader, message);
     while (pb_next(&reader, &field)) {
-        if (field.wire != PB_LEN)
+        bool is_host = field.number == ASK_HOST;
+        if (field.wire != PB_LEN ||
+            (!is_host && (field.number < ASK_FILE || field.number > ASK_SERVICES)))
             continue;
-        if (field.number == ASK_HOST)
+        if (is_host)
             ret->host = field.bytes;
-        if (field.number < ASK_FILE || field.number > ASK_SERVICES)
-            continue;
-        ret->what = field.number; /* of a oneof the last is meant */
-        ret->name = field.bytes;
-        if (field.number == ASK_EXTENSION)
+        else
+            ret->what = field.number; /* of a oneof the last is meant */
+        if (field.number == ASK_EXTENSION) {
             TRY(read_extension(field.bytes, &ret->name, err));
-        /* It is sent back, and must be read there. */
-        if (utf8_valid_prefix(ret->name) != ret->name.size)
-            return err_set(err, E_INVALID, "a name in the request is not UTF-8 (byte %zu of it)",
-                           utf8_valid_prefix(ret->name));
+            continue;
+        }
+        TRY(check_text(field.bytes, name_of_field(field.number), err));
+        if (!is_host)
+            ret->name = field.bytes;
     }
     if (pb_failed(&reader))
         return err_set(err, E_INVALID, "this is no ServerReflectionRequest: byte %zu: %s",
                        (size_t)(reader.at - reader.begin), reader.fault);
-    if (utf8_valid_prefix(ret->host) != ret->host.size)
-        return err_set(err, E_INVALID, "host: this is not UTF-8");
     return OK;
 }
 
