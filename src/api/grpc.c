@@ -53,6 +53,7 @@ static COLD void end_unknown_service(struct call *call)
         text_str(&out, grpc_services[i]->name);
         nearest_offer(&nearest, grpc_services[i]->name);
     }
+    text_str(&out, ", and penstock.models.<Model> of each model (GET /models lists them)");
     put_nearest(&out, &nearest);
     end_text(call, E_UNIMPLEMENTED, &out, "unknown service");
 }
