@@ -328,7 +328,7 @@ void server_prepare(struct test_server *t)
         .pipeline_max = 16,
         .streams_max = 100,
         .control_frames_max = 1000,
-        .resets_max = 100,
+        .resets_max = 50,
         .connection_age_grace_ms = 20000,
         .ping_interval_min_ms = 1000,
         .ping_strikes_max = 2,

@@ -243,6 +243,8 @@ struct http2_stream {
     bool is_end_sent;  /* END_STREAM was written */
     bool is_reset;     /* by the owner */
     bool is_reset_by_peer;
+    bool is_open;       /* nghttp2 knows it: a client's, once its HEADERS are written */
+    bool is_charged;    /* its reset has been counted */
     bool is_peer_ended; /* END_STREAM was received */
     bool has_answered;  /* bytes of a body were sent, or a complete answer */
     bool has_failed;    /* no memory for something of it: reset when sending */
@@ -253,6 +255,7 @@ struct http2_stream {
     size_t queued;
     uint64_t sent;
     int64_t credit;
+    size_t ahead;                  /* what http2_allow asked for before it was open */
     struct block *head, *trailers; /* owned */
 };
 
@@ -391,6 +394,7 @@ static struct http2_stream *stream_new(struct http2 *h, int32_t id)
     s->h = h;
     s->id = id;
     s->credit = h->limits->stream_window;
+    s->is_open = h->is_server;
     list_push(&h->streams, &s->node);
     h->streams_count++;
     return s;
@@ -629,6 +633,22 @@ static void head_done(struct http2 *h, const nghttp2_frame *frame)
     block_reset(h);
 }
 
+/* A stream that the peer ended before it got anything, or made us end (CVE-2025-8671). */
+static void charge_reset(struct http2_stream *s)
+{
+    if (!s->h->is_server || s->is_charged || s->has_answered)
+        return;
+    s->is_charged = true;
+    s->h->resets--;
+}
+
+static int check_resets(struct http2 *h)
+{
+    if (LIKELY(h->resets >= 0 || h->limits->resets_max == 0))
+        return 0;
+    return fail(h, HTTP2_FLOOD_RESETS, HTTP2_ENHANCE_YOUR_CALM, "too many streams were reset");
+}
+
 static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
     struct http2 *h = arg;
@@ -651,16 +671,16 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
                 h->events->on_end(h->owner, s);
         }
         break;
-    case NGHTTP2_RST_STREAM: {
+    case NGHTTP2_RST_STREAM:
         s = stream_of(h, frame->hd.stream_id);
-        if (h->is_server && s != NULL && s->is_announced && !s->is_reset && !s->has_answered &&
-            --h->resets < 0 && h->limits->resets_max != 0)
-            return fail(h, HTTP2_FLOOD_RESETS, HTTP2_ENHANCE_YOUR_CALM,
-                        "too many streams were reset");
-        if (s != NULL)
-            s->is_reset = s->is_reset_by_peer = true; /* counted, whatever closes it */
+        if (s == NULL)
+            break;
+        if (!s->is_reset)
+            charge_reset(s);
+        s->is_reset = s->is_reset_by_peer = true;
+        if (check_resets(h) != 0)
+            return NGHTTP2_ERR_CALLBACK_FAILURE;
         break;
-    }
     case NGHTTP2_SETTINGS:
         if ((frame->hd.flags & NGHTTP2_FLAG_ACK) == 0 && h->events->on_settings != NULL)
             h->events->on_settings(h->owner);
@@ -705,6 +725,20 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t id, co
     return UNLIKELY(h->is_dead) ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
 }
 
+/* Something is wrong with a stream, or with all. The stream counts now and not when its RST_STREAM
+ * is written: many of them may come in one piece. */
+static int on_invalid_frame(nghttp2_session *session, const nghttp2_frame *frame, int error,
+                            void *arg)
+{
+    struct http2 *h = arg;
+    struct http2_stream *s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
+
+    if (s == NULL || error == NGHTTP2_ERR_REFUSED_STREAM)
+        return 0;
+    charge_reset(s);
+    return check_resets(h);
+}
+
 static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, void *arg)
 {
     struct http2 *h = arg;
@@ -714,17 +748,14 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, 
         return 0;
     if (s->is_end_sent) {
         h->resets = MIN(h->resets + 1, (int64_t)h->limits->resets_max);
-    } else if (h->is_server && !s->is_reset && !s->has_answered && code != HTTP2_REFUSED_STREAM) {
-        /* The peer made us reset it: CVE-2025-8671. */
-        h->resets--;
+    } else if (!s->is_reset && code != HTTP2_REFUSED_STREAM) {
+        charge_reset(s);
     }
     if (h->block_of == s)
         h->block_begun_ns = 0;
     nghttp2_session_set_stream_user_data(session, id, NULL);
     stream_close(s, code);
-    if (UNLIKELY(h->resets < 0 && h->limits->resets_max != 0))
-        return fail(h, HTTP2_FLOOD_RESETS, HTTP2_ENHANCE_YOUR_CALM, "too many streams were reset");
-    return 0;
+    return check_resets(h);
 }
 
 /* -- sending --------------------------------------------------------------------------------- */
@@ -830,6 +861,10 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
             break;
         if (frame->hd.type == NGHTTP2_DATA && frame->hd.length > 0)
             s->has_answered = true;
+        if (UNLIKELY(!s->is_open)) {
+            s->is_open = true;
+            http2_allow(h, s, s->ahead);
+        }
         if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
             s->is_end_sent = s->has_answered = true;
             /* RFC 9113 8.1: what is left of the request is not wanted. */
@@ -888,6 +923,7 @@ static void make_common(void)
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk);
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame);
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_send);
     nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks, on_frame_not_send);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, on_send_data);
@@ -1442,6 +1478,10 @@ void http2_allow(struct http2 *h, struct http2_stream *s, size_t ahead)
     int64_t wanted = (int64_t)MIN(ahead, (size_t)ALLOW_MAX);
 
     require(s->h == h);
+    if (UNLIKELY(!s->is_open)) {
+        s->ahead = MAX(s->ahead, ahead);
+        return;
+    }
     if (LIKELY(s->credit >= wanted || (s->credit > 0 && s->credit >= wanted / 2)) ||
         s->is_peer_ended || s->is_reset || h->is_dead)
         return;
