@@ -327,6 +327,52 @@ TEST(kserve_pb_refusals_name_the_field)
     }
 }
 
+/* A byte that is not UTF-8, at each place of strings of each length; and letters of two bytes. */
+TEST(kserve_pb_strings_are_utf8)
+{
+    for (size_t size = 1; size <= 40; size++) {
+        for (size_t at = 0; at < size; at++) {
+            ARENA(arena);
+            struct kserve_pb_request request;
+            uint8_t *bytes = malloc(size + 2);
+            bytes[0] = 0x0a;
+            bytes[1] = (uint8_t)size;
+            memset(bytes + 2, 'a', size);
+            bytes[2 + at] = 0xff;
+            check(kserve_pb_decode(&request, slice_make(bytes, size + 2), arena, NULL, NULL) ==
+                      E_INVALID,
+                  "byte %zu of %zu", at, size);
+            if (at + 1 < size) {
+                memcpy(bytes + 2 + at, "\xc3\xbc", 2);
+                check(kserve_pb_decode(&request, slice_make(bytes, size + 2), arena, NULL, NULL) ==
+                          OK,
+                      "letter %zu of %zu", at, size);
+            }
+            free(bytes);
+        }
+    }
+}
+
+/* What is counted for one list is not of another. */
+TEST(kserve_pb_lists_are_counted_apart)
+{
+    ARENA(arena);
+    MESSAGE(m);
+    struct kserve_pb_request request;
+    struct err err = { 0 };
+
+    for (unsigned i = 0; i < 1000; i++) {
+        char key[8];
+        snprintf(key, sizeof key, "%u", i);
+        put_entry(m, 4, key, "v");
+        put_text(m, 7, "raw");
+        put_text(m, 15, "unknown");
+    }
+    check_or_stop(kserve_pb_decode(&request, bytes_of(m), arena, NULL, &err) == OK, "%s", err.text);
+    check(request.parameters.count == 1000 && request.raw_count == 1000, "%u, %u",
+          request.parameters.count, request.raw_count);
+}
+
 TEST(kserve_pb_shape_of_16_and_17)
 {
     for (unsigned rank = 15; rank <= 17; rank++) {
@@ -495,7 +541,10 @@ TEST(kserve_pb_contents_in_parts)
         { BYTES("\x2a\x06\x2a\x00\x2a\x02\x10\x08"), true, 2 },
         { BYTES("\x2a\x06\x2a\x02\x10\x08\x2a\x00"), true, 2 },
         { BYTES("\x2a\x0b\x2a\x02\x10\x07\x88\x01\x05\x2a\x02\x10\x08"), true, 4 },
-        { BYTES("\x2a\x06\x2a\x01\x10\x2a\x01\x08"), false, 0 }, /* 10 08 together */
+        { BYTES("\x2a\x06\x2a\x01\x10\x2a\x01\x08"), false, 0 },     /* 10 08 together */
+        { BYTES("\x2a\x07\x2a\x01\x10\x2a\x02\x10\x07"), false, 0 }, /* 10 10 */
+        { BYTES("\x2a\x0f\x2a\x02\x10\x07\x2a\x02\x10\x08\x0a\x01\x78\x2a\x02\x10\x09"), true, 6 },
+        { BYTES("\x2a\x0e\x2a\x02\x10\x07\x2a\x02\x10\x08\x7a\x04\x61\x62\x63\x64"), true, 4 },
         { BYTES("\x2a\x09\x2a\x02\x10\x01\x2a\x00\x2a\x01\x10"), false, 0 },
         { BYTES("\x2a\x08\x2a\x02\x10\x01\x2a\x00\x28\x01"), false, 0 }, /* the third is a varint */
 #undef BYTES
@@ -799,6 +848,11 @@ static const struct {
     { PENSTOCK_FP32, 2, BYTES("\x31\0\0\0\0\0\0\0\0"), "wire type 1, expected 2 or 5" },
     { PENSTOCK_FP64, 1, BYTES("\x38\x01\x0a\0\x0a\0\x0a\0"), "wire type 0, expected 2 or 1" },
     { PENSTOCK_BYTES, 1, BYTES("\x40\x01"), "wire type 0, expected 2;" },
+    /* As many as asked for, and then something broken. */
+    { PENSTOCK_INT64, 1, BYTES("\x18\x01\x18"), "its contents are no valid protobuf message: a" },
+    { PENSTOCK_INT64, 1, BYTES("\x1a\x02\x01\x80"), "contents.int64_contents are no valid" },
+    { PENSTOCK_FP32, 1, BYTES("\x35\0\0\0\0\x48"), "its contents are no valid protobuf message" },
+    { PENSTOCK_BYTES, 1, BYTES("\x42\x01\x61\x48"), "its contents are no valid protobuf message" },
     { PENSTOCK_BYTES, 2,
       BYTES("\x42\x01"
             "a\x42\x05"),
@@ -822,6 +876,27 @@ TEST(kserve_pb_contents_refused)
         check(strstr(err.text, unread[i].text) != NULL, "row %zu: %s", i, err.text);
         check(data.size == 42 && holder == NULL, "row %zu: untouched", i);
         free(copy);
+    }
+}
+
+/* A shape that lies takes no memory: it is held against the bytes there are first. */
+TEST(kserve_pb_contents_of_a_shape_that_lies)
+{
+    struct budget budget;
+
+    budget_init(&budget, 1 << 20);
+    for (unsigned dtype = 1; dtype < PENSTOCK_DTYPE_COUNT; dtype++) {
+        for (unsigned bit = 12; bit < 64; bit++) {
+            ARENA(arena);
+            struct buf *holder = NULL;
+            struct slice data;
+            struct err err = { 0 };
+            check(kserve_pb_contents(slice_make("\x78\x01", 2), (enum penstock_dtype)dtype,
+                                     UINT64_C(1) << bit, "x", arena, &budget, &data, &holder,
+                                     &err) == E_INVALID,
+                  "%s x 2^%u: %s", dtype_name((enum penstock_dtype)dtype), bit, err.text);
+            check(arena_used(arena) == 0, "%zu bytes of the arena", arena_used(arena));
+        }
     }
 }
 
