@@ -4,7 +4,7 @@
  * The status of a service is looked up, never kept: "" and the services that every server has are as
  * ready as /readyz says, a model is as ready as its default version. A watcher looks again a few times
  * a second and speaks when the answer is another: changes are rare, they happen on other threads, and
- * a look costs less than a microsecond.
+ * a look costs 4 us with its timer (1,000 watchers: 2 % of a core).
  *
  * The messages are two bytes, so they are written by hand; nothing here waits for a schema.
  */

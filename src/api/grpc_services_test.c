@@ -12,8 +12,9 @@
 #include "telemetry/metrics.h"
 #include "test/harness.h"
 
-#define HEALTH "/grpc.health.v1.Health/"
-#define INFO   "/ServerReflectionInfo"
+#define HEALTH     "/grpc.health.v1.Health/"
+#define INFO       "/ServerReflectionInfo"
+#define REFLECTION "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 static const char *const reflections[] = { "grpc.reflection.v1", "grpc.reflection.v1alpha" };
 
@@ -512,7 +513,7 @@ TEST(reflection_describes_all_it_lists)
     struct proto_schema *schema = NULL;
     struct answered list;
     struct err err = { 0 };
-    static const char path[] = "/grpc.reflection.v1.ServerReflection" INFO;
+    static const char path[] = REFLECTION;
 
     if (!begin(true))
         return;
@@ -559,7 +560,7 @@ TEST(reflection_describes_all_it_lists)
 
 TEST(reflection_refuses_what_is_no_request)
 {
-    static const char path[] = "/grpc.reflection.v1.ServerReflection" INFO;
+    static const char path[] = REFLECTION;
     char large[17 << 10];
 
     if (!begin(false))
@@ -618,7 +619,7 @@ TEST(reflection_waits_for_a_slow_reader)
     struct text *body = body_of_next();
     for (int i = 0; i < REQUESTS; i++)
         put_request(body, SYMBOL, "inference.ModelConfig");
-    slow_fake = make_framed("/grpc.reflection.v1.ServerReflection" INFO);
+    slow_fake = make_framed(REFLECTION);
     slow_ops = *slow_fake->x.ops;
     slow_ops.room = room_of_slow;
     slow_fake->x.ops = &slow_ops;
@@ -638,8 +639,7 @@ TEST(reflection_waits_for_a_slow_reader)
 TEST(any_bytes_are_answered)
 {
     enum { ROUNDS = 3000 };
-    static const char *const paths[] = { HEALTH "Check", HEALTH "List",
-                                         "/grpc.reflection.v1.ServerReflection" INFO };
+    static const char *const paths[] = { HEALTH "Check", HEALTH "List", REFLECTION };
     static const char *const types[] = { "grpc.health.v1.HealthCheckResponse",
                                          "grpc.health.v1.HealthListResponse",
                                          "grpc.reflection.v1.ServerReflectionResponse" };
@@ -682,7 +682,7 @@ TEST(any_bytes_are_answered)
 
 TEST(health_and_reflection_survive_every_fault)
 {
-    static const char reflection[] = "/grpc.reflection.v1.ServerReflection" INFO;
+    static const char reflection[] = REFLECTION;
 
     if (!begin(false))
         return;
