@@ -288,7 +288,7 @@ static void predict(struct exchange *x, const struct route_match *match)
                 match->params_count > 1 ? match->params[1] : slice_make("", 0));
 }
 
-/* -- what there is to call ----------------------------------------------------------------------- */
+/* -- what there is to call --------------------------------------------------------------------- */
 
 void typed_put_segment(struct text *out, struct slice name)
 {

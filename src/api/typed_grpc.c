@@ -71,7 +71,7 @@ static const struct infer_dialect typed_grpc_dialect = {
     .encode = encode,
 };
 
-/* -- what does not exist ------------------------------------------------------------------------- */
+/* -- what does not exist ----------------------------------------------------------------------- */
 
 static COLD void end_unknown_service(struct call *call, const struct api *api)
 {
@@ -109,8 +109,8 @@ HOT bool typed_grpc_handle(struct call *call, const struct api *api)
 {
     if (!slice_starts(call->service, prefix))
         return false;
-    const char *model = repository_service_model(
-        api->repository, slice_skip(call->service, sizeof prefix - 1));
+    const char *model =
+        repository_service_model(api->repository, slice_skip(call->service, sizeof prefix - 1));
     if (UNLIKELY(model == NULL)) {
         end_unknown_service(call, api);
         return true;

@@ -270,8 +270,7 @@ TEST(typed_grpc_names_of_models)
     check_status(call("/penstock.models.Broken/Predict", slice_make("", 0)), E_UNAVAILABLE,
                  "unknown key 'titel'");
     /* x is field 12: 13 is what the answer has. */
-    check_json(call("/penstock.models.Numbers/Predict",
-                    slice_make("\x65\0\0\x80\x3f", 5)),
+    check_json(call("/penstock.models.Numbers/Predict", slice_make("\x65\0\0\x80\x3f", 5)),
                "numbers", "{\"y\":1.0}");
     end();
 }
@@ -308,8 +307,9 @@ TEST(typed_grpc_numbers_are_checked_when_loaded)
     require(stage_up());
     stage_put_file("m", "config.pbtxt",
                    "backend: \"echo\"\n"
-                   "input [" TENSOR("a", "TYPE_FP32", "-1") ", " TENSOR("b", "TYPE_FP32", "-1") "]\n"
-                   "output [" TENSOR("y", "TYPE_FP32", "-1") "]\n");
+                   "input [" TENSOR("a", "TYPE_FP32", "-1") ", " TENSOR(
+                       "b", "TYPE_FP32", "-1") "]\n"
+                                               "output [" TENSOR("y", "TYPE_FP32", "-1") "]\n");
     stage_put_file("m", "model.yaml", "inputs: {b: {number: 1}}\n");
     require(stage_open());
     struct fake *fake = rest(METHOD_GET, "/models/m", "");
@@ -353,9 +353,12 @@ TEST(typed_grpc_streams_are_not_built)
 {
     require(stage_up());
     stage_put_file("ticks", "config.pbtxt",
-                   "backend: \"echo\"\n" MODE("repeat") "model_transaction_policy { decoupled: true }\n"
-                   "input [" TENSOR("x", "TYPE_FP32", "-1") "]\n"
-                   "output [" TENSOR("y", "TYPE_FP32", "-1") "]\n");
+                   "backend: \"echo\"\n" MODE(
+                       "repeat") "model_transaction_policy { decoupled: true }\n"
+                                 "input [" TENSOR("x", "TYPE_FP32",
+                                                  "-1") "]\n"
+                                                        "output [" TENSOR("y", "TYPE_FP32",
+                                                                          "-1") "]\n");
     require(stage_open());
     check_status(call("/penstock.models.Ticks/Predict", slice_make("", 0)), E_UNIMPLEMENTED,
                  "any number of responses; Predict gives one");

@@ -86,7 +86,7 @@ void typed_plan_free(void *plan);
 /* NULL when there is none of that name. */
 const struct typed_field *typed_field_find(const struct typed_plan *plan, struct slice name);
 
-/* -- the question's options: ?top=3&outputs=a,b&precision=full&raw=1 ----------------------------- */
+/* -- the question's options: ?top=3&outputs=a,b&precision=full&raw=1 --------------------------- */
 
 enum { TYPED_PRECISION_DEFAULT = 0, TYPED_PRECISION_FULL = -1 };
 
@@ -113,7 +113,7 @@ MUST_USE enum err_code typed_pair_next(struct slice *rest, struct arena *arena, 
                                        struct slice *ret_key, struct slice *ret_value,
                                        struct err *err);
 
-/* -- reading ------------------------------------------------------------------------------------ */
+/* -- reading ----------------------------------------------------------------------------------- */
 
 struct typed_column;
 
@@ -150,7 +150,7 @@ MUST_USE enum err_code typed_read_npy(struct typed_reader *r, struct slice name,
 MUST_USE enum err_code typed_read_end(struct typed_reader *r, struct penstock_tensor *inputs,
                                       bool *has_input, struct err *err);
 
-/* -- answering ----------------------------------------------------------------------------------- */
+/* -- answering --------------------------------------------------------------------------------- */
 
 /* Bytes that the answer can take at most; SIZE_MAX when that cannot be counted. */
 size_t typed_answer_bound(const struct typed_plan *plan, const struct typed_query *query,
@@ -165,7 +165,7 @@ MUST_USE enum err_code typed_write(struct text *out, const struct typed_plan *pl
  * length. */
 size_t typed_put_probability(char *out, double p);
 
-/* -- describing ---------------------------------------------------------------------------------- */
+/* -- describing -------------------------------------------------------------------------------- */
 
 /* Appends members of a JSON object (no braces): title, description, inputs, outputs, example. */
 void typed_describe(struct text *out, const struct typed_plan *plan);

@@ -42,9 +42,8 @@ enum err_code typed_field_failed(struct typed_reader *r, const char *field, enum
 MUST_USE enum err_code typed_set_shape(struct typed_reader *r, const struct typed_input *in,
                                        struct typed_column *c, const int64_t *row_shape,
                                        struct err *err);
-MUST_USE enum err_code typed_check_limit(struct typed_reader *r, const char *name,
-                                         const char *unit, double min, double max, double value,
-                                         struct err *err);
+MUST_USE enum err_code typed_check_limit(struct typed_reader *r, const char *name, const char *unit,
+                                         double min, double max, double value, struct err *err);
 MUST_USE enum err_code typed_check_limits(struct typed_reader *r, const struct typed_input *in,
                                           const uint8_t *data, uint64_t count, struct err *err);
 /* E_INVALID: field '...' is missing. */

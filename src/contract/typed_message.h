@@ -53,12 +53,12 @@ struct message_field {
     uint32_t number;
     enum message_kind kind;
     enum message_form form;
-    const char *name;   /* in the .proto */
-    const char *json;   /* in JSON: what REST calls it, wherever protobuf allows */
-    const char *title;  /* what REST calls it */
-    uint32_t input;     /* of a request: index of the plan's inputs */
-    int64_t feature;    /* likewise: which, or TYPED_WHOLE */
-    uint32_t item;      /* of a response: index of the plan's items */
+    const char *name;  /* in the .proto */
+    const char *json;  /* in JSON: what REST calls it, wherever protobuf allows */
+    const char *title; /* what REST calls it */
+    uint32_t input;    /* of a request: index of the plan's inputs */
+    int64_t feature;   /* likewise: which, or TYPED_WHOLE */
+    uint32_t item;     /* of a response: index of the plan's items */
 };
 
 /* The fields of a row, by number. */
@@ -81,7 +81,8 @@ struct typed_proto {
     char why[ERR_TEXT_MAX];
     struct message request, response;
     enum message_form *input_forms; /* of whole inputs, by index of the plan's */
-    const char *options_name, *rows_name, *answers_name; /* of our own fields; rows: NULL: no batch */
+    const char *options_name, *rows_name,
+        *answers_name;            /* of our own fields; rows: NULL: no batch */
     enum message_kind class_kind; /* of the probabilities in a Class */
     uint32_t tops_count;
     struct message_top *tops;

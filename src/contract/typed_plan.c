@@ -29,7 +29,7 @@ static enum err_code no_memory(const char *model, struct err *err)
     return err_set(err, E_EXHAUSTED, "no memory for the fields of model '%s'; retry later", model);
 }
 
-/* -- inputs ------------------------------------------------------------------------------------- */
+/* -- inputs ------------------------------------------------------------------------------------ */
 
 static void set_input(struct typed_input *in, const struct signature *s,
                       const struct signature_tensor *t, bool has_batch)
@@ -128,7 +128,7 @@ static int64_t find_only_input(const struct signature *s)
     return only != -1 ? only : s->inputs_count == 1 && !s->inputs[0].is_hidden ? 0 : -1;
 }
 
-/* -- the answer's members ----------------------------------------------------------------------- */
+/* -- the answer's members ---------------------------------------------------------------------- */
 
 static void set_labels(const struct signature *s, struct typed_item *item)
 {
@@ -236,7 +236,7 @@ static enum err_code make_items(struct typed_plan *plan, struct err *err)
     return OK;
 }
 
-/* -- an example --------------------------------------------------------------------------------- */
+/* -- an example -------------------------------------------------------------------------------- */
 
 static void put_number(struct text *out, double value)
 {
@@ -347,7 +347,7 @@ static enum err_code make_example(struct typed_plan *plan, struct err *err)
     return OK;
 }
 
-/* -- the whole ---------------------------------------------------------------------------------- */
+/* -- the whole --------------------------------------------------------------------------------- */
 
 enum err_code typed_plan_new(struct typed_plan **ret, const char *model, const struct signature *s,
                              struct err *err)

@@ -68,8 +68,8 @@ const char *message_camel(struct arena *arena, const char *name)
 }
 
 /* The names of one message. Generators of some languages drop underscores or capitals, and protobuf
- * itself compares the camel case that JSON has: names that are the same without either are too near.
- */
+ * itself compares the camel case that JSON has: names that are the same without either are too
+ * near. */
 struct names {
     struct arena *arena;
     struct map *near;  /* of names without underscores and capitals */
@@ -83,8 +83,7 @@ static enum err_code names_init(struct names *names, struct arena *arena, struct
     *names = (struct names){
         .arena = arena, .near = map_new(), .types = map_new(), .json = map_new(), .scope = map_new()
     };
-    if (names->near != NULL && names->types != NULL && names->json != NULL &&
-        names->scope != NULL)
+    if (names->near != NULL && names->types != NULL && names->json != NULL && names->scope != NULL)
         return OK;
     return err_set(err, E_EXHAUSTED, "no memory for names");
 }
@@ -241,7 +240,7 @@ static enum err_code name_ours(struct names *names, const char *name, const char
     return map_put(names->json, slice_of(*ret), names, err);
 }
 
-/* -- kinds and forms ----------------------------------------------------------------------------- */
+/* -- kinds and forms --------------------------------------------------------------------------- */
 
 static enum message_kind kind_of(enum penstock_dtype dtype)
 {
@@ -262,17 +261,15 @@ static enum message_kind kind_of(enum penstock_dtype dtype)
 }
 
 static const char *const kind_names[KINDS] = {
-    [KIND_DOUBLE] = "double", [KIND_FLOAT] = "float",   [KIND_INT64] = "int64",
-    [KIND_UINT64] = "uint64", [KIND_INT32] = "int32",   [KIND_BOOL] = "bool",
-    [KIND_STRING] = "string", [KIND_BYTES] = "bytes",   [KIND_UINT32] = "uint32",
+    [KIND_DOUBLE] = "double", [KIND_FLOAT] = "float", [KIND_INT64] = "int64",
+    [KIND_UINT64] = "uint64", [KIND_INT32] = "int32", [KIND_BOOL] = "bool",
+    [KIND_STRING] = "string", [KIND_BYTES] = "bytes", [KIND_UINT32] = "uint32",
 };
 
 static const char *const tensor_names[KINDS] = {
-    [KIND_DOUBLE] = "DoubleTensor", [KIND_FLOAT] = "FloatTensor",
-    [KIND_INT64] = "Int64Tensor",   [KIND_UINT64] = "Uint64Tensor",
-    [KIND_INT32] = "Int32Tensor",   [KIND_BOOL] = "BoolTensor",
-    [KIND_STRING] = "StringTensor", [KIND_BYTES] = "BytesTensor",
-    [KIND_UINT32] = "Uint32Tensor",
+    [KIND_DOUBLE] = "DoubleTensor", [KIND_FLOAT] = "FloatTensor", [KIND_INT64] = "Int64Tensor",
+    [KIND_UINT64] = "Uint64Tensor", [KIND_INT32] = "Int32Tensor", [KIND_BOOL] = "BoolTensor",
+    [KIND_STRING] = "StringTensor", [KIND_BYTES] = "BytesTensor", [KIND_UINT32] = "Uint32Tensor",
 };
 
 const char *message_kind_name(enum message_kind kind)
@@ -341,7 +338,7 @@ static enum message_kind label_kind(const struct typed_plan *plan, const struct 
                : kind;
 }
 
-/* -- the messages -------------------------------------------------------------------------------- */
+/* -- the messages ------------------------------------------------------------------------------ */
 
 static int by_number(const void *a, const void *b)
 {
@@ -397,7 +394,8 @@ static enum err_code make_request(struct typed_proto *proto, const struct typed_
         return no_memory(err);
     if (count > MESSAGE_FIELDS_MAX)
         return too_many("inputs and features", count, err);
-    proto->request.fields = arena_alloc(proto->arena, MAX(count, 1u) * sizeof(struct message_field));
+    proto->request.fields =
+        arena_alloc(proto->arena, MAX(count, 1u) * sizeof(struct message_field));
     if (proto->request.fields == NULL)
         return no_memory(err);
     proto->input_forms =
@@ -537,7 +535,7 @@ static void sort_fields(struct message *message)
         qsort(message->fields, message->count, sizeof *message->fields, by_number);
 }
 
-/* -- the descriptor ------------------------------------------------------------------------------ */
+/* -- the descriptor ---------------------------------------------------------------------------- */
 
 enum { LABEL_OPTIONAL = 1, LABEL_REPEATED = 3 };
 
@@ -720,8 +718,8 @@ static void put_class(struct writer *w)
     put_field(w, &w->nested, "label", NULL, CLASS_LABEL, LABEL_OPTIONAL, KIND_STRING, NULL, 0);
     put_field(w, &w->nested, "probability", NULL, CLASS_PROBABILITY, LABEL_OPTIONAL,
               w->proto->class_kind, NULL, 1);
-    put_field(w, &w->nested, "class_index", NULL, CLASS_INDEX, LABEL_OPTIONAL, KIND_UINT32,
-              NULL, 2);
+    put_field(w, &w->nested, "class_index", NULL, CLASS_INDEX, LABEL_OPTIONAL, KIND_UINT32, NULL,
+              2);
     put_oneof(w, &w->nested, "label");
     put_oneof(w, &w->nested, "probability");
     put_oneof(w, &w->nested, "class_index");
@@ -731,8 +729,8 @@ static void put_class(struct writer *w)
 static void put_tops(struct writer *w, struct text *out)
 {
     for (uint32_t i = 0; i < w->proto->tops_count; i++)
-        put_field(w, out, w->proto->tops[i].name, NULL, w->proto->tops[i].number, LABEL_REPEATED, KIND_MESSAGE,
-                  type_name(w, "PredictResponse", "Class"), -1);
+        put_field(w, out, w->proto->tops[i].name, NULL, w->proto->tops[i].number, LABEL_REPEATED,
+                  KIND_MESSAGE, type_name(w, "PredictResponse", "Class"), -1);
 }
 
 static void put_response(struct writer *w)
@@ -742,8 +740,8 @@ static void put_response(struct writer *w)
     begin_message(w, "PredictResponse");
     put_row_fields(w, &w->message, &p->response, "PredictResponse");
     if (p->answers_name != NULL)
-        put_field(w, &w->message, p->answers_name, NULL, NUMBER_ROWS, LABEL_REPEATED,
-                  KIND_MESSAGE, type_name(w, "PredictResponse", "Row"), -1);
+        put_field(w, &w->message, p->answers_name, NULL, NUMBER_ROWS, LABEL_REPEATED, KIND_MESSAGE,
+                  type_name(w, "PredictResponse", "Row"), -1);
     put_tops(w, &w->message);
     if (p->tops_count != 0)
         put_class(w);
@@ -811,7 +809,7 @@ static enum err_code make_file(struct typed_proto *proto, struct err *err)
     return copy != NULL ? OK : no_memory(err);
 }
 
-/* -- made once ----------------------------------------------------------------------------------- */
+/* -- made once --------------------------------------------------------------------------------- */
 
 static enum err_code name_service(struct typed_proto *proto, const struct typed_plan *plan,
                                   struct err *err)
@@ -867,8 +865,7 @@ static enum err_code name_all(struct typed_proto *proto, const struct typed_plan
     return code;
 }
 
-static enum err_code make(struct typed_proto *proto, const struct typed_plan *plan,
-                          struct err *err)
+static enum err_code make(struct typed_proto *proto, const struct typed_plan *plan, struct err *err)
 {
     TRY(name_service(proto, plan, err));
     TRY(make_request(proto, plan, err));
@@ -920,7 +917,7 @@ const struct typed_proto *typed_proto_of(const struct typed_plan *plan)
     return there;
 }
 
-/* -- questions ----------------------------------------------------------------------------------- */
+/* -- questions --------------------------------------------------------------------------------- */
 
 const char *typed_proto_service(const struct typed_plan *plan)
 {

@@ -30,8 +30,8 @@ uint32_t typed_proto_input_number(const struct typed_plan *plan, uint32_t input,
 uint32_t typed_proto_item_number(const struct typed_plan *plan, uint32_t item);
 
 /* The PredictRequest as the reader's rows and columns (typed.h), and its options; then
- * typed_read_end as usual. After a failure r->field is the field's path ("rows[2].sepal_length"), or
- * NULL. */
+ * typed_read_end as usual. After a failure r->field is the field's path ("rows[2].sepal_length"),
+ * or NULL. */
 MUST_USE enum err_code typed_read_proto(struct typed_reader *r, struct slice message,
                                         struct typed_query *ret_query, struct err *err);
 /* The PredictResponse: one piece in the arena, or in *ret_holder (a reference for the caller). */

@@ -1,15 +1,16 @@
 /* typed_proto_fuzz.c - any bytes as a PredictRequest, and any names as a contract.
  * SPDX-License-Identifier: Apache-2.0
  *
- * A message that is accepted must be whole tensors, and one that protobuf's own decoder accepts. The
- * answer to it must be one as well, and so must every descriptor, whatever the model's names are.
+ * A message that is accepted must be whole tensors, and one that protobuf's own decoder accepts.
+ * The answer to it must be one as well, and so must every descriptor, whatever the model's names
+ * are.
  */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/arena.h"
-#include "base/buf.h"
 #include "base/budget.h"
+#include "base/buf.h"
 #include "codec/bytes.h"
 #include "codec/proto.h"
 #include "contract/test_models.h"
@@ -58,7 +59,7 @@ static void close_side(struct side *s)
     typed_plan_free(s->plan);
 }
 
-/* -- messages ------------------------------------------------------------------------------------- */
+/* -- messages ---------------------------------------------------------------------------------- */
 
 static void look_at(const struct typed_reader *r, const struct penstock_tensor *t, uint32_t index)
 {
@@ -147,7 +148,7 @@ static void read_message(struct side *s, struct slice message)
     require(budget_used(&budget) == 0);
 }
 
-/* -- names ---------------------------------------------------------------------------------------- */
+/* -- names ------------------------------------------------------------------------------------- */
 
 /* Lines are the names of a model, its features and its outputs. */
 static void name_all(struct slice lines)
@@ -158,10 +159,9 @@ static void name_all(struct slice lines)
         .name = "x", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 1 }, NO_LIMITS
     };
     struct signature_tensor outputs[NAMES_MAX];
-    struct signature signature = { .inputs_count = 1,
-                                   .inputs = &input,
-                                   .outputs = outputs,
-                                   .is_batchable = true };
+    struct signature signature = {
+        .inputs_count = 1, .inputs = &input, .outputs = outputs, .is_batchable = true
+    };
     uint32_t count = 0;
 
     for (; lines.size != 0 && count <= NAMES_MAX; count++) {
@@ -178,15 +178,14 @@ static void name_all(struct slice lines)
         features[i - 1] = (struct feature){
             .name = names[i], .unit = names[i - 1], .description = names[i], NO_LIMITS
         };
-        outputs[i - 1] = (struct signature_tensor){ .name = names[i],
-                                                    .title = i % 2 != 0 ? names[i - 1] : NULL,
-                                                    .dtype = i % 3 != 0 ? PENSTOCK_FP32
-                                                                        : PENSTOCK_BYTES,
-                                                    .rank = 2 + i % 2,
-                                                    .dims = { -1, i % 4 != 0 ? 3 : -1, -1 },
-                                                    NO_LIMITS,
-                                                    .role = i % 5 == 0 ? ROLE_PROBABILITIES
-                                                                       : ROLE_VALUE };
+        outputs[i - 1] =
+            (struct signature_tensor){ .name = names[i],
+                                       .title = i % 2 != 0 ? names[i - 1] : NULL,
+                                       .dtype = i % 3 != 0 ? PENSTOCK_FP32 : PENSTOCK_BYTES,
+                                       .rank = 2 + i % 2,
+                                       .dims = { -1, i % 4 != 0 ? 3 : -1, -1 },
+                                       NO_LIMITS,
+                                       .role = i % 5 == 0 ? ROLE_PROBABILITIES : ROLE_VALUE };
     }
     input.dims[1] = count - 1;
     input.features = features;
@@ -205,9 +204,8 @@ static void name_all(struct slice lines)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const struct signature *(*const models[])(void) = { test_iris, test_spam, test_mixed,
-                                                               test_free_strings,
-                                                               test_free_matrix };
+    static const struct signature *(*const models[])(
+        void) = { test_iris, test_spam, test_mixed, test_free_strings, test_free_matrix };
     static struct side sides[COUNT(models)];
 
     if (size < 1)

@@ -1,12 +1,12 @@
 /* typed_proto_read.c - a PredictRequest into the columns of a request, in one pass.
  * SPDX-License-Identifier: Apache-2.0
  *
- * Rules are typed_read.c's: the same limits, the same fields that must be there, the same words. What
- * is protobuf's own: of a field that comes twice the last one counts, repeated numbers come packed or
- * one by one and in any number of pieces, and fields that nobody knows are skipped.
+ * Rules are typed_read.c's: the same limits, the same fields that must be there, the same words.
+ * What is protobuf's own: of a field that comes twice the last one counts, repeated numbers come
+ * packed or one by one and in any number of pieces, and fields that nobody knows are skipped.
  *
- * The row being read lies in its column behind the rows that are complete, and counts when all of it
- * has been checked.
+ * The row being read lies in its column behind the rows that are complete, and counts when all of
+ * it has been checked.
  */
 #include <math.h>
 #include <stdio.h>
@@ -46,21 +46,20 @@ static enum err_code no_memory(struct err *err)
     return err_set(err, E_EXHAUSTED, "no memory for the request; retry later");
 }
 
-/* -- what is wrong ------------------------------------------------------------------------------- */
+/* -- what is wrong ----------------------------------------------------------------------------- */
 
 static const uint8_t wire_of[KINDS] = {
-    [KIND_DOUBLE] = PB_I64,    [KIND_FLOAT] = PB_I32,   [KIND_INT64] = PB_VARINT,
+    [KIND_DOUBLE] = PB_I64,    [KIND_FLOAT] = PB_I32,    [KIND_INT64] = PB_VARINT,
     [KIND_UINT64] = PB_VARINT, [KIND_INT32] = PB_VARINT, [KIND_BOOL] = PB_VARINT,
-    [KIND_STRING] = PB_LEN,    [KIND_BYTES] = PB_LEN,   [KIND_UINT32] = PB_VARINT,
+    [KIND_STRING] = PB_LEN,    [KIND_BYTES] = PB_LEN,    [KIND_UINT32] = PB_VARINT,
 };
 
 static COLD enum err_code wrong_wire(const struct rows *w, const char *name, const char *takes,
                                      const struct pb_field *got)
 {
-    static const char *const wires[] = { [PB_VARINT] = "VARINT",
-                                         [PB_I64] = "I64",
-                                         [PB_LEN] = "LEN",
-                                         [PB_I32] = "I32" };
+    static const char *const wires[] = {
+        [PB_VARINT] = "VARINT", [PB_I64] = "I64", [PB_LEN] = "LEN", [PB_I32] = "I32"
+    };
 
     return err_set(w->err, E_INVALID,
                    "%s: field %u has wire type %s, which is no %s; is the caller's .proto that of "
@@ -85,7 +84,7 @@ static COLD enum err_code faulty(const struct rows *w, const char *what,
                    (size_t)(reader->at - reader->begin), reader->fault);
 }
 
-/* -- elements ------------------------------------------------------------------------------------ */
+/* -- elements ---------------------------------------------------------------------------------- */
 
 static enum err_code check_text(const struct rows *w, const char *name, enum message_kind kind,
                                 struct slice bytes)
@@ -265,7 +264,7 @@ static enum err_code add_values(struct rows *w, const struct message_field *f,
     return add_number(w, f, got->value);
 }
 
-/* -- fields -------------------------------------------------------------------------------------- */
+/* -- fields ------------------------------------------------------------------------------------ */
 
 static enum err_code add_dim(struct rows *w, const struct message_field *f, uint64_t value)
 {
@@ -395,7 +394,7 @@ static HOT enum err_code read_field(struct rows *w, const struct message_field *
     return LIKELY(code == OK) ? OK : typed_field_failed(w->r, f->title, code);
 }
 
-/* -- rows ---------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------- */
 
 static COLD enum err_code missing(struct rows *w, const char *field)
 {
@@ -578,7 +577,7 @@ static enum err_code read_rows(struct rows *w, const struct pb_field *got, uint6
     return LIKELY(code == OK) ? OK : row_failed(w, row, code);
 }
 
-/* -- options ------------------------------------------------------------------------------------- */
+/* -- options ----------------------------------------------------------------------------------- */
 
 static enum err_code read_option(struct rows *w, struct typed_query *query,
                                  const struct pb_field *got)
@@ -637,7 +636,7 @@ static enum err_code read_options(struct rows *w, struct typed_query *query,
     return pb_failed(&reader) ? faulty(w, w->proto->options_name, &reader) : OK;
 }
 
-/* -- the message --------------------------------------------------------------------------------- */
+/* -- the message ------------------------------------------------------------------------------- */
 
 static HOT enum err_code read_message(struct rows *w, struct slice message,
                                       struct typed_query *query)

@@ -7,13 +7,15 @@
 #include "contract/typed_proto.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/arena.h"
-#include "base/buf.h"
 #include "base/budget.h"
+#include "base/buf.h"
 #include "codec/number.h"
 #include "codec/pb.h"
 #include "codec/proto.h"
@@ -24,14 +26,12 @@
 
 #include "test/harness.h"
 
-enum { MANY = 16 };
+/* -- signatures -------------------------------------------------------------------------------- */
 
-/* -- signatures --------------------------------------------------------------------------------- */
-
-static const enum penstock_dtype dtypes[] = { PENSTOCK_BOOL,   PENSTOCK_UINT8, PENSTOCK_UINT16,
+static const enum penstock_dtype dtypes[] = { PENSTOCK_BOOL,   PENSTOCK_UINT8,  PENSTOCK_UINT16,
                                               PENSTOCK_UINT32, PENSTOCK_UINT64, PENSTOCK_INT8,
-                                              PENSTOCK_INT16,  PENSTOCK_INT32, PENSTOCK_INT64,
-                                              PENSTOCK_FP16,   PENSTOCK_FP32,  PENSTOCK_FP64,
+                                              PENSTOCK_INT16,  PENSTOCK_INT32,  PENSTOCK_INT64,
+                                              PENSTOCK_FP16,   PENSTOCK_FP32,   PENSTOCK_FP64,
                                               PENSTOCK_BYTES,  PENSTOCK_BF16 };
 
 /* Of each dtype one value, a list of three, and a matrix with two free dimensions. */
@@ -169,7 +169,7 @@ static const struct {
     { "string_features", test_string_features },
 };
 
-/* -- both sides --------------------------------------------------------------------------------- */
+/* -- both sides -------------------------------------------------------------------------------- */
 
 struct side {
     struct arena *arena;
@@ -228,8 +228,8 @@ static struct slice message_of(struct side *s, const char *json)
 {
     struct proto_message *message = NULL;
     struct slice bytes = { NULL, 0 };
-    enum err_code code = proto_from_json(&message, s->messages, s->request, s->schema,
-                                         slice_of(json), &s->err);
+    enum err_code code =
+        proto_from_json(&message, s->messages, s->request, s->schema, slice_of(json), &s->err);
 
     check(code == OK, "%s: %s", json, s->err.text);
     if (code == OK)
@@ -281,7 +281,7 @@ static void check_same(struct side *s, const struct got *a, const struct got *b,
     }
 }
 
-/* -- files -------------------------------------------------------------------------------------- */
+/* -- files ------------------------------------------------------------------------------------- */
 
 TEST(typed_proto_files_are_what_protobuf_takes)
 {
@@ -517,9 +517,8 @@ TEST(typed_proto_says_why_there_is_none)
     static char names[COUNT(inputs)][8];
     for (uint32_t i = 0; i < COUNT(inputs); i++) {
         snprintf(names[i], sizeof names[i], "i%u", i);
-        inputs[i] = (struct signature_tensor){ .name = names[i],
-                                               .dtype = PENSTOCK_FP32,
-                                               NO_LIMITS };
+        inputs[i] =
+            (struct signature_tensor){ .name = names[i], .dtype = PENSTOCK_FP32, NO_LIMITS };
     }
     require(typed_plan_new(&plan, "wide", &wide, &err) == OK);
     check(typed_proto_service(plan)[0] == '\0' &&
@@ -536,7 +535,7 @@ TEST(typed_proto_says_why_there_is_none)
     typed_plan_free(plan);
 }
 
-/* -- reading ------------------------------------------------------------------------------------- */
+/* -- reading ----------------------------------------------------------------------------------- */
 
 #define IRIS_ROW \
     "{\"sepal_length\":5.1,\"sepal_width\":3.5,\"petal_length\":1.4,\"petal_width\":0.2}"
@@ -604,10 +603,11 @@ TEST(typed_proto_reads_what_json_reads)
 /* A random value of a dtype as JSON, which both sides take. */
 static void put_random(struct text *out, enum penstock_dtype dtype)
 {
-    static const int bits[] = { [PENSTOCK_UINT8] = 8,  [PENSTOCK_UINT16] = 16,
-                                [PENSTOCK_UINT32] = 32, [PENSTOCK_UINT64] = 64,
-                                [PENSTOCK_INT8] = 8,   [PENSTOCK_INT16] = 16,
-                                [PENSTOCK_INT32] = 32, [PENSTOCK_INT64] = 64 };
+    static const int bits[] = {
+        [PENSTOCK_UINT8] = 8,   [PENSTOCK_UINT16] = 16, [PENSTOCK_UINT32] = 32,
+        [PENSTOCK_UINT64] = 64, [PENSTOCK_INT8] = 8,    [PENSTOCK_INT16] = 16,
+        [PENSTOCK_INT32] = 32,  [PENSTOCK_INT64] = 64
+    };
     uint64_t word = test_random() >> test_random_below(64);
 
     switch (dtype) {
@@ -829,7 +829,7 @@ TEST(typed_proto_reads_many_rows)
     side_close(&s);
 }
 
-/* -- refusals ------------------------------------------------------------------------------------ */
+/* -- refusals ---------------------------------------------------------------------------------- */
 
 static const struct {
     const struct signature *(*model)(void);
@@ -859,8 +859,9 @@ static const struct {
       "options.precision is 18; it takes 1 to 17", "options.precision" },
     { test_iris, "{\"input\":[1,2,3,4],\"options\":{\"outputs\":[\"lable\"]}}",
       "gives no 'lable'; did you mean 'label'?", "options.outputs" },
-    { test_mixed, "{\"b\":[1,2,3],\"j\":\"x\",\"f\":[1,2],\"s\":[\"a\",\"b\"],"
-                  "\"options\":{\"top\":1}}",
+    { test_mixed,
+      "{\"b\":[1,2,3],\"j\":\"x\",\"f\":[1,2],\"s\":[\"a\",\"b\"],"
+      "\"options\":{\"top\":1}}",
       "top needs an output that scores classes", NULL },
     { test_mixed, "{\"b\":[1,2,128],\"j\":\"x\",\"f\":[1,2],\"s\":[\"a\",\"b\"]}",
       "b: 128 is out of range for INT8 (-128 to 127)", "b" },
@@ -900,9 +901,9 @@ TEST(typed_proto_refusals)
             check(strstr(got.err.text, refusals[i].words) != NULL, "%s\n  said: %s\n  not:  %s",
                   refusals[i].message, got.err.text, refusals[i].words);
             const char *field = got.reader.field;
-            check(field == NULL ? refusals[i].field == NULL
-                                : refusals[i].field != NULL &&
-                                      strcmp(field, refusals[i].field) == 0,
+            check(field == NULL
+                      ? refusals[i].field == NULL
+                      : refusals[i].field != NULL && strcmp(field, refusals[i].field) == 0,
                   "%s: field %s", refusals[i].message, field);
         }
         side_close(&s);
@@ -926,8 +927,9 @@ TEST(typed_proto_refuses_wrong_wires)
     require(side_open(&s, "iris", test_iris()));
     make(&m);
     m.at = pb_put_uint(m.at, 1, 5);
-    refuse(&s, &m, "sepal_length: field 1 has wire type VARINT, which is no float; is the caller's "
-                   ".proto that of this version? It is at /models/iris/contract.proto");
+    refuse(&s, &m,
+           "sepal_length: field 1 has wire type VARINT, which is no float; is the caller's "
+           ".proto that of this version? It is at /models/iris/contract.proto");
     make(&m);
     m.at = pb_put_bytes(m.at, 1, slice_of("5.1"));
     refuse(&s, &m, "sepal_length: field 1 has wire type LEN, which is no float");
@@ -948,7 +950,8 @@ TEST(typed_proto_refuses_wrong_wires)
     refuse(&s, &m, "options.top: field 1 has wire type I32, which is no uint32");
     make(&m);
     m.at = pb_put_bytes(m.at, NUMBER_ROWS, slice_make("\x0d\0\0", 3));
-    refuse(&s, &m, "row 0: the row is no protobuf message: byte 1: a number that ends in the middle");
+    refuse(&s, &m,
+           "row 0: the row is no protobuf message: byte 1: a number that ends in the middle");
     make(&m);
     put_iris(&m, 1);
     m.at[-1] = 0;
@@ -957,8 +960,9 @@ TEST(typed_proto_refuses_wrong_wires)
     /* What an old .proto may look like. */
     make(&m);
     m.at = pb_put_i32(m.at, 9, float_bits(1));
-    refuse(&s, &m, "field 'sepal_length' is missing; field 9, which is given, is none of this "
-                   "version's: its .proto is at /models/iris/contract.proto");
+    refuse(&s, &m,
+           "field 'sepal_length' is missing; field 9, which is given, is none of this "
+           "version's: its .proto is at /models/iris/contract.proto");
     make(&m);
     put_iris(&m, 1);
     m.at = pb_put_head(m.at, NUMBER_ROWS, 20);
@@ -1021,7 +1025,8 @@ TEST(typed_proto_truncated_everywhere)
         for (size_t size = 0; size < whole.size; size++) {
             struct slice message = exact(&s, slice_first(whole, size));
             read_message(&s, message, &got);
-            check(got.code == OK || (got.code == E_INVALID && got.err.text[0] != '\0'), "%zu", size);
+            check(got.code == OK || (got.code == E_INVALID && got.err.text[0] != '\0'), "%zu",
+                  size);
             for (int k = 0; k < 20; k++) { /* and with a byte changed */
                 uint8_t *bytes = (uint8_t *)(uintptr_t)message.data;
                 if (size == 0)
@@ -1039,7 +1044,7 @@ TEST(typed_proto_truncated_everywhere)
     }
 }
 
-/* -- answers ------------------------------------------------------------------------------------- */
+/* -- answers ----------------------------------------------------------------------------------- */
 
 /* The answer as a client's JSON has it. */
 static void check_answer(const struct signature *signature, const char *query_text, uint64_t rows,
@@ -1305,20 +1310,18 @@ TEST(typed_proto_answers_every_dtype)
             const struct signature_tensor *t = &signature->outputs[i];
             int64_t row = i % 3 == 0 ? 1 : i % 3 == 1 ? 3 : HIGH * WIDE;
             uint8_t *at = data[i];
-            outputs[i] = (struct response_output){
-                true,
-                { .name = t->name,
-                  .dtype = t->dtype,
-                  .rank = t->rank,
-                  .shape = { ROWS, i % 3 == 1 ? 3 : HIGH, WIDE },
-                  .data = data[i] }
-            };
+            outputs[i] = (struct response_output){ true,
+                                                   { .name = t->name,
+                                                     .dtype = t->dtype,
+                                                     .rank = t->rank,
+                                                     .shape = { ROWS, i % 3 == 1 ? 3 : HIGH, WIDE },
+                                                     .data = data[i] } };
             for (int64_t k = 0; k < ROWS * row; k++) {
                 uint64_t word = test_random();
                 double value = (double)(int32_t)(uint32_t)word / 65536;
                 uint32_t size = (uint32_t)(word % 6);
-                uint16_t half = t->dtype == PENSTOCK_FP16 ? number_f16_of(value)
-                                                          : number_bf16_of(value);
+                uint16_t half =
+                    t->dtype == PENSTOCK_FP16 ? number_f16_of(value) : number_bf16_of(value);
                 float single = (float)value;
                 switch (t->dtype) {
                 case PENSTOCK_BYTES:
@@ -1340,9 +1343,7 @@ TEST(typed_proto_answers_every_dtype)
                     memcpy(at, &value, 8);
                     at += 8;
                     break;
-                default:
-                    memcpy(at, &word, 8);
-                    at += dtype_size(t->dtype);
+                default: memcpy(at, &word, 8); at += dtype_size(t->dtype);
                 }
             }
             outputs[i].tensor.size = (size_t)(at - data[i]);
@@ -1485,8 +1486,7 @@ TEST(typed_proto_probabilities_are_those_of_rest)
         for (int i = 0; i < ROWS; i++) {
             char text[NUMBER_TEXT_MAX];
             float expected, got = -1;
-            number_read_f32(slice_make(text, typed_put_probability(text, (double)p[i])),
-                            &expected);
+            number_read_f32(slice_make(text, typed_put_probability(text, (double)p[i])), &expected);
             check_or_stop(pb_next(&reader, &field), "row %d", i);
             pb_begin(&row, field.bytes);
             while (pb_next(&row, &field))
@@ -1502,7 +1502,7 @@ TEST(typed_proto_probabilities_are_those_of_rest)
     side_close(&s);
 }
 
-/* -- the example --------------------------------------------------------------------------------- */
+/* -- the example ------------------------------------------------------------------------------- */
 
 TEST(typed_proto_examples)
 {
@@ -1538,7 +1538,7 @@ TEST(typed_proto_examples)
     }
 }
 
-/* -- failures ------------------------------------------------------------------------------------ */
+/* -- failures ---------------------------------------------------------------------------------- */
 
 TEST(typed_proto_survives_every_fault)
 {
@@ -1594,6 +1594,54 @@ TEST(typed_proto_survives_every_fault)
     }
     fault_arm(0);
     side_close(&whole);
+}
+
+/* -- threads ----------------------------------------------------------------------------------- */
+
+static void *ask_for_file(void *plan)
+{
+    return (void *)(uintptr_t)typed_proto_file(plan).data; /* all must be given the same one */
+}
+
+TEST(typed_proto_is_made_once_for_all_threads)
+{
+    for (int round = 0; round < 50; round++) {
+        struct typed_plan *plan = NULL;
+        struct err err = { 0 };
+        pthread_t threads[4];
+        void *files[4];
+        require(typed_plan_new(&plan, "m", test_all(), &err) == OK);
+        for (size_t i = 0; i < COUNT(threads); i++)
+            require(pthread_create(&threads[i], NULL, ask_for_file, plan) == 0);
+        for (size_t i = 0; i < COUNT(threads); i++)
+            require(pthread_join(threads[i], &files[i]) == 0);
+        for (size_t i = 0; i < COUNT(threads); i++)
+            check(files[i] != NULL && files[i] == files[0], "thread %zu", i);
+        typed_plan_free(plan);
+    }
+}
+
+/* A start of the server asks for one of each model that it prints lines for. */
+TEST(typed_proto_is_made_fast)
+{
+    struct typed_plan *plans[200];
+    struct err err = { 0 };
+    struct timespec from, to;
+
+    for (size_t i = 0; i < COUNT(plans); i++)
+        require(typed_plan_new(&plans[i], "iris", test_iris(), &err) == OK);
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    for (size_t i = 0; i < COUNT(plans); i++)
+        check(typed_proto_file(plans[i]).size != 0, "%s", typed_proto_why(plans[i]));
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    double us =
+        ((double)(to.tv_sec - from.tv_sec) * 1e6 + (double)(to.tv_nsec - from.tv_nsec) / 1e3) /
+        COUNT(plans);
+    printf("# a contract of iris is made in %.1f us, %zu bytes\n", us,
+           typed_proto_file(plans[0]).size);
+    check(us < 5000, "%.0f us", us);
+    for (size_t i = 0; i < COUNT(plans); i++)
+        typed_plan_free(plans[i]);
 }
 
 /* What a few bytes announce is not taken from memory. */

@@ -1,8 +1,8 @@
 /* typed_proto_text.c - a typed gRPC contract as a .proto file, with what people know of its fields.
  * SPDX-License-Identifier: Apache-2.0
  *
- * What protoc makes of it is typed_proto_file, byte for byte: fields, types and messages come in the
- * same order here as there.
+ * What protoc makes of it is typed_proto_file, byte for byte: fields, types and messages come in
+ * the same order here as there.
  */
 #include <math.h>
 
@@ -118,7 +118,8 @@ static void add_shape(struct text *words, enum message_form form, enum penstock_
             else
                 text_i64(words, dims[i]);
         }
-        text_str(words, rank > 1 && form == FORM_MANY ? "], the last dimension runs fastest." : "].");
+        text_str(words,
+                 rank > 1 && form == FORM_MANY ? "], the last dimension runs fastest." : "].");
     } else {
         text_byte(words, '.');
     }
@@ -194,7 +195,8 @@ static void response_words(struct page *p, const struct message_field *f, struct
     case ITEM_LABEL:
         add_labels(words, item);
         if (words->size == 0)
-            add_sentence(words, item->label == -1 ? "The column of the highest score" : "The class");
+            add_sentence(words,
+                         item->label == -1 ? "The column of the highest score" : "The class");
         return;
     case ITEM_PROBABILITY:
         add_sentence(words, "Of that label, with two digits unless options say otherwise");
@@ -260,7 +262,8 @@ static void put_fields(struct page *p, const struct message *message, bool is_re
                   f->form == FORM_ONE    ? "optional"
                   : f->form == FORM_MANY ? "repeated"
                                          : "",
-                  f->form == FORM_TENSOR ? message_tensor_name(f->kind) : message_kind_name(f->kind),
+                  f->form == FORM_TENSOR ? message_tensor_name(f->kind)
+                                         : message_kind_name(f->kind),
                   f->name, f->json, f->number);
     }
 }
@@ -286,22 +289,24 @@ static void put_request(struct page *p)
     put_fields(p, &p->proto->request, true, true);
     put_field(p, "", "Options", p->proto->options_name, p->proto->options_name, NUMBER_OPTIONS);
     if (p->proto->rows_name != NULL) {
-        put_comment(p, slice_of("Many rows in one call, in place of the fields above: the answer has "
-                                "as many."));
+        put_comment(p,
+                    slice_of("Many rows in one call, in place of the fields above: the answer has "
+                             "as many."));
         put_field(p, "repeated", "Row", p->proto->rows_name, p->proto->rows_name, NUMBER_ROWS);
     }
-    text_str(p->out, "\n  message Options {\n"
-                     "    // How many of the most likely classes to show.\n"
-                     "    uint32 top = 1;\n"
-                     "    // Which outputs to give; none: all.\n"
-                     "    repeated string outputs = 2;\n"
-                     "    // Floats with so many significant digits, 1 to 17; probabilities have two "
-                     "behind the\n"
-                     "    // point otherwise.\n"
-                     "    uint32 precision = 3;\n"
-                     "    // Floats as the model gave them, probabilities too.\n"
-                     "    bool full_precision = 4 [json_name = \"full_precision\"];\n"
-                     "  }\n");
+    text_str(p->out,
+             "\n  message Options {\n"
+             "    // How many of the most likely classes to show.\n"
+             "    uint32 top = 1;\n"
+             "    // Which outputs to give; none: all.\n"
+             "    repeated string outputs = 2;\n"
+             "    // Floats with so many significant digits, 1 to 17; probabilities have two "
+             "behind the\n"
+             "    // point otherwise.\n"
+             "    uint32 precision = 3;\n"
+             "    // Floats as the model gave them, probabilities too.\n"
+             "    bool full_precision = 4 [json_name = \"full_precision\"];\n"
+             "  }\n");
     if (p->proto->rows_name != NULL) {
         text_str(p->out, "\n  message Row {\n");
         p->indent = "    ";
@@ -326,7 +331,8 @@ static void put_response(struct page *p)
     put_fields(p, &p->proto->response, false, true);
     if (p->proto->answers_name != NULL) {
         put_comment(p, slice_of("One for each row of the request, where it had rows."));
-        put_field(p, "repeated", "Row", p->proto->answers_name, p->proto->answers_name, NUMBER_ROWS);
+        put_field(p, "repeated", "Row", p->proto->answers_name, p->proto->answers_name,
+                  NUMBER_ROWS);
     }
     if (p->proto->tops_count != 0)
         put_comment(p, slice_of("The most likely classes, the most likely first, where options.top "

@@ -57,7 +57,7 @@ static const char *output_name(const struct writer *w, const struct message_fiel
     return w->plan->signature->outputs[w->plan->items[f->item].output].name;
 }
 
-/* -- numbers ------------------------------------------------------------------------------------- */
+/* -- numbers ----------------------------------------------------------------------------------- */
 
 static bool is_varint(enum message_kind kind)
 {
@@ -134,8 +134,8 @@ static uint64_t whole_bits(enum penstock_dtype dtype, const uint8_t *element)
 }
 
 /* Element `index` as the wire has it. */
-static uint64_t bits_of(const struct writer *w, enum message_kind kind, const struct typed_view *view,
-                        uint64_t index, bool is_probability)
+static uint64_t bits_of(const struct writer *w, enum message_kind kind,
+                        const struct typed_view *view, uint64_t index, bool is_probability)
 {
     enum penstock_dtype dtype = view->tensor->dtype;
     const uint8_t *element = view->now.data + index * view->element;
@@ -183,7 +183,7 @@ static void put_text(struct writer *w, uint32_t number, struct slice text)
     w->at = pb_put_bytes(w->at, number, text);
 }
 
-/* -- values -------------------------------------------------------------------------------------- */
+/* -- values ------------------------------------------------------------------------------------ */
 
 static enum err_code not_text(const struct writer *w, const struct message_field *f)
 {
@@ -358,7 +358,7 @@ static enum err_code put_value(struct writer *w, const struct message_field *f,
     return OK;
 }
 
-/* -- classes ------------------------------------------------------------------------------------- */
+/* -- classes ----------------------------------------------------------------------------------- */
 
 static struct slice digits_of(int64_t value, char room[24])
 {
@@ -453,7 +453,7 @@ static void put_top(struct writer *w, const struct message_top *top)
     }
 }
 
-/* -- rows ---------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------- */
 
 static HOT enum err_code put_row(struct writer *w)
 {
@@ -462,8 +462,7 @@ static HOT enum err_code put_row(struct writer *w)
     for (uint32_t i = 0; i < w->proto->response.count; i++) {
         const struct message_field *f = &w->proto->response.fields[i];
         const struct typed_item *item = &w->plan->items[f->item];
-        bool is_scored =
-            item->probabilities != -1 && w->views[item->probabilities].tensor != NULL;
+        bool is_scored = item->probabilities != -1 && w->views[item->probabilities].tensor != NULL;
         if (is_shown(w, f->item) && !(has_top && is_scored))
             TRY(put_item(w, f));
     }
@@ -502,7 +501,7 @@ static enum err_code put_rows(struct writer *w, uint64_t rows)
     return OK;
 }
 
-/* -- how much it can be -------------------------------------------------------------------------- */
+/* -- how much it can be ------------------------------------------------------------------------ */
 
 static size_t add(size_t a, size_t b)
 {
@@ -562,7 +561,7 @@ static size_t answer_bound(const struct typed_proto *proto, const struct typed_p
     return add(bound, FIELD_BYTES_MAX);
 }
 
-/* -- the whole ----------------------------------------------------------------------------------- */
+/* -- the whole --------------------------------------------------------------------------------- */
 
 static enum err_code no_memory(struct err *err)
 {
@@ -587,11 +586,9 @@ HOT enum err_code typed_write_proto(struct slice *ret, struct buf **ret_holder,
     struct typed_view few[VIEWS_FEW];
     uint32_t count = plan->signature->outputs_count;
     uint64_t top = typed_top_room(plan, query, outputs);
-    struct writer w = { .plan = plan,
-                        .proto = typed_proto_of(plan),
-                        .query = query,
-                        .views = few,
-                        .err = err };
+    struct writer w = {
+        .plan = plan, .proto = typed_proto_of(plan), .query = query, .views = few, .err = err
+    };
 
     if (w.proto == NULL)
         return no_memory(err);

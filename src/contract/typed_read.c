@@ -39,7 +39,7 @@ enum err_code typed_read_begin(struct typed_reader *ret, const struct typed_plan
     return ret->columns == NULL ? no_memory(err) : OK;
 }
 
-/* -- columns ------------------------------------------------------------------------------------- */
+/* -- columns ----------------------------------------------------------------------------------- */
 
 enum err_code typed_column_grow(struct typed_reader *r, struct typed_column *c, size_t more,
                                 struct err *err)
@@ -60,8 +60,7 @@ enum err_code typed_column_grow(struct typed_reader *r, struct typed_column *c, 
     return OK;
 }
 
-COLD enum err_code typed_field_failed(struct typed_reader *r, const char *field,
-                                       enum err_code code)
+COLD enum err_code typed_field_failed(struct typed_reader *r, const char *field, enum err_code code)
 {
     if (r->field == NULL)
         r->field = field;
@@ -135,7 +134,7 @@ static enum err_code match(struct typed_reader *r, const struct typed_input *in,
 
 /* Rows of one column must be of one shape: they become one tensor. */
 enum err_code typed_set_shape(struct typed_reader *r, const struct typed_input *in,
-                               struct typed_column *c, const int64_t *row_shape, struct err *err)
+                              struct typed_column *c, const int64_t *row_shape, struct err *err)
 {
     if (!c->has_shape) {
         c->has_shape = true;
@@ -157,7 +156,7 @@ enum err_code typed_set_shape(struct typed_reader *r, const struct typed_input *
     return OK;
 }
 
-/* -- limits -------------------------------------------------------------------------------------- */
+/* -- limits ------------------------------------------------------------------------------------ */
 
 static COLD enum err_code out_of_limits(struct typed_reader *r, const char *name, double value,
                                         double min, double max, const char *unit, struct err *err)
@@ -176,7 +175,7 @@ static COLD enum err_code out_of_limits(struct typed_reader *r, const char *name
 }
 
 enum err_code typed_check_limit(struct typed_reader *r, const char *name, const char *unit,
-                                 double min, double max, double value, struct err *err)
+                                double min, double max, double value, struct err *err)
 {
     /* Written so that NaN is outside of any limit. */
     if (LIKELY((isnan(min) || value >= min) && (isnan(max) || value <= max)))
@@ -185,7 +184,7 @@ enum err_code typed_check_limit(struct typed_reader *r, const char *name, const 
 }
 
 HOT enum err_code typed_check_limits(struct typed_reader *r, const struct typed_input *in,
-                                      const uint8_t *data, uint64_t count, struct err *err)
+                                     const uint8_t *data, uint64_t count, struct err *err)
 {
     const struct signature_tensor *t = in->tensor;
 
@@ -200,7 +199,7 @@ HOT enum err_code typed_check_limits(struct typed_reader *r, const struct typed_
     return OK;
 }
 
-/* -- null ---------------------------------------------------------------------------------------- */
+/* -- null -------------------------------------------------------------------------------------- */
 
 /* Numbers that are none: what the JSON reader makes of NaN, "NaN" and null. */
 static HOT bool has_nan(enum penstock_dtype dtype, const uint8_t *data, uint64_t count)
@@ -249,7 +248,7 @@ static COLD enum err_code refuse_null(struct typed_reader *r, const char *name, 
                    (unsigned long long)element);
 }
 
-/* -- values from JSON ---------------------------------------------------------------------------- */
+/* -- values from JSON -------------------------------------------------------------------------- */
 
 static bool is_array(struct json_cursor *c)
 {
@@ -405,12 +404,12 @@ static HOT enum err_code read_feature(struct typed_reader *r, const struct typed
         double value = element_f64(in->tensor->dtype, to, 0);
         TRY(typed_check_limit(r, f->name, f->unit, f->min, f->max, value, err));
         TRY(typed_check_limit(r, f->name, in->tensor->unit, in->tensor->min, in->tensor->max, value,
-                        err));
+                              err));
     }
     return OK;
 }
 
-/* -- rows ----------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------- */
 
 static COLD enum err_code unknown_field(struct typed_reader *r, struct slice name, struct err *err)
 {
@@ -482,7 +481,8 @@ static HOT enum err_code close_row(struct typed_reader *r, struct err *err)
             TRY(close_features(r, &r->plan->inputs[i], c, err));
         else if (UNLIKELY(!c->is_given && r->plan->inputs[i].is_required)) {
             const struct typed_input *in = &r->plan->inputs[i];
-            return typed_missing(r, in->has_features ? in->tensor->features[0].name : in->title, err);
+            return typed_missing(r, in->has_features ? in->tensor->features[0].name : in->title,
+                                 err);
         }
         c->is_given = false;
     }
@@ -623,7 +623,7 @@ HOT enum err_code typed_read_json(struct typed_reader *r, struct slice body, str
     return LIKELY(code == OK) ? OK : json_failed(r, code, err);
 }
 
-/* -- fields from elsewhere ------------------------------------------------------------------------ */
+/* -- fields from elsewhere --------------------------------------------------------------------- */
 
 enum err_code typed_read_value(struct typed_reader *r, struct slice name, struct slice json,
                                struct err *err)
@@ -640,8 +640,8 @@ static bool is_yes(struct slice value)
     return slice_is_nocase(value, "true") || slice_is(value, "1") || slice_is_nocase(value, "on");
 }
 
-enum err_code typed_append_bytes(struct typed_reader *r, struct typed_column *c,
-                                  struct slice value, struct err *err)
+enum err_code typed_append_bytes(struct typed_reader *r, struct typed_column *c, struct slice value,
+                                 struct err *err)
 {
     uint32_t size = (uint32_t)value.size;
 
@@ -876,7 +876,7 @@ enum err_code typed_read_npy(struct typed_reader *r, struct slice name, struct s
     return code == OK ? OK : typed_field_failed(r, public_name(r, field), code);
 }
 
-/* -- the end --------------------------------------------------------------------------------------- */
+/* -- the end ----------------------------------------------------------------------------------- */
 
 static enum err_code check_rows(struct typed_reader *r, struct err *err)
 {

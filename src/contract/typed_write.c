@@ -21,7 +21,7 @@ struct writer {
     const struct typed_plan *plan;
     const struct typed_query *query;
     struct typed_view *views; /* by output */
-    uint64_t *best;     /* room for top k indexes */
+    uint64_t *best;           /* room for top k indexes */
     struct tensor_json_style style;
     struct err *err;
 };
@@ -31,7 +31,7 @@ static bool is_shown(const struct writer *w, uint32_t item)
     return w->query->items == NULL || w->query->items[item];
 }
 
-/* -- rows ----------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------- */
 
 enum err_code typed_view_open(struct typed_view *view, const struct typed_plan *plan,
                               uint32_t output, const struct penstock_tensor *t, uint64_t rows,
@@ -85,7 +85,7 @@ enum err_code typed_view_next(struct typed_view *view, struct err *err)
                    view->tensor->name);
 }
 
-/* -- numbers -------------------------------------------------------------------------------------- */
+/* -- numbers ----------------------------------------------------------------------------------- */
 
 size_t typed_put_probability(char *out, double p)
 {
@@ -127,7 +127,7 @@ static enum err_code put_value(struct writer *w, const struct typed_view *view)
     return tensor_json_write(w->out, &row, w->style, w->err);
 }
 
-/* -- classes -------------------------------------------------------------------------------------- */
+/* -- classes ----------------------------------------------------------------------------------- */
 
 bool typed_has_classes(const struct typed_item *item, uint64_t columns)
 {
@@ -241,7 +241,8 @@ uint64_t typed_own_score(const struct typed_view *views, const struct typed_item
         struct slice bytes = label->now, name;
         uint32_t column;
         if (label->element != 0
-                ? typed_column_of(item, element_f64(label->tensor->dtype, label->now.data, 0), &column)
+                ? typed_column_of(item, element_f64(label->tensor->dtype, label->now.data, 0),
+                                  &column)
                 : bytes_next(&bytes, &name) && typed_column_named(item, name, &column)) {
             if (column < scores->count)
                 return column;
@@ -261,7 +262,8 @@ static enum err_code put_item(struct writer *w, const struct typed_item *item)
         if (view->count == 0)
             text_str(w->out, "null");
         else
-            put_probability(w, view->tensor->dtype, view->now.data, typed_own_score(w->views, item, view));
+            put_probability(w, view->tensor->dtype, view->now.data,
+                            typed_own_score(w->views, item, view));
         return OK;
     case ITEM_VALUE: break;
     }
@@ -288,7 +290,7 @@ static void put_top(struct writer *w, const struct typed_item *item)
     text_byte(w->out, ']');
 }
 
-/* -- one row -------------------------------------------------------------------------------------- */
+/* -- one row ----------------------------------------------------------------------------------- */
 
 static enum err_code put_object(struct writer *w)
 {
@@ -356,7 +358,7 @@ static enum err_code put_top_object(struct writer *w)
     return OK;
 }
 
-/* -- the whole ------------------------------------------------------------------------------------ */
+/* -- the whole --------------------------------------------------------------------------------- */
 
 static enum err_code put_raw(struct writer *w, const struct response_output *outputs)
 {
@@ -381,7 +383,7 @@ static enum err_code put_raw(struct writer *w, const struct response_output *out
 }
 
 uint64_t typed_top_room(const struct typed_plan *plan, const struct typed_query *query,
-                         const struct response_output *outputs)
+                        const struct response_output *outputs)
 {
     uint64_t most = 0;
 
@@ -442,7 +444,7 @@ enum err_code typed_write(struct text *out, const struct typed_plan *plan,
     return OK;
 }
 
-/* -- how much it can be --------------------------------------------------------------------------- */
+/* -- how much it can be ------------------------------------------------------------------------ */
 
 /* Digits, comma, and a pair of brackets for every dimension, should each be of length 1. */
 static size_t tensor_bound(const struct penstock_tensor *t)

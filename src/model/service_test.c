@@ -58,8 +58,8 @@ TEST(services_of_one_name_are_told_apart)
 
 TEST(only_names_of_services_may_be_said)
 {
-    static const char *const bad[] = { "",       "spam",   "2Spam", "My_Model", "My Model",
-                                       "Spam\n", "Schön", "SpamPredictRequest" };
+    static const char *const bad[] = { "",         "spam",   "2Spam", "My_Model",
+                                       "My Model", "Spam\n", "Schön", "SpamPredictRequest" };
 
     for (unsigned i = 0; i < COUNT(bad); i++)
         check(!service_is_name(slice_of(bad[i])), "%s", bad[i]);
