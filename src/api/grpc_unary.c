@@ -105,5 +105,6 @@ void grpc_unary(struct call *call, const struct api *api,
     unary->answer = answer;
     call->user = &unary_user;
     call->user_data = unary;
+    call->is_lone = true;
     call_read(call);
 }

@@ -366,6 +366,7 @@ void infer_begin_call(struct call *call, const struct api *api, const struct inf
         fail(infer, &err);
         return;
     }
+    call->is_lone = true;
     call_read(call);
 }
 

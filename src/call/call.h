@@ -81,6 +81,8 @@ struct call {
     const struct call_user *user; /* set by who takes it, with user_data, before call_read */
     void *user_data;
     bool is_over; /* ended or gone */
+    bool is_lone; /* set before call_read: one message is all there is to send, so
+                                     its sender may not pause (--body-timeout) */
     /* -- inside -- */
     const struct call_ops *ops;
     struct call_fields *initial, *trailing; /* in the arena; NULL: none */

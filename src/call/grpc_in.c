@@ -348,6 +348,7 @@ static void offer_incoming(struct grpc_call *g)
         return;
     }
     g->is_into_message = true;
+    g->call.x->can_rest = false;
     exchange_read(g->call.x, in->bytes + in->got, piece);
 }
 
@@ -394,6 +395,8 @@ static void offer(struct grpc_call *g)
     if (b->limit == b->fill) /* full of messages that wait for credit */
         return;
     g->is_into_message = false;
+    /* Between messages a stream may be silent; within one that is waited for it may not. */
+    g->call.x->can_rest = !g->call.is_lone && (g->credit == 0 || b->fill == b->at);
     exchange_read(g->call.x, b->bytes + b->fill, b->limit - b->fill);
 }
 

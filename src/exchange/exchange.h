@@ -104,7 +104,7 @@ struct exchange {
     size_t offer_size;
     bool has_offer;
     bool body_is_over;      /* on_body said is_end, or there is none */
-    bool can_rest;          /* its reader says: the body may stand still now, between messages */
+    bool can_rest;          /* its reader says, with each offer: the body may stand still now */
     uint32_t refs;
     const struct exchange_ops *ops;
 };

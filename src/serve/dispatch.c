@@ -149,7 +149,6 @@ void serve_dispatch(struct serve_exchange *e)
     }
     add_origin(e, verdict, asked.origin);
     if (is_grpc) {
-        x->can_rest = true; /* a stream may be silent for as long as its deadline lets it */
         grpc_dispatch(x, serve->settings.api);
         return;
     }

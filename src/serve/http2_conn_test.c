@@ -928,6 +928,13 @@ TEST(timeouts_over_http2)
     check(reply_is(r, 408, NULL) && strstr(r->body, "--body-timeout") != NULL, "%d %s", r->status,
           r->body);
     check(server_metric(&t, "penstock_limit_hits_total{limit=\"body-timeout\"}") == 1, "counted");
+    /* A gRPC call of one message may not rest either; its clients look at grpc-status. */
+    const char *const grpc[] = { "content-type: application/grpc", "te: trailers", NULL };
+    r = h2_begin(c, "POST", "/inference.GRPCInferenceService/ServerLive", grpc, false);
+    http2_data(c->h, r->stream, slice_make("\0\0\0\0\x9", 5), NULL);
+    h2_wait(c, r);
+    check(reply_is(r, 200, NULL) && reply_has(r, "grpc-status: 4"), "%d %s", r->status, r->head);
+    check(server_metric(&t, "penstock_limit_hits_total{limit=\"body-timeout\"}") == 2, "counted");
     check(reply_is(h2_get(c, "/hello"), 200, "hello\n"), "others go on");
     check(h2_waits_for_end(c), "idle");
     check(c->goaways > 0 && c->goaway_code == HTTP2_NO_ERROR, "%u", c->goaways);
