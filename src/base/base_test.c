@@ -1,7 +1,9 @@
 /* base_test.c - SPDX-License-Identifier: Apache-2.0 */
 #include "base/arena.h"
+#include "base/block.h"
 #include "base/budget.h"
 #include "base/buf.h"
+#include "base/fault.h"
 #include "base/map.h"
 #include "base/mem.h"
 #include "base/mpsc.h"
@@ -66,6 +68,51 @@ TEST(buf_is_charged_as_it_fills)
     check(budget_used(&budget) == first + 1000, "a refusal takes nothing");
     buf_unref(&buf);
     check(budget_used(&budget) == 0, "given back");
+}
+
+TEST(blocks_are_kept_and_given_back)
+{
+    size_t room = 0, other_room = 0, small_room = 0;
+    struct buf *buf = NULL;
+    struct err err;
+
+    block_keep(10 << 20);
+    uint8_t *block = block_take((4 << 20) + 1, &room);
+    check_or_stop(block != NULL && room > 4 << 20 && room <= (4 << 20) + (1 << 19), "%zu", room);
+    memset(block, 1, room);
+    block_give(block, room);
+    check(block_kept_bytes == room, "kept");
+    check(block_take(4 << 20, &other_room) == block && other_room == room, "taken again");
+    check(block_kept_bytes == 0, "not kept while it is in use");
+    block_give(block, room);
+    uint8_t *small = block_take(BLOCK_MIN, &small_room);
+    check(small != block && small_room < room, "not twice as large as asked for");
+    block_give(small, small_room);
+    check(block_kept_bytes == room + small_room, "both");
+    block_keep(3 << 20);
+    check(block_kept_bytes == small_room, "the oldest goes first: %llu",
+          (unsigned long long)block_kept_bytes);
+    block_trim(1);
+    check(block_kept_bytes == small_room, "nothing is as old");
+    block_trim(UINT64_MAX);
+    check(block_kept_bytes == 0, "all are");
+    block_keep(64 << 20);
+    for (uint32_t i = 0; i < 3; i++) {
+        check_or_stop(buf_new(&buf, NULL, 5 << 20, &err) == OK, "%s", err.text);
+        memset(buf_fill(buf), (int)i, 5 << 20);
+        buf_trim(buf, 100);
+        check(block_kept_bytes == 0, "in use");
+        buf_unref(&buf);
+        check(block_kept_bytes > 5 << 20 && block_kept_bytes < 6 << 20, "kept whole");
+    }
+    block_keep(0);
+    check(block_kept_bytes == 0, "off");
+    check_or_stop(buf_new(&buf, NULL, 5 << 20, &err) == OK, "%s", err.text);
+    buf_unref(&buf);
+    check(block_kept_bytes == 0, "off");
+    fault_arm(1);
+    check(block_take(BLOCK_MIN, &room) == NULL && fault_fired(), "no memory is an answer");
+    fault_arm(0);
 }
 
 static void count_release(void *context, void *data)

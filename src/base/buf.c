@@ -5,7 +5,8 @@
  * header alone.
  *
  * The budget is charged here rather than inside malloc, because it is a promise to the
- * operator (--memory-limit) and has to say no before the kernel does.
+ * operator (--memory-limit) and has to say no before the kernel does. Large ones lie in blocks
+ * that are kept for the next (block.h).
  *
  * Why acq_rel in buf_unref: the holder that frees must have seen every other holder's last read
  * finish (a separate fence would do, but thread sanitizer cannot see it). buf_ref needs no
@@ -16,6 +17,7 @@
 #include <stdalign.h>
 #include <stdatomic.h>
 
+#include "base/block.h"
 #include "base/budget.h"
 #include "base/mem.h"
 
@@ -25,6 +27,7 @@ struct buf {
     atomic_uint refs;
     size_t size;
     size_t charged;
+    size_t block;          /* room of the block it lies in (block.h); 0: the heap */
     uint8_t *data;         /* own bytes below, or adopted */
     struct budget *budget; /* borrowed: outlives every buf charged to it */
     void (*release)(void *context, void *data);
@@ -69,7 +72,9 @@ enum err_code buf_new_partly(struct buf **ret, struct budget *budget, size_t siz
     require(charged <= size);
     if (size > SIZE_MAX / 2 || !budget_take(budget, charged + sizeof(struct buf)))
         return exhausted(err, NO_BUDGET, size);
-    struct buf *buf = mem_aligned(BUF_ALIGN, sizeof *buf + size);
+    size_t block = 0, whole = sizeof(struct buf) + size;
+    struct buf *buf =
+        whole < BLOCK_MIN ? mem_aligned(BUF_ALIGN, whole) : block_take(whole, &block);
     if (buf == NULL) {
         budget_give(budget, charged + sizeof *buf);
         return exhausted(err, "the machine has no memory for %zu bytes; retry later", size);
@@ -77,6 +82,7 @@ enum err_code buf_new_partly(struct buf **ret, struct budget *budget, size_t siz
     atomic_init(&buf->refs, 1);
     buf->size = size;
     buf->charged = charged + sizeof *buf;
+    buf->block = block;
     buf->data = buf->bytes;
     buf->budget = budget;
     buf->release = NULL;
@@ -96,6 +102,7 @@ enum err_code buf_adopt(struct buf **ret, void *data, size_t size,
     atomic_init(&buf->refs, 1);
     buf->size = size;
     buf->charged = 0;
+    buf->block = 0;
     buf->data = data;
     buf->budget = NULL;
     buf->release = release;
@@ -138,5 +145,8 @@ void buf_unref(struct buf **slot)
     if (buf->release != NULL)
         buf->release(buf->context, buf->data);
     budget_give(buf->budget, buf->charged);
-    mem_free(buf);
+    if (buf->block != 0)
+        block_give(buf, buf->block);
+    else
+        mem_free(buf);
 }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "api/grpc.h"
+#include "base/block.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -36,6 +37,7 @@
 #include "telemetry/metrics.h"
 
 enum {
+    KEPT_UNUSED_S = 10,
     TRY_LINES_MAX = 4,
     TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,
@@ -405,10 +407,16 @@ static void wait_for_watchers(struct server *server)
         nanosleep(&pause, NULL);
 }
 
+/* Memory of large messages that nobody wanted for a while. */
+static void give_memory_back(void)
+{
+    block_trim(clock_mono_ns() - KEPT_UNUSED_S * NS_PER_S);
+}
+
 static void wait_and_drain(struct server *server)
 {
     uint64_t grace_ms = options_ms(server->stack.options, OPT_DRAIN_TIMEOUT);
-    int signal_number = stop_wait();
+    int signal_number = stop_wait(give_memory_back);
 
     say_stopping(server, grace_ms, signal_number);
     atomic_store(&server->is_draining, true);

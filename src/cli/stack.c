@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "backend/builtin.h"
+#include "base/block.h"
 #include "base/mem.h"
 #include "cli/options.h"
 #include "engine/engine.h"
@@ -179,6 +180,7 @@ enum err_code stack_open(struct stack *stack, const struct options *options, uin
     *stack = (struct stack){ .options = options, .env = env_real() };
     the_options = options;
     budget_init(&stack->budget, options_number(options, OPT_MEMORY_LIMIT));
+    block_keep(options_number(options, OPT_MEMORY_KEPT));
     (void)runtime_find(options, "onnxruntime");
     struct engine_settings settings = {
         .loops_count = loops_count,

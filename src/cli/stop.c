@@ -1,12 +1,16 @@
 /* stop.c - SPDX-License-Identifier: Apache-2.0 */
 #include "cli/stop.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli/print.h"
+
+enum { NOW_AND_THEN_S = 5 };
 
 /* There is one process to stop. The mutex is the right to end it: whoever holds it decides. */
 static struct {
@@ -108,11 +112,20 @@ void stop_take(void)
     pthread_mutex_unlock(&stop.mutex);
 }
 
-int stop_wait(void)
+int stop_wait(void (*now_and_then)(void))
 {
     pthread_mutex_lock(&stop.mutex);
-    while (stop.signal_number == 0)
-        pthread_cond_wait(&stop.came, &stop.mutex);
+    while (stop.signal_number == 0) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until); /* what the condition goes by; a jump of it only
+                                                  makes one wait shorter or longer */
+        until.tv_sec += NOW_AND_THEN_S;
+        if (pthread_cond_timedwait(&stop.came, &stop.mutex, &until) != ETIMEDOUT)
+            continue;
+        pthread_mutex_unlock(&stop.mutex);
+        now_and_then();
+        pthread_mutex_lock(&stop.mutex);
+    }
     pthread_mutex_unlock(&stop.mutex);
     stop_unblock();
     return stop.signal_number;

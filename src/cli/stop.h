@@ -23,7 +23,8 @@ MUST_USE enum err_code stop_begin(void (*end_early)(void *context), void *contex
 void stop_hold(void);
 void stop_release(void);
 void stop_take(void);
-/* The signal that came; a second one ends the process at once from here on. */
-int stop_wait(void);
+/* The signal that came; a second one ends the process at once from here on. Until then
+ * `now_and_then` is called every few seconds, on this thread: for chores that nothing waits for. */
+int stop_wait(void (*now_and_then)(void));
 
 #endif

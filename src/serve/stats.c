@@ -2,6 +2,7 @@
 #include "serve/stats.h"
 
 #include "api/grpc.h"
+#include "base/block.h"
 #include "call/grpc.h"
 #include "serve/internal.h"
 #include "telemetry/metrics.h"
@@ -32,6 +33,9 @@ static void render(void *context, struct text *out)
     struct serve *serve = context;
     const char *before = "";
 
+    metrics_family(out, "penstock_memory_kept_bytes", "gauge",
+                   "Memory of large messages kept for the next ones");
+    metrics_sample_u64(out, "penstock_memory_kept_bytes", "", atomic_load(&block_kept_bytes));
     metrics_family(out, "penstock_connections_open", "gauge", "Connections open now");
     metrics_sample_u64(out, "penstock_connections_open", "", atomic_load(&serve->connections));
     for (size_t i = 0; i < COUNT(counters); i++) {
