@@ -7,6 +7,7 @@ import os
 import subprocess
 
 from harness import check, need, skip
+from _client import IRIS_INPUT
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 SECONDS = 30
@@ -101,6 +102,23 @@ class Reflected:
 
 def as_dict(message):
     return need("google.protobuf.json_format").MessageToDict(message, preserving_proto_field_name=True)
+
+
+# --- tensors of tritonclient --------------------------------------------------------------------------------
+
+def iris_input(rows=3):
+    numpy = need("numpy")
+    return tensor("input", numpy.array(IRIS_INPUT[:rows], dtype=numpy.float32), "FP32")
+
+
+def tensor(name, data, datatype):
+    found = need("tritonclient.grpc").InferInput(name, list(data.shape), datatype)
+    found.set_data_from_numpy(data)
+    return found
+
+
+def output(name, **others):
+    return need("tritonclient.grpc").InferRequestedOutput(name, **others)
 
 
 # --- programs of the tier `clients` ------------------------------------------------------------------------

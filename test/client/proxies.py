@@ -83,7 +83,7 @@ def nginx(server, where, tls):
     paths = "".join("    %s_temp_path %s/%s;\n" % (kind, where, kind)
                     for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     with open(where + "/nginx.conf", "w") as file:
-        file.write("daemon off;\npid %s/pid;\nerror_log %s/log warn;\nevents {}\nhttp {\n    access_log off;\n%s"
+        file.write("daemon off;\npid %s/pid;\nerror_log %s/log warn;\nevents { worker_connections 4096; }\nhttp {\n    access_log off;\n%s"
                    "    include %s/penstock.conf;\n}\n" % (where, where, paths, where))
     os.chmod(where, 0o755)
     return [program("nginx"), "-e", where + "/log", "-p", where, "-c", where + "/nginx.conf"]

@@ -3,7 +3,7 @@ import asyncio
 
 from harness import case, cases, check, equal, main, near, need, raises
 from _client import IRIS_LABELS, echo, serving
-from triton_grpc import iris_input, output, tensor
+from _grpc import iris_input, output, tensor
 
 
 def run(work, **more):

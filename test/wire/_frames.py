@@ -135,8 +135,11 @@ class H2:
         """HEADERS, and DATA if there is a body; returns the stream."""
         stream = stream or self.open()
         block = self.encoder.encode(self.head(path, method, more))
-        flags = END_HEADERS | (END_STREAM if body is None and is_end else 0)
-        self.send_frame(HEADERS, flags, stream, block)
+        end = END_STREAM if body is None and is_end else 0
+        pieces = [block[i:i + 16384] for i in range(0, len(block), 16384)]
+        for i, piece in enumerate(pieces):
+            last = END_HEADERS if i == len(pieces) - 1 else 0
+            self.send_frame(CONTINUATION if i else HEADERS, last | (0 if i else end), stream, piece)
         if body is not None:
             self.upload(stream, body, is_end)
         return stream
@@ -286,13 +289,17 @@ def bystander(server):
 
     def work():
         try:
-            with H2(server, 30) as h2:
-                while not ended.is_set():
-                    h2.is_open()
-                    if count[0] % 20 == 0:
-                        still_serves(server)
-                    count[0] += 1
-                    time.sleep(0.001)
+            h2 = H2(server, 30)
+            while not ended.is_set():
+                if h2.away:         # a limit of every connection, told in good time
+                    h2.socket.close()
+                    h2 = H2(server, 30)
+                h2.is_open()
+                if count[0] % 20 == 0:
+                    still_serves(server)
+                count[0] += 1
+                time.sleep(0.001)
+            h2.socket.close()
         except BaseException as error:      # noqa: told below
             failed.append(error)
     thread = threading.Thread(target=work)

@@ -18,9 +18,11 @@ import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
 import penstock.models.IrisGrpc;
-import penstock.models.IrisOuterClass;
+import penstock.models.IrisPredictRequest;
+import penstock.models.IrisPredictResponse;
 import penstock.models.SpamGrpc;
-import penstock.models.SpamOuterClass;
+import penstock.models.SpamPredictRequest;
+import penstock.models.SpamPredictResponse;
 
 final class Client {
     static final float[][] ROWS = {{5.1f, 3.5f, 1.4f, 0.2f}, {6.7f, 3.1f, 4.7f, 1.5f}, {6.3f, 3.3f, 6.0f, 2.5f}};
@@ -112,15 +114,15 @@ final class Client {
                 .modelInfer(request("slow", "IN", floats(1), 0)));
         System.out.println("ok errors");
 
-        IrisOuterClass.IrisPredictResponse flower = IrisGrpc.newBlockingStub(channel).predict(
-                IrisOuterClass.IrisPredictRequest.newBuilder().setSepalLength(6.3f).setSepalWidth(3.3f).setPetalLength(6)
+        IrisPredictResponse flower = IrisGrpc.newBlockingStub(channel).predict(
+                IrisPredictRequest.newBuilder().setSepalLength(6.3f).setSepalWidth(3.3f).setPetalLength(6)
                         .setPetalWidth(2.5f).build());
         check(flower.getLabel().equals("virginica") && flower.getProbability() > 0.5, "Iris.Predict: " + flower);
-        SpamOuterClass.SpamPredictResponse text = SpamGrpc.newBlockingStub(channel).predict(
-                SpamOuterClass.SpamPredictRequest.newBuilder().setText("You won a prize").build());
+        SpamPredictResponse text = SpamGrpc.newBlockingStub(channel).predict(
+                SpamPredictRequest.newBuilder().setText("You won a prize").build());
         check(text.getLabel().equals("spam"), "Spam.Predict: " + text);
         expect(Status.Code.INVALID_ARGUMENT, "sepal_length", () -> IrisGrpc.newBlockingStub(channel).predict(
-                IrisOuterClass.IrisPredictRequest.newBuilder().setSepalLength(510).build()));
+                IrisPredictRequest.newBuilder().setSepalLength(510).build()));
         System.out.println("ok typed");
 
         Context.CancellableContext watching = Context.current().withCancellation();
