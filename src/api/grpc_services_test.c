@@ -1,6 +1,7 @@
 /* grpc_services_test.c - grpc.health.v1 and reflection over calls of memory, with the real repository.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include "api/fake_stage.h"
 #include "api/grpc.h"
@@ -85,10 +86,8 @@ static const char *const broken_config =
     "backend: \"echo\"\ninput [" TENSOR("x", "TYPE_FP32", "-1") "]\noutput [" TENSOR(
         "y", "TYPE_FP32", "-1") "]\ninstance_group [{ kind: KIND_GPU }]\n";
 
-static bool begin(bool has_broken)
+static bool open_stage(bool has_broken)
 {
-    if (!stage_up())
-        return false;
     if (has_broken)
         stage_put_file("broken", "config.pbtxt", broken_config);
     if (!stage_open())
@@ -97,6 +96,11 @@ static bool begin(bool has_broken)
     stage.api.watchers = &watchers;
     stage.api.has_reflection = true;
     return true;
+}
+
+static bool begin(bool has_broken)
+{
+    return stage_up() && open_stage(has_broken);
 }
 
 static void end(void)
@@ -510,12 +514,22 @@ TEST(reflection_answers_each_request)
 /* Whoever has only the address can build every message: what is listed can be described. */
 TEST(reflection_describes_all_it_lists)
 {
+    static const char twice[] = "backend: \"echo\"\nversion_policy { all {} }\ninput [" TENSOR(
+        "x", "TYPE_FP32", "-1") "]\noutput [" TENSOR("y", "TYPE_FP32", "-1") "]\n";
+    char folder[100];
+    unsigned twices = 0;
+
     struct proto_schema *schema = NULL;
     struct answered list;
     struct err err = { 0 };
     static const char path[] = REFLECTION;
 
-    if (!begin(true))
+    if (!stage_up())
+        return;
+    stage_put_file("twice", "config.pbtxt", twice); /* two versions are one service */
+    snprintf(folder, sizeof folder, "%s/twice/2", stage.root);
+    check_or_stop(mkdir(folder, 0777) == 0, "%s", folder);
+    if (!open_stage(true))
         return;
     put_request(body_of_next(), SERVICES, "*");
     struct fake *fake = make_framed(path);
@@ -532,6 +546,7 @@ TEST(reflection_describes_all_it_lists)
         snprintf(name, sizeof name, "%.*s",
                  SLICE_ARG(proto_get_str(proto_message_at(services, "service", i), "name")));
         has_iris |= strcmp(name, "penstock.models.Iris") == 0;
+        twices += strcmp(name, "penstock.models.Twice") == 0;
         check(strstr(name, "Broken") == NULL, "%s is not ready", name);
         stage_drop_calls();
         put_request(body_of_next(), SYMBOL, name);
@@ -552,7 +567,7 @@ TEST(reflection_describes_all_it_lists)
                       grpc_services[k]->methods_count);
         proto_arena_free(&answer.arena);
     }
-    check(has_iris, "models are among them");
+    check(has_iris && twices == 1, "models are among them, once (Twice %u times)", twices);
     proto_schema_free(&schema);
     proto_arena_free(&list.arena);
     end();

@@ -103,6 +103,8 @@ TEST(files_by_symbol)
         { "", NULL },
         { ".", NULL },
         { "inference.", NULL },
+        { "inference.ModelInferRequest.", NULL },
+        { "inference.GRPCInferenceService.", NULL },
     };
     char long_name[4000];
 
@@ -421,7 +423,62 @@ TEST(depth_is_bounded)
           "%s", err.text);
 }
 
-/* An element of two bytes costs more than a hundred in memory: it must not be a way to all of it. */
+extern const uint8_t proto_test_set_bytes[]; /* of proto_test.proto */
+extern const size_t proto_test_set_size;
+
+static struct proto_schema *test_schema(void)
+{
+    struct proto_schema *schema = NULL;
+    struct err err = { 0 };
+
+    if (proto_schema_new(&schema, &err) != OK ||
+        proto_schema_add_set(schema, slice_make(proto_test_set_bytes, proto_test_set_size), &err) !=
+            OK) {
+        check(false, "%s", err.text);
+        proto_schema_free(&schema);
+    }
+    return schema;
+}
+
+/* An element of two bytes costs 300 in memory: it must not be a way to all of it. */
+TEST(memory_of_hostile_messages_is_refused)
+{
+    enum { ELEMENTS = 1 << 16 };
+    CLEANUP(proto_schema_free) struct proto_schema *schema = test_schema();
+    CLEANUP(mem_free_slot) char *bytes = mem_alloc(ELEMENTS * 3);
+    static const struct {
+        const char *element; /* of Wides.wides */
+        bool is_json;
+    } cases[] = { { "\x0a", false }, { "{},", true } };
+
+    check_or_stop(schema != NULL && bytes != NULL, "no memory");
+    const struct proto_type *type = proto_type_find(schema, "google.protobuf.Wides");
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        CLEANUP(proto_arena_free) struct proto_arena *arena = proto_arena_new();
+        size_t width = cases[i].is_json ? 3 : 2, size = ELEMENTS * width;
+        struct proto_message *m = NULL;
+        struct budget budget;
+        struct err err = { 0 };
+        enum err_code code;
+        memset(bytes, 0, size);
+        for (size_t k = 0; k < ELEMENTS; k++)
+            memcpy(bytes + k * width, cases[i].element, cases[i].is_json ? 3 : 1);
+        if (cases[i].is_json)
+            memcpy(bytes, "{\"wides\":[  {},", 15); /* in place of five elements */
+        budget_init(&budget, 1 << 30);
+        proto_arena_charge(arena, &budget);
+        if (cases[i].is_json)
+            code = proto_from_json(&m, arena, type, schema, slice_make(bytes, size), &err);
+        else
+            code = proto_decode(&m, arena, type, slice_make(bytes, size), &err);
+        check(code == E_EXHAUSTED && strstr(err.text, "64 times its own size") != NULL, "%u: %s",
+              code, err.text);
+        check(budget_used(&budget) <= size * PROTO_MEMORY_FACTOR + (128 << 10), "%llu bytes",
+              (unsigned long long)budget_used(&budget));
+    }
+}
+
+/* What costs less is done, within the same bound. */
 TEST(memory_is_bounded_by_the_input)
 {
     enum { ELEMENTS = 1 << 16 };
@@ -582,9 +639,6 @@ TEST(json_both_ways)
         text_deinit(&out);
     }
 }
-
-extern const uint8_t proto_test_set_bytes[]; /* of proto_test.proto */
-extern const size_t proto_test_set_size;
 
 /* What Google's types look like in JSON (protobuf.dev, "ProtoJSON Format"). */
 TEST(json_of_googles_types)
