@@ -117,11 +117,13 @@ def every_printed_line_works_when_pasted():
             equal(done.returncode, 0, "%s: %s" % (line, done.stderr))
             answer = json.loads(done.stdout)
             check("error" not in answer, "%s: %s", line, answer)
-            name = re.search(r"/models/(\w+):predict" if line.startswith("curl") else r" call (\w+)", line).group(1)
+            name = re.search(r"/models/(\w+):predict" if line.startswith("curl") else r" call (?:--grpc )?(\w+)", line).group(1)
             answers.setdefault(name, []).append(answer)
-        for name, both in answers.items():
-            equal(len(both), 2, name)
-            equal(both[0], both[1], name + " by curl and by penstock call")
+        for name, all_ways in answers.items():
+            check(len(all_ways) >= 2, "%s by one way only", name)
+            for answer in all_ways:
+                equal(answer, all_ways[0], name + " by curl and by penstock call")
+        check(any(" call --grpc " in line for line in lines), "no line for gRPC: %s", lines)
         equal(answers["iris"][0]["label"], "setosa")
 
 

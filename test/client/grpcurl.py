@@ -2,9 +2,10 @@
 import json
 import os
 import subprocess
+import time
 
-from harness import case, check, equal, main
-from _client import IRIS_INPUT, serving
+from harness import Server, case, check, equal, main
+from _client import EXAMPLES, IRIS_INPUT, serving
 from _grpc import go_folder
 
 
@@ -68,6 +69,20 @@ def errors_are_read():
         check("BadRequest" in err or "field" in err, "the details are not read: %s", err)
         status, _, err = grpcurl(server, "inference.GRPCInferenceService/ModelMetadata", options=["-d", '{"name": "none"}'])
         check(status != 0 and "NotFound" in err and "none" in err, "%d %s", status, err)
+
+
+@case
+def the_line_that_serve_prints_works_when_pasted():
+    """Where grpcurl is installed, `penstock serve` says how to call by it."""
+    path = os.path.join(go_folder(), "bin") + ":" + os.environ["PATH"]
+    with Server(EXAMPLES, env={"PATH": path}) as server:
+        until = time.monotonic() + 10
+        while "grpcurl " not in server.log or not server.log.endswith("\n"):
+            check(time.monotonic() < until, "no line for grpcurl: %s", server.log)
+            time.sleep(0.02)
+        line = next(line.strip() for line in server.lines if line.strip().startswith("grpcurl "))
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, env=dict(os.environ, PATH=path))
+        check(done.returncode == 0 and json.loads(done.stdout)["label"], "%s: %s", line, done.stderr)
 
 
 if __name__ == "__main__":
