@@ -81,6 +81,8 @@ struct typed_proto {
     char why[ERR_TEXT_MAX];
     struct message request, response;
     enum message_form *input_forms; /* of whole inputs, by index of the plan's */
+    /* Numbers to look up: of an input at its first, its whole and then its features; of items. */
+    uint32_t *input_first, *input_numbers, *item_numbers;
     const char *options_name, *rows_name,
         *answers_name;            /* of our own fields; rows: NULL: no batch */
     enum message_kind class_kind; /* of the probabilities in a Class */

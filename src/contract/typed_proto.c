@@ -384,6 +384,25 @@ static struct message_field request_field(const struct typed_plan *plan,
     return f;
 }
 
+static enum err_code make_number_table(struct typed_proto *proto, const struct typed_plan *plan,
+                                       struct err *err)
+{
+    size_t room = 1;
+
+    proto->input_first =
+        arena_alloc(proto->arena, MAX(plan->inputs_count, 1u) * sizeof *proto->input_first);
+    if (proto->input_first == NULL)
+        return no_memory(err);
+    for (uint32_t i = 0; i < plan->inputs_count; i++) {
+        proto->input_first[i] = (uint32_t)room;
+        room += 1 + (size_t)plan->inputs[i].tensor->features_count;
+    }
+    proto->input_numbers = arena_zalloc(proto->arena, room * sizeof *proto->input_numbers);
+    proto->item_numbers =
+        arena_zalloc(proto->arena, MAX(plan->items_count, 1u) * sizeof *proto->item_numbers);
+    return proto->input_numbers != NULL && proto->item_numbers != NULL ? OK : no_memory(err);
+}
+
 static enum err_code make_request(struct typed_proto *proto, const struct typed_plan *plan,
                                   struct err *err)
 {
@@ -405,6 +424,7 @@ static enum err_code make_request(struct typed_proto *proto, const struct typed_
     for (uint32_t i = 0; i < count; i++) {
         struct message_field *f = &proto->request.fields[i];
         *f = request_field(plan, &numbered[i]);
+        proto->input_numbers[proto->input_first[f->input] + (uint32_t)(f->feature + 1)] = f->number;
         if (f->feature == TYPED_WHOLE)
             proto->input_forms[f->input] = f->form;
     }
@@ -450,6 +470,7 @@ static enum err_code make_response(struct typed_proto *proto, const struct typed
     for (uint32_t i = 0; i < count; i++) {
         require(plan->items[i].output == numbered[i].tensor);
         proto->response.fields[i] = response_field(plan, i, numbered[i].number);
+        proto->item_numbers[i] = numbered[i].number;
     }
     proto->response.count = count;
     return OK;
@@ -868,6 +889,7 @@ static enum err_code name_all(struct typed_proto *proto, const struct typed_plan
 static enum err_code make(struct typed_proto *proto, const struct typed_plan *plan, struct err *err)
 {
     TRY(name_service(proto, plan, err));
+    TRY(make_number_table(proto, plan, err));
     TRY(make_request(proto, plan, err));
     TRY(make_response(proto, plan, err));
     TRY(make_tops(proto, plan, err));
@@ -951,22 +973,16 @@ uint32_t typed_proto_input_number(const struct typed_plan *plan, uint32_t input,
 {
     const struct typed_proto *proto = typed_proto_of(plan);
 
-    for (uint32_t i = 0; proto != NULL && proto->service != NULL && i < proto->request.count; i++) {
-        const struct message_field *f = &proto->request.fields[i];
-        if (f->input == input && f->feature == feature)
-            return f->number;
-    }
-    return 0;
+    if (proto == NULL || proto->service == NULL)
+        return 0;
+    return proto->input_numbers[proto->input_first[input] + (uint32_t)(feature + 1)];
 }
 
 uint32_t typed_proto_item_number(const struct typed_plan *plan, uint32_t item)
 {
     const struct typed_proto *proto = typed_proto_of(plan);
 
-    for (uint32_t i = 0; proto != NULL && proto->service != NULL && i < proto->response.count; i++)
-        if (proto->response.fields[i].item == item)
-            return proto->response.fields[i].number;
-    return 0;
+    return proto == NULL || proto->service == NULL ? 0 : proto->item_numbers[item];
 }
 
 static bool value_fits(struct json_cursor *at, const struct message_field *f)
@@ -995,6 +1011,7 @@ bool typed_proto_takes_example(const struct typed_plan *plan)
 {
     const struct typed_proto *proto = typed_proto_of(plan);
     struct err err;
+    uint32_t next = 0;
     bool more;
 
     if (plan->example == NULL || proto == NULL || proto->service == NULL)
@@ -1013,9 +1030,10 @@ bool typed_proto_takes_example(const struct typed_plan *plan)
             return true;
         if (json_string(&at, arena, &name, "", &err) != OK || json_take(&at, ':', "", &err) != OK)
             return false;
-        for (uint32_t i = 0; f == NULL && i < proto->request.count; i++)
-            if (slice_is(name, proto->request.fields[i].json))
-                f = &proto->request.fields[i];
+        /* Examples have the fields in their order, as a rule. */
+        for (uint32_t i = 0; f == NULL && i < proto->request.count; i++, next++)
+            if (slice_is(name, proto->request.fields[next % proto->request.count].json))
+                f = &proto->request.fields[next % proto->request.count];
         if (f == NULL || !value_fits(&at, f))
             return false;
     }

@@ -624,8 +624,13 @@ static void put_random(struct text *out, enum penstock_dtype dtype)
         text_i64(out, (int64_t)(test_random() << test_random_below(3)) >> (64 - bits[dtype]));
         break;
     case PENSTOCK_FP64: text_printf(out, "%.17g", (double)(int64_t)word / 3e5); break;
-    default: /* a float that 16 bits round in one step as they do in two */
-        text_printf(out, "%.9g", (double)(float)((double)(int32_t)(uint32_t)word / 65537.0 / 4096));
+    case PENSTOCK_FP32:
+        text_printf(out, "%.9g", (double)(float)((double)(int32_t)(uint32_t)word / 65537.0));
+        break;
+    default:
+        /* Exact in decimals and as a float: JSON rounds once to 16 bits, a float field was rounded
+         * before. */
+        text_printf(out, "%.9g", (double)((int64_t)(word % 60000) - 30000) / 8);
     }
 }
 
