@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 
-from harness import BINARY, ROOT, Server, case, cases, check, equal, main, need, need_program
+from harness import BINARY, ROOT, Server, case, cases, check, equal, main, need, need_program, skip
 
 EXAMPLES = os.path.join(ROOT, "examples", "models")
 
@@ -69,6 +69,19 @@ def curl_lines_answer_what_is_shown(name, least):
             said = shell(command, server)
             check(shown, "%s shows no answer of: %s (it is %s)", name, command, said)
             equal(said, shown, command)
+
+
+@case
+def grpcurl_answers_what_is_shown():
+    found = commands("README.md", "grpcurl")
+    check(found, "there is none in README.md")
+    folder = os.path.join(os.environ.get("PENSTOCK_GO_DIR", ""), "bin")
+    if not shutil.which("grpcurl", path=folder):
+        skip("grpcurl: script/bootstrap clients installs it")
+    with Server(EXAMPLES) as server:
+        server.wait_ready()
+        for command, shown in found:
+            equal(shell("PATH=%s:$PATH; %s" % (shlex.quote(folder), command), server), shown, command)
 
 
 @case
