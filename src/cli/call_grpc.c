@@ -99,8 +99,9 @@ static const struct slice *find_service(struct grpc_call *g, const struct slice 
     return NULL;
 }
 
+/* why: the server's reason that this model has no service, or empty. */
 static enum err_code refuse_service(struct grpc_call *g, const struct slice *names, uint32_t count,
-                                    struct err *err)
+                                    const char *why, struct err *err)
 {
     struct nearest nearest = nearest_to(slice_of(g->call->model));
     char list[500] = "";
@@ -119,6 +120,8 @@ static enum err_code refuse_service(struct grpc_call *g, const struct slice *nam
         }
     }
     const char *best = nearest_best(&nearest);
+    if (why[0] != '\0')
+        return err_set(err, E_NOT_FOUND, "model '%s' has no gRPC service: %s", g->call->model, why);
     if (models == 0)
         return err_set(
             err, E_NOT_FOUND,
@@ -132,9 +135,10 @@ static enum err_code refuse_service(struct grpc_call *g, const struct slice *nam
                    best != NULL ? "?" : " (penstock models lists what there is)");
 }
 
-/* The service as the model's description over REST has it: model.yaml may give any name. */
+/* The service as the model's description over REST has it: model.yaml may give any name. *ret_why, in
+ * the arena, is why there is none. */
 static const struct slice *find_described(struct grpc_call *g, const struct slice *names,
-                                          uint32_t count)
+                                          uint32_t count, const char **ret_why)
 {
     CLEANUP(client_free) struct client *client = NULL;
     struct yyjson_doc *doc = NULL;
@@ -153,6 +157,10 @@ static const struct slice *find_described(struct grpc_call *g, const struct slic
         return NULL;
     yyjson_val *grpc = yyjson_obj_get(yyjson_doc_get_root(doc), "grpc");
     const char *service = yyjson_get_str(yyjson_obj_get(grpc, "service"));
+    const char *why = yyjson_get_str(yyjson_obj_get(grpc, "why"));
+    if (why != NULL)
+        why = arena_strndup(g->arena, why, MIN(strlen(why), (size_t)400));
+    *ret_why = why != NULL ? why : "";
     for (uint32_t i = 0; service != NULL && i < count && found == NULL; i++) {
         if (slice_is(names[i], service))
             found = &names[i];
@@ -164,14 +172,15 @@ static const struct slice *find_described(struct grpc_call *g, const struct slic
 static enum err_code choose_model(struct grpc_call *g, struct err *err)
 {
     const struct slice *names, *found;
+    const char *why = "";
     uint32_t count;
 
     TRY(reflect_services(g->reflect, &names, &count, err));
     found = find_service(g, names, count);
     if (found == NULL)
-        found = find_described(g, names, count);
+        found = find_described(g, names, count, &why);
     if (found == NULL)
-        return refuse_service(g, names, count, err);
+        return refuse_service(g, names, count, why, err);
     g->is_model = true;
     g->service = (const char *)found->data;
     g->path = arena_printf(g->arena, "/%s/Predict", g->service);

@@ -146,10 +146,10 @@ static yyjson_mut_val *to_row(yyjson_mut_doc *doc, const struct proto_type *type
             yyjson_mut_obj_add(to, yyjson_val_mut_copy(doc, key), yyjson_val_mut_copy(doc, value));
             continue;
         }
-        if (row >= 0 && has_rows(&f, value))
-            value = yyjson_arr_get(value, (size_t)row);
-        if (value != NULL)
-            yyjson_mut_obj_add(to, yyjson_mut_strcpy(doc, f.json_name), to_value(doc, &f, value));
+        bool is_one = row >= 0 && has_rows(&f, value);
+        yyjson_val *own = is_one ? yyjson_arr_get(value, (size_t)row) : value;
+        if (own != NULL)
+            yyjson_mut_obj_add(to, yyjson_mut_strcpy(doc, f.json_name), to_value(doc, &f, own));
     }
     return to;
 }

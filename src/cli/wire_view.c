@@ -31,6 +31,7 @@ enum {
     KEPT_BYTES_MAX = 256 << 10,  /* of a control frame or a header block */
     MESSAGE_BYTES_MAX = 1 << 20, /* of a message, to be shown field by field */
     MESSAGES_MAX = 20,           /* each way */
+    MESSAGES_A_ROW = 4,
     OUT_BYTES_MAX = 16 << 20,
     HEAD_BYTES_MAX = 64 << 10, /* HTTP/1.1 */
     BODY_BYTES_MAX = 4096,     /* of REST, to be shown */
@@ -67,8 +68,9 @@ struct side {
     nghttp2_hd_inflater *inflater; /* owned */
     bool has_data;
     bool is_broken; /* what follows is no HTTP/2 */
-    uint32_t data_skipped, padding;
-    char data_words[160];
+    uint32_t padding;
+    uint32_t messages_before; /* when the frame began */
+    bool was_within;          /* a message had begun then and was not over */
     /* gRPC */
     uint8_t prefix[GRPC_PREFIX_BYTES];
     uint32_t prefix_size;
@@ -216,22 +218,6 @@ static void put_field_line(struct wire_view *view, struct slice name, struct sli
 
 /* -- gRPC messages in DATA ----------------------------------------------------------------------- */
 
-static void add_words(struct side *side, const char *format, ...) PRINTF_LIKE(2, 3);
-
-static void add_words(struct side *side, const char *format, ...)
-{
-    size_t at = strlen(side->data_words);
-    va_list args;
-
-    if (at > 0)
-        at += (size_t)snprintf(side->data_words + at, sizeof side->data_words - at, "; ");
-    if (at >= sizeof side->data_words)
-        return;
-    va_start(args, format);
-    (void)vsnprintf(side->data_words + at, sizeof side->data_words - at, format, args);
-    va_end(args);
-}
-
 static struct message *current_message(struct side *side)
 {
     uint32_t index = side->messages_count - 1;
@@ -252,21 +238,18 @@ static void begin_message(struct side *side)
     }
 }
 
-/* Where messages begin and end in the bytes of a DATA frame. */
+/* Bytes of DATA frames: where messages begin and end is seen from what is there so far. */
 static void read_data(struct side *side, struct slice data)
 {
     while (data.size > 0) {
-        bool is_new = side->prefix_size < GRPC_PREFIX_BYTES;
-        if (is_new) {
+        if (side->prefix_size < GRPC_PREFIX_BYTES) {
             size_t size = MIN(GRPC_PREFIX_BYTES - side->prefix_size, data.size);
             memcpy(side->prefix + side->prefix_size, data.data, size);
             side->prefix_size += (uint32_t)size;
             side->prefixes += size;
             data = slice_skip(data, size);
-            if (side->prefix_size < GRPC_PREFIX_BYTES) {
-                add_words(side, "part of a message's prefix");
+            if (side->prefix_size < GRPC_PREFIX_BYTES)
                 return;
-            }
             begin_message(side);
         }
         struct grpc_prefix prefix = grpc_prefix_get(side->prefix);
@@ -278,18 +261,38 @@ static void read_data(struct side *side, struct slice data)
         side->message_got += size;
         side->message_bytes += size;
         data = slice_skip(data, size);
-        bool is_over = side->message_got == prefix.size;
-        if (is_new)
-            add_words(side, "message %u: %u bytes%s%s", side->messages_count, prefix.size,
-                      prefix.flag != 0 ? ", compressed" : "", is_over ? "" : ", begins here");
-        else
-            add_words(side, "message %u %s", side->messages_count, is_over ? "ends" : "goes on");
-        if (is_over) {
+        if (side->message_got == prefix.size) {
             side->prefix_size = 0;
             if (message != NULL)
                 message->is_whole = true;
         }
     }
+}
+
+/* "message 1: 17 bytes", "message 2: 602112 bytes, begins here", "message 2 goes on": what of
+ * messages is in the DATA frame that ends now. */
+static void put_data_words(struct text *out, const struct side *side)
+{
+    uint32_t first = side->messages_before, shown = 0;
+    bool is_within = side->prefix_size == GRPC_PREFIX_BYTES;
+    const char *gap = "";
+
+    if (side->was_within) {
+        bool goes_on = is_within && side->messages_count == first;
+        text_printf(out, "message %u %s", first, goes_on ? "goes on" : "ends");
+        gap = "; ";
+    }
+    for (uint32_t i = first; i < side->messages_count; i++, gap = "; ") {
+        if (shown++ == MESSAGES_A_ROW || i >= MESSAGES_MAX) {
+            text_printf(out, "%sand %u messages more", gap, side->messages_count - i);
+            break;
+        }
+        const struct message *m = &side->messages[i];
+        text_printf(out, "%smessage %u: %u bytes%s%s", gap, i + 1, m->size,
+                    m->is_compressed ? ", compressed" : "", m->is_whole ? "" : ", begins here");
+    }
+    if (side->prefix_size > 0 && !is_within)
+        text_printf(out, "%spart of a message's prefix", gap);
 }
 
 /* -- frames ------------------------------------------------------------------------------------ */
@@ -396,7 +399,7 @@ static void put_block(struct wire_view *view, struct side *side)
         int flags = 0;
         ssize_t used = nghttp2_hd_inflate_hd2(side->inflater, &nv, &flags, at, left, 1);
         if (used < 0) {
-            text_printf(&view->rows, "%*sthe header block cannot be read: %s\n", INDENT - 13, "",
+            text_printf(&view->rows, "%*sthe header block cannot be read: %s\n", NAME_INDENT, "",
                         nghttp2_strerror((int)used));
             side->is_broken = true;
             break;
@@ -453,9 +456,10 @@ static void end_frame(struct wire_view *view, struct side *side, uint64_t at_ns)
     if (side->type == NGHTTP2_DATA) {
         side->data += side->length;
         side->has_data = true;
-        if (side->flags != 0 && side->data_words[0] != '\0')
+        if (side->flags != 0)
             text_byte(&view->rows, ' ');
-        text_str(&view->rows, side->data_words);
+        if (view->settings.is_grpc)
+            put_data_words(&view->rows, side);
     } else if (is_block) {
         side->header_blocks += side->length;
     } else {
@@ -474,7 +478,6 @@ static void end_frame(struct wire_view *view, struct side *side, uint64_t at_ns)
     }
     side->payload.size = 0;
     side->head_size = side->got = 0;
-    side->data_words[0] = '\0';
 }
 
 static void begin_frame(struct side *side)
@@ -485,8 +488,9 @@ static void begin_frame(struct side *side)
     side->type = h[3];
     side->flags = h[4];
     side->stream = get_u32(h + 5) & 0x7fffffff;
-    side->data_skipped = 0;
     side->padding = 0;
+    side->messages_before = side->messages_count;
+    side->was_within = side->prefix_size == GRPC_PREFIX_BYTES;
 }
 
 static void keep_body(struct side *side, struct slice bytes)
@@ -892,6 +896,11 @@ static void put_message(struct text *out, const struct wire_view *view, const st
     text_printf(out, "%s message %u", side->is_sent ? "->" : "<-", index + 1);
     put_style(out, view, PLAIN);
     text_printf(out, "  %s, %u bytes", type == NULL ? "?" : proto_type_name(type), message->size);
+    if (message->is_compressed && side->encoding != ENCODING_GZIP &&
+        side->encoding != ENCODING_DEFLATE) {
+        text_str(out, ", compressed, and nobody says how (grpc-encoding)\n");
+        return;
+    }
     if (message->is_compressed && !is_cut) {
         if (grpc_message_inflate(&content, &offset, NULL, NULL, side->encoding, bytes,
                                  MESSAGE_BYTES_MAX, NULL, &err) != OK) {

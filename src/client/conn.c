@@ -155,6 +155,8 @@ void conn_fail(struct conn *c, const struct err *why)
 
 void conn_exchange_left(struct conn *c, struct client_exchange *x)
 {
+    if (x->stream != NULL)
+        c->protocol->cancel(c, x); /* its events are nobody's any more */
     list_remove(&x->node);
     c->exchanges_count--;
     if (!x->is_sent)
