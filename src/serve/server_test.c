@@ -319,6 +319,8 @@ void server_prepare(struct test_server *t)
     atomic_store(&seen_release, false);
     t->api.is_draining = &t->is_draining;
     t->api.metrics = t->metrics;
+    t->api.grpc.message_bytes_max = 1 << 20;
+    t->api.grpc.option = "--max-message";
     t->settings = (struct serve_settings){
         .loops_count = 1,
         .connections_max = 1000,
