@@ -6,6 +6,7 @@
 #include "api/fake_stage.h"
 #include "api/grpc.h"
 #include "api/pb_build.h"
+#include "base/mem.h"
 #include "call/grpc_wire.h"
 #include "codec/proto.h"
 #include "contract/typed_proto.h"
@@ -362,5 +363,58 @@ TEST(typed_grpc_streams_are_not_built)
     require(stage_open());
     check_status(call("/penstock.models.Ticks/Predict", slice_make("", 0)), E_UNIMPLEMENTED,
                  "any number of responses; Predict gives one");
+    end();
+}
+
+TEST(typed_grpc_calls_do_not_touch_the_heap)
+{
+    struct text message;
+
+    require(stage_up() && stage_open());
+    text_init(&message, 1 << 16);
+    iris_row(&message, 0.5f);
+    call(IRIS, text_slice(&message)); /* makes the plan */
+    struct fake *fake = make(IRIS, text_slice(&message));
+    require(text_room(&fake->answer, 4096) != NULL && text_room(&fake->headers, 4096) != NULL);
+    uint64_t before = mem_count();
+    stage_run();
+    check(mem_count() == before, "%llu allocations", (unsigned long long)(mem_count() - before));
+    check_status(fake, OK, "");
+    text_deinit(&message);
+    end();
+}
+
+TEST(typed_grpc_calls_survive_every_fault)
+{
+    struct text message;
+    static const char *const paths[] = { IRIS, "/penstock.models.Iriss/Predict",
+                                         "/penstock.models.Iris/Nothing" };
+
+    require(stage_up() && stage_open());
+    text_init(&message, 1 << 16);
+    iris_row(&message, 0.5f);
+    stage.block_bytes = 1024; /* so that an arena asks the heap on the way */
+    for (size_t i = 0; i < COUNT(paths); i++) {
+        for_each_fault(nth) {
+            fault_arm(0);
+            struct fake *fake = make(paths[i], text_slice(&message));
+            require(text_room(&fake->answer, 1 << 16) != NULL &&
+                    text_room(&fake->headers, 4096) != NULL);
+            fault_arm(nth);
+            stage_run();
+            bool fired = fault_fired();
+            fault_arm(0);
+            check(fake->is_aborted || fake->status == 200, "%s, fault %u: %u", paths[i], nth,
+                  fake->status);
+            check(fired || (code_of(fake) == OK) == (i == 0), "%s: %s", paths[i], words_of(fake));
+            check(engine_in_flight(stage_engine) == 0, "%s, fault %u", paths[i], nth);
+            if (!fired)
+                break;
+        }
+    }
+    fault_arm(0);
+    check_json(call(IRIS, text_slice(&message)), "iris",
+               "{\"label\":\"setosa\",\"probability\":0.5}");
+    text_deinit(&message);
     end();
 }
