@@ -142,12 +142,16 @@ static enum err_code add_bytes(struct proto_schema *schema, struct slice bytes, 
     if (arena == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for a file descriptor");
     proto_arena_expect(arena, bytes.size);
-    proto =
-        google_protobuf_FileDescriptorProto_parse((const char *)bytes.data, bytes.size, arena->upb);
+    /* Names go into JSON and sentences: one that is not UTF-8 would come back as another. */
+    proto = google_protobuf_FileDescriptorProto_parse_ex((const char *)bytes.data, bytes.size, NULL,
+                                                         kUpb_DecodeOption_AlwaysValidateUtf8,
+                                                         arena->upb);
     if (proto == NULL)
         return arena->has_failed
                    ? proto_no_memory(arena, err)
-                   : err_set(err, E_INVALID, "this is no google.protobuf.FileDescriptorProto");
+                   : err_set(err, E_INVALID,
+                             "this is no google.protobuf.FileDescriptorProto, or a name in it is "
+                             "not UTF-8");
     return add_file(schema, proto, bytes, is_constant, err);
 }
 

@@ -555,6 +555,9 @@ TEST(files_are_checked)
     check(proto_schema_add(schema, slice_of(""), &err) == E_INVALID &&
               strstr(err.text, "no name") != NULL,
           "empty: %s", err.text);
+    check(proto_schema_add(schema, slice_of("\x0a\x02x\xff"), &err) == E_INVALID &&
+              strstr(err.text, "not UTF-8") != NULL,
+          "a name: %s", err.text);
     check(proto_schema_add_set(schema, slice_of("\x0a\x7f"), &err) == E_INVALID, "a set");
     check(proto_schema_add_set(schema, proto_builtin_set(), &err) == OK, "%s", err.text);
     check(proto_type_find(schema, "inference.ModelConfig") != NULL, "the set is there");
