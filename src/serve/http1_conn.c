@@ -928,20 +928,6 @@ static void on_task(struct loop_task *task)
     conn_run(CONTAINER_OF(task, struct http1_conn, task));
 }
 
-/* Has the reader taken enough of what lies in the kernel since the socket was found full? */
-static bool reader_moves(struct http1_conn *c)
-{
-    const struct serve_settings *settings = &c->base.l->serve->settings;
-    size_t unsent = socket_unsent(c->watch.fd);
-    uint64_t enough = MAX(settings->body_rate_min * settings->write_timeout_ms / 1000, UINT64_C(1));
-
-    if (unsent + MIN(enough, (uint64_t)c->out.unsent) > c->out.unsent || c->out.unsent == 0)
-        return false;
-    c->out.unsent = unsent;
-    c->out.moved_ns = loop_now_ns(c->base.l->loop);
-    return true;
-}
-
 /* A body that stands still, or arrives too slowly, is refused. */
 static void judge_body(struct http1_conn *c)
 {
@@ -969,7 +955,7 @@ static void on_due(struct timer *timer)
     if (c->state == CONN_LINGERING) {
         c->out.is_lost = true;
     } else if (c->out.first != NULL) {
-        c->out.is_lost = !reader_moves(c);
+        c->out.is_lost = !output_is_taken(&c->out, c->watch.fd);
         stat_add(&stats->timeout_write, c->out.is_lost);
     } else if (c->state == CONN_SKIPPING) {
         stat_add(&stats->timeout_body, 1);

@@ -380,9 +380,29 @@ static enum exchange_method method_of(struct slice text)
     return METHOD_OTHER;
 }
 
+/* What a head says beside what the exchange has members for. */
+struct extras {
+    struct slice target, host, length, expect; /* data NULL: not there */
+};
+
+/* Fields that matter here; the first of several counts. */
+static void note_field(struct extras *extras, struct slice name, struct slice value)
+{
+    struct slice *to = NULL;
+
+    switch (name.size) {
+    case 4: to = memcmp(name.data, "host", 4) == 0 ? &extras->host : NULL; break;
+    case 6: to = memcmp(name.data, "expect", 6) == 0 ? &extras->expect : NULL; break;
+    case 14: to = memcmp(name.data, "content-length", 14) == 0 ? &extras->length : NULL; break;
+    default: break;
+    }
+    if (to != NULL && to->data == NULL)
+        *to = value;
+}
+
 /* Copies the fields into the arena. False: no memory. */
 static bool copy_head(struct serve_exchange *e, const struct http2_head *head,
-                      struct slice *ret_path)
+                      struct extras *extras)
 {
     struct exchange *x = &e->x;
     uint32_t count = 0;
@@ -401,13 +421,14 @@ static bool copy_head(struct serve_exchange *e, const struct http2_head *head,
         text += value.size;
         if (name.size > 0 && name.data[0] == ':') {
             if (slice_is(name, ":path"))
-                *ret_path = value_copy;
+                extras->target = value_copy;
             else if (slice_is(name, ":method"))
                 x->method_text = value_copy;
             else if (slice_is(name, ":authority"))
                 x->authority = value_copy;
             continue;
         }
+        note_field(extras, name, value_copy);
         memcpy(text, name.data, name.size);
         e->fields[count].name = slice_make(text, name.size);
         e->fields[count++].value = value_copy;
@@ -419,12 +440,13 @@ static bool copy_head(struct serve_exchange *e, const struct http2_head *head,
 
 /* Checks what nghttp2 leaves to us, as strictly as for HTTP/1.1. 0: fine, else the status. */
 static uint16_t check_head(struct http2_conn *c, struct serve_exchange *e,
-                           const struct http2_head *head, struct slice target, struct err *err)
+                           const struct http2_head *head, const struct extras *extras,
+                           struct err *err)
 {
     const struct serve_settings *settings = settings_of(c);
     struct serve_stats *stats = &c->base.l->stats;
     struct exchange *x = &e->x;
-    struct slice host = exchange_header(x, "host");
+    struct slice target = extras->target, host = extras->host;
     size_t question = slice_find(target, '?');
 
     x->path = slice_first(target, question);
@@ -469,7 +491,7 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
 {
     const struct serve_settings *settings = settings_of(c);
     struct serve_stats *stats = &c->base.l->stats;
-    struct slice target = { 0 };
+    struct extras extras = { 0 };
     uint64_t length;
     struct err err;
 
@@ -479,7 +501,7 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
     c->exchanges++;
     stat_add(&stats->http2_streams_open, 1);
     c->requests++;
-    if (UNLIKELY(!copy_head(e, head, &target))) {
+    if (UNLIKELY(!copy_head(e, head, &extras))) {
         stat_add(&stats->no_memory, 1);
         http2_reset(c->h, s, HTTP2_INTERNAL_ERROR);
         return;
@@ -488,24 +510,22 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
     x->method = method_of(x->method_text);
     x->is_head = x->method == METHOD_HEAD;
     x->body_is_over = head->is_end;
-    struct slice size = exchange_header(x, "content-length");
-    x->body_size = head->is_end ? 0
-                   : size.data != NULL && slice_to_u64(size, &length) && length <= INT64_MAX
-                       ? (int64_t)length
-                       : -1;
-    e->expects_continue =
-        !head->is_end && slice_is_nocase(exchange_header(x, "expect"), "100-continue");
-    uint16_t status = check_head(c, e, head, target, &err);
-    e->dialect = serve_dialect_of(x);
+    x->body_size = head->is_end ? 0 : -1;
+    if (!head->is_end && extras.length.data != NULL && slice_to_u64(extras.length, &length) &&
+        length <= INT64_MAX)
+        x->body_size = (int64_t)length;
+    e->expects_continue = !head->is_end && slice_is_nocase(extras.expect, "100-continue");
+    uint16_t status = check_head(c, e, head, &extras, &err);
     if (UNLIKELY(status != 0)) {
         stat_add(&stats->malformed, 1);
         x->body_is_over = true;
+        e->dialect = serve_dialect_of(x);
         api_fail(x, e->dialect, status, &err);
         return;
     }
     stat_add(&stats->requests, 1);
-    if (UNLIKELY(x->body_size > 0 && (uint64_t)x->body_size > settings->body_bytes_max &&
-                 e->dialect != DIALECT_GRPC)) {
+    if (UNLIKELY(x->body_size > 0 && (uint64_t)x->body_size > settings->body_bytes_max) &&
+        (e->dialect = serve_dialect_of(x)) != DIALECT_GRPC) {
         stat_add(&stats->limit_body, 1);
         err_set(&err, E_RANGE,
                 "the body has %lld bytes; the most is %llu, and --max-body raises it",
@@ -1027,26 +1047,12 @@ static void on_task(struct loop_task *task)
     conn_run(c);
 }
 
-/* Has the reader taken enough of what lies in the kernel since the socket was found full? */
-static bool reader_moves(struct http2_conn *c)
-{
-    const struct serve_settings *settings = settings_of(c);
-    size_t unsent = socket_unsent(c->watch.fd);
-    uint64_t enough = MAX(settings->body_rate_min * settings->write_timeout_ms / 1000, UINT64_C(1));
-
-    if (unsent + MIN(enough, (uint64_t)c->out.unsent) > c->out.unsent || c->out.unsent == 0)
-        return false;
-    c->out.unsent = unsent;
-    c->out.moved_ns = now_of(c);
-    return true;
-}
-
 /* Does the peer give windows for the answer that waits here? Little by little is not enough. */
 static bool is_stalled(struct http2_conn *c, struct serve_exchange *e)
 {
     const struct serve_settings *settings = settings_of(c);
     uint64_t sent = http2_stream_sent(e->stream), now = now_of(c);
-    uint64_t enough = MAX(settings->body_rate_min * settings->write_timeout_ms / 1000, UINT64_C(1));
+    uint64_t enough = output_bytes_enough(settings);
 
     if (http2_stream_queued(e->stream) == 0) {
         e->sent_ns = 0;
@@ -1110,7 +1116,7 @@ static void on_due(struct timer *timer)
         c->pinged_ns = 0;
     uint64_t block_ns = http2_block_begun_ns(c->h);
     if (c->out.first != NULL && now >= c->out.moved_ns + settings->write_timeout_ms * NS_PER_MS &&
-        !reader_moves(c)) {
+        !output_is_taken(&c->out, c->watch.fd)) {
         stat_add(&stats->timeout_write, 1);
         c->out.is_lost = true;
     } else if (now >= c->grace_ns) {

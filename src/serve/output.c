@@ -190,6 +190,23 @@ void output_flush(struct outputs *out, int fd)
     }
 }
 
+uint64_t output_bytes_enough(const struct serve_settings *settings)
+{
+    return MAX(settings->body_rate_min * settings->write_timeout_ms / 1000, UINT64_C(1));
+}
+
+bool output_is_taken(struct outputs *out, int fd)
+{
+    uint64_t enough = output_bytes_enough(&out->l->serve->settings);
+    size_t unsent = socket_unsent(fd);
+
+    if (unsent + MIN(enough, (uint64_t)out->unsent) > out->unsent || out->unsent == 0)
+        return false;
+    out->unsent = unsent;
+    out->moved_ns = loop_now_ns(out->l->loop);
+    return true;
+}
+
 void outputs_pools_init(struct serve_loop *l)
 {
     pool_init(&l->outputs, OUTPUT_BYTES, KEEP_MAX);

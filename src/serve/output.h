@@ -33,6 +33,10 @@ void output_refer(struct outputs *out, struct serve_exchange *e, struct slice by
 /* Sends until all is gone or the socket is full. */
 void output_flush(struct outputs *out, int fd);
 void output_no_memory(struct outputs *out); /* counts it; is_lost */
+/* Bytes that a reader must take in write-timeout: a byte now and then is no reading. */
+uint64_t output_bytes_enough(const struct serve_settings *settings);
+/* The socket was found full: has the reader taken enough of what lies in the kernel since then? */
+bool output_is_taken(struct outputs *out, int fd);
 
 void outputs_pools_init(struct serve_loop *l);
 void outputs_pools_deinit(struct serve_loop *l);

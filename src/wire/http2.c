@@ -1286,18 +1286,17 @@ uint32_t http2_peer_streams_max(const struct http2 *h)
  * are secret must not be in one (RFC 7541 7.1.3). */
 static bool is_fresh(struct slice name)
 {
-    static const char *const names[] = {
-        "authorization", "content-length", "cookie",      "etag",
-        "grpc-message",  "grpc-timeout",   "retry-after", "set-cookie",
-        "server-timing", "traceparent",    "tracestate",  "x-request-id",
+    static const struct slice names[] = {
+        SLICE_LIT("authorization"), SLICE_LIT("content-length"), SLICE_LIT("cookie"),
+        SLICE_LIT("etag"),          SLICE_LIT("grpc-message"),   SLICE_LIT("grpc-timeout"),
+        SLICE_LIT("retry-after"),   SLICE_LIT("set-cookie"),     SLICE_LIT("server-timing"),
+        SLICE_LIT("traceparent"),   SLICE_LIT("tracestate"),     SLICE_LIT("x-request-id"),
     };
 
-    if (name.size > 4 && memcmp(name.data + name.size - 4, "-bin", 4) == 0)
-        return true;
     for (size_t i = 0; i < COUNT(names); i++)
-        if (slice_is(name, names[i]))
+        if (UNLIKELY(slice_eq(name, names[i])))
             return true;
-    return false;
+    return name.size > 4 && memcmp(name.data + name.size - 4, "-bin", 4) == 0;
 }
 
 static uint8_t *field_put(struct block *block, uint8_t *text, struct slice name, struct slice value)
