@@ -390,10 +390,14 @@ static void offer(struct grpc_call *g)
     }
     if (is_tight(b))
         arrange(b);
-    if (b->limit - b->fill < PROBE_MIN && b->fill == b->at && !g->has_own_block)
+    bool has_prefix = b->fill - b->at >= GRPC_PREFIX_BYTES;
+    if (b->limit - b->fill < PROBE_MIN && !has_prefix && !g->has_own_block)
         (void)take_own_block(g);
-    if (b->limit == b->fill) /* full of messages that wait for credit */
+    if (b->limit == b->fill) { /* full: the next call_read makes room */
+        if (UNLIKELY(!has_prefix && g->credit > 0))
+            (void)break_off(g, E_EXHAUSTED, "no memory to receive a message; retry later");
         return;
+    }
     g->is_into_message = false;
     /* Between messages a stream may be silent; within one that is waited for it may not. */
     g->call.x->can_rest = !g->call.is_lone && (g->credit == 0 || b->fill == b->at);

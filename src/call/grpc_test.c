@@ -1234,6 +1234,30 @@ TEST(messages_that_came_before_their_credit)
     finish(&stage.s);
 }
 
+/* Where the first message leaves any number of bytes of the memory it came into. */
+TEST(messages_behind_one_that_leaves_little_room)
+{
+    for (size_t size = 1860; size < 2080; size++) {
+        for (size_t piece = 2046; piece < 2050; piece++) {
+            struct seen s;
+            body_begin();
+            body_raw(0, size, pattern(), size);
+            body_raw(0, 300, pattern(), 300);
+            prepare(&s, text_slice(&body));
+            check_or_stop(accept_call(&s), "accepted");
+            call_read(s.call);
+            fake_deliver(&s.fake, piece);
+            call_read(s.call);
+            fake_deliver_all(&s.fake, SIZE_MAX);
+            check(s.messages == 2 && s.half_closes == 1, "%zu, %zu: %u messages", size, piece,
+                  s.messages);
+            if (!s.call->is_over)
+                end_ok(s.call);
+            finish(&s);
+        }
+    }
+}
+
 /* -- against a plain model -------------------------------------------------------------------------- */
 
 /* A stream of random messages, delivered, read, answered and flushed in random order. The model: the
