@@ -4,7 +4,7 @@ import json
 import threading
 
 from harness import case, check, equal, main
-from _wire import INFER, IRIS_BODY, Wire, ask, echo_config, head, resident, serving, still_serves, until
+from _wire import INFER, IRIS_BODY, Wire, ask, echo_config, head, metric, resident, serving, still_serves, until
 
 JSON = ("Content-Type", "application/json")
 
@@ -40,7 +40,7 @@ def large_calls_at_once():
                        "parameters": {"binary_data_output": True}}).encode()
     body = text + bytes(count * 4)
     headers = [("Inference-Header-Content-Length", len(text))]
-    with serving({"echo/config.pbtxt": echo_config("echo")}) as server:
+    with serving({"echo/config.pbtxt": echo_config("echo")}, options=["--memory-kept", "0"]) as server:
         idle = resident(server)
 
         def act():
@@ -55,6 +55,30 @@ def large_calls_at_once():
         rounds(server, act)
         # and not only steady, but given back: eight answers of 4 MB are 32
         until(lambda: resident(server) - idle < 16 << 20, "memory of large calls goes back to the system")
+
+
+@case
+def kept_memory_has_a_limit_and_an_end():
+    """--memory-kept: what large messages lay in serves the next, and goes back when none have come for ten seconds."""
+    count = 1 << 20
+    text = json.dumps({"inputs": [{"name": "IN", "shape": [count], "datatype": "FP32",
+                                   "parameters": {"binary_data_size": count * 4}}],
+                       "parameters": {"binary_data_output": True}}).encode()
+    body = text + bytes(count * 4)
+    headers = [("Inference-Header-Content-Length", len(text))]
+    with serving({"echo/config.pbtxt": echo_config("echo")}, options=["--memory-kept", "10MiB"]) as server:
+        idle = resident(server)
+        threads = [threading.Thread(target=ask, args=(server, "POST", "/v2/models/echo/infer", body, headers)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        kept = metric(server, "penstock_memory_kept_bytes")
+        check(0 < kept <= 10 << 20, "%d bytes are kept", kept)
+        until(lambda: resident(server) - idle < 26 << 20, "more is kept than the limit says")
+        until(lambda: metric(server, "penstock_memory_kept_bytes") == 0, "it is kept for ever", 25)
+        until(lambda: resident(server) - idle < 16 << 20, "memory of large calls goes back to the system")
+        still_serves(server)
 
 
 @case
