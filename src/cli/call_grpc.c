@@ -520,7 +520,8 @@ static enum err_code refuse_status(const struct client_reply *reply, struct err 
         snprintf(err->text + at, sizeof err->text - at, "; try again in %.3g s",
                  (double)details->retry_after_ms / 1e3);
     }
-    return status.code;
+    /* The server's INVALID_ARGUMENT is an answer; the command line was one that could be sent. */
+    return status.code == E_INVALID ? E_UNKNOWN : status.code;
 }
 
 static struct slice server_timing(const struct client_reply *reply)
@@ -562,7 +563,12 @@ static enum err_code exchange(struct grpc_call *g, struct slice message, struct 
     if (reply->messages_count != 1)
         return err_set(err, E_DATA_LOSS, "%u messages came back, where one was to come",
                        reply->messages_count);
-    return read_answer(g, buf_bytes(reply->messages[0]), answer, err);
+    code = read_answer(g, buf_bytes(reply->messages[0]), answer, err);
+    if (code == E_INVALID) {
+        err->code = E_DATA_LOSS;
+        return err_wrap(err, "the answer cannot be read");
+    }
+    return code;
 }
 
 /* -- --wire ------------------------------------------------------------------------------------ */
@@ -611,7 +617,7 @@ static enum err_code run(struct grpc_call *g, struct text *answer, struct err *e
     TRY(open_view(g, err));
     code = exchange(g, message, answer, err);
     say_view(g, text_slice(answer));
-    return code == E_INVALID ? E_UNKNOWN : code;
+    return code;
 }
 
 enum err_code call_run_grpc(struct call *call, struct err *err)

@@ -32,6 +32,7 @@ enum {
     MESSAGE_BYTES_MAX = 1 << 20, /* of a message, to be shown field by field */
     MESSAGES_MAX = 20,           /* each way */
     MESSAGES_A_ROW = 4,
+    RUN_SHOWN = 3,
     OUT_BYTES_MAX = 16 << 20,
     HEAD_BYTES_MAX = 64 << 10, /* HTTP/1.1 */
     BODY_BYTES_MAX = 4096,     /* of REST, to be shown */
@@ -88,9 +89,20 @@ struct side {
     uint32_t frames;
 };
 
+/* Rows that are alike, one behind the other. */
+struct run {
+    bool is_sent;
+    uint32_t count, hidden;
+    uint64_t bytes, at_ns; /* of the hidden ones */
+    const char *kind;
+    char stream[16];
+};
+
 struct wire_view {
     struct client_tap tap;
+    struct run run;
     struct wire_view_settings settings;
+    char *title, *server; /* owned */
     struct side sides[2]; /* received, sent */
     struct text rows;     /* owned */
     uint64_t begun_ns;
@@ -151,19 +163,57 @@ static uint32_t columns_of(const struct wire_view *view)
     return MIN(MAX(columns, (uint32_t)COLUMNS_MIN), (uint32_t)COLUMNS_MAX);
 }
 
-/* "   0.412  ->  HEADERS           1     118  " */
-static void put_row(struct wire_view *view, const struct side *side, uint64_t at_ns,
-                    const char *kind, const char *stream, uint64_t length)
+static void begin_row(struct wire_view *view, bool is_sent, uint64_t at_ns, const char *kind,
+                      const char *stream, uint64_t length)
 {
     struct text *out = &view->rows;
 
     text_printf(out, "%8.3f  ", (double)(at_ns - view->begun_ns) / 1e6);
-    put_styled(out, view, side->is_sent ? CYAN : GREEN, side->is_sent ? "->" : "<-");
+    put_styled(out, view, is_sent ? CYAN : GREEN, is_sent ? "->" : "<-");
     text_str(out, "  ");
     put_style(out, view, BOLD);
     text_printf(out, "%-13s", kind);
     put_style(out, view, PLAIN);
     text_printf(out, " %2s %7" PRIu64 "  ", stream, length);
+}
+
+/* Pieces of a large body are alike: after the first few they become one row. */
+static void end_run(struct wire_view *view)
+{
+    struct run *run = &view->run;
+
+    if (run->hidden > 0) {
+        begin_row(view, run->is_sent, run->at_ns, run->kind, run->stream, run->bytes);
+        text_printf(&view->rows, "%u more of these together\n", run->hidden);
+    }
+    *run = (struct run){ .count = 0 };
+}
+
+/* True: this one was added to a run, and gets no row of its own. */
+static bool hide_row(struct wire_view *view, bool is_sent, uint64_t at_ns, const char *kind,
+                     const char *stream, uint64_t length)
+{
+    struct run *run = &view->run;
+
+    if (run->count > 0 && (run->is_sent != is_sent || strcmp(run->stream, stream) != 0))
+        end_run(view);
+    run->is_sent = is_sent;
+    run->kind = kind;
+    snprintf(run->stream, sizeof run->stream, "%s", stream);
+    if (++run->count <= RUN_SHOWN)
+        return false;
+    run->hidden++;
+    run->bytes += length;
+    run->at_ns = at_ns;
+    return true;
+}
+
+/* "   0.412  ->  HEADERS           1     118  " */
+static void put_row(struct wire_view *view, const struct side *side, uint64_t at_ns,
+                    const char *kind, const char *stream, uint64_t length)
+{
+    end_run(view);
+    begin_row(view, side->is_sent, at_ns, kind, stream, length);
 }
 
 /* Escaped words from column `indent` on, where the cursor stands, in lines of the terminal's width
@@ -439,6 +489,22 @@ static struct slice block_fragment(const struct side *side)
     return slice_first(block, block.size - MIN(padding, block.size));
 }
 
+static void end_line(struct wire_view *view)
+{
+    while (view->rows.size > 0 && view->rows.data[view->rows.size - 1] == ' ')
+        view->rows.size--;
+    text_byte(&view->rows, '\n');
+}
+
+/* DATA that only goes on with what has begun. */
+static bool is_quiet(const struct wire_view *view, const struct side *side)
+{
+    if (side->type != NGHTTP2_DATA || side->flags != 0)
+        return false;
+    return !view->settings.is_grpc || (side->was_within && side->prefix_size == GRPC_PREFIX_BYTES &&
+                                       side->messages_count == side->messages_before);
+}
+
 static void end_frame(struct wire_view *view, struct side *side, uint64_t at_ns)
 {
     bool is_block = side->type == NGHTTP2_HEADERS || side->type == NGHTTP2_CONTINUATION;
@@ -449,10 +515,22 @@ static void end_frame(struct wire_view *view, struct side *side, uint64_t at_ns)
     else
         snprintf(name, sizeof name, "type 0x%02x", side->type);
     snprintf(stream, sizeof stream, "%u", side->stream);
-    put_row(view, side, at_ns, name, stream, side->length);
-    put_flags(&view->rows, side);
     side->frames++;
     side->frame_heads += FRAME_HEAD_BYTES;
+    if (is_quiet(view, side)) {
+        side->data += side->length;
+        side->has_data = true;
+        side->head_size = side->got = 0;
+        if (hide_row(view, side->is_sent, at_ns, "DATA", stream, side->length))
+            return;
+        begin_row(view, side->is_sent, at_ns, name, stream, side->length);
+        if (view->settings.is_grpc)
+            put_data_words(&view->rows, side);
+        end_line(view);
+        return;
+    }
+    put_row(view, side, at_ns, name, stream, side->length);
+    put_flags(&view->rows, side);
     if (side->type == NGHTTP2_DATA) {
         side->data += side->length;
         side->has_data = true;
@@ -466,9 +544,7 @@ static void end_frame(struct wire_view *view, struct side *side, uint64_t at_ns)
         side->control += side->length;
         put_control(view, side);
     }
-    while (view->rows.size > 0 && view->rows.data[view->rows.size - 1] == ' ')
-        view->rows.size--;
-    text_byte(&view->rows, '\n');
+    end_line(view);
     if (is_block) {
         text_slice_put(&side->block, block_fragment(side));
         if (text_failed(&side->payload) || text_failed(&side->block))
@@ -598,9 +674,10 @@ static void feed_http1(struct wire_view *view, struct side *side, struct slice b
             put_http1_head(view, side, at_ns);
     }
     if (bytes.size > 0) {
-        put_row(view, side, at_ns, "body", "", bytes.size);
-        view->rows.size -= MIN((size_t)2, view->rows.size);
-        text_byte(&view->rows, '\n');
+        if (!hide_row(view, side->is_sent, at_ns, "body", "", bytes.size)) {
+            begin_row(view, side->is_sent, at_ns, "body", "", bytes.size);
+            end_line(view);
+        }
         keep_body(side, bytes);
         side->data += bytes.size;
         side->frames++;
@@ -622,6 +699,10 @@ enum err_code wire_view_new(struct wire_view **ret, const struct wire_view_setti
     if (view == NULL)
         return err_set(err, E_EXHAUSTED, "no memory to show the wire");
     view->settings = *settings;
+    view->title = mem_strdup(settings->title);
+    view->server = mem_strdup(settings->server);
+    if (view->title == NULL || view->server == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory to show the wire");
     view->tap.on_bytes = on_bytes;
     text_init(&view->rows, OUT_BYTES_MAX);
     for (int i = 0; i < 2; i++) {
@@ -657,6 +738,8 @@ void wire_view_free(struct wire_view **slot)
             nghttp2_hd_inflate_del(side->inflater);
     }
     text_deinit(&view->rows);
+    mem_free(view->title);
+    mem_free(view->server);
     mem_free(view);
 }
 
@@ -767,41 +850,48 @@ static size_t packed_width(enum proto_kind kind)
     }
 }
 
-/* "5.1, 3.5, 1.4, 0.2", the first of many with their number. */
-static void put_packed(struct text *out, const struct proto_field *f, struct slice bytes)
+static size_t count_packed(const struct proto_field *f, struct slice bytes)
 {
     size_t width = packed_width(f->kind), count = 0;
     struct pb_reader r;
     uint64_t value;
 
+    if (width != 0)
+        return bytes.size / width;
     pb_begin(&r, bytes);
-    if (width != 0) {
-        for (size_t at = 0; at + width <= bytes.size; at += width, count++) {
-            value = 0;
-            memcpy(&value, bytes.data + at, width);
-            if (count < VALUES_MAX) {
-                text_str(out, count == 0 ? "" : ", ");
-                put_scalar(out, f, width == 8 ? PB_I64 : PB_I32, value);
-            }
-        }
-    } else {
-        for (; pb_varint(&r, &value); count++) {
-            if (count < VALUES_MAX) {
-                text_str(out, count == 0 ? "" : ", ");
-                put_scalar(out, f, PB_VARINT, value);
-            }
-        }
-    }
+    while (pb_varint(&r, &value))
+        count++;
+    return count;
+}
+
+/* "5.1, 3.5, 1.4, 0.2"; of many their number and the first. */
+static void put_packed(struct text *out, const struct proto_field *f, struct slice bytes)
+{
+    size_t width = packed_width(f->kind), count = count_packed(f, bytes);
+    struct pb_reader r;
+
     if (count > VALUES_MAX)
-        text_printf(out, ", ... (%zu values)", count);
+        text_printf(out, "%zu values: ", count);
+    pb_begin(&r, bytes);
+    for (size_t i = 0; i < MIN(count, (size_t)VALUES_MAX); i++) {
+        uint64_t value = 0;
+        if (width != 0)
+            memcpy(&value, bytes.data + i * width, width);
+        else if (!pb_varint(&r, &value))
+            break;
+        text_str(out, i == 0 ? "" : ", ");
+        put_scalar(out, f, width == 8 ? PB_I64 : width == 4 ? PB_I32 : PB_VARINT, value);
+    }
+    text_str(out, count > VALUES_MAX ? ", ..." : "");
 }
 
 static void put_bytes(struct text *out, struct slice bytes)
 {
+    if (bytes.size > 16)
+        text_printf(out, "%zu bytes: ", bytes.size);
     for (size_t i = 0; i < MIN(bytes.size, (size_t)16); i++)
         text_printf(out, "%s%02x", i == 0 ? "" : " ", bytes.data[i]);
-    if (bytes.size > 16)
-        text_printf(out, " ... (%zu bytes)", bytes.size);
+    text_str(out, bytes.size > 16 ? " ..." : "");
 }
 
 static bool is_packed(const struct proto_field *f, enum pb_wire wire)
@@ -992,10 +1082,11 @@ static void put_sizes(struct text *out, const struct wire_view *view, struct sli
 void wire_view_write(struct wire_view *view, struct text *out, struct slice request_json,
                      struct slice answer_json)
 {
+    end_run(view);
     put_style(out, view, BOLD);
-    print_escaped(out, slice_of(view->settings.title), false);
+    print_escaped(out, slice_of(view->title), false);
     put_style(out, view, PLAIN);
-    text_printf(out, " on %s, %s, a new connection\n\n", view->settings.server,
+    text_printf(out, " on %s, %s, a new connection\n\n", view->server,
                 view->settings.is_grpc ? "gRPC over HTTP/2"
                 : view->settings.http2 ? "HTTP/2"
                                        : "HTTP/1.1");

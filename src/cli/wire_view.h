@@ -32,7 +32,6 @@ struct wire_view_settings {
     const struct proto_type *request, *response;
 };
 
-/* Strings are borrowed. */
 MUST_USE enum err_code wire_view_new(struct wire_view **ret,
                                      const struct wire_view_settings *settings, struct err *err);
 void wire_view_free(struct wire_view **view);

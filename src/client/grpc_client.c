@@ -341,10 +341,11 @@ static enum err_code make_headers(const struct grpc_client_start *start, struct 
                            "'-', '_' and '.', and none of gRPC's or HTTP's own",
                            m->name);
         if (!grpc_metadata_value_is_ascii(slice_of(m->value)))
-            return err_set(err, E_INVALID,
-                           "the metadata '%s' holds bytes that are not printable ASCII; a key that "
-                           "ends in -bin can carry any bytes",
-                           m->name);
+            return err_set(
+                err, E_INVALID,
+                "the metadata '%s' holds bytes that are not printable ASCII, or blanks at its ends; a "
+                "key that ends in -bin can carry any bytes",
+                m->name);
         out[count++] = *m;
     }
     *ret_count = count;
