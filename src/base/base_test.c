@@ -64,7 +64,11 @@ TEST(buf_is_charged_as_it_fills)
     check(first >= 1000 && first < 2000, "%llu", (unsigned long long)first);
     check(buf_charge(buf, 900, &err) == OK && budget_used(&budget) == first, "charged already");
     check(buf_charge(buf, 2000, &err) == OK && budget_used(&budget) == first + 1000, "the rest");
+    check(budget_refused(&budget) == 0, "nothing was refused yet");
     check(buf_charge(buf, 50000, &err) == E_EXHAUSTED && err.retry_after_ms > 0, "over");
+    check(budget_refused(&budget) == 1 && !budget_take(&budget, 3000),
+          "what is left is not enough");
+    check(budget_refused(&budget) == 2, "both refusals are counted");
     check(budget_used(&budget) == first + 1000, "a refusal takes nothing");
     buf_unref(&buf);
     check(budget_used(&budget) == 0, "given back");

@@ -9,20 +9,27 @@ void budget_init(struct budget *budget, uint64_t limit_bytes)
 {
     budget->limit = limit_bytes > INT64_MAX ? INT64_MAX : (int64_t)limit_bytes;
     atomic_init(&budget->left, budget->limit);
+    atomic_init(&budget->refused, 0);
+}
+
+COLD static bool refuse(struct budget *budget)
+{
+    atomic_fetch_add_explicit(&budget->refused, 1, memory_order_relaxed);
+    return false;
 }
 
 bool budget_take(struct budget *budget, size_t bytes)
 {
     if (budget == NULL)
         return true;
-    if (bytes > (size_t)budget->limit)
-        return false;
+    if (UNLIKELY(bytes > (size_t)budget->limit))
+        return refuse(budget);
     int64_t before =
         atomic_fetch_sub_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
     if (LIKELY(before >= (int64_t)bytes))
         return true;
     atomic_fetch_add_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
-    return false;
+    return refuse(budget);
 }
 
 void budget_give(struct budget *budget, size_t bytes)
@@ -36,4 +43,9 @@ uint64_t budget_used(const struct budget *budget)
     int64_t left = atomic_load_explicit(&budget->left, memory_order_relaxed);
 
     return (uint64_t)(budget->limit - left);
+}
+
+uint64_t budget_refused(const struct budget *budget)
+{
+    return atomic_load_explicit(&budget->refused, memory_order_relaxed);
 }

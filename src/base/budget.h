@@ -11,13 +11,15 @@
 #include "base/def.h"
 
 struct budget {
-    _Atomic int64_t left;   /* bytes */
+    _Atomic int64_t left; /* bytes */
     int64_t limit;
+    _Atomic uint64_t refused; /* times that there was not enough */
 };
 
 void budget_init(struct budget *budget, uint64_t limit_bytes);
 MUST_USE bool budget_take(struct budget *budget, size_t bytes); /* false: not enough left */
 void budget_give(struct budget *budget, size_t bytes);
 uint64_t budget_used(const struct budget *budget);
+uint64_t budget_refused(const struct budget *budget); /* how often it said no */
 
 #endif

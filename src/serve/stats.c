@@ -3,6 +3,7 @@
 
 #include "api/grpc.h"
 #include "base/block.h"
+#include "base/budget.h"
 #include "call/grpc.h"
 #include "serve/internal.h"
 #include "telemetry/metrics.h"
@@ -20,19 +21,26 @@ static const struct {
 static const char limit_hits[] = "penstock_limit_hits_total";
 
 /* The limits that are kept below: a family stands in one place. */
-static void put_limits_below(struct text *out, const struct api *api)
+static void put_limits_below(struct text *out, const struct api *api, const struct budget *budget)
 {
     metrics_sample_u64(out, limit_hits, "limit=\"max-message\"",
                        api == NULL ? 0 : grpc_stats_limit_hits(api->grpc.stats));
     metrics_sample_u64(out, limit_hits, "limit=\"watchers-max\"",
                        api == NULL ? 0 : grpc_watchers_refused(api->watchers));
+    metrics_sample_u64(out, limit_hits, "limit=\"memory-limit\"",
+                       budget == NULL ? 0 : budget_refused(budget));
 }
 
 static void render(void *context, struct text *out)
 {
     struct serve *serve = context;
+    const struct budget *budget = serve->settings.budget;
     const char *before = "";
 
+    metrics_family(out, "penstock_memory_used_bytes", "gauge",
+                   "Memory of requests and answers, of --memory-limit");
+    metrics_sample_u64(out, "penstock_memory_used_bytes", "",
+                       budget == NULL ? 0 : budget_used(budget));
     metrics_family(out, "penstock_memory_kept_bytes", "gauge",
                    "Memory of large messages kept for the next ones");
     metrics_sample_u64(out, "penstock_memory_kept_bytes", "", atomic_load(&block_kept_bytes));
@@ -51,7 +59,7 @@ static void render(void *context, struct text *out)
             metrics_family(out, name, slice_ends(slice_of(name), "_total") ? "counter" : "gauge",
                            counters[i].help);
         if (strcmp(before, name) != 0 && strcmp(name, limit_hits) == 0)
-            put_limits_below(out, serve->settings.api);
+            put_limits_below(out, serve->settings.api, budget);
         before = name;
         metrics_sample_u64(out, name, counters[i].labels, sum);
     }

@@ -173,6 +173,7 @@ def memory_limit():
         check(refused, "32 MiB of bodies fitted into 24")
         for reply in refused:
             check(reply.status in (429, 503) and reply.header("retry-after"), "%r", reply)
+        check(metric(server, "penstock_limit_hits_total", limit="memory-limit") > 0, "the limit was hit and is not counted")
         for wire in wires:
             wire.socket.close()
         small = json.dumps(in_tensor()).encode()
@@ -183,6 +184,7 @@ def memory_limit():
                 wire.send(request)
                 return wire.reply().status == 200
         until(one_alone, "one alone fits")      # once the others' memory is given back
+        until(lambda: metric(server, "penstock_memory_used_bytes") == 0, "all memory of requests is given back")
 
 
 @case
