@@ -638,7 +638,7 @@ static void on_data(void *owner, struct http2_stream *s, struct slice data)
             err_set(&err, E_EXHAUSTED,
                     "no memory for the body; retry later (--memory-limit raises it)");
             err.retry_after_ms = 1000;
-            exchange_fail(c, e, 503, &err);
+            exchange_fail(c, e, 0, &err); /* as its dialect says that of what is full */
             return;
         }
         size_t size = MIN(data.size, x->offer_size - e->filled);
