@@ -37,7 +37,7 @@
 #include "telemetry/metrics.h"
 
 enum {
-    KEPT_UNUSED_S = 10,
+    KEPT_UNUSED_S = 5,
     TRY_LINES_MAX = 4,
     TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,

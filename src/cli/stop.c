@@ -10,7 +10,7 @@
 
 #include "cli/print.h"
 
-enum { NOW_AND_THEN_S = 5 };
+enum { NOW_AND_THEN_S = 2 };
 
 /* There is one process to stop. The mutex is the right to end it: whoever holds it decides. */
 static struct {

@@ -320,7 +320,7 @@ static void link_open(struct peer *peer, int fd)
         require(http2_new(&l->h, HTTP2_SERVER, &peer->limits, &events, l, NULL, &err) == OK);
         return;
     }
-    require(!"more connections than the peer has places");
+    require(false && "more connections than the peer has places");
 }
 
 static void link_close(struct link *l)
