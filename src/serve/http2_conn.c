@@ -89,6 +89,7 @@ struct http2_conn {
 
     uint64_t peer_ping_ns, peer_ping_frames; /* of the peer's last PING: when, and frames we sent */
     uint32_t ping_strikes;
+    uint64_t resets_counted, refused_counted; /* of http2's, in the metrics */
 
     bool is_watched, is_running;
     bool can_read;     /* the socket probably has bytes, or its end */
@@ -665,10 +666,9 @@ static void on_close(void *owner, struct http2_stream *s, uint32_t code)
     struct serve_stats *stats = &c->base.l->stats;
     struct serve_exchange *e = http2_stream_user(s);
 
-    if (code != HTTP2_NO_ERROR)
-        stat_add(http2_stream_was_reset_by_us(s) ? &stats->http2_resets_sent
-                                                 : &stats->http2_resets_received,
-                 1);
+    (void)code;
+    if (http2_stream_was_reset_by_peer(s))
+        stat_add(&stats->http2_resets_received, 1);
     if (UNLIKELY(e == NULL))
         return;
     stat_add(&stats->http2_streams_open, (uint64_t)-1);
@@ -800,11 +800,19 @@ static void begin_goaway(struct http2_conn *c)
     http2_ping(c->h, WORD_GOAWAY);
 }
 
-/* Why a connection ended, once. */
-static void count_failure(struct http2_conn *c)
+/* What http2 has counted since it was asked last, and why a connection ended, once. */
+static void count_all(struct http2_conn *c)
 {
     struct serve_stats *stats = &c->base.l->stats;
     enum http2_failure failure = http2_failure(c->h);
+    uint64_t resets = http2_resets_sent(c->h), refused = http2_streams_refused(c->h);
+
+    if (UNLIKELY(resets != c->resets_counted || refused != c->refused_counted)) {
+        stat_add(&stats->http2_resets_sent, resets - c->resets_counted);
+        stat_add(&stats->limit_streams, refused - c->refused_counted);
+        c->resets_counted = resets;
+        c->refused_counted = refused;
+    }
 
     if (LIKELY(failure == HTTP2_FINE) || c->is_counted)
         return;
@@ -815,7 +823,7 @@ static void count_failure(struct http2_conn *c)
     case HTTP2_FLOOD_CONTROL: stat_add(&stats->limit_control, 1); break;
     case HTTP2_FLOOD_RESETS: stat_add(&stats->limit_resets, 1); break;
     case HTTP2_FLOOD_HEADERS: stat_add(&stats->limit_head, 1); break;
-    case HTTP2_FLOOD_STREAMS: stat_add(&stats->limit_streams, 1); break;
+    case HTTP2_FLOOD_STREAMS: stat_add(&stats->limit_resets, 1); break;
     default: stat_add(&stats->no_memory, 1); break;
     }
 }
@@ -981,7 +989,7 @@ static void conn_rest(struct http2_conn *c, bool has_more)
         return;
     }
     if (LIKELY(c->h != NULL)) {
-        count_failure(c);
+        count_all(c);
         if (UNLIKELY(c->at_end)) {
             conn_free(c);
             return;

@@ -57,6 +57,7 @@ enum {
     REQUEST_REFUND = 4,   /* HEADERS, end, window, and one more */
     SENT_REFUND = 2,
     GOAWAY_TEXT_MAX = 100,
+    STREAMS_UNBOUNDED = INT32_MAX, /* what nghttp2 thinks: see put_settings */
 };
 
 /* -- heap ------------------------------------------------------------------------------------ */
@@ -273,13 +274,14 @@ struct http2 {
     bool is_dead;      /* the session is not entered any more */
     bool is_said;      /* and its GOAWAY is written, or cannot be */
     bool is_bulky;     /* large bodies are being sent */
+    bool has_settings; /* ours are written */
     bool is_sending;   /* in http2_send */
     bool is_receiving; /* in http2_receive */
     enum http2_failure failure;
     uint32_t dead_code;
     const char *dead_text; /* a literal */
     uint64_t now_ns, heard_ns, block_begun_ns;
-    uint64_t frames_sent;
+    uint64_t frames_sent, resets_sent, streams_refused;
     size_t send_bytes, send_max;
 
     /* Stores, in frames; refilled when something is received. */
@@ -515,6 +517,18 @@ static void block_reset(struct http2 *h)
     h->block_begun_ns = 0;
 }
 
+/* RFC 9113 5.1.2: the peer may try again. One that goes on so has no limit in mind. */
+COLD static int refuse_stream(struct http2 *h, int32_t id)
+{
+    h->streams_refused++;
+    if (--h->resets < 0 && h->limits->resets_max != 0)
+        return fail(h, HTTP2_FLOOD_STREAMS, HTTP2_ENHANCE_YOUR_CALM,
+                    "more streams than it may have open, again and again");
+    if (nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, id, HTTP2_REFUSED_STREAM) != 0)
+        return fail_no_memory(h);
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE; /* which adds no second RST_STREAM */
+}
+
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
     struct http2 *h = arg;
@@ -522,6 +536,8 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 
     block_reset(h);
     if (frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+        if (UNLIKELY(h->streams_count >= h->limits->streams_max))
+            return refuse_stream(h, frame->hd.stream_id);
         static const nghttp2_extpri in_turns = { .urgency = NGHTTP2_EXTPRI_DEFAULT_URGENCY,
                                                  .inc = 1 };
         s = stream_new(h, frame->hd.stream_id);
@@ -770,6 +786,24 @@ static bool put(struct http2 *h, const void *data, size_t size)
     return false;
 }
 
+/* Our first SETTINGS. nghttp2 ends a connection whose peer opens one stream too many, and with it all
+ * that is under way there, though proxies do so in good faith. So the limit is ours to keep
+ * (refuse_stream), nghttp2 knows of none, and the peer is told the true one here. */
+static bool put_settings(struct http2 *h, const uint8_t *frame, size_t size)
+{
+    uint8_t copy[FRAME_HEAD_BYTES + 6 * 8];
+    uint32_t most = h->limits->streams_max;
+
+    require(size <= sizeof copy);
+    memcpy(copy, frame, size);
+    for (size_t at = FRAME_HEAD_BYTES; at + 6 <= size; at += 6)
+        if (copy[at] == 0 && copy[at + 1] == NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
+            for (size_t i = 0; i < 4; i++)
+                copy[at + 2 + i] = (uint8_t)(most >> (24 - 8 * i));
+    h->has_settings = true;
+    return put(h, copy, size);
+}
+
 static ssize_t on_read_length(nghttp2_session *session, uint8_t type, int32_t id,
                               int32_t connection_window, int32_t stream_window,
                               uint32_t frame_bytes_max, void *arg)
@@ -876,13 +910,12 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
             }
         }
         break;
+    case NGHTTP2_RST_STREAM:
+        h->resets_sent += frame->rst_stream.error_code != HTTP2_NO_ERROR;
+        break;
     case NGHTTP2_GOAWAY:
-        if (frame->goaway.error_code != HTTP2_NO_ERROR && h->failure == HTTP2_FINE) {
-            struct slice text =
-                slice_make(frame->goaway.opaque_data, frame->goaway.opaque_data_len);
-            h->failure = slice_ends(text, "max concurrent streams exceeded") ? HTTP2_FLOOD_STREAMS
-                                                                             : HTTP2_BROKEN;
-        }
+        if (frame->goaway.error_code != HTTP2_NO_ERROR && h->failure == HTTP2_FINE)
+            h->failure = HTTP2_BROKEN;
         break;
     default: break;
     }
@@ -949,8 +982,8 @@ static int submit_settings(struct http2 *h)
     size_t count = 0;
 
     if (h->is_server) {
-        entries[count++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
-                                                     limits->streams_max };
+        entries[count++] =
+            (nghttp2_settings_entry){ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, STREAMS_UNBOUNDED };
         entries[count++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1 };
     } else {
         entries[count++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_ENABLE_PUSH, 0 };
@@ -1175,6 +1208,9 @@ bool http2_send(struct http2 *h, size_t bytes_max)
                 fail_no_memory(h);
             else
                 fail(h, HTTP2_BROKEN, HTTP2_INTERNAL_ERROR, nghttp2_strerror((int)size));
+        } else if (UNLIKELY(size > 0 && !h->has_settings && h->is_server &&
+                            data[3] == NGHTTP2_SETTINGS && data[4] == 0)) {
+            put_settings(h, data, (size_t)size);
         } else if (size > 0) {
             put(h, data, (size_t)size);
         } else if (h->send_bytes == before && list_is_empty(&h->touched)) {
@@ -1222,6 +1258,16 @@ uint64_t http2_frames_sent(const struct http2 *h)
     return h->frames_sent;
 }
 
+uint64_t http2_resets_sent(const struct http2 *h)
+{
+    return h->resets_sent;
+}
+
+uint64_t http2_streams_refused(const struct http2 *h)
+{
+    return h->streams_refused;
+}
+
 /* -- streams --------------------------------------------------------------------------------- */
 
 int32_t http2_stream_id(const struct http2_stream *s)
@@ -1259,9 +1305,9 @@ bool http2_stream_peer_ended(const struct http2_stream *s)
     return s->is_peer_ended;
 }
 
-bool http2_stream_was_reset_by_us(const struct http2_stream *s)
+bool http2_stream_was_reset_by_peer(const struct http2_stream *s)
 {
-    return !s->is_reset_by_peer;
+    return s->is_reset_by_peer;
 }
 
 uint32_t http2_streams_open(const struct http2 *h)

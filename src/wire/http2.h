@@ -162,7 +162,7 @@ enum http2_failure {
     HTTP2_FLOOD_CONTROL, /* limits.control_frames_max */
     HTTP2_FLOOD_RESETS,  /* limits.resets_max */
     HTTP2_FLOOD_HEADERS, /* header blocks far beyond the limits, or of too many pieces */
-    HTTP2_FLOOD_STREAMS, /* more streams than it was allowed */
+    HTTP2_FLOOD_STREAMS, /* streams beyond limits.streams_max, after resets_max refusals */
     HTTP2_NO_MEMORY
 };
 enum http2_failure http2_failure(const struct http2 *h); /* why we ended it, if we did */
@@ -170,7 +170,9 @@ enum http2_failure http2_failure(const struct http2 *h); /* why we ended it, if 
 uint64_t http2_block_begun_ns(const struct http2 *h);
 /* When the peer's last frame began to arrive; 0: none has. */
 uint64_t http2_heard_ns(const struct http2 *h);
-uint64_t http2_frames_sent(const struct http2 *h); /* HEADERS and DATA of ours, all so far */
+uint64_t http2_frames_sent(const struct http2 *h);     /* HEADERS and DATA of ours, all so far */
+uint64_t http2_resets_sent(const struct http2 *h);     /* RST_STREAM of ours but for NO_ERROR */
+uint64_t http2_streams_refused(const struct http2 *h); /* for limits.streams_max */
 
 /* -- streams --------------------------------------------------------------------------------- */
 
@@ -181,8 +183,7 @@ size_t http2_stream_queued(const struct http2_stream *s); /* given to http2_data
 uint64_t http2_stream_sent(const struct http2_stream *s); /* bytes of body written by http2_send */
 bool http2_stream_has_ended(const struct http2_stream *s); /* our side: END_STREAM was written */
 bool http2_stream_peer_ended(const struct http2_stream *s);
-/* In on_close with a code: was it us who ended it (for the peer's fault or by http2_reset)? */
-bool http2_stream_was_reset_by_us(const struct http2_stream *s);
+bool http2_stream_was_reset_by_peer(const struct http2_stream *s); /* ask in on_close */
 uint32_t http2_streams_open(const struct http2 *h);
 /* Any of them, over and over: *at NULL begins; NULL at the end. Streams may be submitted to. */
 struct http2_stream *http2_stream_next(struct http2 *h, struct http2_stream *at);
