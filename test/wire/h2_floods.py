@@ -41,7 +41,8 @@ def attacked(server, *limits, hits=1):
 def memory_tells(server):
     """Not with a sanitizer, which keeps what was freed."""
     with open("/proc/%d/maps" % server.process.pid) as file:
-        return not any(name in file.read() for name in ("/libasan.so", "/libtsan.so"))
+        maps = file.read()
+    return "/libasan.so" not in maps and "/libtsan.so" not in maps
 
 
 def pour(h2, pieces, code=ENHANCE_YOUR_CALM):
