@@ -274,6 +274,15 @@ TEST(utf8_clauses)
         check(utf8_step(slice_of(cases[i].text)) == cases[i].step, "case %zu", i);
 }
 
+TEST(slice_of_nothing)
+{
+    struct slice none = { NULL, 0 };
+
+    check(slice_skip(none, 0).data == NULL && slice_skip(none, 0).size == 0, "skipped");
+    check(slice_first(none, 3).size == 0 && slice_find(none, 'x') == 0, "cut");
+    check(slice_eq(none, slice_of("")) && slice_trim(none).size == 0, "empty");
+}
+
 TEST(slice_numbers)
 {
     uint64_t value = 7;

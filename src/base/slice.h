@@ -43,10 +43,11 @@ bool slice_starts(struct slice a, const char *prefix);
 bool slice_ends(struct slice a, const char *suffix);
 /* Index of the first `byte`, or a.size when there is none. */
 size_t slice_find(struct slice a, uint8_t byte);
-/* Without the first n bytes (n <= size). */
+/* Without the first n bytes (n <= size). Nothing of an empty slice without an address is one too:
+ * C17 does not define NULL + 0, and compilers make the same one addition of this. */
 static inline struct slice slice_skip(struct slice a, size_t n)
 {
-    return (struct slice){ a.data + n, a.size - n };
+    return (struct slice){ n == 0 ? a.data : a.data + n, a.size - n };
 }
 static inline struct slice slice_first(struct slice a, size_t n)
 {
