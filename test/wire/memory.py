@@ -59,7 +59,7 @@ def large_calls_at_once():
 
 @case
 def kept_memory_has_a_limit_and_an_end():
-    """--memory-kept: what large messages lay in serves the next, and goes back when none have come for ten seconds."""
+    """--memory-kept: what large messages lay in serves the next, and goes back when none have come for some seconds."""
     count = 1 << 20
     text = json.dumps({"inputs": [{"name": "IN", "shape": [count], "datatype": "FP32",
                                    "parameters": {"binary_data_size": count * 4}}],
