@@ -565,7 +565,7 @@ TEST(files_are_checked)
     /* clang-format off */
     static const char fake[] =
         "\x0a\x01" "d" "\x12\x0f" "google.protobuf"
-        "\x22\x15" "\x0a\x08" "Duration"
+        "\x22\x16" "\x0a\x09" "Timestamp"
         "\x12\x09" "\x0a\x01" "x" "\x18\x05" "\x20\x01" "\x28\x09"
         "\x62\x06" "proto3";
     /* clang-format on */
@@ -573,7 +573,7 @@ TEST(files_are_checked)
                   err.text);
     CLEANUP(proto_arena_free) struct proto_arena *arena = proto_arena_new();
     struct proto_message *m = NULL;
-    check(proto_from_json(&m, arena, proto_type_find(schema, "google.protobuf.Duration"), schema,
+    check(proto_from_json(&m, arena, proto_type_find(schema, "google.protobuf.Timestamp"), schema,
                           slice_of("{\"x\":\"1s\"}"), &err) == OK,
           "%s", err.text);
 }

@@ -66,7 +66,7 @@ def errors_are_read():
     with serving() as server:
         status, _, err = grpcurl(server, "penstock.models.Iris/Predict", options=["-d", '{"sepal_length": 510}'])
         check(status != 0 and "InvalidArgument" in err and "sepal_length" in err, "%d %s", status, err)
-        check("BadRequest" in err or "field" in err, "the details are not read: %s", err)
+        check("fieldViolations" in err and "is not recognized" not in err, "the details are not read: %s", err)
         status, _, err = grpcurl(server, "inference.GRPCInferenceService/ModelMetadata", options=["-d", '{"name": "none"}'])
         check(status != 0 and "NotFound" in err and "none" in err, "%d %s", status, err)
 
