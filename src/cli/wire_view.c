@@ -408,9 +408,15 @@ static void put_flags(struct text *out, const struct side *side)
         text_str(out, "PRIORITY ");
 }
 
+/* What was gathered; where nothing was, it has an address all the same. */
+static struct slice gathered(const struct text *text)
+{
+    return text->size == 0 ? slice_of("") : text_slice(text);
+}
+
 static void put_control(struct wire_view *view, struct side *side)
 {
-    struct slice payload = text_slice(&side->payload);
+    struct slice payload = gathered(&side->payload);
     struct text *out = &view->rows;
 
     switch (side->type) {
@@ -441,7 +447,7 @@ static void put_control(struct wire_view *view, struct side *side)
 /* The header block in side->block, field by field. */
 static void put_block(struct wire_view *view, struct side *side)
 {
-    const uint8_t *at = side->block.data;
+    const uint8_t *at = gathered(&side->block).data;
     size_t left = side->block.size;
 
     for (;;) {
@@ -477,7 +483,7 @@ static void put_block(struct wire_view *view, struct side *side)
 /* RFC 9113 6.2: padding's length in front, a priority behind it, padding at the end. */
 static struct slice block_fragment(const struct side *side)
 {
-    struct slice block = text_slice(&side->payload);
+    struct slice block = gathered(&side->payload);
     size_t padding = 0;
 
     if (side->type == NGHTTP2_HEADERS && (side->flags & 0x8) && block.size > 0) {

@@ -45,7 +45,7 @@ struct grpc_client_call {
 
 enum err_code grpc_reader_next(struct grpc_reader *r, struct grpc_read *ret, struct err *err)
 {
-    struct slice in = slice_skip(text_slice(r->in), r->at);
+    struct slice in = r->in->size == 0 ? slice_of("") : slice_skip(text_slice(r->in), r->at);
     struct buf *content = NULL;
     size_t offset = 0;
 
