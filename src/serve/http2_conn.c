@@ -14,6 +14,10 @@
  * that has arrived is read; of a body whose length is known the last bytes wait for the peer's
  * END_STREAM, so that the end comes with them and not as a body of one byte more.
  *
+ * Heads. A stream costs memory as soon as its head is there, and a peer that knows HPACK pays a few
+ * bytes for 32 KiB of it. What all heads of a connection hold is therefore counted here, and charged
+ * to the budget in steps once it is more than FREE_BYTES, which any connection may have.
+ *
  * Body out. Large pieces are referred to until they are in the kernel, and frames are made only
  * while the socket takes them: a body of any size has at most PULL_BYTES of frames waiting, and
  * streams share in turns.
@@ -52,8 +56,11 @@ enum {
     FRAME_BYTES_MAX = 256 * 1024,
     TARGET_BYTES_MAX = 8192,
     KEPT_FIRST = 4096,
-    CHECK_MS = 1000,  /* how often streams are looked at, at most */
-    NOTICE_MS = 1000, /* from the first GOAWAY to the second, if the peer answers no PING */
+    STREAM_BYTES = 12 * 1024, /* of an exchange and its stream, beside the text of its head */
+    FREE_BYTES = 64 * 1024,   /* of heads that are not charged */
+    COVER_BYTES = 256 * 1024, /* charged at once */
+    CHECK_MS = 1000,          /* how often streams are looked at, at most */
+    NOTICE_MS = 1000,         /* from the first GOAWAY to the second, if the peer answers no PING */
     LINGER_MS = 2000,
     LINGER_BYTES_MAX = 16 * 1024 * 1024,
     CONNS_KEEP_MAX = 64,
@@ -76,6 +83,7 @@ struct http2_conn {
     struct list due;     /* exchanges with something to be handed over */
     struct list waiting; /* exchanges whose producer waits for room */
     uint32_t exchanges, requests;
+    size_t held, covered; /* by heads; of it FREE_BYTES for nothing, the rest charged */
     uint32_t turn_bytes;
     uint64_t skipped; /* while lingering */
 
@@ -256,6 +264,39 @@ static const struct exchange_ops ops = {
     .release = serve_exchange_release,
 };
 
+/* -- memory of heads ---------------------------------------------------------------------------- */
+
+/* Charges what is held beyond what is covered; false: not enough is left. */
+COLD static bool cover(struct http2_conn *c)
+{
+    size_t more = (c->held - c->covered + COVER_BYTES - 1) / COVER_BYTES * COVER_BYTES;
+
+    if (!budget_take(settings_of(c)->budget, more))
+        return false;
+    c->covered += more;
+    return true;
+}
+
+static bool hold(struct http2_conn *c, struct serve_exchange *e, size_t bytes)
+{
+    e->held = bytes;
+    c->held += bytes;
+    return LIKELY(c->held <= c->covered) || cover(c);
+}
+
+/* Gives back what is not needed, and not for every stream. */
+static void hold_no_more(struct http2_conn *c, struct serve_exchange *e)
+{
+    c->held -= e->held;
+    e->held = 0;
+    if (LIKELY(c->covered <= FREE_BYTES || c->held + 2 * (size_t)COVER_BYTES > c->covered))
+        return;
+    size_t spare = ((c->covered - c->held) / COVER_BYTES - 1) * COVER_BYTES;
+    spare = MIN(spare, c->covered - FREE_BYTES);
+    budget_give(settings_of(c)->budget, spare);
+    c->covered -= spare;
+}
+
 /* -- bytes that came before an offer --------------------------------------------------------- */
 
 static void kept_drop(struct serve_exchange *e)
@@ -310,6 +351,7 @@ static void let_go(struct serve_exchange *e)
 {
     struct exchange *x = &e->x;
 
+    hold_no_more(conn_of(e), e);
     e->stream = NULL;
     e->conn = NULL;
     list_remove(&e->due);
@@ -331,6 +373,7 @@ static struct serve_exchange *exchange_take(struct http2_conn *c, struct http2_s
     e->stream = s;
     e->due = e->waiting = (struct list_node){ 0 };
     e->kept = NULL;
+    e->held = 0;
     e->kept_at = e->kept_size = e->kept_room = e->filled = 0;
     e->pace = (struct body_pace){ 0 };
     e->sent_mark = e->sent_ns = 0;
@@ -357,6 +400,8 @@ COLD static void exchange_fail(struct http2_conn *c, struct serve_exchange *e, u
     fresh->x.method = e->x.method;
     fresh->x.is_head = e->x.is_head;
     fresh->x.body_is_over = true;
+    fresh->held = e->held;
+    e->held = 0;
     fresh->dialect =
         e->match.route != NULL || e->dialect == DIALECT_GRPC ? e->dialect : serve_dialect_of(&e->x);
     serve_exchange_leave(&e->x);
@@ -401,16 +446,22 @@ static void note_field(struct extras *extras, struct slice name, struct slice va
         *to = value;
 }
 
-/* Copies the fields into the arena. False: no memory. */
-static bool copy_head(struct serve_exchange *e, const struct http2_head *head,
-                      struct extras *extras)
+static size_t text_bytes(const struct http2_head *head)
 {
-    struct exchange *x = &e->x;
-    uint32_t count = 0;
     size_t size = 0;
 
     for (uint32_t i = 0; i < head->count; i++)
         size += head->fields[i].name.size + head->fields[i].value.size;
+    return size;
+}
+
+/* Copies the fields, of `size` bytes in all, into the arena. False: no memory. */
+static bool copy_head(struct serve_exchange *e, const struct http2_head *head, size_t size,
+                      struct extras *extras)
+{
+    struct exchange *x = &e->x;
+    uint32_t count = 0;
+
     uint8_t *text = arena_alloc(x->arena, size + 1);
     if (UNLIKELY(text == NULL))
         return false;
@@ -502,7 +553,14 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
     c->exchanges++;
     stat_add(&stats->http2_streams_open, 1);
     c->requests++;
-    if (UNLIKELY(!copy_head(e, head, &extras))) {
+    size_t text = text_bytes(head);
+    if (UNLIKELY(!hold(c, e, STREAM_BYTES + text))) {
+        /* An answer would hold it until the peer takes it; this one is gone with its frame. gRPC
+         * clients read RESOURCE_EXHAUSTED from it. */
+        http2_reset(c->h, s, HTTP2_ENHANCE_YOUR_CALM);
+        return;
+    }
+    if (UNLIKELY(!copy_head(e, head, text, &extras))) {
         stat_add(&stats->no_memory, 1);
         http2_reset(c->h, s, HTTP2_INTERNAL_ERROR);
         return;
@@ -773,6 +831,7 @@ static void conn_free(struct http2_conn *c)
         loop_unwatch(l->loop, &c->watch);
     socket_close(&c->watch.fd);
     list_remove(&c->base.node);
+    budget_give(settings_of(c)->budget, c->covered - FREE_BYTES);
     stat_add(&l->stats.http2_connections_open, (uint64_t)-1);
     if (!pool_give(&l->http2_conns, c))
         mem_free(c);
@@ -1236,6 +1295,7 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
     c->timer.on_due = on_due;
     list_init(&c->due);
     list_init(&c->waiting);
+    c->covered = FREE_BYTES;
     c->opened_ns = c->idle_ns = now_of(c);
     c->check_ns = c->grace_ns = c->goaway_ns = UINT64_MAX;
     c->age_ns = age_of(l->serve, c->opened_ns);

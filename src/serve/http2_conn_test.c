@@ -841,6 +841,54 @@ TEST(limits_of_one_request)
     server_stop(&t);
 }
 
+/* A few bytes of HPACK are much memory of heads: what a connection holds of it is of the budget. */
+TEST(heads_are_charged)
+{
+    enum { STREAMS = 90, FIELDS = 7 };
+    static char line[FIELDS][3600];
+    const char *more[FIELDS + 1] = { NULL };
+    uint32_t refused = 0, waits = 0;
+
+    server_prepare(&t);
+    budget_init(&t.budget, 1u << 20);
+    if (!server_start(&t, NULL))
+        return;
+    struct client *small = h2_open(&t), *large = h2_open(&t);
+    check(reply_is(h2_get(small, "/hello"), 200, "hello\n") && budget_used(&t.budget) == 0,
+          "a few streams are free");
+    for (int i = 0; i < FIELDS; i++) {
+        memset(line[i], 'v', sizeof line[i] - 1);
+        memcpy(line[i], "x: ", 3);
+        more[i] = line[i];
+    }
+    for (int i = 0; i < STREAMS; i++)
+        h2_begin(large, "GET", "/wait", more, true);
+    h2_listen(large, 200);
+    for (uint32_t i = 0; i < large->replies_count; i++) {
+        refused += large->replies[i].code == HTTP2_ENHANCE_YOUR_CALM;
+        waits += !large->replies[i].is_over;
+    }
+    check(waits >= 20 && waits <= 30 && refused == STREAMS - waits, "%u wait, %u refused", waits,
+          refused);
+    check(budget_used(&t.budget) > 700000, "charged");
+    check(server_metric(&t, "penstock_limit_hits_total{limit=\"memory-limit\"}") == refused,
+          "told");
+    check(reply_is(h2_get(small, "/hello"), 200, "hello\n"), "others are served");
+    for (uint32_t i = 0; i < large->replies_count; i++)
+        if (!large->replies[i].is_over)
+            http2_reset(large->h, large->replies[i].stream, HTTP2_CANCEL);
+    h2_flush(large);
+    check(wait_metric(&t, "penstock_http2_streams_open", 0), "streams");
+    check(budget_used(&t.budget) <= 256 * 1024, "given back but for one step: %llu",
+          (unsigned long long)budget_used(&t.budget));
+    check(reply_is(h2_get(large, "/hello"), 200, "hello\n"), "the connection goes on");
+    h2_close(large);
+    h2_close(small);
+    check(wait_metric(&t, "penstock_http2_connections_open", 0), "connections");
+    check(budget_used(&t.budget) == 0, "all is given back");
+    server_stop(&t);
+}
+
 TEST(answers_nobody_takes)
 {
     static const struct http2_limits shut = { .header_bytes_max = 65536,

@@ -88,6 +88,7 @@ struct serve_exchange {
     uint8_t *kept;               /* owned: bytes that came before an offer */
     size_t kept_at, kept_size, kept_room;
     size_t filled; /* of the present offer */
+    size_t held;   /* by its head, as its connection counts */
     struct body_pace pace;
     uint64_t sent_mark, sent_ns; /* how far its answer had got, and when that was seen */
     bool has_sent;               /* what its answer has is all given to http2 */
