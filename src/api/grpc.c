@@ -103,6 +103,27 @@ static HOT void call_service(struct call *call, const struct api *api,
     end_unknown_method(call, service);
 }
 
+COLD bool grpc_is_path(struct slice path)
+{
+    if (path.size == 0 || path.data[0] != '/')
+        return false;
+    struct slice service = slice_skip(path, 1), method = { 0 };
+    size_t slash = slice_find(service, '/');
+
+    if (slash == service.size)
+        return false;
+    method = slice_skip(service, slash + 1);
+    service = slice_first(service, slash);
+    if (method.size == 0 || slice_find(method, '/') != method.size)
+        return false;
+    if (slice_starts(service, "penstock.models."))
+        return true;
+    for (size_t i = 0; grpc_services[i] != NULL; i++)
+        if (slice_is(service, grpc_services[i]->name))
+            return true;
+    return false;
+}
+
 HOT void grpc_dispatch(struct exchange *x, const struct api *api)
 {
     struct call *call = grpc_accept(x, &api->grpc);

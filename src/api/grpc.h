@@ -52,6 +52,9 @@ MUST_USE enum err_code grpc_watchers_register(struct grpc_watchers *watchers,
                                               struct metrics *metrics, struct err *err);
 uint64_t grpc_watchers_refused(const struct grpc_watchers *watchers); /* NULL: 0 */
 
+/* Is it the path of a method of a service that exists, whatever came to it? */
+bool grpc_is_path(struct slice path);
+
 /* Ends or serves the exchange; UNIMPLEMENTED names what exists instead. */
 void grpc_dispatch(struct exchange *x, const struct api *api);
 

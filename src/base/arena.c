@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/budget.h"
 #include "base/buf.h"
 #include "base/mem.h"
 
@@ -28,8 +29,9 @@ struct arena {
     struct block *now;
     struct block *first;
     struct adopted *adopted;
-    size_t taken, cap;
-    void *last; /* most recent piece, for arena_resize */
+    size_t taken, cap;      /* in blocks behind the first */
+    struct budget *budget;  /* borrowed: taken is charged to it; NULL: to nobody */
+    void *last;             /* most recent piece, for arena_resize */
 };
 
 static struct block *block_new(size_t size)
@@ -57,6 +59,12 @@ struct arena *arena_new(size_t first_block_bytes, size_t cap_bytes)
     return arena;
 }
 
+void arena_charge_to(struct arena *arena, struct budget *budget)
+{
+    require(arena->taken == 0);
+    arena->budget = budget;
+}
+
 void arena_reset(struct arena *arena)
 {
     for (struct adopted *a = arena->adopted; a != NULL; a = a->next)
@@ -73,6 +81,8 @@ void arena_reset(struct arena *arena)
         mem_free(old);
     }
     arena->first->used = 0;
+    if (UNLIKELY(arena->taken != 0))
+        budget_give(arena->budget, arena->taken);
     arena->taken = 0;
     arena->last = NULL;
 }
@@ -107,10 +117,15 @@ void *arena_aligned(struct arena *arena, size_t align, size_t size)
         return NULL;
     size_t usual = arena->first->size;
     bool alone = size > usual / 4;
-    struct block *fresh = block_new(alone ? size : usual);
-    if (fresh == NULL)
+    size_t room = alone ? size : usual;
+    if (!budget_take(arena->budget, room))
         return NULL;
-    arena->taken += fresh->size;
+    struct block *fresh = block_new(room);
+    if (fresh == NULL) {
+        budget_give(arena->budget, room);
+        return NULL;
+    }
+    arena->taken += room;
     fresh->used = size;
     if (alone) {
         fresh->next = block->next;

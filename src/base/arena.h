@@ -12,10 +12,14 @@
 #include "base/slice.h"
 
 struct arena;
+struct budget;
 struct buf;
 
 MUST_USE struct arena *arena_new(size_t first_block_bytes, size_t cap_bytes); /* NULL: no memory */
 void arena_free(struct arena **arena);
+/* What it takes behind the first block is charged there, and given back by arena_reset. Borrowed: it
+ * outlives the arena. While nothing more than the first block is taken. */
+void arena_charge_to(struct arena *arena, struct budget *budget);
 /* Drops everything, adopted bufs too; keeps the first block. */
 void arena_reset(struct arena *arena);
 

@@ -125,6 +125,27 @@ static void count_release(void *context, void *data)
     ++*(int *)context;
 }
 
+TEST(arena_is_charged_behind_its_first_block)
+{
+    struct budget budget;
+    CLEANUP(arena_free) struct arena *arena = arena_new(1024, 1 << 20);
+
+    budget_init(&budget, 10000);
+    check_or_stop(arena != NULL, "made");
+    arena_charge_to(arena, &budget);
+    check(arena_alloc(arena, 1000) != NULL && budget_used(&budget) == 0, "the first is its own");
+    check(arena_alloc(arena, 5000) != NULL && budget_used(&budget) == 5000, "one of its own");
+    check(arena_alloc(arena, 100) != NULL && budget_used(&budget) == 6024, "a usual one");
+    check(arena_alloc(arena, 5000) == NULL && budget_refused(&budget) == 1, "no more");
+    check(budget_used(&budget) == 6024, "a refusal takes nothing");
+    arena_reset(arena);
+    check(budget_used(&budget) == 0, "given back");
+    fault_arm(1);
+    check(arena_alloc(arena, 5000) == NULL && budget_used(&budget) == 0, "no memory");
+    fault_arm(0);
+    check(arena_alloc(arena, 5000) != NULL && budget_used(&budget) == 5000, "and again");
+}
+
 TEST(arena_grows_caps_and_resets)
 {
     struct arena *arena = arena_new(1024, 100000);

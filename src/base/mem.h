@@ -24,6 +24,10 @@ void mem_free_slot(void *slot);
  * back to the system instead of kept. Once, before other threads begin. */
 void mem_tune(void);
 
+/* Gives heap memory that is free back to the system when there is much of it: now and then, on a
+ * thread that nobody waits for. */
+void mem_trim(void);
+
 uint64_t mem_count(void); /* allocations by the calling thread since it began */
 
 #endif

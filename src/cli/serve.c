@@ -411,6 +411,7 @@ static void wait_for_watchers(struct server *server)
 static void give_memory_back(void)
 {
     block_trim(clock_mono_ns() - KEPT_UNUSED_S * NS_PER_S);
+    mem_trim();
 }
 
 static void wait_and_drain(struct server *server)

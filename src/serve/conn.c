@@ -48,6 +48,8 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
         mem_free(e);
         return NULL;
     }
+    if (UNLIKELY(is_fresh)) /* small requests take the first block only, which is the pool's */
+        arena_charge_to(arena, l->serve->settings.budget);
     exchange_init(&e->x, ops, arena, l->loop);
     e->input = NULL;
     e->match.route = NULL;

@@ -97,6 +97,18 @@ COLD static void no_path(struct serve_exchange *e)
         answer_options(e, allow_all);
         return;
     }
+    if (grpc_is_path(x->path)) {
+        struct slice type = exchange_header(x, "content-type");
+        err_set(&err, E_INVALID,
+                "%.*s is a gRPC method: it takes POST with content-type application/grpc over "
+                "HTTP/2, and this is %.*s with '%.*s'; `penstock call --grpc` and any gRPC client "
+                "call it, and POST /models/{model}:predict is for JSON",
+                (int)MIN(x->path.size, (size_t)200), (const char *)x->path.data,
+                (int)MIN(x->method_text.size, (size_t)32), (const char *)x->method_text.data,
+                (int)MIN(type.size, (size_t)80), (const char *)type.data);
+        api_fail(x, e->dialect, 415, &err);
+        return;
+    }
     suggest(hint, sizeof hint, x->path);
     err_set(&err, E_NOT_FOUND, "there is nothing at %.*s%s", (int)MIN(x->path.size, (size_t)200),
             (const char *)x->path.data, hint);

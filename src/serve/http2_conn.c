@@ -57,6 +57,7 @@ enum {
     TARGET_BYTES_MAX = 8192,
     KEPT_FIRST = 4096,
     STREAM_BYTES = 12 * 1024, /* of an exchange and its stream, beside the text of its head */
+    TEXT_SMALL = 4096,        /* of a head that lies in the first block of its arena */
     FREE_BYTES = 64 * 1024,   /* of heads that are not charged */
     COVER_BYTES = 256 * 1024, /* charged at once */
     CHECK_MS = 1000,          /* how often streams are looked at, at most */
@@ -520,6 +521,10 @@ static uint16_t check_head(struct http2_conn *c, struct serve_exchange *e,
                 TARGET_BYTES_MAX);
         return 414;
     }
+    if (UNLIKELY(slice_is(x->method_text, "CONNECT"))) {
+        err_set(err, E_UNIMPLEMENTED, "CONNECT is not offered: this server is no proxy");
+        return 501;
+    }
     if (UNLIKELY(target.size == 0 || slice_find(target, '#') < target.size)) {
         err_set(err, E_INVALID, "the :path of the request is no path, or has a fragment (#)");
         return 400;
@@ -554,15 +559,12 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
     stat_add(&stats->http2_streams_open, 1);
     c->requests++;
     size_t text = text_bytes(head);
-    if (UNLIKELY(!hold(c, e, STREAM_BYTES + text))) {
+    /* What does not fit into its first block the arena charges itself. */
+    size_t held = STREAM_BYTES + (text <= TEXT_SMALL ? text : 0);
+    if (UNLIKELY(!hold(c, e, held) || !copy_head(e, head, text, &extras))) {
         /* An answer would hold it until the peer takes it; this one is gone with its frame. gRPC
          * clients read RESOURCE_EXHAUSTED from it. */
         http2_reset(c->h, s, HTTP2_ENHANCE_YOUR_CALM);
-        return;
-    }
-    if (UNLIKELY(!copy_head(e, head, text, &extras))) {
-        stat_add(&stats->no_memory, 1);
-        http2_reset(c->h, s, HTTP2_INTERNAL_ERROR);
         return;
     }
     struct exchange *x = &e->x;
