@@ -22,6 +22,10 @@
  * while the socket takes them: a body of any size has at most PULL_BYTES of frames waiting, and
  * streams share in turns.
  *
+ * An answer before the request's end (413, an error of gRPC) leaves at once, and what still comes is
+ * dropped for a moment before RST_STREAM(NO_ERROR) asks for no more: curl 7 and HAProxy 2.6 lose the
+ * answer when the two come together, though RFC 9113 8.1 says that they may.
+ *
  * Leaving. RST_STREAM, the end of the connection, a deadline: on_close is the one place where an
  * exchange hears of it. A connection whose peer has closed its side is over: nobody answers a
  * half-closed HTTP/2 connection.
@@ -214,6 +218,25 @@ static void op_send(struct exchange *x, struct slice bytes, struct buf *holder)
     run_later(c);
 }
 
+/* The answer is there and the request is not over: what comes of it is dropped for a moment. */
+COLD static void linger(struct http2_conn *c, struct serve_exchange *e)
+{
+    http2_linger(e->stream);
+    http2_allow(c->h, e->stream, STREAM_WINDOW);
+    e->lingers_ns = now_of(c) + LINGER_MS * NS_PER_MS;
+    e->lingered = 0;
+}
+
+/* Dropped bytes of a stream that lingers: so many and no more. */
+COLD static void linger_got(struct http2_conn *c, struct serve_exchange *e, size_t size)
+{
+    e->lingered += size;
+    if (e->lingered <= LINGER_BYTES_MAX)
+        http2_allow(c->h, e->stream, STREAM_WINDOW);
+    else if (http2_stream_has_ended(e->stream))
+        http2_reset(c->h, e->stream, HTTP2_NO_ERROR);
+}
+
 static void op_end(struct exchange *x, const struct header *trailers, uint32_t trailers_count)
 {
     struct serve_exchange *e = of(x);
@@ -226,6 +249,9 @@ static void op_end(struct exchange *x, const struct header *trailers, uint32_t t
                   (unsigned long long)x->body_sent);
         http2_reset(c->h, e->stream, HTTP2_INTERNAL_ERROR);
     } else {
+        if (UNLIKELY(!http2_stream_peer_ended(e->stream) && c->goaway == GOAWAY_NONE &&
+                     !e->was_slow))
+            linger(c, e);
         http2_end(c->h, e->stream, (const struct http2_field *)(const void *)trailers,
                   trailers_count);
     }
@@ -377,7 +403,8 @@ static struct serve_exchange *exchange_take(struct http2_conn *c, struct http2_s
     e->held = 0;
     e->kept_at = e->kept_size = e->kept_room = e->filled = 0;
     e->pace = (struct body_pace){ 0 };
-    e->sent_mark = e->sent_ns = 0;
+    e->sent_mark = e->sent_ns = e->lingers_ns = 0;
+    e->was_slow = false;
     http2_stream_set_user(s, e);
     return e;
 }
@@ -401,6 +428,7 @@ COLD static void exchange_fail(struct http2_conn *c, struct serve_exchange *e, u
     fresh->x.method = e->x.method;
     fresh->x.is_head = e->x.is_head;
     fresh->x.body_is_over = true;
+    fresh->was_slow = status == 408;
     fresh->held = e->held;
     e->held = 0;
     fresh->dialect =
@@ -689,6 +717,10 @@ static void on_data(void *owner, struct http2_stream *s, struct slice data)
     struct serve_exchange *e = http2_stream_user(s);
     struct err err;
 
+    if (UNLIKELY(e != NULL && e->lingers_ns != 0)) {
+        linger_got(c, e, data.size);
+        return;
+    }
     if (UNLIKELY(e == NULL || e->x.is_ended || e->x.is_gone) || !count_body(c, e, data.size))
         return;
     struct exchange *x = &e->x;
@@ -1150,6 +1182,13 @@ static void check_streams(struct http2_conn *c)
             stat_add(&c->base.l->stats.timeout_write, 1);
             http2_reset(c->h, s, HTTP2_CANCEL);
             continue;
+        }
+        if (UNLIKELY(e->lingers_ns != 0)) {
+            if (now >= e->lingers_ns && http2_stream_has_ended(s)) {
+                http2_reset(c->h, s, HTTP2_NO_ERROR);
+                continue;
+            }
+            is_needed = true;
         }
         bool is_waited = e->x.has_offer && !e->x.can_rest && e->pace.wait_ns != 0;
         if (is_waited && body_pace_is_slow(&e->pace, c->base.l, now, &err)) {

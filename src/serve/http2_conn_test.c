@@ -841,6 +841,33 @@ TEST(limits_of_one_request)
     server_stop(&t);
 }
 
+/* The answer that comes first is not followed by a reset at once: what still comes is dropped for a
+ * moment, and then no more is asked for. */
+TEST(an_early_answer_outlives_its_request)
+{
+    static const char *const more[] = { "content-length: 3000000", NULL };
+    static char body[20000];
+
+    server_prepare(&t);
+    t.settings.body_bytes_max = 1000;
+    if (!server_start(&t, NULL))
+        return;
+    struct client *c = h2_open(&t);
+    struct reply *r = h2_begin(c, "POST", "/echo", more, false);
+    h2_listen(c, 300);
+    check(r->status == 413 && !r->is_over && strstr(r->body, "--max-body") != NULL, "%d", r->status);
+    for (int i = 0; i < 10; i++) {
+        check(http2_data(c->h, r->stream, slice_make(body, sizeof body), NULL), "sent");
+        h2_flush(c);
+    }
+    check(reply_is(h2_get(c, "/hello"), 200, "hello\n") && !r->is_over, "the connection goes on");
+    h2_listen(c, 4000);
+    check(r->is_over && r->code == HTTP2_NO_ERROR, "in the end no more is taken: %u", r->code);
+    check(reply_is(h2_get(c, "/hello"), 200, "hello\n"), "and the connection goes on");
+    h2_close(c);
+    server_stop(&t);
+}
+
 /* A few bytes of HPACK are much memory of heads: what a connection holds of it is of the budget. */
 TEST(heads_are_charged)
 {

@@ -90,9 +90,11 @@ struct serve_exchange {
     size_t filled; /* of the present offer */
     size_t held;   /* by its head, as its connection counts */
     struct body_pace pace;
+    uint64_t lingers_ns, lingered; /* its answer is out: until when, and how much was dropped */
     uint64_t sent_mark, sent_ns; /* how far its answer had got, and when that was seen */
     bool has_sent;               /* what its answer has is all given to http2 */
     bool is_counted;
+    bool was_slow; /* its body: nothing more of it is waited for */
 
     struct http1_field fields[];
 };

@@ -242,6 +242,7 @@ struct http2_stream {
     bool is_deferred;  /* it asked, there was nothing: resume */
     bool is_ended;     /* http2_end was called */
     bool is_end_sent;  /* END_STREAM was written */
+    bool lingers;      /* the rest of its request is still taken */
     bool is_reset;     /* by the owner */
     bool is_reset_by_peer;
     bool is_open;       /* nghttp2 knows it: a client's, once its HEADERS are written */
@@ -902,7 +903,7 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
             s->is_end_sent = s->has_answered = true;
             /* RFC 9113 8.1: what is left of the request is not wanted. */
-            if (h->is_server && !s->is_peer_ended && !s->is_reset) {
+            if (h->is_server && !s->is_peer_ended && !s->is_reset && !s->lingers) {
                 s->is_reset = true;
                 if (nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, s->id, HTTP2_NO_ERROR) !=
                     0)
@@ -1503,6 +1504,12 @@ bool http2_end(struct http2 *h, struct http2_stream *s, const struct http2_field
     s->is_ended = true;
     touch(s);
     return true;
+}
+
+void http2_linger(struct http2_stream *s)
+{
+    require(s->h->is_server && !s->is_end_sent);
+    s->lingers = true;
 }
 
 void http2_reset(struct http2 *h, struct http2_stream *s, uint32_t code)

@@ -205,9 +205,12 @@ bool http2_respond(struct http2 *h, struct http2_stream *s, uint16_t status,
 /* One more piece of our body. False: no memory, the stream will be reset. */
 bool http2_data(struct http2 *h, struct http2_stream *s, struct slice bytes, struct buf *holder);
 /* Our side is complete; trailers are copied. When a server's answer ends before its request has,
- * RST_STREAM(NO_ERROR) follows (RFC 9113 8.1). */
+ * RST_STREAM(NO_ERROR) follows (RFC 9113 8.1), unless http2_linger was called. */
 bool http2_end(struct http2 *h, struct http2_stream *s, const struct http2_field *trailers,
                uint32_t count);
+/* A server's, before the answer's end is written: the rest of the request is still taken then, and
+ * http2_reset(HTTP2_NO_ERROR) is the owner's to say. */
+void http2_linger(struct http2_stream *s);
 /* Ends both sides at once; what is queued is dropped. on_close follows from http2_send. */
 void http2_reset(struct http2 *h, struct http2_stream *s, uint32_t code);
 /* The peer may send `ahead` bytes more on this stream than have arrived, if it may not already.
