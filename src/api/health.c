@@ -341,6 +341,12 @@ static void put_model(struct text *out, const struct exchange *x,
         if (curl.size != 0) {
             text_str(out, "<pre>");
             text_html(out, text_slice(&curl));
+            size_t before = curl.size;
+            typed_put_grpcurl(&curl, x, plan);
+            if (curl.size != before) {
+                text_byte(out, '\n');
+                text_html(out, slice_skip(text_slice(&curl), before));
+            }
             text_str(out, "</pre>");
         }
         out->has_failed |= text_failed(&curl);
@@ -349,6 +355,8 @@ static void put_model(struct text *out, const struct exchange *x,
         text_html(out, slice_of(entry->version));
         text_str(out, " &middot; ");
         put_link(out, "/models/", entry->name, "", "fields");
+        text_str(out, " &middot; ");
+        put_link(out, "/models/", entry->name, "/contract.proto", "contract.proto");
         text_str(out, " &middot; ");
         put_link(out, "/v2/models/", entry->name, "", "tensors");
         text_str(out, " &middot; ");
@@ -368,8 +376,8 @@ static void put_page(struct text *out, const struct exchange *x, const struct ap
     text_put(out, page_head, sizeof page_head - 1);
     text_str(out, "<h1>Penstock</h1><p>Version ");
     text_html(out, slice_of(api->server_version));
-    text_str(out, ". Models over REST at this address; every example works when pasted into a "
-                  "shell.</p>");
+    text_str(out, ". Models over REST and gRPC at this address; every example works when "
+                  "pasted into a shell.</p>");
     repository_snapshot_take(api->repository, &snapshot);
     for (uint32_t i = 0; i < snapshot.count; i++) {
         if (snapshot.entries[i].model != NULL && !snapshot.entries[i].is_default)

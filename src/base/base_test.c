@@ -301,6 +301,14 @@ TEST(slice_of_nothing)
 
     check(slice_skip(none, 0).data == NULL && slice_skip(none, 0).size == 0, "skipped");
     check(slice_first(none, 3).size == 0 && slice_find(none, 'x') == 0, "cut");
+    check(slice_starts(none, "") && slice_ends(none, "") && !slice_ends(none, "x"), "ends");
+    struct text text;
+    text_init(&text, 100);
+    text_json(&text, none);
+    text_slice_put(&text, none);
+    text_html(&text, none);
+    check(slice_is(text_slice(&text), "\"\""), "written");
+    text_deinit(&text);
     check(slice_eq(none, slice_of("")) && slice_trim(none).size == 0, "empty");
 }
 

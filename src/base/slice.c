@@ -22,14 +22,14 @@ bool slice_starts(struct slice a, const char *prefix)
 {
     size_t size = strlen(prefix);
 
-    return a.size >= size && memcmp(a.data, prefix, size) == 0;
+    return a.size >= size && slice_eq(slice_first(a, size), slice_make(prefix, size));
 }
 
 bool slice_ends(struct slice a, const char *suffix)
 {
     size_t size = strlen(suffix);
 
-    return a.size >= size && memcmp(a.data + a.size - size, suffix, size) == 0;
+    return a.size >= size && slice_eq(slice_skip(a, a.size - size), slice_make(suffix, size));
 }
 
 size_t slice_find(struct slice a, uint8_t byte)

@@ -179,7 +179,7 @@ void text_json(struct text *text, struct slice str)
         }
         plain = ++at;
     }
-    text_put(text, str.data + plain, at - plain);
+    text_slice_put(text, slice_skip(str, plain));
     text_byte(text, '"');
 }
 

@@ -164,6 +164,11 @@ MUST_USE enum err_code typed_write(struct text *out, const struct typed_plan *pl
  * keep it from being shown as 0 or 1 when it is neither. out has NUMBER_TEXT_MAX bytes; returns the
  * length. */
 size_t typed_put_probability(char *out, double p);
+/* A sum of many small floats may pass 1 by a little: that is 1. */
+static inline double typed_probability(double p)
+{
+    return p > 1 && p < 1.00001 ? 1 : p;
+}
 
 /* -- describing -------------------------------------------------------------------------------- */
 

@@ -145,10 +145,9 @@ static uint64_t bits_of(const struct writer *w, enum message_kind kind,
             return whole_bits(dtype, element);
         return float_bits(kind, element_f64(dtype, element, 0));
     }
-    double value = element_f64(dtype, element, 0);
-    if (is_probability && w->query->precision == TYPED_PRECISION_DEFAULT && value >= 0 &&
-        value <= 1)
-        value = round_probability(dtype, value);
+    double value = element_f64(dtype, element, 0), p = typed_probability(value);
+    if (is_probability && w->query->precision == TYPED_PRECISION_DEFAULT && p >= 0 && p <= 1)
+        value = round_probability(dtype, p);
     else if (w->query->precision > 0)
         value = round_digits(dtype, element, w->query->precision, value);
     return float_bits(kind, value);

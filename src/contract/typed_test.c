@@ -697,6 +697,14 @@ TEST(typed_answers_classifiers)
     check_answer(test_spam(), "raw=1", 1, false, one,
                  "{\"label\":[1],\"probabilities\":[[0.0184654,0.9815346]]}");
     check_answer(test_spam(), "raw=1&outputs=label", 3, true, many, "{\"label\":[1,0,7]}");
+    /* The sum of a forest's floats passes 1 by a little; what is further off is shown as it is. */
+    const void *usual = one[1].tensor.data;
+    float sum[2] = { 0, 1.0000001f };
+    one[1].tensor.data = sum;
+    check_answer(test_spam(), "", 1, false, one, "{\"label\":\"spam\",\"probability\":1.0}");
+    sum[1] = 1.5f;
+    check_answer(test_spam(), "", 1, false, one, "{\"label\":\"spam\",\"probability\":1.5}");
+    one[1].tensor.data = usual;
     /* A class number that has no name is shown as it is. */
     check_answer(test_spam(), "", 3, true, many,
                  "[{\"label\":\"spam\",\"probability\":0.98},{\"label\":\"ham\",\"probability\":"

@@ -106,7 +106,7 @@ static void put_probability(struct writer *w, enum penstock_dtype dtype, const u
                             uint64_t index)
 {
     const uint8_t *element = data + index * dtype_size(dtype);
-    double p = element_f64(dtype, data, index);
+    double p = typed_probability(element_f64(dtype, data, index));
     char text[NUMBER_TEXT_MAX];
 
     if (w->query->precision == TYPED_PRECISION_DEFAULT && p >= 0 && p <= 1)
