@@ -461,8 +461,10 @@ static enum err_code post(struct call *call, const char *target, struct answer *
     }
     enum err_code code =
         ask(call->client, "POST", target, call->content_type, text_slice(&call->body), ret, err);
-    if (call->view != NULL)
+    if (call->view != NULL) {
+        wire_view_end(call->view, client_times(call->client));
         wire_view_say(call->view, slice_of(""), slice_of(""));
+    }
     return code;
 }
 

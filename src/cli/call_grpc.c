@@ -556,6 +556,8 @@ static enum err_code exchange(struct grpc_call *g, struct slice message, struct 
                                            .sends = sends(g->o) };
 
     enum err_code code = client_grpc(client, &request, &reply, err);
+    if (g->call->view != NULL)
+        wire_view_end(g->call->view, client_times(client));
     if (options_flag(g->o, OPT_TIMING) && reply != NULL)
         call_say_timing(client, server_timing(reply));
     if (code != OK)

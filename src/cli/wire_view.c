@@ -27,6 +27,7 @@
 
 enum {
     FRAME_HEAD_BYTES = 9,
+    SAME_WRITE_NS = 5000, /* less than a write takes */
     PREFACE_BYTES = HTTP2_PREFACE_BYTES,
     KEPT_BYTES_MAX = 256 << 10,  /* of a control frame or a header block */
     MESSAGE_BYTES_MAX = 1 << 20, /* of a message, to be shown field by field */
@@ -98,6 +99,12 @@ struct run {
     char stream[16];
 };
 
+/* Where in `rows` a time goes: it is put there at the end, when it is known what it counts from. */
+struct stamp {
+    size_t at;
+    uint64_t at_ns;
+};
+
 struct wire_view {
     struct client_tap tap;
     struct run run;
@@ -105,8 +112,10 @@ struct wire_view {
     char *title, *server; /* owned */
     struct side sides[2]; /* received, sent */
     struct text rows;     /* owned */
+    struct text stamps;   /* owned: of struct stamp, in the order of `rows` */
     uint64_t begun_ns;
-    bool has_begun;
+    uint64_t write_ns, fed_ns; /* of the bytes of the tap: when they passed, when they were read */
+    bool has_begun, was_sent;
 };
 
 /* -- words ------------------------------------------------------------------------------------- */
@@ -168,7 +177,7 @@ static void begin_row(struct wire_view *view, bool is_sent, uint64_t at_ns, cons
 {
     struct text *out = &view->rows;
 
-    text_printf(out, "%8.3f  ", (double)(at_ns - view->begun_ns) / 1e6);
+    text_put(&view->stamps, &(struct stamp){ out->size, at_ns }, sizeof(struct stamp));
     put_styled(out, view, is_sent ? CYAN : GREEN, is_sent ? "->" : "<-");
     text_str(out, "  ");
     put_style(out, view, BOLD);
@@ -694,7 +703,19 @@ static void feed_http1(struct wire_view *view, struct side *side, struct slice b
 
 static void on_bytes(struct client_tap *tap, bool is_sent, struct slice bytes)
 {
-    wire_view_feed(CONTAINER_OF(tap, struct wire_view, tap), is_sent, bytes, clock_mono_ns());
+    struct wire_view *view = CONTAINER_OF(tap, struct wire_view, tap);
+    uint64_t now = clock_mono_ns();
+
+    /* Pieces of one write are told of right after each other, and left together. */
+    bool is_same_write = is_sent && view->was_sent && now - view->fed_ns < SAME_WRITE_NS;
+    bool is_first = !view->has_begun;
+    if (!is_same_write)
+        view->write_ns = now;
+    wire_view_feed(view, is_sent, bytes, view->write_ns);
+    if (is_first)
+        view->write_ns = 0;
+    view->was_sent = is_sent;
+    view->fed_ns = clock_mono_ns();
 }
 
 enum err_code wire_view_new(struct wire_view **ret, const struct wire_view_settings *settings,
@@ -711,6 +732,7 @@ enum err_code wire_view_new(struct wire_view **ret, const struct wire_view_setti
         return err_set(err, E_EXHAUSTED, "no memory to show the wire");
     view->tap.on_bytes = on_bytes;
     text_init(&view->rows, OUT_BYTES_MAX);
+    text_init(&view->stamps, OUT_BYTES_MAX);
     for (int i = 0; i < 2; i++) {
         struct side *side = &view->sides[i];
         side->is_sent = i == 1;
@@ -744,6 +766,7 @@ void wire_view_free(struct wire_view **slot)
             nghttp2_hd_inflate_del(side->inflater);
     }
     text_deinit(&view->rows);
+    text_deinit(&view->stamps);
     mem_free(view->title);
     mem_free(view->server);
     mem_free(view);
@@ -754,6 +777,15 @@ struct client_tap *wire_view_tap(struct wire_view *view)
     return &view->tap;
 }
 
+/* Bytes are told of after they were written, and on one machine the server may have read them and
+ * worked before the writer runs again: zero is when the call was given to its connection. */
+void wire_view_end(struct wire_view *view, struct client_times times)
+{
+    uint64_t ns = times.send_ns + times.wait_ns + times.receive_ns;
+
+    view->begun_ns = MIN(view->begun_ns, clock_mono_ns() - ns);
+}
+
 void wire_view_feed(struct wire_view *view, bool is_sent, struct slice bytes, uint64_t at_ns)
 {
     struct side *side = &view->sides[is_sent ? 1 : 0];
@@ -761,6 +793,7 @@ void wire_view_feed(struct wire_view *view, bool is_sent, struct slice bytes, ui
     if (!view->has_begun) {
         view->has_begun = true;
         view->begun_ns = at_ns;
+        at_ns = 0;
     }
     side->bytes += bytes.size;
     if (view->settings.http2)
@@ -1085,6 +1118,24 @@ static void put_sizes(struct text *out, const struct wire_view *view, struct sli
                  in->headers_plain);
 }
 
+static void put_rows(struct text *out, const struct wire_view *view)
+{
+    struct slice rows = text_slice(&view->rows), stamps = text_slice(&view->stamps);
+    size_t at = 0;
+
+    for (; stamps.size >= sizeof(struct stamp); stamps = slice_skip(stamps, sizeof(struct stamp))) {
+        struct stamp stamp;
+        memcpy(&stamp, stamps.data, sizeof stamp);
+        if (stamp.at > rows.size)
+            break;
+        text_put(out, rows.data + at, stamp.at - at);
+        uint64_t ns = stamp.at_ns > view->begun_ns ? stamp.at_ns - view->begun_ns : 0;
+        text_printf(out, "%8.3f  ", (double)ns / 1e6);
+        at = stamp.at;
+    }
+    text_slice_put(out, slice_skip(rows, at));
+}
+
 void wire_view_write(struct wire_view *view, struct text *out, struct slice request_json,
                      struct slice answer_json)
 {
@@ -1100,7 +1151,7 @@ void wire_view_write(struct wire_view *view, struct text *out, struct slice requ
     text_printf(out, "%8s      %-13s %2s %7s\n", "ms", view->settings.http2 ? "frame" : "part",
                 view->settings.http2 ? "on" : "", "bytes");
     put_style(out, view, PLAIN);
-    text_slice_put(out, text_slice(&view->rows));
+    put_rows(out, view);
     for (int i = 0; i < 2; i++) {
         struct side *side = &view->sides[i];
         if (side->is_broken)

@@ -5,7 +5,8 @@
  * heads and pieces of bodies; of HTTP/2 each frame; of gRPC the messages field by field beside their
  * JSON, and what all of it weighs.
  *
- * Life     wire_view_new, bytes by its tap (or wire_view_feed), wire_view_write or _say, _free.
+ * Life     wire_view_new, bytes by its tap (or wire_view_feed), wire_view_end, wire_view_write or
+ *          _say, _free.
  * Threads  one at a time.
  */
 #ifndef CLI_WIRE_VIEW_H
@@ -36,8 +37,12 @@ MUST_USE enum err_code wire_view_new(struct wire_view **ret,
                                      const struct wire_view_settings *settings, struct err *err);
 void wire_view_free(struct wire_view **view);
 
-struct client_tap *wire_view_tap(struct wire_view *view); /* by the clock from the first byte on */
+struct client_tap *wire_view_tap(struct wire_view *view); /* by the clock */
 void wire_view_feed(struct wire_view *view, bool is_sent, struct slice bytes, uint64_t at_ns);
+
+/* The one call that passed is over, just now: times count from when its connection was there. Without
+ * it they count from the first bytes. */
+void wire_view_end(struct wire_view *view, struct client_times times);
 
 /* All of it. The JSON of the two messages, for gRPC; empty: there is none. */
 void wire_view_write(struct wire_view *view, struct text *out, struct slice request_json,

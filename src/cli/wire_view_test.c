@@ -3,7 +3,9 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/clock.h"
 #include "codec/proto.h"
 #include "test/harness.h"
 
@@ -288,5 +290,30 @@ TEST(wire_view_shortens_what_is_long)
         check(size <= 100, "%.*s", (int)size, line);
         line += size + (line[size] == '\n');
     }
+    drop(&feed);
+}
+
+/* The first bytes are told of 2 ms after the call had its connection, and the answer 1 ms later. */
+TEST(times_count_from_when_the_call_had_its_connection)
+{
+    struct feed feed;
+    uint64_t now = clock_mono_ns();
+    struct client_times times = { .send_ns = 2 * NS_PER_S,
+                                  .wait_ns = NS_PER_S,
+                                  .receive_ns = 6 * NS_PER_S };
+    double ms = 0;
+
+    begin(&feed, true, false, 0);
+    wire_view_feed(feed.view, true, slice_make(sent, sizeof sent - 1), now - 7 * NS_PER_S);
+    wire_view_feed(feed.view, false, slice_make(received, sizeof received - 1), now - 6 * NS_PER_S);
+    wire_view_end(feed.view, times);
+    const char *out = end(&feed, "", "");
+    check(strstr(out, "\n   0.000  ->  (preface)") != NULL, "%s", out);
+    const char *answer = strstr(out, "  <-  ");
+    require(answer != NULL);
+    while (answer > out && answer[-1] != '\n')
+        answer--;
+    ms = strtod(answer, NULL);
+    check(ms > 1500 && ms <= 3000, "%f ms: from the write alone it would be 1000", ms);
     drop(&feed);
 }

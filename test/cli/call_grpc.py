@@ -197,6 +197,17 @@ def over_a_unix_socket():
             check(json.loads(out)["label"] in ("spam", "ham"), "%s", out)
 
 
+@cases({"grpc": ["--grpc"], "http2": ["--http2"], "http1": []})
+def no_answer_comes_before_the_run_that_made_it(*options):
+    with Server(EXAMPLES) as server:
+        for _ in range(20):
+            status, _, err = call(server, "iris", *IRIS, "--wire", *options)
+            equal(status, 0, err)
+            came = [float(ms) for ms in re.findall(r"^ +([0-9.]+)  <-  (?:HEADERS|response) ", err, re.M)]
+            ran = float(re.search(r"run;dur=([0-9.]+)", err).group(1))
+            check(came[0] >= ran, "the answer after %s ms, the run took %s", came, ran)
+
+
 # --- another's server -------------------------------------------------------------------------------------------
 
 def calculator(grpc, with_reflection):
