@@ -40,12 +40,47 @@ struct grpc_call {
     const char *service;
     const char *path; /* "/package.Service/Method" */
     bool is_model;    /* the typed route's twin */
+    bool has_asked;   /* for call->about */
     const struct proto_schema *schema;
     struct proto_method method;
     struct text rest, proto; /* owned: the request as JSON, over REST and of the message */
     struct client_header metadata[METADATA_MAX + 1];
     uint32_t metadata_count;
 };
+
+/* -- what REST tells of the model --------------------------------------------------------------- */
+
+/* JSON of the same server over REST; NULL: it gives none, as another's server. */
+static struct yyjson_doc *ask_rest(const struct grpc_call *g, const char *method,
+                                   const char *target, struct slice body)
+{
+    CLEANUP(client_free) struct client *client = NULL;
+    struct yyjson_doc *doc = NULL;
+    struct err ignored = { 0 };
+
+    if (ask_open(&client, g->o, &ignored) != OK ||
+        ask_json(client, method, target, body, &doc, &ignored) != OK)
+        return NULL;
+    return doc;
+}
+
+/* The model's description, asked for once and only when it is needed; NULL: there is none. */
+static yyjson_val *describe(struct grpc_call *g)
+{
+    char bytes[PATH_BYTES_MAX];
+    struct text target;
+
+    if (!g->has_asked) {
+        g->has_asked = true;
+        text_init_fixed(&target, bytes, sizeof bytes - 1);
+        text_str(&target, "/models/");
+        print_percent(&target, slice_of(g->call->model));
+        bytes[target.size] = '\0';
+        if (!text_failed(&target))
+            g->call->about = ask_rest(g, "GET", bytes, slice_of(""));
+    }
+    return yyjson_doc_get_root(g->call->about);
+}
 
 /* -- which method ------------------------------------------------------------------------------ */
 
@@ -140,33 +175,18 @@ static enum err_code refuse_service(struct grpc_call *g, const struct slice *nam
 static const struct slice *find_described(struct grpc_call *g, const struct slice *names,
                                           uint32_t count, const char **ret_why)
 {
-    CLEANUP(client_free) struct client *client = NULL;
-    struct yyjson_doc *doc = NULL;
-    const struct slice *found = NULL;
-    struct err ignored = { 0 };
-    char bytes[PATH_BYTES_MAX];
-    struct text target;
-
-    text_init_fixed(&target, bytes, sizeof bytes - 1);
-    text_str(&target, "/models/");
-    print_percent(&target, slice_of(g->call->model));
-    if (text_failed(&target) || ask_open(&client, g->o, &ignored) != OK)
-        return NULL;
-    bytes[target.size] = '\0';
-    if (ask_json(client, "GET", bytes, slice_of(""), &doc, &ignored) != OK)
-        return NULL;
-    yyjson_val *grpc = yyjson_obj_get(yyjson_doc_get_root(doc), "grpc");
+    yyjson_val *grpc = yyjson_obj_get(describe(g), "grpc");
     const char *service = yyjson_get_str(yyjson_obj_get(grpc, "service"));
     const char *why = yyjson_get_str(yyjson_obj_get(grpc, "why"));
+
     if (why != NULL)
         why = arena_strndup(g->arena, why, MIN(strlen(why), (size_t)400));
     *ret_why = why != NULL ? why : "";
-    for (uint32_t i = 0; service != NULL && i < count && found == NULL; i++) {
+    for (uint32_t i = 0; service != NULL && i < count; i++) {
         if (slice_is(names[i], service))
-            found = &names[i];
+            return &names[i];
     }
-    yyjson_doc_free(doc);
-    return found;
+    return NULL;
 }
 
 static enum err_code choose_model(struct grpc_call *g, struct err *err)
@@ -290,6 +310,27 @@ static bool is_text(const struct proto_field *f)
     return f->kind == PROTO_STRING;
 }
 
+/* The field of that name, or of the input whose tensor has that name: the model's description says
+ * which it is. */
+static bool find_input(struct grpc_call *g, const char *name, struct proto_field *ret)
+{
+    size_t at, count;
+    yyjson_val *input;
+
+    if (twin_field(g->method.input, slice_of(name), ret))
+        return !g->is_model || ret->number < 1000;
+    if (!g->is_model)
+        return false;
+    yyjson_arr_foreach(yyjson_obj_get(describe(g), "inputs"), at, count, input)
+    {
+        const char *tensor = yyjson_get_str(yyjson_obj_get(input, "tensor"));
+        const char *own = yyjson_get_str(yyjson_obj_get(input, "name"));
+        if (tensor != NULL && own != NULL && strcmp(tensor, name) == 0)
+            return twin_field(g->method.input, slice_of(own), ret) && ret->number < 1000;
+    }
+    return false;
+}
+
 /* A word as JSON, by the type of its field. */
 static void put_word(struct text *out, const struct proto_field *f, struct slice word)
 {
@@ -340,13 +381,11 @@ static enum err_code put_fields(struct grpc_call *g, struct err *err)
         const struct option_field *given = &g->o->fields[i];
         struct proto_field f;
         struct slice value;
-        if (!twin_field(g->method.input, slice_of(given->name), &f) ||
-            (g->is_model && f.number >= 1000))
+        if (!find_input(g, given->name, &f))
             return refuse_field(g, given->name, err);
         for (uint32_t j = 0; j < i; j++) {
             struct proto_field other;
-            if (twin_field(g->method.input, slice_of(g->o->fields[j].name), &other) &&
-                other.number == f.number)
+            if (find_input(g, g->o->fields[j].name, &other) && other.number == f.number)
                 return err_set(err, E_INVALID, "--%s is given twice", given->name);
         }
         TRY(call_read_value(g->call, given->value, &value, err));

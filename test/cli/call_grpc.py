@@ -38,6 +38,7 @@ IRIS = ["--sepal_length", "6.7", "--sepal-width=3", "--petal_length", "5.2", "--
 @cases({
     "fields": ["iris", *IRIS],
     "whole_input": ["iris", "--measurements", "6.7,3.0,5.2,2.3"],
+    "tensor": ["iris", "--input", "6.7,3.0,5.2,2.3"],
     "json": ["iris", "-d", '{"measurements": [6.7, 3.0, 5.2, 2.3]}'],
     "rows_of_lists": ["iris", "-d", '{"measurements": [[6.7, 3.0, 5.2, 2.3], [5.1, 3.5, 1.4, 0.2]]}'],
     "rows_of_objects": ["spam", "-d", '[{"text": "a prize"}, {"text": "See you at lunch"}]'],
@@ -134,6 +135,8 @@ def calls_a_method(arguments, expected):
     "unknown_model": (["spma", "--text", "x"], 1, "no gRPC service for a model 'spma'; did you mean Spam?"),
     "unknown_field": (["spam", "--txt", "x"], 2, "no field 'txt'; did you mean --text?"),
     "no_input": (["spam"], 2, "no input is given; spam takes --text"),
+    "unknown_beside_a_tensor": (["iris", "--inputt", "1"], 2, "no field 'inputt'"),
+    "given_twice_by_two_names": (["iris", "--input", "1,2,3,4", "--measurements", "1,2,3,4"], 2, "is given twice"),
     "given_twice": (["iris", "--sepal_length", "1", "--sepal-length", "2"], 2, "is given twice"),
     "out_of_range": (["iris", "--sepal_length", "510", "--sepal_width", "1", "--petal_length", "1", "--petal_width", "1"], 1,
                      "INVALID_ARGUMENT: sepal_length is 510; it must be between 0 and 30 cm"),
