@@ -473,6 +473,18 @@ static enum err_code add_field(struct options *o, struct slice name, struct slic
     return OK;
 }
 
+/* What other servers have a port of its own for. */
+static bool is_port(struct slice name)
+{
+    static const char *const ports[] = { "port", "http-port", "grpc-port" };
+
+    for (size_t i = 0; i < COUNT(ports); i++) {
+        if (slice_is(name, ports[i]))
+            return true;
+    }
+    return false;
+}
+
 static enum err_code refuse_unknown(const struct options *o, struct slice name, struct err *err)
 {
     struct nearest nearest = nearest_to(name);
@@ -481,6 +493,11 @@ static enum err_code refuse_unknown(const struct options *o, struct slice name, 
         if (option_rows[i].verbs & o->verb)
             nearest_offer(&nearest, option_rows[i].name);
     }
+    if (o->verb == VERB_SERVE && is_port(name))
+        return err_set(err, E_INVALID,
+                       "no option --%.*s: HTTP and gRPC share one port, and --listen "
+                       "127.0.0.1:8000 gives it (penstock serve --help lists them)",
+                       SLICE_ARG(name));
     const char *best = nearest_best(&nearest);
     return err_set(err, E_INVALID, "no option --%.*s%s%s%s (penstock %s --help lists them)",
                    SLICE_ARG(name), best != NULL ? "; did you mean --" : "",
