@@ -25,7 +25,7 @@
 #include "cli/wire_view.h"
 #include "model/nearest.h"
 
-enum { TARGET_BYTES_MAX = 4096, PRINT_BYTES_MAX = 1 << 30 };
+enum { TARGET_BYTES_MAX = 4096, COLUMNS_MAX = 6, PRINT_BYTES_MAX = 1 << 30 };
 
 static void free_doc(struct yyjson_doc **doc)
 {
@@ -296,24 +296,103 @@ static void put_object(struct text *out, yyjson_val *object)
     }
 }
 
-static void put_words(struct text *out, yyjson_val *root)
+static bool is_table(yyjson_val *value)
+{
+    return yyjson_is_arr(value) && yyjson_is_obj(yyjson_arr_get_first(value));
+}
+
+/* The columns of objects that have much the same members, in the order in which they come. */
+static uint32_t find_columns(yyjson_val *table, const char **ret)
+{
+    size_t at, count, m, members_count;
+    yyjson_val *row, *key, *value;
+    uint32_t found = 0;
+
+    yyjson_arr_foreach(table, at, count, row)
+    {
+        yyjson_obj_foreach(row, m, members_count, key, value)
+        {
+            bool is_known = false;
+            for (uint32_t c = 0; c < found && !is_known; c++)
+                is_known = strcmp(ret[c], yyjson_get_str(key)) == 0;
+            if (!is_known && found < COLUMNS_MAX)
+                ret[found++] = yyjson_get_str(key);
+        }
+    }
+    return found;
+}
+
+/* Row NULL: the column's own name. */
+static void put_cell(struct text *out, const char *column, yyjson_val *row)
+{
+    yyjson_val *value = yyjson_obj_get(row, column);
+
+    if (row == NULL)
+        print_escaped(out, slice_of(column), false);
+    else if (yyjson_is_str(value))
+        print_escaped(out, slice_make(yyjson_get_str(value), yyjson_get_len(value)), false);
+    else if (value != NULL)
+        put_value(out, value);
+}
+
+/* The most likely classes: a line for each under the names of its members. */
+static void put_table(struct text *out, yyjson_val *table)
+{
+    const char *columns[COLUMNS_MAX];
+    uint32_t columns_count = find_columns(table, columns), widths[COLUMNS_MAX] = { 0 };
+    CLEANUP(text_deinit) struct text cell;
+
+    text_init(&cell, PRINT_BYTES_MAX);
+    for (int is_put = 0; is_put < 2; is_put++) {
+        yyjson_arr_iter rows = yyjson_arr_iter_with(table);
+        yyjson_val *row = NULL; /* the names come first */
+        do {
+            for (uint32_t c = 0; c < columns_count; c++) {
+                cell.size = 0;
+                put_cell(&cell, columns[c], row);
+                if (!is_put)
+                    widths[c] = MIN(MAX(widths[c], print_width(text_slice(&cell))), 40u);
+                else if (c + 1 < columns_count)
+                    print_padded(out, text_slice(&cell), widths[c] + 2);
+                else
+                    text_slice_put(out, text_slice(&cell));
+            }
+            text_str(out, is_put ? "\n" : "");
+            row = yyjson_arr_iter_next(&rows);
+        } while (row != NULL);
+    }
+}
+
+/* What one row gave: members, or with --top its classes, which gRPC puts under `top`. */
+static void put_row(struct text *out, yyjson_val *row)
+{
+    yyjson_val *top = yyjson_obj_size(row) == 1 ? yyjson_obj_get(row, "top") : NULL;
+
+    if (is_table(row) || is_table(top)) {
+        put_table(out, is_table(row) ? row : top);
+    } else if (yyjson_is_obj(row)) {
+        put_object(out, row);
+    } else {
+        put_value(out, row);
+        text_byte(out, '\n');
+    }
+}
+
+static void put_words(struct text *out, yyjson_val *root, bool has_top)
 {
     size_t at, count;
-    yyjson_val *row;
+    yyjson_val *row, *first = yyjson_arr_get_first(root);
+    bool is_rows = yyjson_is_obj(first) || (has_top && is_table(first));
 
-    if (yyjson_is_obj(root)) {
-        put_object(out, root);
-        return;
-    }
-    if (!yyjson_is_arr(root) || !yyjson_is_obj(yyjson_arr_get_first(root))) {
-        put_value(out, root);
-        text_byte(out, '\n');
+    /* With --top a list of classes is what one row gave. */
+    if (!is_rows || (has_top && is_table(root) && !is_table(yyjson_obj_get(first, "top")))) {
+        put_row(out, root);
         return;
     }
     yyjson_arr_foreach(root, at, count, row)
     {
         text_printf(out, at == 0 ? "row %zu\n" : "\nrow %zu\n", at + 1);
-        put_object(out, row);
+        put_row(out, row);
     }
 }
 
@@ -362,7 +441,7 @@ bool call_say_answer(const struct options *options, struct slice body)
     if (!is_raw)
         doc = yyjson_read((const char *)body.data, body.size, 0);
     if (doc != NULL) {
-        put_words(&out, yyjson_doc_get_root(doc));
+        put_words(&out, yyjson_doc_get_root(doc), options_number(options, OPT_TOP) > 0);
     } else {
         text_slice_put(&out, body);
         if (body.size > 0 && body.data[body.size - 1] != '\n')

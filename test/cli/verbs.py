@@ -112,6 +112,21 @@ def help_has_no_colour_without_a_terminal_and_none_with_no_color():
 
 # --- call --------------------------------------------------------------------------------------------------
 
+CLASSES = "label       probability\nvirginica   0.96\nversicolor  0.04\n"
+
+
+@cases({
+    "one_row": (["--measurements", "6.7,3.0,5.2,2.3"], CLASSES),
+    "two_rows": (["-d", "[[6.7,3.0,5.2,2.3],[5.1,3.5,1.4,0.2]]"],
+                 "row 1\n" + CLASSES + "\nrow 2\nlabel       probability\nsetosa      0.98\nversicolor  0.02\n"),
+})
+def classes_are_no_rows(arguments, expected):
+    with Server(EXAMPLES) as server:
+        for options in ([], ["--grpc"], ["--http2"]):
+            out = on_terminal("call", "iris", "--server", server.url, "--top", "2", *arguments, *options)
+            equal(out, expected, str(options))
+
+
 @case
 def call_asks_for_more_or_less():
     with Server(EXAMPLES) as server:
