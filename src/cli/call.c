@@ -455,7 +455,7 @@ bool call_say_answer(const struct options *options, struct slice body)
 /* -- the verb ---------------------------------------------------------------------------------- */
 
 /* "penstock call spam --text 'You won'": what the description offers as an example. */
-static void add_example(const struct call *call, struct err *err)
+void call_add_example(const struct call *call, struct err *err)
 {
     yyjson_val *example = yyjson_obj_get(yyjson_doc_get_root(call->about), "example");
     char *json = example == NULL ? NULL : yyjson_val_write(example, 0, NULL);
@@ -466,6 +466,7 @@ static void add_example(const struct call *call, struct err *err)
         return;
     text_init_fixed(&line, bytes, sizeof bytes - 1);
     text_str(&line, "; for example: penstock call ");
+    text_str(&line, options_flag(call->options, OPT_GRPC) ? "--grpc " : "");
     print_shell(&line, slice_of(call->model));
     example_flags(&line, slice_of(json));
     mem_free(json);
@@ -559,7 +560,7 @@ static enum err_code run(struct call *call, struct err *err)
         TRY(ask_json(call->client, "GET", target, slice_of(""), &call->about, err));
         if (o->fields_count == 0) {
             err_set(err, E_INVALID, "no input is given");
-            add_example(call, err);
+            call_add_example(call, err);
             return E_INVALID;
         }
     }
@@ -572,7 +573,7 @@ static enum err_code run(struct call *call, struct err *err)
         if (options_flag(o, OPT_JSON))
             (void)call_say_answer(o, answer->body);
         enum err_code code = ask_refusal(answer, err);
-        add_example(call, err);
+        call_add_example(call, err);
         return code == E_INVALID ? E_UNKNOWN : code;
     }
     return call_say_answer(o, answer->body) ? OK

@@ -36,6 +36,8 @@ MUST_USE enum err_code call_read_value(struct call *call, const char *value, str
                                        struct err *err);
 /* JSON: words on a terminal, as it is elsewhere or with --json. False: it could not be written. */
 bool call_say_answer(const struct options *options, struct slice body);
+/* Adds the line that the description (call->about) offers as an example, if there is one, to a text. */
+void call_add_example(const struct call *call, struct err *err);
 /* Where the time went, on standard error; server_timing as the header of that name, or empty. */
 void call_say_timing(const struct client *client, struct slice server_timing);
 

@@ -50,6 +50,11 @@ struct grpc_call {
 
 /* -- what REST tells of the model --------------------------------------------------------------- */
 
+static void free_doc(struct yyjson_doc **doc)
+{
+    yyjson_doc_free(*doc);
+}
+
 /* JSON of the same server over REST; NULL: it gives none, as another's server. */
 static struct yyjson_doc *ask_rest(const struct grpc_call *g, const char *method,
                                    const char *target, struct slice body)
@@ -134,26 +139,48 @@ static const struct slice *find_service(struct grpc_call *g, const struct slice 
     return NULL;
 }
 
+/* Models as they are typed, which are held by the JSON that is returned; where the server does not tell
+ * them, their services. */
+static struct yyjson_doc *offer_models(const struct grpc_call *g, const struct slice *names,
+                                       uint32_t count, struct nearest *nearest)
+{
+    struct yyjson_doc *index = ask_rest(g, "POST", "/v2/repository/index", slice_of("{}"));
+    yyjson_val *row;
+    size_t at, rows_count;
+
+    yyjson_arr_foreach(yyjson_doc_get_root(index), at, rows_count, row)
+    {
+        const char *name = yyjson_get_str(yyjson_obj_get(row, "name"));
+        if (name != NULL && strcmp(name, g->call->model) != 0)
+            nearest_offer(nearest, name);
+    }
+    for (uint32_t i = 0; index == NULL && i < count; i++) {
+        if (slice_starts(names[i], package))
+            nearest_offer(nearest, (const char *)names[i].data + sizeof package - 1);
+    }
+    return index;
+}
+
 /* why: the server's reason that this model has no service, or empty. */
 static enum err_code refuse_service(struct grpc_call *g, const struct slice *names, uint32_t count,
                                     const char *why, struct err *err)
 {
+    CLEANUP(free_doc) struct yyjson_doc *index = NULL;
     struct nearest nearest = nearest_to(slice_of(g->call->model));
     char list[500] = "";
     size_t at = 0;
     uint32_t shown = 0, models = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        if (slice_starts(names[i], package)) {
-            nearest_offer(&nearest, (const char *)names[i].data + sizeof package - 1);
-            models++;
-        }
+        models += slice_starts(names[i], package);
         if (shown < NAMES_SHOWN && at + 80 < sizeof list) {
             at += (size_t)snprintf(list + at, sizeof list - at, "%s%.*s", shown == 0 ? "" : ", ",
                                    SLICE_ARG(slice_first(names[i], 70)));
             shown++;
         }
     }
+    if (why[0] == '\0' && models > 0)
+        index = offer_models(g, names, count, &nearest);
     const char *best = nearest_best(&nearest);
     if (why[0] != '\0')
         return err_set(err, E_NOT_FOUND, "model '%s' has no gRPC service: %s", g->call->model, why);
@@ -275,7 +302,7 @@ static enum err_code find_method(struct grpc_call *g, struct err *err)
 /* -- what is sent ------------------------------------------------------------------------------ */
 
 /* name NULL: nothing was given at all. */
-static enum err_code refuse_field(const struct grpc_call *g, const char *name, struct err *err)
+static enum err_code refuse_field(struct grpc_call *g, const char *name, struct err *err)
 {
     struct nearest nearest = nearest_to(slice_of(name == NULL ? "" : name));
     char list[400] = "";
@@ -296,8 +323,12 @@ static enum err_code refuse_field(const struct grpc_call *g, const char *name, s
         if (option_rows[i].verbs & VERB_CALL)
             nearest_offer(&nearest, option_rows[i].name);
     }
-    if (name == NULL)
-        return err_set(err, E_INVALID, "no input is given; %s takes %s", g->call->model, list);
+    if (name == NULL) {
+        err_set(err, E_INVALID, "no input is given; %s takes %s", g->call->model, list);
+        (void)describe(g);
+        call_add_example(g->call, err);
+        return E_INVALID;
+    }
     const char *best = nearest_best(&nearest);
     return err_set(err, E_INVALID, "%s has no field '%s'%s%s%s; its fields are %s",
                    proto_type_name(g->method.input), name, best != NULL ? "; did you mean --" : "",
@@ -563,6 +594,20 @@ static enum err_code refuse_status(const struct client_reply *reply, struct err 
     return status.code == E_INVALID ? E_UNKNOWN : status.code;
 }
 
+/* A request that a model refuses has the same help as over REST. */
+static enum err_code refuse_reply(struct grpc_call *g, const struct client_reply *reply,
+                                  struct err *err)
+{
+    bool is_input = reply->status.is_servers && err->code == E_INVALID;
+    enum err_code code = refuse_status(reply, err);
+
+    if (g->is_model && is_input && !options_is_set(g->o, OPT_DATA)) {
+        (void)describe(g);
+        call_add_example(g->call, err);
+    }
+    return code;
+}
+
 static struct slice server_timing(const struct client_reply *reply)
 {
     struct slice value = { NULL, 0 };
@@ -600,7 +645,7 @@ static enum err_code exchange(struct grpc_call *g, struct slice message, struct 
     if (options_flag(g->o, OPT_TIMING) && reply != NULL)
         call_say_timing(client, server_timing(reply));
     if (code != OK)
-        return reply == NULL ? ask_advise(code, err) : refuse_status(reply, err);
+        return reply == NULL ? ask_advise(code, err) : refuse_reply(g, reply, err);
     if (reply->messages_count != 1)
         return err_set(err, E_DATA_LOSS, "%u messages came back, where one was to come",
                        reply->messages_count);

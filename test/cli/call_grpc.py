@@ -132,9 +132,10 @@ def calls_a_method(arguments, expected):
 # --- how it ends ----------------------------------------------------------------------------------------------
 
 @cases({
-    "unknown_model": (["spma", "--text", "x"], 1, "no gRPC service for a model 'spma'; did you mean Spam?"),
+    "unknown_model": (["spma", "--text", "x"], 1, "no gRPC service for a model 'spma'; did you mean spam?"),
     "unknown_field": (["spam", "--txt", "x"], 2, "no field 'txt'; did you mean --text?"),
-    "no_input": (["spam"], 2, "no input is given; spam takes --text"),
+    "no_input": (["spam"], 2, "no input is given; spam takes --text; for example: penstock call --grpc spam --text '"),
+    "missing_field": (["iris", "--sepal_length", "5"], 1, "'sepal_width' is missing; for example: penstock call --grpc iris --sepal_length 5.1"),
     "unknown_beside_a_tensor": (["iris", "--inputt", "1"], 2, "no field 'inputt'"),
     "given_twice_by_two_names": (["iris", "--input", "1,2,3,4", "--measurements", "1,2,3,4"], 2, "is given twice"),
     "given_twice": (["iris", "--sepal_length", "1", "--sepal-length", "2"], 2, "is given twice"),
