@@ -293,7 +293,7 @@ TEST(wire_view_shortens_what_is_long)
     drop(&feed);
 }
 
-/* The first bytes are told of 2 ms after the call had its connection, and the answer 1 ms later. */
+/* Of a call that took 9 s, the first bytes are told of 7 s before the end, the answer 1 s later. */
 TEST(times_count_from_when_the_call_had_its_connection)
 {
     struct feed feed;
