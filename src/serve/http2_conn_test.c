@@ -662,21 +662,22 @@ static void abuse_continuation(int fd, uint32_t i)
         raw_frame(fd, 1, 0, 1, get_block, sizeof get_block - 1);
     raw_frame(fd, 9, 0, 1, NULL, 0);
 }
+static void abuse_wait(int fd, uint32_t i) /* GET /wait, for ever */
+{
+    static const char block[] = "\x82\x86\x04\x05/wait\x41\x09localhost";
+
+    raw_frame(fd, 1, 5, 1 + 2 * i, block, sizeof block - 1);
+}
+/* Of what is not answered before the reset is read, however the bytes arrive. */
 static void abuse_reset(int fd, uint32_t i)
 {
-    raw_frame(fd, 1, 5, 1 + 2 * i, get_block, sizeof get_block - 1);
+    abuse_wait(fd, i);
     raw_frame(fd, 3, 0, 1 + 2 * i, "\0\0\0\x08", 4);
 }
 static void abuse_made_reset(int fd, uint32_t i)
 {
     raw_frame(fd, 1, 4, 1 + 2 * i, post_block, sizeof post_block - 1);
     raw_frame(fd, 8, 0, 1 + 2 * i, "\x7f\xff\xff\xff", 4);
-}
-static void abuse_wait(int fd, uint32_t i) /* GET /wait, for ever */
-{
-    static const char block[] = "\x82\x86\x04\x05/wait\x41\x09localhost";
-
-    raw_frame(fd, 1, 5, 1 + 2 * i, block, sizeof block - 1);
 }
 static void abuse_bomb(int fd, uint32_t i)
 {
