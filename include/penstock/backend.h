@@ -54,6 +54,13 @@ struct penstock_memory {
     int (*ready)(void *backend_context, void *event);
 };
 
+/* What next_input found. */
+enum penstock_next_input {
+    PENSTOCK_INPUT_NONE,  /* no piece yet: return, resume() is called when there is one */
+    PENSTOCK_INPUT_PIECE, /* input() now gives this piece */
+    PENSTOCK_INPUT_END    /* the caller sends no more */
+};
+
 struct penstock_host {
     uint32_t abi, size;
 
@@ -141,6 +148,21 @@ struct penstock_host {
      * names (UTF-8) and numbers is not NULL. Both are copied. */
     int (*classes)(struct penstock_model *model, const char *output, uint32_t count,
                    const char *const *names, const int64_t *numbers, struct penstock_err *err);
+
+    /* -- for CONCURRENT backends; on the instance's thread, from execute, resume, cancel_batch ---- */
+    /* The backend's own word for the batch, at first NULL: borrowed from nobody, freed by nobody. */
+    void **(*context)(struct penstock_batch *batch);
+    /* Asks for one resume() when so many nanoseconds have passed; the latest asking counts;
+     * UINT64_MAX: none. */
+    void (*resume_after)(struct penstock_batch *batch, uint64_t nanoseconds);
+    /* TAKES_STREAM only. Gives back the piece before (its input()s end) and takes the next one.
+     * Giving back is what lets the caller send more. At execute() nothing is taken yet. */
+    enum penstock_next_input (*next_input)(struct penstock_batch *batch);
+    /* The caller's number of the piece that is taken, 1 for the first; 0: none is. */
+    uint64_t (*input_sequence)(const struct penstock_batch *batch);
+    /* TAKES_STREAM only. Has the caller interrupted what it is being told (and not left)? True once
+     * for each interruption. Pieces that came before it and were not taken are gone. */
+    bool (*interrupted)(struct penstock_batch *batch);
 };
 
 enum penstock_backend_traits {
@@ -154,7 +176,16 @@ enum penstock_backend_traits {
     /* execute() may return before done(): the backend has threads of its own. */
     PENSTOCK_BACKEND_ASYNCHRONOUS = 1u << 3,
     /* input() may give memory in `place`s other than cpu. */
-    PENSTOCK_BACKEND_DEVICE_INPUT = 1u << 4
+    PENSTOCK_BACKEND_DEVICE_INPUT = 1u << 4,
+    /* An instance takes many batches at once: execute() may be called again before done() of those
+     * before it, up to penstock_backend.batches_max. Implies ASYNCHRONOUS. execute(), resume() and
+     * cancel_batch() of one instance never overlap and are called on the same thread (with
+     * RUNS_INLINE: the network loop of the callers), so that such a backend needs no lock. */
+    PENSTOCK_BACKEND_CONCURRENT = 1u << 5,
+    /* Of a CONCURRENT backend: it takes a caller's input in pieces itself (next_input), answers
+     * between them, and may answer before the first. One batch is one stream, with one row. Callers
+     * who bring one piece are streams of one. */
+    PENSTOCK_BACKEND_TAKES_STREAM = 1u << 6
 };
 
 struct penstock_backend {
@@ -189,6 +220,14 @@ struct penstock_backend {
     const struct penstock_memory *memory;
     /* optional; the `platform` that Triton's configurations use for it ("onnxruntime_onnx"). */
     const char *platform;
+
+    /* -- grown at the end ---------------------------------------------------------------------- */
+    /* CONCURRENT: required. Something that the batch may have waited for is there: credit where
+     * there was none, a piece of input or its end, an interruption, the time of resume_after, or
+     * every row is cancelled. May be called for nothing. Never from within a host function. */
+    void (*resume)(void *instance, struct penstock_batch *batch);
+    /* CONCURRENT: how many batches an instance takes at once; 0: 1,000,000. */
+    uint32_t batches_max;
 };
 
 /* `host` outlives the backend. Returns NULL to refuse to load (err says why). */

@@ -68,8 +68,14 @@ bool call_metadata_trailing(struct call *call, const char *key, struct slice val
 
 void call_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count)
 {
+    call_send_as(call, pieces, pieces_count, (struct call_form){ 0 });
+}
+
+void call_send_as(struct call *call, const struct call_piece *pieces, uint32_t pieces_count,
+                  struct call_form form)
+{
     if (!call->is_over)
-        call->ops->send(call, pieces, pieces_count);
+        call->ops->send(call, pieces, pieces_count, form);
 }
 
 size_t call_room(struct call *call)

@@ -34,6 +34,15 @@ struct call_message {
     struct slice bytes; /* decompressed; in the arena or in holder */
     struct buf *holder; /* borrowed; NULL: in the arena */
     bool was_compressed;
+    bool is_text; /* a WebSocket text message: UTF-8, checked */
+};
+
+/* How a message travels; all zero is the ordinary case. */
+enum call_compress { CALL_COMPRESS_AUTO, CALL_COMPRESS_ALWAYS, CALL_COMPRESS_NEVER };
+
+struct call_form {
+    bool is_text; /* WebSocket: a text frame; nothing elsewhere */
+    enum call_compress compress; /* ALWAYS: also when it gets larger, as far as the peer accepts it */
 };
 
 /* A part of a message to send: the bytes stay as exchange_send wants it (in the exchange's arena,
@@ -61,11 +70,16 @@ struct call_details {
 /* Of what carries the call; call.c has checked what is the same for all. */
 struct call_ops {
     void (*read)(struct call *call);
-    void (*send)(struct call *call, const struct call_piece *pieces, uint32_t pieces_count);
+    void (*send)(struct call *call, const struct call_piece *pieces, uint32_t pieces_count,
+                 struct call_form form);
     void (*end)(struct call *call, const struct err *status, const struct call_details *details);
 };
 
 /* Metadata to send: at most so many keys and bytes at each end, as callers take 8 KiB of them. */
+/* What carries a call. What a caller of each may do: WebSocket has no half-close and no metadata
+ * behind the handshake; gRPC-Web has no messages behind the first. */
+enum call_carrier { CALL_GRPC, CALL_GRPC_WEB, CALL_WEBSOCKET };
+
 enum { CALL_METADATA_MAX = 16, CALL_METADATA_BYTES_MAX = 4096 };
 
 struct call_fields {
@@ -76,6 +90,7 @@ struct call_fields {
 
 struct call {
     struct exchange *x;
+    enum call_carrier carrier;
     struct slice service, method; /* of the path: "inference.GRPCInferenceService", "ModelInfer" */
     uint64_t deadline_ns;         /* loop clock; UINT64_MAX: none */
     const struct call_user *user; /* set by who takes it, with user_data, before call_read */
@@ -101,6 +116,8 @@ bool call_metadata_trailing(struct call *call, const char *key, struct slice val
 /* One message. What cannot be sent (no memory, 4 GiB) makes the call end with that failure instead
  * of OK. */
 void call_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count);
+void call_send_as(struct call *call, const struct call_piece *pieces, uint32_t pieces_count,
+                  struct call_form form);
 size_t call_room(struct call *call);
 
 /* Ends it: status->code OK is success. retry_after_ms becomes google.rpc.RetryInfo and, like

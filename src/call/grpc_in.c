@@ -118,7 +118,7 @@ static bool hand_over(struct grpc_call *g, const struct call_message *message)
 static bool hand_over_buf(struct grpc_call *g, struct buf **buf, struct slice bytes,
                           bool was_compressed)
 {
-    struct call_message message = { bytes, *buf, was_compressed };
+    struct call_message message = { bytes, *buf, was_compressed, false };
     struct err err = { 0 };
 
     if (*buf != NULL && !keep(g, buf, &err)) {
@@ -197,7 +197,7 @@ static bool hand_over_block(struct grpc_call *g, struct grpc_prefix prefix)
         b->kept_at = from;
         b->kept_end = to;
     }
-    struct call_message message = { bytes, NULL, false };
+    struct call_message message = { bytes, NULL, false, false };
     return hand_over(g, &message);
 }
 

@@ -193,7 +193,8 @@ static struct buf *compress(struct grpc_call *g, const struct call_piece *pieces
     return packed;
 }
 
-void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count)
+void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count,
+                   struct call_form form)
 {
     struct grpc_call *g = grpc_of(call);
     size_t total = size_of(pieces, pieces_count);
@@ -208,7 +209,7 @@ void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t 
     }
     if (call->x->status == 0)
         respond(g);
-    if (UNLIKELY(g->out_encoding != ENCODING_IDENTITY) &&
+    if (UNLIKELY(g->out_encoding != ENCODING_IDENTITY) && form.compress != CALL_COMPRESS_NEVER &&
         (total >= COMPRESS_MIN || g->settings->compression == GRPC_COMPRESSION_ALWAYS))
         packed = compress(g, pieces, pieces_count, total);
     if (packed != NULL) {

@@ -96,7 +96,8 @@ void grpc_in_deinit(struct grpc_call *g); /* the call is over */
 void grpc_in_read(struct call *call);
 void grpc_in_on_body(struct exchange *x, size_t size, bool is_end);
 
-void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count);
+void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count,
+                   struct call_form form);
 /* The trailers, or Trailers-Only, and the end of the exchange. */
 void grpc_out_end(struct grpc_call *g, const struct err *status,
                   const struct call_details *details);

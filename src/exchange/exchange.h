@@ -90,6 +90,11 @@ struct exchange {
     struct budget *budget;  /* borrowed: charge large buffers to it */
     uint64_t begun_ns;      /* loop time at which its first byte was seen */
     struct slice peer;      /* "127.0.0.1:4711" or "unix:" */
+    /* "websocket": the peer asks for a tunnel, by HTTP/1.1's Upgrade (RFC 9110, 7.8) or HTTP/2's
+     * extended CONNECT (RFC 8441; method is METHOD_GET then too). exchange_respond with 101 grants it
+     * (200 is sent over HTTP/2): from then on the body both ways is the tunnel's bytes, the peer may
+     * rest (can_rest), and is_end is its half-close. Any other answer refuses. Empty: no tunnel. */
+    struct slice tunnel;
 
     /* -- the answer -- */
     uint16_t status;        /* once responded; else 0 */
