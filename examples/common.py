@@ -54,3 +54,31 @@ def finish(script, graph, is_check, inputs, labels, probabilities, atol):
     if not numpy.array_equal(before[0], found[0]) or not numpy.allclose(before[1], found[1], atol=1e-4):
         sys.exit("the committed model answers otherwise")
     print("the committed model differs in bytes and gives the same answers")
+
+
+def keep(script, graph, is_check, inputs):
+    """For models that are not scikit-learn's: writes 1/model.onnx, or compares with it."""
+    path = os.path.join(os.path.dirname(os.path.abspath(script)), "1", "model.onnx")
+    data = graph.SerializeToString(deterministic=True)
+    if not is_check:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+        print("wrote %s, %d bytes" % (os.path.relpath(path), len(data)))
+        return
+    with open(path, "rb") as file:
+        committed = file.read()
+    if committed == data:
+        print("the committed model is the same, byte for byte")
+        return
+    for before, now in zip(run_all(committed, inputs), run_all(data, inputs)):
+        if not numpy.allclose(before, now, atol=1e-4):
+            sys.exit("the committed model answers otherwise")
+    print("the committed model differs in bytes and gives the same answers")
+
+
+def run_all(data, inputs):
+    """Every output, in the model's order."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, inputs)
