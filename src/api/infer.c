@@ -8,10 +8,9 @@
  * the exchange's arena, which the transport still holds, and has_ended tells. A call says nothing
  * more once it was ended.
  */
-#include "api/infer.h"
+#include "api/infer_internal.h"
 
 #include "api/grpc.h"
-#include "io/loop.h"
 
 static const struct exchange_user infer_user;
 
@@ -24,15 +23,10 @@ static uint64_t now_ns(const struct infer *infer)
 
 /* -- failures ------------------------------------------------------------------------------ */
 
-static bool is_gone(const struct infer *infer)
-{
-    return infer->call != NULL ? infer->call->is_over : infer->x->is_gone;
-}
-
-static void answer_failure(struct infer *infer, const struct err *err)
+void infer_fail(struct infer *infer, const struct err *err)
 {
     infer->has_ended = true;
-    if (is_gone(infer))
+    if (infer_is_gone(infer))
         return;
     if (infer->table->fail != NULL)
         infer->table->fail(infer, err);
@@ -48,6 +42,7 @@ static void drop(struct infer *infer)
     struct exchange *x = infer->x;
 
     infer->has_ended = true;
+    infer_stream_deinit(infer);
     request_discard(&infer->request);
     model_unref(&infer->model);
     exchange_unref(&x);
@@ -55,31 +50,54 @@ static void drop(struct infer *infer)
 
 static void fail(struct infer *infer, const struct err *err)
 {
-    answer_failure(infer, err);
+    infer_fail(infer, err);
     drop(infer);
 }
 
 /* -- the engine's side ----------------------------------------------------------------------- */
 
+void infer_cancel_later(struct infer *infer)
+{
+    infer->must_cancel = true;
+    loop_defer_early(infer->x->loop, &infer->task);
+}
+
+/* None, or more than one, where one is what is wanted. */
+static COLD void fail_count(struct infer *infer, const char *what)
+{
+    struct err err;
+
+    infer_err_clear(&err);
+    if (infer->table->one_only != NULL)
+        err_set(&err, E_INTERNAL, "%s", infer->table->one_only);
+    else
+        err_set(&err, E_INTERNAL, "model '%s' gave %s; this call takes exactly one response",
+                model_name(infer->request->model), what);
+    infer_fail(infer, &err);
+}
+
 static void on_response(struct request *request, struct response *response)
 {
     struct infer *infer = request->user;
 
-    if (infer->response != NULL)
-        infer->has_too_many = true;
-    else
+    if (UNLIKELY(infer->has_ended))
+        return; /* it was answered already, and the model is being told */
+    if (infer->stream != NULL) {
+        infer_stream_response(infer, response);
+    } else if (LIKELY(infer->response == NULL)) {
         infer->response = response;
+    } else {
+        fail_count(infer, "more than one response");
+        infer_cancel_later(infer);
+    }
 }
 
-static COLD void end_badly(struct infer *infer, const struct err *why)
+static COLD void end_badly(struct infer *infer, const struct err *err)
 {
-    struct err err = *why;
-
-    if (err.code == OK)
-        err_set(&err, E_INTERNAL, "model '%s' gave %s; this call takes exactly one response",
-                model_name(infer->model),
-                infer->has_too_many ? "more than one response" : "no response");
-    answer_failure(infer, &err);
+    if (err->code != OK)
+        infer_fail(infer, err);
+    else
+        fail_count(infer, "no response");
 }
 
 static HOT void on_end(struct request *request, const struct err *err)
@@ -87,19 +105,23 @@ static HOT void on_end(struct request *request, const struct err *err)
     struct infer *infer = request->user;
     struct err failed;
 
-    if (UNLIKELY(err->code != OK || infer->response == NULL || infer->has_too_many)) {
+    if (UNLIKELY(infer->has_ended))
+        return;
+    if (infer->stream != NULL) {
+        infer_stream_end(infer, err);
+        return;
+    }
+    if (UNLIKELY(err->code != OK || infer->response == NULL)) {
         end_badly(infer, err);
         return;
     }
     infer->has_ended = true;
-    if (is_gone(infer))
+    if (infer_is_gone(infer))
         return;
     infer->encode_ns = now_ns(infer);
-    failed.code = OK;
-    failed.retry_after_ms = 0;
-    failed.text[0] = '\0';
+    infer_err_clear(&failed);
     if (UNLIKELY(infer->table->encode(infer, &failed) != OK))
-        answer_failure(infer, &failed);
+        infer_fail(infer, &failed);
 }
 
 static void on_free(struct request *request)
@@ -108,6 +130,8 @@ static void on_free(struct request *request)
     struct exchange *x = infer->x;
 
     infer->request = NULL;
+    loop_undefer(&infer->task);
+    infer_stream_deinit(infer);
     exchange_unref(&x);
 }
 
@@ -119,8 +143,20 @@ static const struct request_sink infer_sink = {
 
 /* -- the exchange's side --------------------------------------------------------------------- */
 
+/* At the end of a turn, when the engine has returned. */
+static void on_task(struct loop_task *task)
+{
+    struct infer *infer = CONTAINER_OF(task, struct infer, task);
+
+    if (infer->must_cancel)
+        request_cancel(infer->request);
+    else
+        infer_stream_grant(infer);
+}
+
 static void leave(struct infer *infer)
 {
+    infer_stream_stop(infer);
     if (infer->has_ended)
         return;
     if (infer->is_submitted)
@@ -134,12 +170,9 @@ static void on_gone(struct exchange *x)
     leave(x->user_data);
 }
 
-/* Nothing failed yet; the text is not worth zeroing for every request. */
-static void err_clear(struct err *err)
+static void on_room(struct exchange *x)
 {
-    err->code = OK;
-    err->retry_after_ms = 0;
-    err->text[0] = '\0';
+    infer_stream_grant(x->user_data);
 }
 
 /* The bytes are there and the model is known. */
@@ -148,7 +181,7 @@ static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline
     struct exchange *x = infer->x;
     struct err err;
 
-    err_clear(&err);
+    infer_err_clear(&err);
     if (UNLIKELY(request_new(&infer->request, infer->api->engine, infer->model, x->arena, x->loop,
                              &infer_sink, &err) != OK)) {
         fail(infer, &err);
@@ -161,6 +194,10 @@ static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline
         fail(infer, &err);
         return;
     }
+    if (infer->stream != NULL)
+        infer_stream_submit(infer);
+    else if (UNLIKELY(model_is_decoupled(infer->model)))
+        request_limit_credit(request, 2); /* one more than is wanted tells all there is to know */
     request->stage_ns[STAGE_DECODE] = now_ns(infer) - infer->body_ns;
     infer->is_submitted = true;
     /* From here the request's own reference keeps the model until on_free. */
@@ -196,7 +233,7 @@ static HOT void on_body(struct exchange *x, const struct collect_result *body,
     submit(infer, body->body, header_deadline(infer));
 }
 
-static const struct exchange_user infer_user = { .on_gone = on_gone };
+static const struct exchange_user infer_user = { .on_room = on_room, .on_gone = on_gone };
 
 static void read_headers(struct infer *infer)
 {
@@ -259,7 +296,7 @@ void infer_begin(struct exchange *x, const struct route_match *match,
     struct infer *infer = arena_zalloc(x->arena, table->size);
     struct err err;
 
-    err_clear(&err);
+    infer_err_clear(&err);
     if (infer == NULL) {
         err_set(&err, E_EXHAUSTED, "no memory for the request; retry later");
         api_fail(x, table->dialect, 0, &err);
@@ -269,6 +306,7 @@ void infer_begin(struct exchange *x, const struct route_match *match,
     infer->api = match->api;
     infer->match = match;
     infer->table = table;
+    infer->task.run = on_task;
     x->user = &infer_user;
     x->user_data = infer;
     read_headers(infer);
@@ -291,6 +329,11 @@ void infer_begin(struct exchange *x, const struct route_match *match,
 static void on_call_gone(struct call *call, enum err_code why UNUSED)
 {
     leave(call->user_data);
+}
+
+static void on_call_room(struct call *call)
+{
+    infer_stream_grant(call->user_data);
 }
 
 static HOT void on_message(struct call *call, const struct call_message *message)
@@ -328,7 +371,7 @@ static HOT void on_half_close(struct call *call)
     }
     infer->body_ns = now_ns(infer);
     if (infer->model == NULL) {
-        err_clear(&err);
+        infer_err_clear(&err);
         if (UNLIKELY(infer->table->locate(infer, infer->message, &name, &version, &err) != OK ||
                      find_model(infer, name, version, &err) != OK)) {
             fail(infer, &err);
@@ -341,6 +384,7 @@ static HOT void on_half_close(struct call *call)
 static const struct call_user infer_call_user = {
     .on_message = on_message,
     .on_half_close = on_half_close,
+    .on_room = on_call_room,
     .on_gone = on_call_gone,
 };
 
@@ -350,7 +394,7 @@ void infer_begin_call(struct call *call, const struct api *api, const struct inf
     struct infer *infer = arena_zalloc(call->x->arena, table->size);
     struct err err;
 
-    err_clear(&err);
+    infer_err_clear(&err);
     if (infer == NULL) {
         err_set(&err, E_EXHAUSTED, "no memory for the request; retry later");
         call_end(call, &err, NULL);
@@ -360,9 +404,11 @@ void infer_begin_call(struct call *call, const struct api *api, const struct inf
     infer->call = call;
     infer->api = api;
     infer->table = table;
+    infer->task.run = on_task;
     call->user = &infer_call_user;
     call->user_data = infer;
-    if (name.size != 0 && UNLIKELY(find_model(infer, name, version, &err) != OK)) {
+    if (UNLIKELY(table->is_stream && infer_stream(infer, EVENTS_SSE, &err) != OK) ||
+        (name.size != 0 && UNLIKELY(find_model(infer, name, version, &err) != OK))) {
         fail(infer, &err);
         return;
     }
@@ -406,10 +452,15 @@ static uint8_t *put_stage(uint8_t *at, const char *name, uint64_t ns)
 
 void infer_timing(struct infer *infer)
 {
+    request_account_encode(infer->request, now_ns(infer) - infer->encode_ns);
+    infer_put_timing(infer);
+}
+
+void infer_put_timing(struct infer *infer)
+{
     struct request *request = infer->request;
     uint8_t *text, *at;
 
-    request_account_encode(request, now_ns(infer) - infer->encode_ns);
     if (!infer->api->server_timing ||
         (text = at = arena_alloc(infer->x->arena, STAGES * STAGE_TEXT_MAX)) == NULL)
         return;
@@ -431,7 +482,7 @@ void infer_send(struct infer *infer, const struct call_piece *pieces, uint32_t p
     if (infer->timing.size != 0)
         (void)call_metadata_trailing(infer->call, "server-timing", infer->timing);
     call_send(infer->call, pieces, pieces_count);
-    err_clear(&ok);
+    infer_err_clear(&ok);
     call_end(infer->call, &ok, NULL);
 }
 

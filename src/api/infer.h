@@ -8,6 +8,16 @@
  * Over a call (infer_begin_call) it is the same with one message instead of a body; no header is
  * read, and the deadline is the call's.
  *
+ * Streams  The answer is a stream when the table says so (is_stream), or when begin() or decode()
+ *          called infer_stream. Then each response goes out as it is made, in place of encode(): over
+ *          an exchange as an event (event_bound, event_write), over a call as a message (message).
+ *          What fails before the first response is answered as ever, by fail() and with its own
+ *          status; what fails behind it is an event (event_error) or the call's status. A model that
+ *          gives no response at all answers a stream without events.
+ *          The model may make INFER_CREDIT responses, fewer where they are large, and more at the end of
+ *          each turn in which the reader had room: a reader who takes nothing pauses its own model, and
+ *          what waits for it stays bounded.
+ *
  * Life     The struct lies in the exchange's arena. Loop thread only.
  */
 #ifndef API_INFER_H
@@ -15,10 +25,14 @@
 
 #include "api/reply.h"
 #include "call/call.h"
+#include "call/events.h"
 #include "engine/engine.h"
+#include "engine/session.h"
 #include "exchange/collect.h"
+#include "io/loop.h"
 
 struct infer;
+struct infer_stream; /* infer_stream.c */
 
 struct infer_dialect {
     enum dialect dialect;
@@ -35,8 +49,33 @@ struct infer_dialect {
      * by infer_send; or fails and has answered nothing. */
     enum err_code (*encode)(struct infer *infer, struct err *err);
     /* optional: answers with a failure; else api_fail does, or, over a call, call_end with err and
-     * infer->field. */
+     * infer->field. Of a stream only as long as nothing was answered. */
     void (*fail)(struct infer *infer, const struct err *err);
+    const char *one_only; /* optional: what is said when the model gives none or several responses */
+
+    /* -- streams ------------------------------------------------------------------------------- */
+    bool is_stream; /* always; else infer_stream says so */
+    /* Over an exchange. How many bytes event_write will take, as a rule, and at most
+     * (`is_most`); then it appends one JSON value without newlines to `out`, whose room that is.
+     * When it runs out of room it is called again with the most. Temporary memory is
+     * infer_scratch's, never the exchange's arena, which is not emptied before the end. */
+    size_t (*event_bound)(struct infer *infer, const struct response *response, bool is_most);
+    enum err_code (*event_write)(struct infer *infer, const struct response *response,
+                                 struct text *out, struct err *err);
+    /* optional: the JSON of a failure in flight, the last event; else {"error":"..."}. */
+    void (*event_error)(struct infer *infer, const struct err *err, struct text *out);
+    /* Over a call: makes one message, in infer_room's memory where its bytes are not an output's with
+     * an owner, and sends it by call_send. What fails ends the call. The response is there only until
+     * it returns. */
+    enum err_code (*message)(struct infer *infer, const struct response *response,
+                             struct err *err);
+    /* optional, over a call: a message behind the last, when the model has ended well. */
+    void (*message_end)(struct infer *infer);
+};
+
+enum {
+    INFER_CREDIT = 64,             /* responses that a model may make before its reader took one */
+    INFER_CREDIT_BYTES = 256 << 10 /* or about so many bytes of them */
 };
 
 /* The headers that inference looks at; data NULL where there is none. */
@@ -61,7 +100,10 @@ struct infer {
     struct slice timing;  /* value of the server-timing header, after infer_timing */
     const char *field;    /* set by a dialect that fails: the path of what is wrong, or NULL */
     struct slice message; /* calls: the one message */
-    bool is_submitted, has_ended, has_too_many, has_message;
+    struct infer_stream *stream; /* NULL: one answer */
+    bool is_submitted, has_ended, has_message;
+    bool must_cancel;      /* ended for its caller, and the engine is to be told by `task` */
+    struct loop_task task; /* at the end of the turn: cancels, or gives a stream credit */
 };
 
 /* `name` and `version` (empty: the newest) are the router's parameters. */
@@ -73,6 +115,20 @@ void infer_begin(struct exchange *x, const struct route_match *match,
  * `name` empty: locate() finds it in the message. */
 void infer_begin_call(struct call *call, const struct api *api, const struct infer_dialect *table,
                       struct slice name, struct slice version);
+
+/* From begin() or decode(): the answer is a stream; `form` is that of an exchange's events. */
+MUST_USE enum err_code infer_stream(struct infer *infer, enum events_form form, struct err *err);
+/* What happens while the reader takes nothing (engine/request.h); at first SESSION_PAUSE. Until it is
+ * submitted. */
+void infer_when_slow(struct infer *infer, enum session_merge merge);
+/* Memory of a stream for what one response needs while it is written; emptied before the next. NULL:
+ * there is none. */
+struct arena *infer_scratch(struct infer *infer);
+/* A stream's memory for what its messages are made of: `most` bytes at once, which stay until they are
+ * sent, kept by *ret_holder (borrowed; call_send takes a reference of its own); then how many of them
+ * were used. NULL: there is none. */
+uint8_t *infer_room(struct infer *infer, size_t most, struct buf **ret_holder);
+void infer_room_used(struct infer *infer, size_t used);
 
 /* Closes the ENCODE stage and, where the operator asked for it, makes infer->timing. */
 void infer_timing(struct infer *infer);

@@ -23,6 +23,7 @@ struct api {
     struct metrics *metrics;
     size_t body_bytes_max;     /* --max-body; Triton's --http-max-input-size */
     struct grpc_settings grpc; /* what every call begins with: --max-message, compression */
+    uint64_t stream_heartbeat_ns; /* --stream-heartbeat; 0: none */
     bool server_timing; /* --server-timing: the header (gRPC: trailing metadata) of every answer */
     bool is_strict_ready;           /* --strict-readiness: every model counts */
     bool has_reflection;            /* --reflection */

@@ -36,7 +36,7 @@ struct loop {
     uint32_t index;
     struct env *env;
     uint64_t now_ns;
-    struct list deferred;
+    struct list early, deferred;
     struct due *timers; /* owned; a heap, the soonest first */
     uint32_t timers_count, timers_room;
     int ready_at, ready_count;
@@ -61,6 +61,7 @@ enum err_code loop_new(struct loop **ret, struct env *env, uint32_t index, struc
     loop->env = env;
     loop->index = index;
     loop->now_ns = env->mono_ns(env);
+    list_init(&loop->early);
     list_init(&loop->deferred);
     mpsc_init(&loop->posted);
     loop->timers_room = TIMERS_FIRST;
@@ -89,22 +90,33 @@ static void run_posted(struct loop *loop)
     }
 }
 
-/* Once each: what is put off while they run waits for the next turn. */
-static void run_deferred(struct loop *loop)
+/* Once each: what is put off to the same list while they run waits for the next turn. */
+static void run_list(struct list *list)
 {
     struct list now;
     struct list_node *node;
 
-    if (list_is_empty(&loop->deferred))
+    if (list_is_empty(list))
         return;
-    now.head.next = loop->deferred.head.next;
-    now.head.prev = loop->deferred.head.prev;
+    now.head.next = list->head.next;
+    now.head.prev = list->head.prev;
     now.head.next->prev = now.head.prev->next = &now.head;
-    list_init(&loop->deferred);
+    list_init(list);
     while ((node = list_pop(&now)) != NULL) {
         struct loop_task *task = CONTAINER_OF(node, struct loop_task, node);
         task->run(task);
     }
+}
+
+static void run_deferred(struct loop *loop)
+{
+    run_list(&loop->early);
+    run_list(&loop->deferred);
+}
+
+static bool has_deferred(const struct loop *loop)
+{
+    return !list_is_empty(&loop->early) || !list_is_empty(&loop->deferred);
 }
 
 void loop_free(struct loop **slot)
@@ -120,7 +132,7 @@ void loop_free(struct loop **slot)
     for (int round = 0; round < 1000; round++) {
         run_posted(loop);
         run_deferred(loop);
-        if (mpsc_is_empty(&loop->posted) && list_is_empty(&loop->deferred))
+        if (mpsc_is_empty(&loop->posted) && !has_deferred(loop))
             break;
     }
     current = before;
@@ -183,7 +195,7 @@ static void turn(struct loop *loop)
 {
     int timeout = 0, count;
 
-    if (list_is_empty(&loop->deferred) && (timeout = wait_ms(loop)) != 0) {
+    if (!has_deferred(loop) && (timeout = wait_ms(loop)) != 0) {
         atomic_store(&loop->is_asleep, true);
         if (!mpsc_is_empty(&loop->posted) || atomic_load(&loop->is_stopping))
             timeout = 0;
@@ -353,6 +365,13 @@ void loop_defer(struct loop *loop, struct loop_task *task)
     require_mine(loop);
     if (!list_has(&task->node))
         list_push(&loop->deferred, &task->node);
+}
+
+void loop_defer_early(struct loop *loop, struct loop_task *task)
+{
+    require_mine(loop);
+    if (!list_has(&task->node))
+        list_push(&loop->early, &task->node);
 }
 
 void loop_undefer(struct loop_task *task)

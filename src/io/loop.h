@@ -1,7 +1,8 @@
 /* loop.h - one thread, one epoll: what is ready, what is due, what was posted, what is put off.
  *
  * A turn: wait (not at all when something is put off or posted), then timers, posted messages,
- * ready descriptors, and at the end of the turn the put-off tasks (flushing sockets), once each.
+ * ready descriptors, and at the end of the turn the put-off tasks (flushing sockets), once each; before
+ * them those that are to come first (gathering what sockets are to send).
  * Threads: everything but loop_post, loop_stop and loop_now's caller's copy belongs to the loop's
  * own thread; functions check it.
  */
@@ -67,6 +68,8 @@ struct loop_task {
     void (*run)(struct loop_task *task);
 };
 void loop_defer(struct loop *loop, struct loop_task *task); /* no-op when it is put off already */
+/* The same, before all that is put off by loop_defer: what it puts off itself is of the same turn. */
+void loop_defer_early(struct loop *loop, struct loop_task *task);
 void loop_undefer(struct loop_task *task);
 
 #endif

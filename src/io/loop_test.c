@@ -139,6 +139,50 @@ TEST(tasks_run_once_per_turn_and_can_be_taken_back)
     loop_free(&loop);
 }
 
+/* Early tasks come first, and what they put off to the others is of the same turn. */
+struct stages {
+    struct loop_task early, late;
+    struct loop *loop;
+    unsigned earlies, lates;
+};
+
+static void run_early(struct loop_task *task)
+{
+    struct stages *s = CONTAINER_OF(task, struct stages, early);
+
+    check(s->earlies == s->lates, "%u early, %u late", s->earlies, s->lates);
+    s->earlies++;
+    loop_defer(s->loop, &s->late);
+    if (s->earlies < 3)
+        loop_defer_early(s->loop, task);
+}
+
+static void run_late(struct loop_task *task)
+{
+    struct stages *s = CONTAINER_OF(task, struct stages, late);
+
+    s->lates++;
+    check(s->earlies == s->lates, "%u early, %u late", s->earlies, s->lates);
+    if (s->lates == 3)
+        loop_stop(s->loop);
+}
+
+TEST(early_tasks_come_first_and_what_they_put_off_is_of_the_same_turn)
+{
+    struct loop *loop = make();
+    struct stages s = { .early.run = run_early, .late.run = run_late, .loop = loop };
+    struct chore taken = { .task.run = run_chore, .loop = loop };
+
+    loop_defer_early(loop, &s.early);
+    loop_defer_early(loop, &s.early);
+    loop_defer_early(loop, &taken.task);
+    loop_undefer(&taken.task);
+    loop_run(loop);
+    check(s.earlies == 3 && s.lates == 3, "%u early, %u late", s.earlies, s.lates);
+    check(taken.runs == 0, "it was taken back");
+    loop_free(&loop);
+}
+
 /* -- watches ----------------------------------------------------------------------------------- */
 
 struct watcher {

@@ -1,0 +1,35 @@
+/* infer_internal.h - what infer.c and infer_stream.c share; nobody else includes it. */
+#ifndef API_INFER_INTERNAL_H
+#define API_INFER_INTERNAL_H
+
+#include "api/infer.h"
+
+/* Nothing failed yet; the text is not worth zeroing for every request. */
+static inline void infer_err_clear(struct err *err)
+{
+    err->code = OK;
+    err->retry_after_ms = 0;
+    err->text[0] = '\0';
+}
+
+static inline bool infer_is_gone(const struct infer *infer)
+{
+    return infer->call != NULL ? infer->call->is_over : infer->x->is_gone;
+}
+
+/* Answers with a failure, as long as nothing was answered. */
+void infer_fail(struct infer *infer, const struct err *err);
+/* infer->timing, as it stands. */
+void infer_put_timing(struct infer *infer);
+/* From the sink, where has_ended is set: the engine is told at the end of the turn. */
+void infer_cancel_later(struct infer *infer);
+
+/* -- infer_stream.c: no-ops where there is no stream ------------------------------------------- */
+void infer_stream_submit(struct infer *infer); /* just before: the credit to begin with */
+void infer_stream_response(struct infer *infer, const struct response *response);
+void infer_stream_end(struct infer *infer, const struct err *err);
+void infer_stream_grant(struct infer *infer);  /* as much as the reader has room for */
+void infer_stream_stop(struct infer *infer);   /* the reader is gone */
+void infer_stream_deinit(struct infer *infer); /* last; idempotent */
+
+#endif
