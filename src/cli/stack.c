@@ -192,6 +192,8 @@ enum err_code stack_open(struct stack *stack, const struct options *options, uin
         .option = backend_option,
         .runtime_path = backend_runtime,
         .budget = &stack->budget,
+        .sessions_max = options_u32(options, OPT_SESSIONS_MAX),
+        .pieces_max = options_u32(options, OPT_STREAM_PIECES_MAX),
     };
     TRY(engine_new(&stack->engine, stack->env, &settings, err));
     TRY(open_plugins(stack, err));

@@ -23,6 +23,8 @@ struct engine_settings {
     const char *(*option)(const char *name);       /* for backends; see penstock_host.option */
     const char *(*runtime_path)(const char *name); /* likewise */
     struct budget *budget;        /* outputs are charged to it; borrowed */
+    uint32_t sessions_max;        /* open at the same time: --sessions-max; 0: 10,000 */
+    uint32_t pieces_max;          /* of a session, see session.h: --stream-pieces-max; 0: 16 */
 };
 
 /* What must go up: set by cli before loops start. Finds a ready version and takes a reference for
@@ -46,6 +48,14 @@ const struct penstock_host *engine_host(struct engine *engine);
 
 /* Refuses new requests with E_UNAVAILABLE ("draining"); those admitted finish. Any thread. */
 void engine_drain(struct engine *engine);
-uint64_t engine_in_flight(const struct engine *engine); /* submitted and not yet freed */
+uint64_t engine_in_flight(const struct engine *engine); /* submitted and not yet freed; sessions too */
+
+/* For metrics; any thread. */
+struct engine_counts {
+    uint64_t sessions_open, sessions_total;
+    uint64_t sessions_refused; /* --sessions-max was reached */
+    uint64_t pieces_refused;   /* a caller pushed more than its credit: --stream-pieces-max */
+};
+void engine_counts(const struct engine *engine, struct engine_counts *ret);
 
 #endif

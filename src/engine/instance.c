@@ -424,7 +424,7 @@ void instance_run(struct instance *instance, struct request_private *p)
         wait_done(instance);
     p->ended_ns = env_now(p->engine);
     if (instance->is_inline) {
-        stat_add(&model->shards[instance->index].runs_inline, 1);
+        model_stat_add(&model->shards[instance->index].runs_inline, 1);
     } else {
         atomic_fetch_sub_explicit(&stats->running, 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&stats->runs_queued, 1, memory_order_relaxed);

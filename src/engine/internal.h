@@ -12,7 +12,22 @@
 #include "io/env.h"
 #include "io/loop.h"
 
-enum { SCRATCH_BYTES = 1024, INSTANCES_MAX = 256 };
+enum {
+    SCRATCH_BYTES = 1024,
+    INSTANCES_MAX = 256,
+    SESSIONS_MAX = 10000,
+    PIECES_MAX = 16,
+    PIECE_ARENA_FIRST = 4096,          /* a piece with its request and small inputs */
+    PIECE_ARENA_CAP = 64 * 1024 * 1024,
+    ARENAS_KEPT = 64                   /* by each loop, for the next pieces */
+};
+
+/* What one loop keeps for its sessions; its own but for the counters. */
+struct engine_loop {
+    _Alignas(64) struct arena *arenas[ARENAS_KEPT]; /* owned */
+    uint32_t arenas_count;
+    _Atomic uint64_t sessions_total, pieces_refused; /* one writer: model_stat_add */
+};
 
 struct engine {
     struct env *env;
@@ -21,11 +36,20 @@ struct engine {
     struct penstock_host host;
     atomic_bool is_draining;
     _Atomic int64_t in_flight;
+    _Atomic int64_t sessions_open;
+    _Atomic uint64_t sessions_refused;
+    struct engine_loop *loops;  /* owned array */
+    uint32_t loops_count;
     /* closes models whose last reference was dropped on a loop */
     struct worker *reaper;
     struct mpsc reaper_queue;
     atomic_bool reaper_stops;
 };
+
+struct engine_loop *engine_loop_of(struct engine *engine, struct loop *loop);
+/* Arenas of pieces and runs, kept by each loop for the next ones. NULL: no memory. */
+struct arena *engine_arena_take(struct engine *engine, struct loop *loop);
+void engine_arena_give(struct engine *engine, struct loop *loop, struct arena **arena);
 
 /* -- requests ---------------------------------------------------------------------------------- */
 
@@ -55,6 +79,8 @@ struct request_private {
     bool first_posted;            /* and is on its way, or was delivered, before the end */
     bool failed_in_backend;       /* the runner's: fail_row, done with a code, a missing output */
     bool was_late;                /* the loop's: its deadline passed while it ran */
+    enum session_merge merge;
+    bool is_of_session;           /* admitted with its session: draining does not refuse it */
     atomic_bool is_cancelled;
     atomic_uint credit;
     struct instance *instance;    /* while RUNNING, under the model's mutex */
@@ -80,6 +106,8 @@ void request_finish(struct request_private *p);
 /* Loop thread: a response to the sink unless detached. */
 void request_deliver(struct request_private *p, struct response *response);
 void emission_free(struct emission *e);
+/* Checks the inputs that are there against the signature; is_partial: others may be missing. */
+enum err_code request_check(struct request_private *p, bool is_partial, struct err *err);
 void response_drop(struct response *response); /* lets go of the outputs' memory */
 /* For the warm-up, which runs before there are loops: checks the inputs; gives back what a run left. */
 enum err_code request_prepare_warm(struct request_private *p);

@@ -630,7 +630,7 @@ const struct model_stats *model_stats(struct model *model, struct model_stats *s
         struct model_stats *shard = i < model->shards_count ? &model->shards[i] : &model->stats;
         _Atomic uint64_t *from = (_Atomic uint64_t *)(void *)shard;
         for (size_t w = 0; w < WORDS; w++)
-            stat_add(&to[w], atomic_load_explicit(&from[w], memory_order_relaxed));
+            model_stat_add(&to[w], atomic_load_explicit(&from[w], memory_order_relaxed));
         newest = MAX(newest, atomic_load_explicit(&shard->last_inference_ms,
                                                   memory_order_relaxed));
     }

@@ -193,7 +193,8 @@ static enum err_code reshape_inputs(struct request_private *p, const struct sign
     return OK;
 }
 
-static enum err_code validate(struct request_private *p, uint64_t *ret_bytes, struct err *err)
+static enum err_code validate(struct request_private *p, bool is_partial, uint64_t *ret_bytes,
+                              struct err *err)
 {
     struct request *r = &p->pub;
     const struct signature *s = r->model->signature;
@@ -205,7 +206,7 @@ static enum err_code validate(struct request_private *p, uint64_t *ret_bytes, st
         const struct signature_tensor *want = &s->inputs[i];
         struct penstock_tensor *got = &r->inputs[i];
         if (!r->has_input[i]) {
-            if (want->is_optional || want->is_hidden)
+            if (want->is_optional || want->is_hidden || is_partial)
                 continue;
             return err_set(err, E_INVALID,
                            "input '%s' is missing: model '%s' takes %u input%s and it is required",
@@ -237,6 +238,13 @@ static enum err_code validate(struct request_private *p, uint64_t *ret_bytes, st
         TRY(reshape_inputs(p, s, err));
     *ret_bytes = bytes;
     return OK;
+}
+
+enum err_code request_check(struct request_private *p, bool is_partial, struct err *err)
+{
+    uint64_t bytes;
+
+    return validate(p, is_partial, &bytes, err);
 }
 
 /* -- the end ---------------------------------------------------------------------------------- */
@@ -279,8 +287,8 @@ static void account(struct request_private *p)
         stat_duration_add(&stats->batch_input[size], r->stage_ns[STAGE_INPUT]);
         stat_duration_add(&stats->batch_infer[size], r->stage_ns[STAGE_RUN]);
         stat_duration_add(&stats->batch_output[size], r->stage_ns[STAGE_OUTPUT]);
-        stat_add(&stats->inference_count, p->batch_size);
-        stat_add(&stats->execution_count, 1);
+        model_stat_add(&stats->inference_count, p->batch_size);
+        model_stat_add(&stats->execution_count, 1);
         atomic_store_explicit(&stats->last_inference_ms,
                               p->engine->env->wall_ns(p->engine->env) / NS_PER_MS,
                               memory_order_relaxed);
@@ -289,11 +297,11 @@ static void account(struct request_private *p)
             stat_histogram_add(&stats->stages[i], r->stage_ns[i]);
     } else {
         stat_duration_add(&stats->fail, total);
-        stat_add(&stats->failures[reason_of(p)], 1);
+        model_stat_add(&stats->failures[reason_of(p)], 1);
     }
     if (p->is_detached || p->was_late || p->err.code == E_CANCELLED) {
-        stat_add(&stats->cancelled_total, 1);
-        stat_add(&stats->wasted_compute_ns, span(p->begun_ns, p->run_end_ns));
+        model_stat_add(&stats->cancelled_total, 1);
+        model_stat_add(&stats->wasted_compute_ns, span(p->begun_ns, p->run_end_ns));
     }
 }
 
@@ -497,10 +505,11 @@ void engine_submit(struct request *request)
 
     p->submitted_ns = env_now(engine);
     atomic_fetch_add_explicit(&engine->in_flight, 1, memory_order_relaxed);
-    if (UNLIKELY(atomic_load_explicit(&engine->is_draining, memory_order_relaxed))) {
+    if (UNLIKELY(atomic_load_explicit(&engine->is_draining, memory_order_relaxed)) &&
+        !p->is_of_session) {
         err_set(&p->err, E_UNAVAILABLE, "the server is draining and takes no new requests");
         p->err.retry_after_ms = 1000;
-    } else if (UNLIKELY(validate(p, &bytes, &p->err) != OK)) {
+    } else if (UNLIKELY(validate(p, false, &bytes, &p->err) != OK)) {
         /* the text is written */
     } else if (default_deadline(p), UNLIKELY(p->submitted_ns >= request->deadline_ns)) {
         late(p, STAGE_DECODE, &p->err);
@@ -520,11 +529,16 @@ enum err_code request_prepare_warm(struct request_private *p)
 {
     uint64_t bytes;
 
-    return validate(p, &bytes, &p->err);
+    return validate(p, false, &bytes, &p->err);
 }
 
 void request_drop_warm(struct request_private *p)
 {
     response_drop(&p->response);
     model_unref(&p->pub.model);
+}
+
+void request_merge(struct request *request, enum session_merge merge)
+{
+    private_of(request)->merge = merge;
 }

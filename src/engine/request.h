@@ -8,6 +8,9 @@
  * Threads  The sink is called on the request's loop only. While it is queued or runs, the request
  *          belongs to the engine; the dialect may call request_cancel and request_grant, nothing
  *          else.
+ * Slow     A reader that limits its credit is given no more responses than it granted. What happens
+ *          meanwhile is `request_merge`: the backend is paused (the ordinary case), or newer
+ *          responses take the place of the one that waits.
  */
 #ifndef ENGINE_REQUEST_H
 #define ENGINE_REQUEST_H
@@ -46,11 +49,20 @@ struct response_output {
 };
 
 /* Outputs by index of the signature; those not wanted or not given are not set. The first response
- * stays valid until on_free; a later one only while on_response runs. Bytes outlive that when their
- * owner is buf_ref'd; bytes without an owner lie in the request's arena. */
+ * stays valid until on_free (unless it waited for credit); a later one only while on_response runs.
+ * Bytes outlive that when their owner is buf_ref'd; bytes without an owner end with the response. */
 struct response {
     uint32_t outputs_count;
     struct response_output *outputs;
+    uint64_t number; /* 1 for the request's (or the session's) first that is given */
+    uint64_t merged; /* responses before it that were merged into it or dropped for it */
+};
+
+/* What happens to responses while the reader has no credit. */
+enum session_merge {
+    SESSION_PAUSE,  /* the backend is paused */
+    SESSION_LATEST, /* a newer response takes the place of the one that waits */
+    SESSION_CONCAT  /* BYTES outputs of one element are joined, of the others the newest is kept */
 };
 
 struct request_sink {
@@ -102,6 +114,10 @@ void request_cancel(struct request *request);
  * request_limit_credit was called before submit. */
 void request_limit_credit(struct request *request, uint32_t n);
 void request_grant(struct request *request, uint32_t n);
+
+/* Before submit: what happens to responses while the reader has no credit. on_end waits until the
+ * last response is given. */
+void request_merge(struct request *request, enum session_merge merge);
 
 /* Tells the statistics that the answer has been written: stage_ns[STAGE_ENCODE] is set. Optional,
  * once, between on_end and on_free or from on_end. */

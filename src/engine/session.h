@@ -46,7 +46,7 @@
 struct session;
 
 enum session_reduce { SESSION_EACH, SESSION_STACK, SESSION_LAST, SESSION_WINDOW };
-enum session_merge { SESSION_PAUSE, SESSION_LATEST, SESSION_CONCAT };
+/* enum session_merge: see engine/request.h */
 
 /* One piece of input: fill inputs (bytes in arena, or bufs that it adopts), then push. */
 struct session_piece {
@@ -60,7 +60,7 @@ struct session_piece {
 };
 
 struct session_response {
-    struct response *response;
+    struct response *response; /* number and merged are the same there */
     uint64_t number;  /* 1 for the session's first */
     uint64_t piece;   /* that it answers; 0: none (the model speaks first) */
     uint64_t merged;  /* responses before it that were merged into it or dropped for it */
@@ -85,7 +85,7 @@ struct session_settings {
     enum session_reduce reduce;
     enum session_merge merge;
     uint64_t window, step, pad;   /* WINDOW: rows; step 0: window */
-    uint32_t pieces_max;          /* pushed and not given back: --stream-pieces-max */
+    uint32_t pieces_max;          /* taken and not given back; 0: --stream-pieces-max */
     size_t bytes_max;             /* STACK, WINDOW: of the collected input: --max-body */
     uint64_t deadline_ns;         /* of the whole session, loop clock; UINT64_MAX: none */
     const struct parameter *parameters; /* of every run; copied */
@@ -105,12 +105,18 @@ void session_start(struct session *session);
 void *session_user(const struct session *session);
 struct model *session_model(const struct session *session);
 
-/* A piece to fill; E_EXHAUSTED: no credit, or no memory. Pushed or given up, once. */
+/* How many pieces its caller may push now, and at the beginning (pieces_max). */
+uint32_t session_pieces_left(const struct session *session);
+uint32_t session_pieces_max(const struct session *session);
+
+/* A piece to fill; E_EXHAUSTED: no credit, or no memory. Pushed or given up, once. One that is given
+ * up gives its credit back at once, without on_credit. */
 MUST_USE enum err_code session_piece_new(struct session *session, struct session_piece **ret,
                                          struct err *err);
 void session_piece_discard(struct session *session, struct session_piece **piece);
 /* Checks it against the signature (failures are told here and the piece stays the caller's to
- * discard), then it is the session's. Sink callbacks may come from within. */
+ * discard), then it is the session's. Sink callbacks may come from within, on_free does not. May be
+ * called from the sink, as may grant, finish and interrupt. */
 MUST_USE enum err_code session_push(struct session *session, struct session_piece **piece,
                                     struct err *err);
 void session_finish(struct session *session);

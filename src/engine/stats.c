@@ -23,12 +23,12 @@ void stat_histogram_add(struct stat_histogram *h, uint64_t ns)
 
     while (i < STAT_BUCKETS - 1 && ns > bucket_ns[i])
         i++;
-    stat_add(&h->buckets[i], 1);
-    stat_add(&h->sum_ns, ns);
+    model_stat_add(&h->buckets[i], 1);
+    model_stat_add(&h->sum_ns, ns);
 }
 
 void stat_duration_add(struct stat_duration *d, uint64_t ns)
 {
-    stat_add(&d->count, 1);
-    stat_add(&d->ns, ns);
+    model_stat_add(&d->count, 1);
+    model_stat_add(&d->ns, ns);
 }

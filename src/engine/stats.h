@@ -32,7 +32,7 @@ struct stat_histogram {
 };
 
 /* The shard's own writer. */
-static inline void stat_add(_Atomic uint64_t *to, uint64_t n)
+static inline void model_stat_add(_Atomic uint64_t *to, uint64_t n)
 {
     atomic_store_explicit(to, atomic_load_explicit(to, memory_order_relaxed) + n,
                           memory_order_relaxed);

@@ -5,6 +5,7 @@
 #include "base/block.h"
 #include "base/budget.h"
 #include "call/grpc.h"
+#include "engine/engine.h"
 #include "serve/internal.h"
 #include "telemetry/metrics.h"
 
@@ -23,12 +24,31 @@ static const char limit_hits[] = "penstock_limit_hits_total";
 /* The limits that are kept below: a family stands in one place. */
 static void put_limits_below(struct text *out, const struct api *api, const struct budget *budget)
 {
+    struct engine_counts counts = { 0 };
+
+    if (api != NULL && api->engine != NULL)
+        engine_counts(api->engine, &counts);
+    metrics_sample_u64(out, limit_hits, "limit=\"sessions-max\"", counts.sessions_refused);
+    metrics_sample_u64(out, limit_hits, "limit=\"stream-pieces-max\"", counts.pieces_refused);
     metrics_sample_u64(out, limit_hits, "limit=\"max-message\"",
                        api == NULL ? 0 : grpc_stats_limit_hits(api->grpc.stats));
     metrics_sample_u64(out, limit_hits, "limit=\"watchers-max\"",
                        api == NULL ? 0 : grpc_watchers_refused(api->watchers));
     metrics_sample_u64(out, limit_hits, "limit=\"memory-limit\"",
                        budget == NULL ? 0 : budget_refused(budget));
+}
+
+static void put_sessions(struct text *out, const struct api *api)
+{
+    struct engine_counts counts = { 0 };
+
+    if (api != NULL && api->engine != NULL)
+        engine_counts(api->engine, &counts);
+    metrics_family(out, "penstock_sessions_open", "gauge",
+                   "Streams with input in pieces that are open now, of --sessions-max");
+    metrics_sample_u64(out, "penstock_sessions_open", "", counts.sessions_open);
+    metrics_family(out, "penstock_sessions_total", "counter", "Such streams since the start");
+    metrics_sample_u64(out, "penstock_sessions_total", "", counts.sessions_total);
 }
 
 static void render(void *context, struct text *out)
@@ -44,6 +64,7 @@ static void render(void *context, struct text *out)
     metrics_family(out, "penstock_memory_kept_bytes", "gauge",
                    "Memory of large messages kept for the next ones");
     metrics_sample_u64(out, "penstock_memory_kept_bytes", "", atomic_load(&block_kept_bytes));
+    put_sessions(out, serve->settings.api);
     metrics_family(out, "penstock_connections_open", "gauge", "Connections open now");
     metrics_sample_u64(out, "penstock_connections_open", "", atomic_load(&serve->connections));
     for (size_t i = 0; i < COUNT(counters); i++) {

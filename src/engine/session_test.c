@@ -1,0 +1,546 @@
+/* session_test.c - streams through a model, on a real loop. SPDX-License-Identifier: Apache-2.0
+ *
+ * The test's backend adds 1 to each FP32. Parameters of a piece say more: do=wait until cancelled,
+ * do=fail, count=N answers.
+ */
+#include "engine/session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/arena.h"
+#include "base/budget.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "io/loop.h"
+#include "model/config.h"
+#include "test/harness.h"
+
+/* -- the backend -------------------------------------------------------------------------------- */
+
+static const struct penstock_host *host;
+static uint32_t model_traits;
+
+static int t_model_open(void **ret_model, struct penstock_model *model, uint32_t *ret_traits,
+                        struct penstock_err *err)
+{
+    static const int64_t dims[2] = { -1, 2 };
+    static char handle;
+
+    if (host->declare(model, false, "IN", PENSTOCK_FP32, 2, dims, false, err) != 0 ||
+        host->declare(model, true, "OUT", PENSTOCK_FP32, 2, dims, false, err) != 0)
+        return 13;
+    *ret_traits = model_traits;
+    *ret_model = &handle;
+    return 0;
+}
+
+static void t_close(void **model)
+{
+    *model = NULL;
+}
+
+static int t_instance_open(void **ret, void *model, uint32_t index, struct penstock_place place,
+                           struct penstock_err *err)
+{
+    (void)index;
+    (void)place;
+    (void)err;
+    *ret = model;
+    return 0;
+}
+
+static bool add_one(struct penstock_batch *batch)
+{
+    const struct penstock_tensor *in = host->input(batch, 0);
+    struct err err = { 0 };
+    float *out = host->output(batch, 0, 0, in->rank, in->shape, in->size,
+                              (struct penstock_err *)(void *)&err);
+
+    if (out == NULL) {
+        host->fail_row(batch, 0, (int)err.code, err.text);
+        return false;
+    }
+    for (size_t i = 0; i < in->size / 4; i++)
+        out[i] = ((const float *)in->data)[i] + 1;
+    return true;
+}
+
+static void t_execute(void *instance, struct penstock_batch *batch)
+{
+    const char *what = host->parameter(batch, 0, "do");
+    const char *count = host->parameter(batch, 0, "count");
+
+    (void)instance;
+    if (what != NULL && strcmp(what, "wait") == 0) {
+        while (!host->cancelled(batch, 0))
+            nanosleep(&(struct timespec){ 0, 200000 }, NULL);
+        host->done(batch, 1, "cancelled");
+        return;
+    }
+    if (what != NULL && strcmp(what, "fail") == 0) {
+        host->done(batch, 3, "it fails on purpose");
+        return;
+    }
+    for (int i = 0, n = count == NULL ? 1 : atoi(count); i < n; i++) {
+        if (i > 0 && host->credit(batch, 0) == 0)
+            host->wait_credit(batch, 0);
+        if (host->cancelled(batch, 0) || !add_one(batch))
+            break;
+        host->emit(batch, 0);
+    }
+    host->done(batch, 0, NULL);
+}
+
+static const struct penstock_backend backend = {
+    .abi = PENSTOCK_BACKEND_ABI,
+    .size = sizeof backend,
+    .name = "test",
+    .model_open = t_model_open,
+    .model_close = t_close,
+    .instance_open = t_instance_open,
+    .instance_close = t_close,
+    .execute = t_execute,
+};
+
+/* -- the stage ---------------------------------------------------------------------------------- */
+
+static struct {
+    struct engine *engine;
+    struct model *model;
+    struct loop *loop;
+    struct budget budget;
+    uint32_t sessions_max;
+} stage;
+
+static bool stage_up(uint32_t traits, enum execution execution)
+{
+    struct err err = { 0 };
+    struct model_config *config = NULL;
+    struct model_spec spec = { .name = "m", .version = 1, .folder = "/", .path = "/" };
+    uint32_t sessions_max = stage.sessions_max;
+
+    memset(&stage, 0, sizeof stage);
+    budget_init(&stage.budget, 64 << 20);
+    struct engine_settings settings = { .loops_count = 1,
+                                        .queue_max = 3,
+                                        .execution = execution,
+                                        .sessions_max = sessions_max,
+                                        .budget = &stage.budget };
+    model_traits = traits;
+    bool ok = engine_new(&stage.engine, env_real(), &settings, &err) == OK;
+    if (ok)
+        host = engine_host(stage.engine);
+    ok = ok && config_new(&config, &err) == OK;
+    spec.backend = &backend;
+    spec.config = config;
+    spec.arena = arena_new(4096, 1 << 20);
+    ok = ok && model_new(&stage.model, stage.engine, &spec, &err) == OK;
+    ok = ok && loop_new(&stage.loop, env_real(), 0, &err) == OK;
+    check(ok, "%s", err.text);
+    return ok;
+}
+
+static void stage_down(void)
+{
+    model_unref(&stage.model);
+    check(engine_in_flight(stage.engine) == 0, "something is still open");
+    loop_free(&stage.loop);
+    engine_free(&stage.engine);
+    check(budget_used(&stage.budget) == 0, "%llu bytes are still charged",
+          (unsigned long long)budget_used(&stage.budget));
+    stage.sessions_max = 0;
+}
+
+/* Runs `begin` on the loop, then turns of it until is_over says so (5 s at most). */
+struct runner {
+    struct loop_msg msg;
+    struct timer timer;
+    void (*begin)(void);
+    bool (*is_over)(void);
+    uint64_t until_ns;
+};
+
+static void look(struct timer *timer)
+{
+    struct runner *runner = CONTAINER_OF(timer, struct runner, timer);
+    uint64_t now = loop_now_ns(stage.loop);
+
+    check(now < runner->until_ns, "it took too long");
+    if (runner->is_over == NULL || runner->is_over() || now >= runner->until_ns)
+        loop_stop(stage.loop);
+    else
+        require(timer_start(stage.loop, timer, now + 100000, NULL) == OK);
+}
+
+static void run_begin(struct loop_msg *msg)
+{
+    struct runner *runner = CONTAINER_OF(msg, struct runner, msg);
+
+    runner->begin();
+    runner->until_ns = loop_now_ns(stage.loop) + 5 * NS_PER_S;
+    look(&runner->timer);
+}
+
+static void stage_run(void (*begin)(void), bool (*is_over)(void))
+{
+    struct runner runner = {
+        .msg.run = run_begin, .timer.on_due = look, .begin = begin, .is_over = is_over
+    };
+
+    loop_post(stage.loop, &runner.msg);
+    loop_run(stage.loop);
+}
+
+/* -- a caller ------------------------------------------------------------------------------------ */
+
+enum { SEEN_MAX = 256 };
+
+static struct {
+    struct session *session;
+    unsigned responses, ends, frees, piece_ends;
+    uint32_t credit; /* told by on_credit */
+    uint64_t number[SEEN_MAX], piece[SEEN_MAX];
+    float value[SEEN_MAX];
+    uint64_t ended[SEEN_MAX];
+    enum err_code code[SEEN_MAX];
+    struct err err;
+} seen;
+
+static void on_response(struct session *session, const struct session_response *r)
+{
+    check(session == seen.session && seen.ends == 0, "in its life");
+    check_or_stop(seen.responses < SEEN_MAX, "too many");
+    seen.number[seen.responses] = r->number;
+    seen.piece[seen.responses] = r->piece;
+    check(r->number == r->response->number, "numbers agree");
+    seen.value[seen.responses++] =
+        ((const float *)r->response->outputs[0].tensor.data)[0];
+}
+
+static void on_piece_end(struct session *session, const struct session_piece *piece,
+                         const struct err *err)
+{
+    check(session == seen.session && seen.ends == 0, "in its life");
+    check_or_stop(seen.piece_ends < SEEN_MAX, "too many");
+    seen.code[seen.piece_ends] = err->code;
+    seen.ended[seen.piece_ends++] = piece->number;
+}
+
+static void on_credit(struct session *session, uint32_t pieces)
+{
+    check(session == seen.session, "in its life");
+    seen.credit += pieces;
+}
+
+static void on_end(struct session *session, const struct err *err)
+{
+    check(session == seen.session && seen.ends == 0 && seen.frees == 0, "once");
+    seen.ends++;
+    seen.err = *err;
+}
+
+static void on_free(struct session *session)
+{
+    check(session == seen.session && seen.frees == 0, "once");
+    seen.frees++;
+}
+
+static const struct session_sink sink = { on_response, on_piece_end, on_credit, on_end, on_free };
+
+static struct session_settings settings_of(uint32_t credit)
+{
+    return (struct session_settings){ .loop = stage.loop,
+                                      .budget = &stage.budget,
+                                      .pieces_max = 4,
+                                      .deadline_ns = UINT64_MAX,
+                                      .credit = credit };
+}
+
+static bool open_session(const struct session_settings *settings)
+{
+    struct err err = { 0 };
+
+    memset(&seen, 0, sizeof seen);
+    check(session_new(&seen.session, stage.engine, stage.model, settings, &sink, &err) == OK,
+          "%s", err.text);
+    if (seen.session != NULL)
+        session_start(seen.session);
+    return seen.session != NULL;
+}
+
+static struct parameter words[SEEN_MAX];
+static unsigned words_count;
+
+static enum err_code push(float value, const char *key, const char *text, struct err *err)
+{
+    struct session_piece *piece = NULL;
+
+    TRY(session_piece_new(seen.session, &piece, err));
+    float *in = arena_aligned(piece->arena, 64, 8);
+    in[0] = in[1] = value;
+    piece->inputs[0] = (struct penstock_tensor){
+        .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 1, 2 }, .data = in, .size = 8
+    };
+    piece->has_input[0] = true;
+    if (key != NULL) {
+        struct parameter *p = &words[words_count++ % SEEN_MAX];
+        *p = (struct parameter){ .key = key, .text = text };
+        piece->parameters = p;
+    }
+    enum err_code code = session_push(seen.session, &piece, err);
+    if (code != OK)
+        session_piece_discard(seen.session, &piece);
+    return code;
+}
+
+static void push_ok(float value, const char *key, const char *text)
+{
+    struct err err = { 0 };
+
+    check(push(value, key, text, &err) == OK, "%s", err.text);
+}
+
+static bool is_freed(void)
+{
+    return seen.frees == 1;
+}
+
+/* -- each ---------------------------------------------------------------------------------------- */
+
+static void three_pieces(void)
+{
+    struct session_settings settings = settings_of(UINT32_MAX);
+
+    if (!open_session(&settings))
+        return;
+    push_ok(1, NULL, NULL);
+    push_ok(2, NULL, NULL);
+    push_ok(3, NULL, NULL);
+    session_finish(seen.session);
+}
+
+static void check_three(void)
+{
+    check(seen.responses == 3 && seen.piece_ends == 3 && seen.ends == 1, "%u %u %u",
+          seen.responses, seen.piece_ends, seen.ends);
+    for (unsigned i = 0; i < 3; i++)
+        check(seen.number[i] == i + 1 && seen.piece[i] == i + 1 && seen.ended[i] == i + 1 &&
+                  seen.value[i] == (float)(i + 2) && seen.code[i] == OK,
+              "answer %u", i);
+    check(seen.err.code == OK && seen.credit == 3, "%s", seen.err.text);
+}
+
+TEST(pieces_are_answered_in_order)
+{
+    for (int is_inline = 0; is_inline < 2; is_inline++) {
+        if (!stage_up(is_inline ? PENSTOCK_BACKEND_RUNS_INLINE : 0,
+                      is_inline ? EXECUTION_INLINE : EXECUTION_QUEUED))
+            return;
+        stage_run(three_pieces, is_freed);
+        check_three();
+        stage_down();
+    }
+}
+
+static void too_many_pieces(void)
+{
+    struct session_settings settings = settings_of(0);
+    struct err err = { 0 };
+
+    if (!open_session(&settings))
+        return;
+    for (int i = 0; i < 4; i++)
+        push_ok(1, NULL, NULL);
+    check(push(1, NULL, NULL, &err) == E_EXHAUSTED, "the fifth of four");
+    check(strstr(err.text, "--stream-pieces-max") != NULL, "%s", err.text);
+    check(seen.responses == 0, "nothing without credit");
+    session_grant(seen.session, 2);
+}
+
+static bool two_answered(void)
+{
+    return seen.credit >= 2;
+}
+
+static void cancel(void)
+{
+    check(seen.responses == 2 && seen.credit == 2, "%u", seen.responses);
+    session_cancel(seen.session);
+}
+
+TEST(credit_bounds_both_ways)
+{
+    struct engine_counts counts;
+
+    if (!stage_up(0, EXECUTION_QUEUED))
+        return;
+    stage_run(too_many_pieces, two_answered);
+    stage_run(cancel, is_freed);
+    check(seen.ends == 0 && seen.responses == 2, "nothing after the cancel");
+    engine_counts(stage.engine, &counts);
+    check(counts.pieces_refused == 1 && counts.sessions_total == 1 && counts.sessions_open == 0,
+          "counted");
+    stage_down();
+}
+
+static void decoupled_pieces(void)
+{
+    struct session_settings settings = settings_of(5);
+
+    if (!open_session(&settings))
+        return;
+    push_ok(1, "count", "4");
+    push_ok(2, "count", "4");
+    session_finish(seen.session);
+}
+
+static bool five_given(void)
+{
+    return seen.responses == 5;
+}
+
+static void grant_rest(void)
+{
+    check(seen.piece_ends == 1 && seen.ends == 0, "the first is answered: %u", seen.piece_ends);
+    session_grant(seen.session, 100);
+}
+
+TEST(an_answer_of_many_waits_for_its_reader)
+{
+    if (!stage_up(PENSTOCK_BACKEND_DECOUPLED, EXECUTION_QUEUED))
+        return;
+    stage_run(decoupled_pieces, five_given);
+    stage_run(grant_rest, is_freed);
+    check(seen.responses == 8 && seen.piece_ends == 2 && seen.err.code == OK, "%u",
+          seen.responses);
+    check(seen.piece[3] == 1 && seen.piece[4] == 2 && seen.number[7] == 8, "in order");
+    stage_down();
+}
+
+static void fail_in_the_middle(void)
+{
+    struct session_settings settings = settings_of(UINT32_MAX);
+
+    if (!open_session(&settings))
+        return;
+    push_ok(1, NULL, NULL);
+    push_ok(2, "do", "fail");
+    push_ok(3, NULL, NULL);
+    session_finish(seen.session);
+}
+
+TEST(a_run_that_fails_does_not_end_the_session)
+{
+    if (!stage_up(0, EXECUTION_QUEUED))
+        return;
+    stage_run(fail_in_the_middle, is_freed);
+    check(seen.responses == 2 && seen.piece_ends == 3, "%u %u", seen.responses, seen.piece_ends);
+    check(seen.code[0] == OK && seen.code[1] == E_INVALID && seen.code[2] == OK, "codes");
+    check(seen.err.code == OK, "%s", seen.err.text);
+    stage_down();
+}
+
+static void interrupt_it(void)
+{
+    struct session_settings settings = settings_of(UINT32_MAX);
+
+    if (!open_session(&settings))
+        return;
+    push_ok(1, "do", "wait");
+    push_ok(2, NULL, NULL);
+    session_interrupt(seen.session);
+    push_ok(3, NULL, NULL);
+    session_finish(seen.session);
+}
+
+TEST(an_interruption_drops_what_came_before_it)
+{
+    if (!stage_up(0, EXECUTION_QUEUED))
+        return;
+    stage_run(interrupt_it, is_freed);
+    check(seen.responses == 1 && seen.value[0] == 4 && seen.piece[0] == 3, "the third only");
+    check(seen.piece_ends == 3 && seen.code[0] == E_CANCELLED && seen.code[1] == E_CANCELLED &&
+              seen.code[2] == OK,
+          "each is told");
+    check(seen.err.code == OK, "%s", seen.err.text);
+    stage_down();
+}
+
+static void late_session(void)
+{
+    struct session_settings settings = settings_of(UINT32_MAX);
+
+    settings.deadline_ns = loop_refresh_ns(stage.loop) + 20 * NS_PER_MS;
+    if (!open_session(&settings))
+        return;
+    push_ok(1, "do", "wait");
+    push_ok(2, NULL, NULL);
+}
+
+TEST(a_deadline_ends_the_session)
+{
+    if (!stage_up(0, EXECUTION_QUEUED))
+        return;
+    stage_run(late_session, is_freed);
+    check(seen.err.code == E_DEADLINE && seen.ends == 1 && seen.responses == 0, "%s",
+          seen.err.text);
+    stage_down();
+}
+
+static void wrong_shape(void)
+{
+    struct session_settings settings = settings_of(UINT32_MAX);
+    struct session_piece *piece = NULL;
+    struct err err = { 0 };
+
+    if (!open_session(&settings))
+        return;
+    check(session_piece_new(seen.session, &piece, &err) == OK, "%s", err.text);
+    piece->inputs[0] = (struct penstock_tensor){
+        .dtype = PENSTOCK_FP32, .rank = 2, .shape = { 1, 3 }, .data = words, .size = 12
+    };
+    piece->has_input[0] = true;
+    check(session_push(seen.session, &piece, &err) == E_INVALID, "refused");
+    check(strstr(err.text, "[1,3]") != NULL && piece != NULL, "%s", err.text);
+    session_piece_discard(seen.session, &piece);
+    check(session_pieces_left(seen.session) == 4, "its credit is back");
+    session_finish(seen.session);
+}
+
+TEST(a_piece_that_does_not_fit_is_the_callers_to_mend)
+{
+    if (!stage_up(0, EXECUTION_QUEUED))
+        return;
+    stage_run(wrong_shape, is_freed);
+    check(seen.err.code == OK, "%s", seen.err.text);
+    stage_down();
+}
+
+static void one_too_many(void)
+{
+    struct session_settings settings = settings_of(UINT32_MAX);
+    struct session *second = NULL;
+    struct err err = { 0 };
+
+    if (!open_session(&settings))
+        return;
+    check(session_new(&second, stage.engine, stage.model, &settings, &sink, &err) == E_EXHAUSTED,
+          "the second of one");
+    check(strstr(err.text, "--sessions-max") != NULL && err.retry_after_ms != 0, "%s", err.text);
+    session_cancel(seen.session);
+}
+
+TEST(sessions_are_bounded)
+{
+    stage.sessions_max = 1;
+    if (!stage_up(0, EXECUTION_QUEUED))
+        return;
+    stage_run(one_too_many, is_freed);
+    struct engine_counts counts;
+    engine_counts(stage.engine, &counts);
+    check(counts.sessions_refused == 1, "counted");
+    stage_down();
+}
