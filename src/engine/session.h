@@ -45,8 +45,7 @@
 
 struct session;
 
-enum session_reduce { SESSION_EACH, SESSION_STACK, SESSION_LAST, SESSION_WINDOW };
-/* enum session_merge: see engine/request.h */
+/* enum session_reduce: see model/signature.h; enum session_merge: see engine/request.h */
 
 /* One piece of input: fill inputs (bytes in arena, or bufs that it adopts), then push. */
 struct session_piece {

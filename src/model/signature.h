@@ -57,6 +57,43 @@ struct signature_tensor {
     const struct feature *features;
     enum output_role role;
     uint32_t number;               /* of its protobuf field, from model.yaml; 0: see numbers.h */
+    bool is_state;                 /* input: a session keeps it and feeds it; its callers may begin
+                                      with one of their own. Output: it is what is fed next */
+    bool is_constant;              /* input: model.yaml has its value; nobody needs to send it */
+};
+
+/* What the pieces of a stream become: see engine/session.h. */
+enum session_reduce { SESSION_EACH, SESSION_STACK, SESSION_LAST, SESSION_WINDOW };
+
+struct stream_state {
+    uint32_t input, output;        /* the output of a run is this input of the next */
+    struct penstock_tensor initial; /* what the first run is fed; its bytes live as long */
+};
+
+struct stream_constant {
+    uint32_t input;
+    struct penstock_tensor value;
+};
+
+/* Told when a score begins and ceases to hold: it begins when the score is `on` or more, and ends
+ * when it was below `off` for `hold` windows one after another. */
+struct stream_mark {
+    const char *name;              /* "speech" */
+    uint32_t output;               /* of floats; its first element is the score */
+    double on, off;
+    uint32_t hold;
+};
+
+/* How a model takes streams: model.yaml's `stream`, config.pbtxt's sequence_batching { state }. */
+struct stream_card {
+    bool has_reduce;               /* else whoever asks has a default of their own */
+    enum session_reduce reduce;
+    uint64_t window, step, pad;    /* rows; step is never 0 when window is not */
+    int32_t axis;                  /* along which rows are counted; -1: see session.h */
+    uint32_t states_count, constants_count, marks_count;
+    const struct stream_state *states;
+    const struct stream_constant *constants;
+    const struct stream_mark *marks;
 };
 
 struct signature {
@@ -69,6 +106,7 @@ struct signature {
     const char *example_json;      /* a whole typed request, as JSON text, or NULL */
     const char *service;           /* gRPC: penstock.models.<service>. NULL: by the model's name
                                       (service.h); "": it has none, all its names are taken */
+    const struct stream_card *stream; /* NULL: nothing is said of streams */
 };
 
 /* NULL when there is none of that name, or it is hidden. */
