@@ -3,9 +3,9 @@
  * A call and the block it receives into are one piece of the exchange's arena: a unary call of the
  * usual size asks nobody else for memory.
  *
- * What is wrong with a request is answered where its client looks: who speaks gRPC over HTTP/2 gets
- * a grpc-status, who does not (HTTP/1.1, gRPC-Web, GET) an HTTP status, as PROTOCOL-HTTP2.md has it
- * for content types.
+ * What is wrong with a request is answered where its client looks: who speaks gRPC over HTTP/2, or
+ * gRPC-Web, gets a grpc-status, who does not (HTTP/1.1, GET) an HTTP status, as PROTOCOL-HTTP2.md has
+ * it for content types.
  */
 #include "call/grpc.h"
 
@@ -19,32 +19,15 @@ enum {
     QUOTE_MAX = 64,
 };
 
-static const char content_type[] = "application/grpc";
-
 /* -- the head ------------------------------------------------------------------------------------ */
-
-/* What stands behind "application/grpc"; data NULL: it is something else. */
-static struct slice subtype_of(struct slice value)
-{
-    enum { SIZE = sizeof content_type - 1 };
-
-    if (value.size < SIZE || (memcmp(value.data, content_type, SIZE) != 0 &&
-                              !slice_is_nocase(slice_first(value, SIZE), content_type)))
-        return slice_make(NULL, 0);
-    struct slice rest = slice_skip(value, SIZE);
-    return slice_trim(slice_first(rest, slice_find(rest, ';')));
-}
 
 bool grpc_is_call(const struct exchange *x)
 {
-    struct slice subtype = subtype_of(exchange_header(x, "content-type"));
-
-    return subtype.data != NULL &&
-           (subtype.size == 0 || subtype.data[0] == '+' || slice_starts(subtype, "-web"));
+    return grpc_type_of(exchange_header(x, "content-type")).is_grpc;
 }
 
 /* One pass; the first of several counts. */
-static void read_headers(struct grpc_call *g, struct slice *ret_type)
+static void read_headers(struct grpc_call *g, struct slice *ret_type, struct slice *ret_accept)
 {
     const struct exchange *x = g->call.x;
 
@@ -52,6 +35,7 @@ static void read_headers(struct grpc_call *g, struct slice *ret_type)
         struct slice name = x->headers[i].name;
         struct slice *to = NULL;
         switch (name.size) {
+        case 6: to = memcmp(name.data, "accept", 6) == 0 ? ret_accept : NULL; break;
         case 12:
             to = memcmp(name.data, "content-type", 12) == 0   ? ret_type
                  : memcmp(name.data, "grpc-timeout", 12) == 0 ? &g->timeout_text
@@ -76,26 +60,26 @@ COLD static void answer_text(struct exchange *x, uint16_t status, const char *te
                     slice_of(text), NULL);
 }
 
-/* What is no gRPC over HTTP/2. */
-static bool is_refused(struct exchange *x, struct slice subtype)
+/* What is no gRPC over HTTP/2, and no gRPC-Web. */
+static bool is_refused(struct exchange *x, struct grpc_type type)
 {
-    if (UNLIKELY(slice_starts(subtype, "-web")))
-        answer_text(x, 415,
-                    "gRPC-Web is not built yet: call with gRPC (application/grpc) over HTTP/2, or "
-                    "by REST\n");
-    else if (UNLIKELY(strncmp(x->protocol, "HTTP/1", 6) == 0))
+    if (UNLIKELY(!type.is_web && strncmp(x->protocol, "HTTP/1", 6) == 0))
         answer_text(x, 505,
                     "gRPC needs HTTP/2, and this request came over HTTP/1.1: use a gRPC client, or "
-                    "let the proxy in between speak HTTP/2 (nginx: grpc_pass). gRPC-Web is not "
-                    "built yet; REST works over HTTP/1.1\n");
+                    "let the proxy in between speak HTTP/2 (nginx: grpc_pass). gRPC-Web "
+                    "(application/grpc-web) and REST work over HTTP/1.1\n");
     else if (UNLIKELY(x->method != METHOD_POST))
         answer_text(x, 405, "gRPC calls are POST requests\n");
-    else if (UNLIKELY(subtype.data == NULL))
+    else if (UNLIKELY(!type.is_grpc))
         answer_text(x, 415, "the content-type of a gRPC call is application/grpc\n");
-    else if (UNLIKELY(subtype.size != 0 && !slice_is_nocase(subtype, "+proto")))
+    else if (UNLIKELY(type.is_unknown))
         answer_text(x, 415,
-                    "gRPC messages are protobuf here: the content-type is application/grpc or "
-                    "application/grpc+proto\n");
+                    type.is_web
+                        ? "gRPC messages are protobuf here: the content-type of gRPC-Web is "
+                          "application/grpc-web or application/grpc-web-text, or one of them with "
+                          "+proto\n"
+                        : "gRPC messages are protobuf here: the content-type is application/grpc "
+                          "or application/grpc+proto\n");
     else
         return false;
     return true;
@@ -256,6 +240,15 @@ static struct grpc_loop_stats *stats_of(const struct grpc_settings *settings, st
     return &stats->loops[index];
 }
 
+/* There is one message to come, so its sender may not pause. */
+COLD static void begin_web(struct grpc_call *g, struct slice accept)
+{
+    g->call.carrier = CALL_GRPC_WEB;
+    g->call.is_lone = true;
+    g->answer_type = grpc_web_type_of_answer(g->type, accept);
+    grpc_count(g->type.is_text ? &g->stats->web_text : &g->stats->web_binary);
+}
+
 static enum err_code begin(struct grpc_call *g, struct err *err)
 {
     if (UNLIKELY(!split_path(&g->call)))
@@ -271,7 +264,7 @@ struct call *grpc_accept(struct exchange *x, const struct grpc_settings *setting
 {
     struct grpc_loop_stats *stats = stats_of(settings, x->loop);
     struct grpc_call *g = arena_aligned(x->arena, 64, sizeof *g + BLOCK_BYTES);
-    struct slice type = { NULL, 0 };
+    struct slice type = { NULL, 0 }, accept = { NULL, 0 };
     struct err err;
 
     if (x->is_gone || x->is_ended)
@@ -289,13 +282,14 @@ struct call *grpc_accept(struct exchange *x, const struct grpc_settings *setting
     g->call.ops = &call_ops;
     g->settings = settings;
     g->stats = stats;
-    read_headers(g, &type);
-    struct slice subtype = subtype_of(type);
-    if (UNLIKELY(is_refused(x, subtype))) {
+    read_headers(g, &type, &accept);
+    g->type = g->answer_type = grpc_type_of(type);
+    if (UNLIKELY(is_refused(x, g->type))) {
         grpc_count(&stats->refused);
         return NULL;
     }
-    g->is_proto = subtype.size != 0;
+    if (UNLIKELY(g->type.is_web))
+        begin_web(g, accept);
     g->encoding = grpc_encoding_of(g->encoding_text);
     grpc_in_init(g, (uint8_t *)(g + 1), BLOCK_BYTES);
     x->user = &exchange_user;
@@ -313,7 +307,9 @@ struct call *grpc_accept(struct exchange *x, const struct grpc_settings *setting
 
 void grpc_fail(struct exchange *x, const struct err *status)
 {
-    struct slice subtype = subtype_of(exchange_header(x, "content-type"));
+    struct grpc_type type = grpc_type_of(exchange_header(x, "content-type"));
 
-    grpc_out_fail(x, slice_is_nocase(subtype, "+proto"), status);
+    if (type.is_web)
+        type = grpc_web_type_of_answer(type, exchange_header(x, "accept"));
+    grpc_out_fail(x, type, status);
 }

@@ -1,5 +1,5 @@
-/* grpc.h - a gRPC call on an exchange (grpc/grpc doc/PROTOCOL-HTTP2.md): framing, grpc-timeout,
- * metadata, compression, status. call.h says what can be done with it.
+/* grpc.h - a gRPC call on an exchange (grpc/grpc doc/PROTOCOL-HTTP2.md, PROTOCOL-WEB.md): framing,
+ * grpc-timeout, metadata, compression, status. call.h says what can be done with it.
  *
  * Loop thread only, but for the statistics.
  */
@@ -22,8 +22,8 @@ struct grpc_settings {
     struct grpc_stats *stats; /* or NULL */
 };
 
-/* Is this request for gRPC, by its content-type (application/grpc, application/grpc+proto, ...)?
- * Of gRPC-Web too: grpc_accept says what to do instead. */
+/* Is this request for gRPC, by its content-type (application/grpc, application/grpc+proto, ...), or
+ * for gRPC-Web (application/grpc-web, application/grpc-web-text, ...; over any HTTP)? */
 bool grpc_is_call(const struct exchange *x);
 
 /* Makes the call, or answers what is wrong (HTTP 405, 415, 505, or a Trailers-Only status) and

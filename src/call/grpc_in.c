@@ -230,6 +230,10 @@ COLD static bool refuse_large(struct grpc_call *g, size_t size)
 /* What a prefix alone can say; false: the call has been ended. */
 static bool is_welcome(struct grpc_call *g, struct grpc_prefix prefix)
 {
+    if (UNLIKELY(g->type.is_web) && g->has_first)
+        return break_off(g, E_UNIMPLEMENTED,
+                         "a second message came: a call over gRPC-Web has one only; streams of "
+                         "messages to the server go over gRPC (HTTP/2) or a WebSocket");
     if (UNLIKELY(prefix.flag != 0)) {
         if (prefix.flag > 1)
             return break_off(g, E_INTERNAL,
@@ -431,11 +435,37 @@ static void advance(struct grpc_call *g)
         offer(g);
 }
 
+/* The text form: what came is decoded where it lies. False: the call has been ended. */
+COLD static bool decode_text(struct grpc_call *g, size_t *size, bool is_end)
+{
+    struct grpc_web_decoder *d = &g->decoder;
+    uint8_t *at = g->is_into_message ? g->incoming.bytes + g->incoming.got
+                                     : g->block.bytes + g->block.fill;
+    size_t decoded = grpc_web_decode(d, at, *size);
+    struct err err = { 0 };
+
+    if (decoded == SIZE_MAX)
+        err_set(&err, E_INTERNAL,
+                "byte %llu of the body is 0x%02x, which cannot stand there: a body of "
+                "application/grpc-web-text is base64 (bytes go as application/grpc-web)",
+                (unsigned long long)d->offset, d->unexpected);
+    else if (is_end && !grpc_web_decode_is_whole(d))
+        err_set(&err, E_INTERNAL,
+                "the body ended in the middle of a group of base64, after %llu bytes",
+                (unsigned long long)d->offset);
+    if (err.code != OK) {
+        grpc_break(g, &err);
+        return false;
+    }
+    *size = decoded;
+    return true;
+}
+
 void grpc_in_on_body(struct exchange *x, size_t size, bool is_end)
 {
     struct grpc_call *g = x->user_data;
 
-    if (UNLIKELY(g->call.is_over))
+    if (UNLIKELY(g->call.is_over || (g->type.is_text && !decode_text(g, &size, is_end))))
         return;
     if (g->is_into_message)
         g->incoming.got += size;

@@ -35,29 +35,33 @@ static void fail(struct grpc_call *g, enum err_code code, const char *text)
 
 /* -- headers ------------------------------------------------------------------------------------- */
 
-static enum encoding choose_encoding(const struct grpc_call *g)
+static enum encoding best_accepted(const struct grpc_call *g)
 {
+    if (grpc_encoding_is_accepted(g->accept_text, ENCODING_GZIP))
+        return ENCODING_GZIP;
+    return grpc_encoding_is_accepted(g->accept_text, ENCODING_DEFLATE) ? ENCODING_DEFLATE
+                                                                       : ENCODING_IDENTITY;
+}
+
+/* The headers name the encoding, before it is known which messages will have it: who says of the
+ * first one how it travels (ALWAYS, NEVER) may say ALWAYS of a later one. */
+static enum encoding choose_encoding(const struct grpc_call *g, enum call_compress first)
+{
+    if (UNLIKELY(first != CALL_COMPRESS_AUTO))
+        return best_accepted(g);
     switch (g->settings->compression) {
     case GRPC_COMPRESSION_MIRROR:
         if (g->was_compressed && grpc_encoding_is_accepted(g->accept_text, g->encoding))
             return g->encoding;
         return ENCODING_IDENTITY;
-    case GRPC_COMPRESSION_ALWAYS:
-        if (grpc_encoding_is_accepted(g->accept_text, ENCODING_GZIP))
-            return ENCODING_GZIP;
-        return grpc_encoding_is_accepted(g->accept_text, ENCODING_DEFLATE) ? ENCODING_DEFLATE
-                                                                           : ENCODING_IDENTITY;
+    case GRPC_COMPRESSION_ALWAYS: return best_accepted(g);
     default: return ENCODING_IDENTITY;
     }
 }
 
-static struct header content_type_of(bool is_proto)
+static struct header content_type_of(struct grpc_type type)
 {
-    static const struct header plain = { SLICE_LIT("content-type"), SLICE_LIT("application/grpc") };
-    static const struct header proto = { SLICE_LIT("content-type"),
-                                         SLICE_LIT("application/grpc+proto") };
-
-    return is_proto ? proto : plain;
+    return (struct header){ SLICE_LIT("content-type"), grpc_type_name(type) };
 }
 
 static const struct header accept_encoding = { SLICE_LIT("grpc-accept-encoding"),
@@ -73,13 +77,13 @@ static uint32_t put_fields(struct header *at, const struct call_fields *fields)
 
 /* compression.md: our encodings are told to who compresses; to others they would be bytes on each
  * answer that nobody acts upon. */
-static void respond(struct grpc_call *g)
+static void respond(struct grpc_call *g, enum call_compress first)
 {
     struct header headers[HEADERS_MAX];
     uint32_t count = 0;
 
-    g->out_encoding = choose_encoding(g);
-    headers[count++] = content_type_of(g->is_proto);
+    g->out_encoding = choose_encoding(g, first);
+    headers[count++] = content_type_of(g->answer_type);
     if (UNLIKELY(g->out_encoding != ENCODING_IDENTITY))
         headers[count++] =
             (struct header){ SLICE_LIT("grpc-encoding"), slice_of(encoding_name(g->out_encoding)) };
@@ -147,7 +151,7 @@ static uint8_t *copy_run(uint8_t *at, const struct call_piece *pieces, uint32_t 
     return at;
 }
 
-/* False: no memory; and what has been sent makes no sense without the rest. */
+/* False: no memory; is_torn when what has been sent makes no sense without the rest. */
 static bool send_plain(struct grpc_call *g, const struct call_piece *pieces, uint32_t count,
                        size_t total, bool is_compressed)
 {
@@ -160,8 +164,10 @@ static bool send_plain(struct grpc_call *g, const struct call_piece *pieces, uin
         uint32_t end = run_of(pieces, i, count, &size);
         if (before + size > 0) {
             uint8_t *memory = gather(g, before + size, &holder);
-            if (UNLIKELY(memory == NULL))
+            if (UNLIKELY(memory == NULL)) {
+                g->is_torn = before == 0;
                 return false;
+            }
             if (before != 0)
                 grpc_prefix_put(memory, is_compressed, (uint32_t)total);
             copy_run(memory + before, pieces, i, end);
@@ -174,9 +180,40 @@ static bool send_plain(struct grpc_call *g, const struct call_piece *pieces, uin
     return true;
 }
 
-/* NULL: it would not get smaller, or there is no memory for it. */
+/* gRPC-Web's text form: base64 in whole groups, so that each message can be read when it comes. All
+ * of it is copied. */
+COLD static bool send_text(struct grpc_call *g, const struct call_piece *pieces, uint32_t count,
+                           size_t total, bool is_compressed)
+{
+    struct grpc_web_encoder encoder = { 0 };
+    size_t size = grpc_web_encoded_size(GRPC_PREFIX_BYTES + total);
+    uint8_t prefix[GRPC_PREFIX_BYTES];
+    struct buf *holder = NULL;
+    uint8_t *memory = gather(g, size, &holder);
+
+    if (memory == NULL)
+        return false;
+    grpc_prefix_put(prefix, is_compressed, (uint32_t)total);
+    uint8_t *at = grpc_web_encode(&encoder, memory, slice_make(prefix, sizeof prefix));
+    for (uint32_t i = 0; i < count; i++)
+        at = grpc_web_encode(&encoder, at, pieces[i].bytes);
+    at = grpc_web_encode_end(&encoder, at);
+    require((size_t)(at - memory) == size);
+    exchange_send(g->call.x, slice_make(memory, size), holder);
+    return true;
+}
+
+static bool send_message(struct grpc_call *g, const struct call_piece *pieces, uint32_t count,
+                         size_t total, bool is_compressed)
+{
+    if (UNLIKELY(g->answer_type.is_text))
+        return send_text(g, pieces, count, total, is_compressed);
+    return send_plain(g, pieces, count, total, is_compressed);
+}
+
+/* NULL: it would not get smaller (and need not be), or there is no memory for it. */
 static struct buf *compress(struct grpc_call *g, const struct call_piece *pieces, uint32_t count,
-                            size_t total)
+                            size_t total, bool is_wanted)
 {
     struct slice few[PIECES_MAX] = { { NULL, 0 } }, *slices = few;
     struct buf *packed = NULL;
@@ -186,7 +223,7 @@ static struct buf *compress(struct grpc_call *g, const struct call_piece *pieces
     for (uint32_t i = 0; i < count; i++)
         slices[i] = pieces[i].bytes;
     if (compress_deflate(&packed, g->call.x->budget, g->out_encoding, slices, count, NULL) == OK &&
-        buf_bytes(packed).size >= total)
+        buf_bytes(packed).size >= total && !is_wanted)
         buf_unref(&packed);
     if (slices != few)
         mem_free(slices);
@@ -208,16 +245,18 @@ void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t 
         return;
     }
     if (call->x->status == 0)
-        respond(g);
+        respond(g, form.compress);
     if (UNLIKELY(g->out_encoding != ENCODING_IDENTITY) && form.compress != CALL_COMPRESS_NEVER &&
-        (total >= COMPRESS_MIN || g->settings->compression == GRPC_COMPRESSION_ALWAYS))
-        packed = compress(g, pieces, pieces_count, total);
+        (total >= COMPRESS_MIN || g->settings->compression == GRPC_COMPRESSION_ALWAYS ||
+         form.compress == CALL_COMPRESS_ALWAYS))
+        packed =
+            compress(g, pieces, pieces_count, total, form.compress == CALL_COMPRESS_ALWAYS);
     if (packed != NULL) {
         struct call_piece piece = { buf_bytes(packed), packed };
         grpc_count(&g->stats->compressed_out);
-        is_sent = send_plain(g, &piece, 1, piece.bytes.size, true);
+        is_sent = send_message(g, &piece, 1, piece.bytes.size, true);
     } else {
-        is_sent = send_plain(g, pieces, pieces_count, total, false);
+        is_sent = send_message(g, pieces, pieces_count, total, false);
     }
     buf_unref(&packed);
     if (UNLIKELY(!is_sent))
@@ -292,6 +331,32 @@ static uint32_t put_status(struct header *to, struct arena *arena, const struct 
     return count;
 }
 
+/* A body's last frame in place of trailers. Without memory for it the caller sees the answer cut off,
+ * as it does behind half a message, where no frame can be told from what is missing. */
+COLD static void end_web(struct grpc_call *g, const struct header *fields, uint32_t count)
+{
+    struct exchange *x = g->call.x;
+    size_t plain = grpc_web_trailers_size(fields, count);
+    size_t size = g->answer_type.is_text ? grpc_web_encoded_size(plain) + plain : plain;
+    struct buf *holder = NULL;
+    uint8_t *memory = g->is_torn ? NULL : gather(g, size, &holder);
+
+    if (memory == NULL) {
+        exchange_abort(x);
+        return;
+    }
+    uint8_t *frame = memory + size - plain;
+    grpc_web_trailers_put(frame, fields, count);
+    if (g->answer_type.is_text) {
+        struct grpc_web_encoder encoder = { 0 };
+        size -= plain;
+        (void)grpc_web_encode_end(&encoder,
+                                  grpc_web_encode(&encoder, memory, slice_make(frame, plain)));
+    }
+    exchange_send(x, slice_make(memory, size), holder);
+    exchange_end(x);
+}
+
 void grpc_out_end(struct grpc_call *g, const struct err *status, const struct call_details *details)
 {
     struct exchange *x = g->call.x;
@@ -302,7 +367,7 @@ void grpc_out_end(struct grpc_call *g, const struct err *status, const struct ca
     if (x->is_gone)
         return;
     if (is_trailers_only) {
-        fields[count++] = content_type_of(g->is_proto);
+        fields[count++] = content_type_of(g->answer_type);
         count += put_fields(fields + count, g->call.initial);
     }
     if (UNLIKELY(g->tells_encodings))
@@ -312,6 +377,8 @@ void grpc_out_end(struct grpc_call *g, const struct err *status, const struct ca
     if (is_trailers_only) {
         exchange_respond(x, 200, fields, count, 0);
         exchange_end(x);
+    } else if (UNLIKELY(g->answer_type.is_web)) {
+        end_web(g, fields, count);
     } else {
         exchange_end_trailers(x, fields, count);
     }
@@ -322,14 +389,14 @@ void grpc_out_deinit(struct grpc_call *g)
     buf_unref(&g->chunk_buf);
 }
 
-void grpc_out_fail(struct exchange *x, bool is_proto, const struct err *status)
+void grpc_out_fail(struct exchange *x, struct grpc_type type, const struct err *status)
 {
     struct header fields[4];
     uint32_t count = 0;
 
     if (x->is_gone || x->is_ended)
         return;
-    fields[count++] = content_type_of(is_proto);
+    fields[count++] = content_type_of(type);
     count += put_status(fields + count, x->arena, status, NULL);
     exchange_respond(x, 200, fields, count, 0);
     exchange_end(x);

@@ -47,6 +47,7 @@ static void render(void *context, struct text *out)
     static const char calls[] = "penstock_grpc_calls_total";
     static const char messages[] = "penstock_grpc_messages_total";
     static const char compressed[] = "penstock_grpc_compressed_messages_total";
+    static const char web[] = "penstock_grpc_web_calls_total";
     static const char refused[] = "penstock_grpc_refused_total";
 
     metrics_family(out, calls, "counter", "gRPC calls by the status they ended with");
@@ -63,8 +64,12 @@ static void render(void *context, struct text *out)
     metrics_family(out, compressed, "counter", "Messages of gRPC calls that were compressed");
     metrics_sample_u64(out, compressed, "direction=\"in\"", sum(stats, OF(compressed_in)));
     metrics_sample_u64(out, compressed, "direction=\"out\"", sum(stats, OF(compressed_out)));
+    metrics_family(out, web, "counter", "gRPC calls that came as gRPC-Web, by the form of the body");
+    metrics_sample_u64(out, web, "form=\"binary\"", sum(stats, OF(web_binary)));
+    metrics_sample_u64(out, web, "form=\"text\"", sum(stats, OF(web_text)));
     metrics_family(out, refused, "counter",
-                   "Requests with a gRPC content-type that are no gRPC calls over HTTP/2");
+                   "Requests with a gRPC content-type that are neither gRPC calls over HTTP/2 nor "
+                   "gRPC-Web");
     metrics_sample_u64(out, refused, "", sum(stats, OF(refused)));
 }
 

@@ -594,6 +594,57 @@ TEST(large_messages_are_charged_as_they_come)
     finish(&s);
 }
 
+/* Who says how a message travels decides, whatever the settings; what the peer takes stays the bound. */
+TEST(compression_by_the_message)
+{
+    static const struct {
+        enum grpc_compression settings;
+        const char *accept;
+        enum call_compress first, second;
+        const char *encoding; /* NULL: none is told */
+        bool is_first, is_second;
+    } cases[] = {
+        { GRPC_COMPRESSION_NONE, "identity,gzip", CALL_COMPRESS_ALWAYS, CALL_COMPRESS_NEVER, "gzip",
+          true, false },
+        { GRPC_COMPRESSION_MIRROR, "gzip", CALL_COMPRESS_NEVER, CALL_COMPRESS_ALWAYS, "gzip", false,
+          true },
+        { GRPC_COMPRESSION_MIRROR, "deflate", CALL_COMPRESS_ALWAYS, CALL_COMPRESS_ALWAYS, "deflate",
+          true, true },
+        { GRPC_COMPRESSION_ALWAYS, "gzip", CALL_COMPRESS_NEVER, CALL_COMPRESS_AUTO, "gzip", false,
+          false },
+        { GRPC_COMPRESSION_ALWAYS, "snappy", CALL_COMPRESS_ALWAYS, CALL_COMPRESS_ALWAYS, NULL, false,
+          false },
+        { GRPC_COMPRESSION_NONE, "gzip", CALL_COMPRESS_AUTO, CALL_COMPRESS_ALWAYS, NULL, false,
+          false },
+    };
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct seen s;
+        struct call_piece piece = { slice_of("x"), NULL }; /* gzip makes it larger */
+        prepare(&s, slice_make("", 0));
+        s.settings.compression = cases[i].settings;
+        fake_header(&s.fake, "grpc-accept-encoding", cases[i].accept);
+        check_or_stop(accept_call(&s), "accepted");
+        call_send_as(s.call, &piece, 1, (struct call_form){ .compress = cases[i].first });
+        fake_flush(&s.fake);
+        size_t first = s.fake.answer.size;
+        check(first >= 6 && (s.fake.answer.data[0] == 1) == cases[i].is_first &&
+                  (first == 6) != cases[i].is_first,
+              "case %zu: %zu bytes", i, first);
+        call_send_as(s.call, &piece, 1, (struct call_form){ .compress = cases[i].second });
+        fake_flush(&s.fake);
+        size_t second = s.fake.answer.size - first;
+        check(second >= 6 && (s.fake.answer.data[first] == 1) == cases[i].is_second &&
+                  (second == 6) != cases[i].is_second,
+              "case %zu: %zu bytes", i, second);
+        struct slice told = fake_field(&s.fake.head, "grpc-encoding");
+        check(cases[i].encoding == NULL ? told.data == NULL : slice_is(told, cases[i].encoding),
+              "case %zu: %.*s", i, SLICE_ARG(told));
+        end_ok(s.call);
+        finish(&s);
+    }
+}
+
 /* -- the head --------------------------------------------------------------------------------------- */
 
 TEST(heads_that_are_no_call)
@@ -606,12 +657,10 @@ TEST(heads_that_are_no_call)
         bool is_call;
     } cases[] = {
         { METHOD_POST, "HTTP/1.1", "application/grpc", 505, "gRPC needs HTTP/2", true },
-        { METHOD_POST, "HTTP/1.0", "application/grpc+proto", 505, "gRPC-Web is not built", true },
+        { METHOD_POST, "HTTP/1.0", "application/grpc+proto", 505, "gRPC-Web (application/grpc-web)", true },
         { METHOD_GET, "HTTP/2", "application/grpc", 405, "POST", true },
         { METHOD_POST, "HTTP/2", "application/grpc+json", 415, "application/grpc+proto", true },
-        { METHOD_POST, "HTTP/2", "application/grpc-web", 415, "gRPC-Web is not built", true },
-        { METHOD_POST, "HTTP/1.1", "application/grpc-web+proto", 415, "gRPC-Web is not", true },
-        { METHOD_POST, "HTTP/1.1", "application/grpc-web-text", 415, "gRPC-Web is not", true },
+        { METHOD_POST, "HTTP/2", "application/grpc-web+json", 415, "application/grpc-web-text", true },
         { METHOD_POST, "HTTP/2", "application/grpcfoo", 415, "application/grpc", false },
         { METHOD_POST, "HTTP/2", "application/json", 415, "application/grpc", false },
         { METHOD_POST, "HTTP/2", "application/grpc", 200, NULL, true },

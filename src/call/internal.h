@@ -12,6 +12,7 @@
 #include "base/arena.h"
 #include "call/call.h"
 #include "call/grpc.h"
+#include "call/grpc_web.h"
 #include "call/grpc_wire.h"
 #include "io/loop.h"
 
@@ -19,6 +20,7 @@
 struct grpc_loop_stats {
     _Alignas(64) _Atomic uint64_t calls[ERR_CODE_END]; /* by how they ended */
     _Atomic uint64_t messages_in, messages_out, compressed_in, compressed_out;
+    _Atomic uint64_t web_binary, web_text; /* of the calls: gRPC-Web, by what was sent */
     _Atomic uint64_t refused; /* answered before they were a call: no POST, HTTP/1.1, ... */
     _Atomic uint64_t limit_message;
 };
@@ -63,7 +65,8 @@ struct grpc_call {
     struct buf *held; /* owned: the later message handed over last; let go with the arena */
     uint32_t credit;
     enum encoding encoding;
-    bool is_proto;        /* content-type says +proto: the answer echoes it */
+    struct grpc_type type, answer_type; /* alike, but gRPC-Web's Accept may ask for the other form */
+    struct grpc_web_decoder decoder;    /* of a body in gRPC-Web's text form */
     bool is_busy;         /* a callback of the user is running */
     bool has_first;       /* was handed over */
     bool has_guard;       /* something of the arena lets `held` go */
@@ -74,6 +77,7 @@ struct grpc_call {
     bool was_compressed;  /* one of its messages */
     bool tells_encodings; /* an encoding came that is not known */
     /* -- out -- */
+    bool is_torn; /* a part of a message was sent, and the rest of it cannot be */
     enum encoding out_encoding; /* of messages; once the headers are sent */
     uint8_t *chunk;             /* memory to gather small pieces in */
     size_t chunk_room;
@@ -103,6 +107,6 @@ void grpc_out_end(struct grpc_call *g, const struct err *status,
                   const struct call_details *details);
 void grpc_out_deinit(struct grpc_call *g);
 /* The same for an exchange that has no call. */
-void grpc_out_fail(struct exchange *x, bool is_proto, const struct err *status);
+void grpc_out_fail(struct exchange *x, struct grpc_type type, const struct err *status);
 
 #endif

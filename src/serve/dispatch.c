@@ -87,6 +87,17 @@ COLD static void suggest(char *out, size_t size, struct slice path)
         }
 }
 
+/* A page asks before it calls over gRPC-Web. Whatever /package.Service/Method it means: the call
+ * itself is then told what there is. */
+static bool is_preflight_of_grpc(const struct exchange *x)
+{
+    struct slice service = slice_skip(x->path, MIN(x->path.size, (size_t)1));
+    size_t slash = slice_find(service, '/');
+
+    return exchange_header(x, "access-control-request-method").data != NULL &&
+           slash < service.size && slice_find(slice_first(service, slash), '.') < slash;
+}
+
 COLD static void no_path(struct serve_exchange *e)
 {
     struct exchange *x = &e->x;
@@ -97,12 +108,16 @@ COLD static void no_path(struct serve_exchange *e)
         answer_options(e, allow_all);
         return;
     }
+    if (x->method == METHOD_OPTIONS && is_preflight_of_grpc(x)) {
+        answer_options(e, slice_of("POST, OPTIONS"));
+        return;
+    }
     if (grpc_is_path(x->path)) {
         struct slice type = exchange_header(x, "content-type");
         err_set(&err, E_INVALID,
                 "%.*s is a gRPC method: it takes POST with content-type application/grpc over "
-                "HTTP/2, and this is %.*s with '%.*s'; `penstock call --grpc` and any gRPC client "
-                "call it, and POST /models/{model}:predict is for JSON",
+                "HTTP/2 (or application/grpc-web), and this is %.*s with '%.*s'; `penstock call "
+                "--grpc` and any gRPC client call it, and POST /models/{model}:predict is for JSON",
                 (int)MIN(x->path.size, (size_t)200), (const char *)x->path.data,
                 (int)MIN(x->method_text.size, (size_t)32), (const char *)x->method_text.data,
                 (int)MIN(type.size, (size_t)80), (const char *)type.data);
@@ -127,7 +142,11 @@ static void add_origin(struct serve_exchange *e, enum origin_verdict verdict, st
     if (verdict != ORIGIN_ALLOWED)
         return;
     add(e, "access-control-allow-origin", rules->is_any_origin ? slice_of("*") : origin);
-    add(e, "access-control-expose-headers", slice_of("*"));
+    /* gRPC's names for browsers that take no "*"; metadata has any name. */
+    add(e, "access-control-expose-headers",
+        e->dialect == DIALECT_GRPC ? slice_of("grpc-status, grpc-message, grpc-status-details-bin, "
+                                              "grpc-encoding, server-timing, *")
+                                   : slice_of("*"));
 }
 
 enum dialect serve_dialect_of(const struct exchange *x)
