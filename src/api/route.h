@@ -27,6 +27,7 @@ struct api {
     bool server_timing; /* --server-timing: the header (gRPC: trailing metadata) of every answer */
     bool is_strict_ready;           /* --strict-readiness: every model counts */
     bool has_reflection;            /* --reflection */
+    bool has_test_services;         /* --test-services */
     struct grpc_watchers *watchers; /* of gRPC health; NULL only where nobody watches */
     _Atomic bool *is_draining;
     const char *server_name; /* "penstock" */
