@@ -580,11 +580,25 @@ static enum err_code run(struct call *call, struct err *err)
                                             : err_set(err, E_UNKNOWN, "cannot write the answer");
 }
 
+static bool is_over_grpc(const struct options *o)
+{
+    return options_flag(o, OPT_GRPC) || options_flag(o, OPT_STREAM) || options_flag(o, OPT_CHAT);
+}
+
 /* Options that mean nothing together. */
 static enum err_code check_options(const struct options *o, struct err *err)
 {
-    bool is_grpc = options_flag(o, OPT_GRPC);
+    bool is_grpc = is_over_grpc(o);
 
+    if (options_flag(o, OPT_CHAT) && options_flag(o, OPT_STREAM))
+        return err_set(err, E_INVALID, "--chat and --stream: one of them");
+    if (options_flag(o, OPT_CHAT) && (o->fields_count > 0 || options_is_set(o, OPT_DATA)))
+        return err_set(err, E_INVALID, "--chat asks for what is to be sent as it goes; inputs have no "
+                                       "place beside it");
+    if ((options_flag(o, OPT_CHAT) || options_flag(o, OPT_STREAM)) &&
+        (options_flag(o, OPT_WIRE) || options_flag(o, OPT_TIMING)))
+        return err_set(err, E_INVALID, "--wire and --timing show one call; a stream has no place "
+                                       "for them");
     if (!is_grpc && options_is_set(o, OPT_METADATA))
         return err_set(err, E_INVALID, "--metadata goes with --grpc");
     if (!is_grpc && options_is_set(o, OPT_COMPRESS))
@@ -605,7 +619,9 @@ int verb_call(const struct options *options)
     text_init(&call.input, CALL_BODY_BYTES_MAX);
     enum err_code code = check_options(options, &err);
     if (code == OK)
-        code = options_flag(options, OPT_GRPC) ? call_run_grpc(&call, &err) : run(&call, &err);
+        code = options_flag(options, OPT_CHAT) ? call_chat(&call, &err)
+               : is_over_grpc(options)         ? call_run_grpc(&call, &err)
+                                               : run(&call, &err);
     client_free(&call.client);
     wire_view_free(&call.view); /* the client's bytes pass it until the end */
     yyjson_doc_free(call.about);

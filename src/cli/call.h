@@ -43,5 +43,7 @@ void call_say_timing(const struct client *client, struct slice server_timing);
 
 /* E_INVALID: the command line is wrong. */
 MUST_USE enum err_code call_run_grpc(struct call *call, struct err *err);
+/* Until the input or the model ends it. */
+MUST_USE enum err_code call_chat(struct call *call, struct err *err);
 
 #endif

@@ -1,5 +1,5 @@
 /* call_grpc.c - penstock call --grpc: a model's Predict with the arguments that it has over REST, or
- * any unary method of a server with reflection.
+ * any method of a server with reflection; those of many messages are call_stream.c's to talk to.
  *
  * What the messages are is asked of the server (reflect.h), so nothing is compiled in and any gRPC
  * server will do. A model's inputs are read by the types of its message's fields, and its answer is
@@ -16,7 +16,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "cli/ask.h"
-#include "cli/call.h"
+#include "cli/call_grpc.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/reflect.h"
@@ -26,27 +26,9 @@
 #include "model/nearest.h"
 #include "model/service.h"
 
-enum { METADATA_MAX = 100, ARENA_BYTES_MAX = 64 << 20, NAMES_SHOWN = 8, PATH_BYTES_MAX = 1024 };
+enum { ARENA_BYTES_MAX = 64 << 20, NAMES_SHOWN = 8, PATH_BYTES_MAX = 1024 };
 
 static const char package[] = "penstock.models.";
-
-struct grpc_call {
-    struct call *call; /* borrowed */
-    const struct options *o;
-    struct arena *arena;     /* owned */
-    struct reflect *reflect; /* owned */
-    struct client *caller;   /* owned: with --wire a second one, so that its connection is new */
-    struct proto_arena *messages; /* owned */
-    const char *service;
-    const char *path; /* "/package.Service/Method" */
-    bool is_model;    /* the typed route's twin */
-    bool has_asked;   /* for call->about */
-    const struct proto_schema *schema;
-    struct proto_method method;
-    struct text rest, proto; /* owned: the request as JSON, over REST and of the message */
-    struct client_header metadata[METADATA_MAX + 1];
-    uint32_t metadata_count;
-};
 
 /* -- what REST tells of the model --------------------------------------------------------------- */
 
@@ -216,6 +198,15 @@ static const struct slice *find_described(struct grpc_call *g, const struct slic
     return NULL;
 }
 
+/* One question has many answers; without one, each line of standard input is one. */
+static const char *method_of_model(const struct grpc_call *g)
+{
+    if (!g->is_stream)
+        return "Predict";
+    return options_is_set(g->o, OPT_DATA) || g->o->fields_count > 0 ? "PredictStream"
+                                                                   : "PredictSession";
+}
+
 static enum err_code choose_model(struct grpc_call *g, struct err *err)
 {
     const struct slice *names, *found;
@@ -230,7 +221,7 @@ static enum err_code choose_model(struct grpc_call *g, struct err *err)
         return refuse_service(g, names, count, why, err);
     g->is_model = true;
     g->service = (const char *)found->data;
-    g->path = arena_printf(g->arena, "/%s/Predict", g->service);
+    g->path = arena_printf(g->arena, "/%s/%s", g->service, method_of_model(g));
     return g->path == NULL ? err_set(err, E_EXHAUSTED, "no memory for a call") : OK;
 }
 
@@ -288,14 +279,13 @@ static enum err_code find_method(struct grpc_call *g, struct err *err)
     }
     if (!is_found)
         return refuse_method(service, name, err);
-    if (g->method.client_streams || g->method.server_streams)
-        return err_set(err, E_UNIMPLEMENTED,
-                       "%s/%s is a stream (%s), and penstock call makes calls of one message each "
-                       "way; streams are not built yet",
-                       g->service, name,
+    if (!g->is_stream && (g->method.client_streams || g->method.server_streams))
+        return err_set(err, E_INVALID,
+                       "%s/%s is a stream (%s): add --stream%s", g->service, name,
                        g->method.client_streams && g->method.server_streams ? "both ways"
                        : g->method.client_streams                           ? "of requests"
-                                                                            : "of answers");
+                                                                            : "of answers",
+                       g->method.client_streams ? ", and write one request a line" : "");
     return OK;
 }
 
@@ -483,13 +473,9 @@ static enum err_code refuse_options(const struct grpc_call *g, struct err *err)
 
 static enum err_code make_request(struct grpc_call *g, struct slice *ret, struct err *err)
 {
-    struct proto_message *message;
     struct slice value;
-    char bytes[2048];
-    struct text options;
 
     TRY(refuse_options(g, err));
-    text_init_fixed(&options, bytes, sizeof bytes);
     if (options_is_set(g->o, OPT_DATA)) {
         if (g->o->fields_count > 0)
             return err_set(err, E_INVALID, "-d is the whole body; --%s has no place beside it",
@@ -503,12 +489,22 @@ static enum err_code make_request(struct grpc_call *g, struct slice *ret, struct
     }
     if (text_failed(&g->rest))
         return err_set(err, E_RANGE, "the inputs are larger than %d bytes", CALL_BODY_BYTES_MAX);
+    return grpc_call_message(g, text_slice(&g->rest), ret, err);
+}
+
+enum err_code grpc_call_message(struct grpc_call *g, struct slice rest, struct slice *ret,
+                                struct err *err)
+{
+    struct proto_message *message;
+    char bytes[2048];
+    struct text options;
+
+    text_init_fixed(&options, bytes, sizeof bytes);
     if (g->is_model) {
         TRY(make_options(g, &options, err));
-        TRY(twin_request(&g->proto, g->method.input, text_slice(&g->rest), text_slice(&options),
-                         err));
+        TRY(twin_request(&g->proto, g->method.input, rest, text_slice(&options), err));
     } else {
-        text_slice_put(&g->proto, text_slice(&g->rest));
+        text_slice_put(&g->proto, rest);
     }
     if (proto_from_json(&message, g->messages, g->method.input, g->schema, text_slice(&g->proto),
                         err) != OK)
@@ -522,8 +518,8 @@ static enum err_code make_metadata(struct grpc_call *g, struct err *err)
 {
     const struct option_value *given = &g->o->values[OPT_METADATA];
 
-    if (given->items_count > METADATA_MAX)
-        return err_set(err, E_INVALID, "--metadata: more than %d", METADATA_MAX);
+    if (given->items_count > CALL_METADATA_ITEMS_MAX)
+        return err_set(err, E_INVALID, "--metadata: more than %d", CALL_METADATA_ITEMS_MAX);
     for (uint32_t i = 0; i < given->items_count; i++) {
         struct slice item = slice_of(given->items[i]);
         size_t cut = slice_find(item, '=');
@@ -551,8 +547,8 @@ static enum err_code make_metadata(struct grpc_call *g, struct err *err)
 /* -- the answer -------------------------------------------------------------------------------- */
 
 /* The message as JSON: the typed route's own form, else protobuf's. */
-static enum err_code read_answer(struct grpc_call *g, struct slice bytes, struct text *out,
-                                 struct err *err)
+enum err_code grpc_call_answer(struct grpc_call *g, struct slice bytes, struct text *out,
+                               struct err *err)
 {
     struct proto_message *message;
     struct text json;
@@ -568,24 +564,24 @@ static enum err_code read_answer(struct grpc_call *g, struct slice bytes, struct
     return code;
 }
 
-static enum err_code refuse_status(const struct client_reply *reply, struct err *err)
+enum err_code grpc_call_refusal(const struct grpc_client_status *reply, struct err *err)
 {
     struct err status = *err;
-    const struct grpc_details *details = &reply->status.details;
+    const struct grpc_details *details = &reply->details;
 
-    if (!reply->status.is_servers)
+    if (!reply->is_servers)
         return ask_advise(status.code, err);
     err_set(err, status.code, "%s: %s", err_name(status.code),
             status.text[0] != '\0' ? status.text : "(the server gives no reason)");
     bool names_field =
-        reply->status.has_details && details->field.size > 0 &&
+        reply->has_details && details->field.size > 0 &&
         memmem(status.text, strlen(status.text), details->field.data, details->field.size) == NULL;
     if (names_field) {
         size_t at = strlen(err->text);
         snprintf(err->text + at, sizeof err->text - at, " (field %.*s)",
                  SLICE_ARG(slice_first(details->field, 100)));
     }
-    if (reply->status.has_details && details->has_retry) {
+    if (reply->has_details && details->has_retry) {
         size_t at = strlen(err->text);
         snprintf(err->text + at, sizeof err->text - at, "; try again in %.3g s",
                  (double)details->retry_after_ms / 1e3);
@@ -599,7 +595,7 @@ static enum err_code refuse_reply(struct grpc_call *g, const struct client_reply
                                   struct err *err)
 {
     bool is_input = reply->status.is_servers && err->code == E_INVALID;
-    enum err_code code = refuse_status(reply, err);
+    enum err_code code = grpc_call_refusal(&reply->status, err);
 
     if (g->is_model && is_input && !options_is_set(g->o, OPT_DATA)) {
         (void)describe(g);
@@ -619,7 +615,7 @@ static struct slice server_timing(const struct client_reply *reply)
     return value;
 }
 
-static enum encoding sends(const struct options *o)
+enum encoding grpc_call_sends(const struct options *o)
 {
     /* In the order of the option's words. */
     static const enum encoding encodings[] = { ENCODING_IDENTITY, ENCODING_GZIP, ENCODING_DEFLATE };
@@ -637,7 +633,7 @@ static enum err_code exchange(struct grpc_call *g, struct slice message, struct 
                                            .metadata_count = g->metadata_count,
                                            .messages = &message,
                                            .messages_count = 1,
-                                           .sends = sends(g->o) };
+                                           .sends = grpc_call_sends(g->o) };
 
     enum err_code code = client_grpc(client, &request, &reply, err);
     if (g->call->view != NULL)
@@ -649,7 +645,7 @@ static enum err_code exchange(struct grpc_call *g, struct slice message, struct 
     if (reply->messages_count != 1)
         return err_set(err, E_DATA_LOSS, "%u messages came back, where one was to come",
                        reply->messages_count);
-    code = read_answer(g, buf_bytes(reply->messages[0]), answer, err);
+    code = grpc_call_answer(g, buf_bytes(reply->messages[0]), answer, err);
     if (code == E_INVALID) {
         err->code = E_DATA_LOSS;
         return err_wrap(err, "the answer cannot be read");
@@ -698,8 +694,16 @@ static enum err_code run(struct grpc_call *g, struct text *answer, struct err *e
         code = find_method(g, err);
     if (code != OK)
         return ask_advise(code, err);
-    TRY(make_request(g, &message, err));
+    bool has_lines = g->method.client_streams && !options_is_set(g->o, OPT_DATA) &&
+                     g->o->fields_count == 0;
+    message = slice_of("");
+    if (!has_lines)
+        TRY(make_request(g, &message, err));
+    else
+        TRY(refuse_options(g, err));
     TRY(make_metadata(g, err));
+    if (g->is_stream)
+        return call_stream(g, has_lines ? NULL : &message, err);
     TRY(open_view(g, err));
     code = exchange(g, message, answer, err);
     say_view(g, text_slice(answer));
@@ -708,7 +712,9 @@ static enum err_code run(struct grpc_call *g, struct text *answer, struct err *e
 
 enum err_code call_run_grpc(struct call *call, struct err *err)
 {
-    struct grpc_call g = { .call = call, .o = call->options };
+    struct grpc_call g = { .call = call,
+                           .o = call->options,
+                           .is_stream = options_flag(call->options, OPT_STREAM) };
     struct text answer;
 
     g.arena = arena_new(4096, ARENA_BYTES_MAX);
@@ -719,7 +725,7 @@ enum err_code call_run_grpc(struct call *call, struct err *err)
     enum err_code code = g.arena == NULL || g.messages == NULL
                              ? err_set(err, E_EXHAUSTED, "no memory for a call")
                              : run(&g, &answer, err);
-    if (code == OK && !call_say_answer(call->options, text_slice(&answer)))
+    if (code == OK && !g.is_stream && !call_say_answer(call->options, text_slice(&answer)))
         code = err_set(err, E_UNKNOWN, "cannot write the answer");
     client_free(&g.caller);
     reflect_free(&g.reflect);
