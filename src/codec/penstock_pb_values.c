@@ -1,0 +1,560 @@
+/* penstock_pb_values.c - the values of a penstock.v1.Tensor as a tensor's bytes.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * As in kserve_pb_contents.c one pass writes the elements and only notices that something is wrong;
+ * what it was is found by a second, slow walk (explain), which alone makes sentences.
+ */
+#include <math.h>
+#include <stdio.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "codec/bytes.h"
+#include "codec/number.h"
+#include "codec/pb_packed.h"
+#include "codec/penstock_pb.h"
+#include "codec/tensor_json.h"
+#include "model/dtype.h"
+
+enum { ARENA_PIECE_MAX = 2048, PATH_BYTES = 160 };
+
+static const char *const list_names[] = {
+    [PENSTOCK_PB_NO_VALUES] = "no values",
+    [PENSTOCK_PB_RAW] = "raw",
+    [PENSTOCK_PB_BOOLS] = "bools",
+    [PENSTOCK_PB_INT32S] = "int32s",
+    [PENSTOCK_PB_INT64S] = "int64s",
+    [PENSTOCK_PB_UINT32S] = "uint32s",
+    [PENSTOCK_PB_UINT64S] = "uint64s",
+    [PENSTOCK_PB_FLOATS] = "floats",
+    [PENSTOCK_PB_DOUBLES] = "doubles",
+    [PENSTOCK_PB_STRINGS] = "strings",
+    [PENSTOCK_PB_BYTES_LIST] = "bytes_list",
+    [PENSTOCK_PB_DATA] = "data",
+};
+
+/* Which list a dtype travels in, how an element of it comes when it is not packed, how many bytes it
+ * takes at least, and what range is narrower than the list's own. */
+static const struct {
+    enum penstock_pb_list list;
+    enum pb_wire wire;
+    uint8_t wire_bytes_min;
+    int64_t min, max;
+} rows[PENSTOCK_DTYPE_COUNT] = {
+    [PENSTOCK_BOOL] = { PENSTOCK_PB_BOOLS, PB_VARINT, 1, 0, 0 },
+    [PENSTOCK_UINT8] = { PENSTOCK_PB_UINT32S, PB_VARINT, 1, 0, UINT8_MAX },
+    [PENSTOCK_UINT16] = { PENSTOCK_PB_UINT32S, PB_VARINT, 1, 0, UINT16_MAX },
+    [PENSTOCK_UINT32] = { PENSTOCK_PB_UINT32S, PB_VARINT, 1, 0, 0 },
+    [PENSTOCK_UINT64] = { PENSTOCK_PB_UINT64S, PB_VARINT, 1, 0, 0 },
+    [PENSTOCK_INT8] = { PENSTOCK_PB_INT32S, PB_VARINT, 1, INT8_MIN, INT8_MAX },
+    [PENSTOCK_INT16] = { PENSTOCK_PB_INT32S, PB_VARINT, 1, INT16_MIN, INT16_MAX },
+    [PENSTOCK_INT32] = { PENSTOCK_PB_INT32S, PB_VARINT, 1, 0, 0 },
+    [PENSTOCK_INT64] = { PENSTOCK_PB_INT64S, PB_VARINT, 1, 0, 0 },
+    [PENSTOCK_FP16] = { PENSTOCK_PB_FLOATS, PB_I32, 4, 0, 0 },
+    [PENSTOCK_FP32] = { PENSTOCK_PB_FLOATS, PB_I32, 4, 0, 0 },
+    [PENSTOCK_FP64] = { PENSTOCK_PB_DOUBLES, PB_I64, 8, 0, 0 },
+    [PENSTOCK_BYTES] = { PENSTOCK_PB_STRINGS, PB_LEN, 2, 0, 0 },
+    [PENSTOCK_BF16] = { PENSTOCK_PB_FLOATS, PB_I32, 4, 0, 0 },
+};
+
+static bool is_integer(enum penstock_dtype dtype)
+{
+    return dtype >= PENSTOCK_UINT8 && dtype <= PENSTOCK_INT64;
+}
+
+/* -- what is wrong ------------------------------------------------------------------------------ */
+
+/* Is the list one that the dtype travels in? */
+static enum err_code check_list(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                                const char *path, struct err *err)
+{
+    enum penstock_pb_list own = rows[dtype].list;
+
+    if (LIKELY(t->list == own || t->list == PENSTOCK_PB_RAW || t->list == PENSTOCK_PB_DATA ||
+               (t->list == PENSTOCK_PB_BYTES_LIST && dtype == PENSTOCK_BYTES)))
+        return OK;
+    const char *or_bytes = dtype == PENSTOCK_BYTES ? ", 'bytes_list'" : "";
+    if (t->list == PENSTOCK_PB_NO_VALUES)
+        return err_set(err, E_INVALID, "%s: it has no values; put them in '%s'%s or 'raw'", path,
+                       list_names[own], or_bytes);
+    return err_set(err, E_INVALID, "%s: the tensor is %s and its values come in '%s'; use '%s'%s or 'raw'",
+                   path, dtype_name(dtype), list_names[t->list], list_names[own], or_bytes);
+}
+
+static COLD enum err_code broken(const struct penstock_pb_tensor *t, const char *path,
+                                 const char *fault, struct err *err)
+{
+    return err_set(err, E_INVALID, "%s.%s: it is no valid protobuf message: %s", path,
+                   list_names[t->list], fault);
+}
+
+static COLD enum err_code wrong_count(const struct penstock_pb_tensor *t, const char *path,
+                                      uint64_t found, uint64_t count, struct err *err)
+{
+    return err_set(err, E_INVALID, "%s.%s: it holds %llu elements, the shape has %llu", path,
+                   list_names[t->list], (unsigned long long)found, (unsigned long long)count);
+}
+
+static COLD enum err_code ends_in_the_middle(const struct penstock_pb_tensor *t,
+                                             enum penstock_dtype dtype, const char *path,
+                                             struct err *err)
+{
+    if (dtype == PENSTOCK_BYTES)
+        return err_set(err, E_INVALID,
+                       "%s.%s: its %zu bytes are no BYTES elements, each a length of 4 bytes "
+                       "(little-endian) and so many bytes",
+                       path, list_names[t->list], t->values.size);
+    return err_set(err, E_INVALID, "%s.%s: its %zu bytes are no whole number of %s elements (%zu each)",
+                   path, list_names[t->list], t->values.size, dtype_name(dtype), dtype_size(dtype));
+}
+
+/* -- how many ----------------------------------------------------------------------------------- */
+
+static enum err_code count_raw(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                               const char *path, uint64_t *ret, struct err *err)
+{
+    struct slice rest = t->values, element;
+    size_t size = dtype_size(dtype);
+    uint64_t count = 0;
+
+    if (dtype != PENSTOCK_BYTES) {
+        *ret = t->values.size / size;
+        return t->values.size % size == 0 ? OK : ends_in_the_middle(t, dtype, path, err);
+    }
+    while (bytes_next(&rest, &element))
+        count++;
+    *ret = count;
+    return rest.size == 0 ? OK : ends_in_the_middle(t, dtype, path, err);
+}
+
+static uint64_t count_ends(struct slice packed) /* of varints */
+{
+    uint64_t count = 0;
+
+    for (size_t i = 0; i < packed.size; i++)
+        count += packed.data[i] < 0x80;
+    return count;
+}
+
+static enum err_code count_list(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                                const char *path, uint64_t *ret, struct err *err)
+{
+    enum pb_wire wire = rows[dtype].wire;
+    size_t size = wire == PB_I64 ? 8 : 4;
+    struct pb_reader r;
+    struct pb_field field;
+    uint64_t count = 0;
+
+    pb_begin(&r, t->values);
+    while (pb_next(&r, &field)) {
+        if (field.number != 1)
+            continue;
+        if (field.wire == wire)
+            count++;
+        else if (field.wire != PB_LEN)
+            return err_set(err, E_INVALID,
+                           "%s.%s: its values have wire type %u; was the message made with another "
+                           ".proto?",
+                           path, list_names[t->list], (unsigned)field.wire);
+        else if (wire == PB_VARINT)
+            count += count_ends(field.bytes);
+        else if (field.bytes.size % size != 0)
+            return broken(t, path, "a number that ends in the middle", err);
+        else
+            count += field.bytes.size / size;
+    }
+    *ret = count;
+    return pb_failed(&r) ? broken(t, path, r.fault, err) : OK;
+}
+
+static struct json_cursor cursor_of(const struct penstock_pb_tensor *t)
+{
+    return (struct json_cursor){ t->values.data, t->values.data, t->values.data + t->values.size };
+}
+
+static void json_path(char out[PATH_BYTES], const char *path, const struct penstock_pb_tensor *t)
+{
+    snprintf(out, PATH_BYTES, "%s.%s", path, list_names[t->list]);
+}
+
+enum err_code penstock_pb_count(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                                const char *path, uint64_t *ret_count, uint32_t *ret_rank,
+                                int64_t ret_shape[PENSTOCK_RANK_MAX], struct err *err)
+{
+    char words[PATH_BYTES];
+
+    *ret_rank = 0;
+    TRY(check_list(t, dtype, path, err));
+    if (t->is_json) {
+        json_path(words, path, t);
+        TRY(tensor_json_shape(cursor_of(t), ret_rank, ret_shape, words, err));
+        if (!shape_count(*ret_rank, ret_shape, ret_count))
+            return err_set(err, E_INVALID, "%s: too many elements", words);
+        if (*ret_rank == 1) /* one list says how many there are and nothing of the shape */
+            *ret_rank = 0;
+        return OK;
+    }
+    return t->list == PENSTOCK_PB_RAW ? count_raw(t, dtype, path, ret_count, err)
+                                      : count_list(t, dtype, path, ret_count, err);
+}
+
+/* -- lists, fast -------------------------------------------------------------------------------- */
+
+static inline __attribute__((always_inline)) bool read_numbers(struct slice list, uint8_t *out,
+                                                               uint64_t count,
+                                                               enum penstock_dtype dtype)
+{
+    struct pb_reader r;
+    struct pb_field field;
+    uint64_t i = 0;
+
+    pb_begin(&r, list);
+    while (pb_next(&r, &field)) {
+        if (UNLIKELY(field.number != 1))
+            continue;
+        if (LIKELY(field.wire == PB_LEN)) {
+            if (field.bytes.size != 0 && !pb_unpack(field.bytes, out, &i, count, dtype))
+                return false;
+        } else if (field.wire != PB_VARINT || i == count ||
+                   !pb_put_element(out, i++, dtype, field.value)) {
+            return false;
+        }
+    }
+    return i == count && !pb_failed(&r);
+}
+
+/* One float as a half; false: it is finite and too large for one. */
+static bool put_half(uint8_t *out, float value, enum penstock_dtype dtype)
+{
+    uint16_t bits = dtype == PENSTOCK_FP16 ? number_f16_of((double)value) : number_bf16_of((double)value);
+    double back = dtype == PENSTOCK_FP16 ? number_of_f16(bits) : number_of_bf16(bits);
+
+    memcpy(out, &bits, sizeof bits);
+    return !isinf(back) || isinf(value);
+}
+
+/* FP32 and FP64 are copied as they are, FP16 and BF16 made of floats. */
+static bool read_floats(struct slice list, uint8_t *out, uint64_t count, enum penstock_dtype dtype)
+{
+    bool is_half = dtype == PENSTOCK_FP16 || dtype == PENSTOCK_BF16;
+    size_t size = is_half ? 4 : dtype_size(dtype), left = count * size;
+    struct pb_reader r;
+    struct pb_field field;
+
+    pb_begin(&r, list);
+    while (pb_next(&r, &field)) {
+        struct slice from = { (const uint8_t *)&field.value, size };
+        if (UNLIKELY(field.number != 1))
+            continue;
+        if (field.wire == PB_LEN)
+            from = field.bytes;
+        else if (field.wire != rows[dtype].wire)
+            return false;
+        if (from.size % size != 0 || from.size > left)
+            return false;
+        left -= from.size;
+        if (!is_half) {
+            if (from.size != 0)
+                memcpy(out, from.data, from.size);
+            out += from.size;
+            continue;
+        }
+        for (size_t at = 0; at < from.size; at += 4, out += 2) {
+            float value;
+            memcpy(&value, from.data + at, 4);
+            if (!put_half(out, value, dtype))
+                return false;
+        }
+    }
+    return left == 0 && !pb_failed(&r);
+}
+
+/* BYTES: each element behind its length; *ret_size is what they took. */
+static bool read_strings(struct slice list, uint8_t *out, uint64_t count, size_t *ret_size)
+{
+    struct pb_reader r;
+    struct pb_field field;
+    uint8_t *at = out;
+
+    pb_begin(&r, list);
+    while (pb_next(&r, &field)) {
+        if (UNLIKELY(field.number != 1))
+            continue;
+        if (field.wire != PB_LEN || count-- == 0)
+            return false;
+        uint32_t length = (uint32_t)field.bytes.size; /* PB_SIZE_MAX at most */
+        memcpy(at, &length, sizeof length);
+        if (length != 0)
+            memcpy(at + sizeof length, field.bytes.data, length);
+        at += sizeof length + length;
+    }
+    *ret_size = (size_t)(at - out);
+    return count == 0 && !pb_failed(&r);
+}
+
+static HOT bool read_list(struct slice list, enum penstock_dtype dtype, uint64_t count,
+                          uint8_t *out, size_t *size)
+{
+    switch (dtype) {
+    case PENSTOCK_BOOL: return read_numbers(list, out, count, PENSTOCK_BOOL);
+    case PENSTOCK_UINT8: return read_numbers(list, out, count, PENSTOCK_UINT8);
+    case PENSTOCK_INT8: return read_numbers(list, out, count, PENSTOCK_INT8);
+    case PENSTOCK_UINT16: return read_numbers(list, out, count, PENSTOCK_UINT16);
+    case PENSTOCK_INT16: return read_numbers(list, out, count, PENSTOCK_INT16);
+    case PENSTOCK_UINT32: return read_numbers(list, out, count, PENSTOCK_UINT32);
+    case PENSTOCK_INT32: return read_numbers(list, out, count, PENSTOCK_INT32);
+    case PENSTOCK_UINT64: return read_numbers(list, out, count, PENSTOCK_UINT64);
+    case PENSTOCK_INT64: return read_numbers(list, out, count, PENSTOCK_INT64);
+    case PENSTOCK_BYTES: return read_strings(list, out, count, size);
+    default: return read_floats(list, out, count, dtype);
+    }
+}
+
+/* -- lists, slowly ------------------------------------------------------------------------------ */
+
+static enum err_code check_element(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                                   const char *path, uint64_t index, uint64_t value,
+                                   struct err *err)
+{
+    int64_t number = t->list == PENSTOCK_PB_INT32S ? (int64_t)(int32_t)(uint32_t)value
+                                                   : (int64_t)(uint32_t)value;
+
+    if (rows[dtype].max == 0 || (number >= rows[dtype].min && number <= rows[dtype].max))
+        return OK;
+    return err_set(err, E_INVALID, "%s.%s.values[%llu]: %lld is out of range for %s (%lld to %lld)",
+                   path, list_names[t->list], (unsigned long long)index, (long long)number,
+                   dtype_name(dtype), (long long)rows[dtype].min, (long long)rows[dtype].max);
+}
+
+static enum err_code check_field(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                                 const char *path, const struct pb_field *field, uint64_t *index,
+                                 struct err *err)
+{
+    struct pb_reader packed;
+    uint64_t value;
+    uint8_t half[2];
+
+    if (rows[dtype].wire == PB_LEN)
+        return OK;
+    if (rows[dtype].wire == PB_VARINT && field->wire == PB_VARINT)
+        return check_element(t, dtype, path, (*index)++, field->value, err);
+    if (rows[dtype].wire == PB_VARINT) {
+        pb_begin(&packed, field->bytes);
+        while (pb_varint(&packed, &value))
+            TRY(check_element(t, dtype, path, (*index)++, value, err));
+        return pb_failed(&packed) ? broken(t, path, packed.fault, err) : OK;
+    }
+    if (dtype != PENSTOCK_FP16 && dtype != PENSTOCK_BF16)
+        return OK;
+    struct slice from = { (const uint8_t *)&field->value, 4 };
+    if (field->wire == PB_LEN)
+        from = field->bytes;
+    for (size_t at = 0; at + 4 <= from.size; at += 4, ++*index) {
+        float number;
+        memcpy(&number, from.data + at, 4);
+        if (!put_half(half, number, dtype))
+            return err_set(err, E_INVALID, "%s.floats.values[%llu]: %.9g is out of range for %s",
+                           path, (unsigned long long)*index, (double)number, dtype_name(dtype));
+    }
+    return OK;
+}
+
+/* Finds what is wrong with a list that the fast pass did not take. */
+static COLD enum err_code explain(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                                  uint64_t count, const char *path, struct err *err)
+{
+    struct pb_reader r;
+    struct pb_field field;
+    uint64_t found = 0, index = 0;
+
+    TRY(count_list(t, dtype, path, &found, err));
+    pb_begin(&r, t->values);
+    while (pb_next(&r, &field))
+        if (field.number == 1)
+            TRY(check_field(t, dtype, path, &field, &index, err));
+    if (found != count)
+        return wrong_count(t, path, found, count, err);
+    return err_set(err, E_INTERNAL, "%s.%s was not read", path, list_names[t->list]);
+}
+
+/* -- JSON --------------------------------------------------------------------------------------- */
+
+/* Integers as strings, which is how protobuf's JSON has those of 64 bits: the same text without the
+ * quotes. Sets *text, which may lie in the arena then. */
+static enum err_code bare_integers(struct slice *text, const char *path, struct arena *arena,
+                                   struct err *err)
+{
+    struct slice from = *text;
+    bool is_in = false;
+    size_t size = 0;
+
+    if (memchr(from.data, '"', from.size) == NULL)
+        return OK;
+    uint8_t *to = arena_alloc(arena, from.size);
+    if (to == NULL)
+        return err_set(err, E_EXHAUSTED, "%s: no memory to read it; retry later", path);
+    for (size_t i = 0; i < from.size; i++) {
+        uint8_t c = from.data[i];
+        if (c == '"') {
+            is_in = !is_in;
+            continue;
+        }
+        if (is_in && !(c >= '0' && c <= '9') && c != '-')
+            return err_set(err, E_INVALID,
+                           "%s: a string that is no whole number stands where integers are", path);
+        to[size++] = c;
+    }
+    *text = slice_make(to, size);
+    return OK;
+}
+
+/* Decodes base64, with + and / or - and _, padded or not; false: it is none. */
+static bool base64_decode(struct slice text, uint8_t *out, size_t *ret_size)
+{
+    uint32_t bits = 0, held = 0;
+    size_t size = 0;
+
+    while (text.size > 0 && text.data[text.size - 1] == '=')
+        text.size--;
+    for (size_t i = 0; i < text.size; i++) {
+        uint8_t c = text.data[i];
+        uint32_t value;
+        if (c >= 'A' && c <= 'Z')
+            value = (uint32_t)(c - 'A');
+        else if (c >= 'a' && c <= 'z')
+            value = (uint32_t)(c - 'a' + 26);
+        else if (c >= '0' && c <= '9')
+            value = (uint32_t)(c - '0' + 52);
+        else if (c == '+' || c == '-')
+            value = 62;
+        else if (c == '/' || c == '_')
+            value = 63;
+        else
+            return false;
+        bits = bits << 6 | value;
+        held += 6;
+        if (held >= 8) {
+            held -= 8;
+            out[size++] = (uint8_t)(bits >> held);
+        }
+    }
+    *ret_size = size;
+    return text.size % 4 != 1;
+}
+
+/* bytes_list: each string is base64. `out` has 4 bytes an element and the text's size. */
+static enum err_code read_base64(struct slice text, uint8_t *out, uint64_t count, const char *path,
+                                 size_t *ret_size, struct arena *arena, struct err *err)
+{
+    struct json_cursor c = { text.data, text.data, text.data + text.size };
+    uint8_t *at = out;
+    uint64_t index = 0;
+    bool has_more;
+
+    TRY(json_take(&c, '[', path, err));
+    for (;; index++) {
+        struct slice encoded;
+        size_t size;
+        TRY(json_more(&c, ']', index == 0, &has_more, path, err));
+        if (!has_more)
+            break;
+        TRY(json_string(&c, arena, &encoded, path, err));
+        if (index == count || !base64_decode(encoded, at + 4, &size))
+            return err_set(err, E_INVALID, "%s[%llu]: it is no base64, or there are too many", path,
+                           (unsigned long long)index);
+        uint32_t length = (uint32_t)size;
+        memcpy(at, &length, 4);
+        at += 4 + size;
+    }
+    *ret_size = (size_t)(at - out);
+    return index == count ? OK : err_set(err, E_INVALID, "%s: it holds %llu elements, the shape has %llu",
+                                         path, (unsigned long long)index, (unsigned long long)count);
+}
+
+static enum err_code read_json(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                               uint64_t count, const char *path, struct arena *arena, uint8_t *out,
+                               size_t *size, struct err *err)
+{
+    struct slice text = t->values;
+    struct text strings;
+
+    if (t->list == PENSTOCK_PB_BYTES_LIST)
+        return read_base64(text, out, count, path, size, arena, err);
+    if (is_integer(dtype))
+        TRY(bare_integers(&text, path, arena, err));
+    struct json_cursor c = { text.data, text.data, text.data + text.size };
+    if (dtype != PENSTOCK_BYTES)
+        return tensor_json_read(out, dtype, count, &c, path, err);
+    text_init_fixed(&strings, out, *size);
+    TRY(tensor_json_read_bytes(&strings, count, &c, path, err));
+    *size = strings.size;
+    return OK;
+}
+
+/* -- the whole ---------------------------------------------------------------------------------- */
+
+/* Room for it: in the arena when it is small. */
+static enum err_code make_room(size_t size, const char *path, struct arena *arena,
+                               struct budget *budget, uint8_t **ret, struct buf **ret_holder,
+                               struct err *err)
+{
+    if (size <= ARENA_PIECE_MAX) {
+        *ret = arena_aligned(arena, BUF_ALIGN, MAX(size, 1));
+        if (*ret != NULL)
+            return OK;
+        return err_set(err, E_EXHAUSTED, "%s: no memory for its %zu bytes; retry later", path, size);
+    }
+    enum err_code code = buf_new(ret_holder, budget, size, err);
+    if (code != OK)
+        err_wrap(err, "%s", path);
+    else
+        *ret = buf_fill(*ret_holder);
+    return code;
+}
+
+HOT enum err_code penstock_pb_values(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                                     uint64_t count, const char *path, struct arena *arena,
+                                     struct budget *budget, struct slice *ret_data,
+                                     struct buf **ret_holder, struct err *err)
+{
+    CLEANUP(buf_unref) struct buf *holder = NULL;
+    char words[PATH_BYTES];
+    uint8_t *out;
+
+    TRY(check_list(t, dtype, path, err));
+    if (LIKELY(t->list == PENSTOCK_PB_RAW)) {
+        size_t align = dtype == PENSTOCK_BYTES ? 1 : dtype_size(dtype);
+        *ret_holder = NULL;
+        *ret_data = t->values;
+        if (LIKELY(((uintptr_t)t->values.data & (align - 1)) == 0))
+            return OK;
+        TRY(make_room(t->values.size, path, arena, budget, &out, &holder, err));
+        memcpy(out, t->values.data, t->values.size);
+        ret_data->data = out;
+        *ret_holder = TAKE(holder);
+        return OK;
+    }
+
+    /* No memory for a shape that lies: every element takes bytes of the message. */
+    if (count > t->values.size / (t->is_json ? 1 : rows[dtype].wire_bytes_min)) {
+        uint64_t found;
+        uint32_t rank;
+        int64_t shape[PENSTOCK_RANK_MAX];
+        TRY(penstock_pb_count(t, dtype, path, &found, &rank, shape, err));
+        return wrong_count(t, path, found, count, err);
+    }
+    size_t size = dtype != PENSTOCK_BYTES ? count * dtype_size(dtype)
+                                          : t->values.size + (t->is_json ? 4 : 2) * count;
+    TRY(make_room(size, path, arena, budget, &out, &holder, err));
+    if (UNLIKELY(t->is_json)) {
+        json_path(words, path, t);
+        TRY(read_json(t, dtype, count, words, arena, out, &size, err));
+    } else if (UNLIKELY(!read_list(t->values, dtype, count, out, &size))) {
+        return explain(t, dtype, count, path, err);
+    }
+    if (holder != NULL && dtype == PENSTOCK_BYTES)
+        buf_trim(holder, size);
+    *ret_data = slice_make(out, size);
+    *ret_holder = TAKE(holder);
+    return OK;
+}
