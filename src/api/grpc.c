@@ -16,18 +16,8 @@ const struct grpc_service *const grpc_services[] = {
     &grpc_health_service,
     &grpc_reflection_service,
     &grpc_reflection_alpha_service,
-    &interop_service,
-    &interop_unimplemented_service,
     NULL,
 };
-
-bool grpc_service_is_on(const struct grpc_service *service, const struct api *api)
-{
-    bool is_reflection =
-        service == &grpc_reflection_service || service == &grpc_reflection_alpha_service;
-
-    return (api->has_reflection || !is_reflection) && (api->has_test_services || !service->is_test);
-}
 
 /* -- what does not exist ------------------------------------------------------------------------ */
 
@@ -51,7 +41,7 @@ static COLD void put_nearest(struct text *out, const struct nearest *nearest)
     text_str(out, "'?");
 }
 
-static COLD void end_unknown_service(struct call *call, const struct api *api)
+static COLD void end_unknown_service(struct call *call)
 {
     struct nearest nearest = nearest_to(call->service);
     struct text out;
@@ -61,8 +51,6 @@ static COLD void end_unknown_service(struct call *call, const struct api *api)
     text_slice_put(&out, slice_first(call->service, 120));
     text_str(&out, "'; there are: ");
     for (size_t i = 0; grpc_services[i] != NULL; i++) {
-        if (!grpc_service_is_on(grpc_services[i], api))
-            continue;
         text_str(&out, i == 0 ? "" : ", ");
         text_str(&out, grpc_services[i]->name);
         nearest_offer(&nearest, grpc_services[i]->name);
@@ -146,12 +134,10 @@ HOT void grpc_dispatch(struct exchange *x, const struct api *api)
         return;
     for (size_t i = 0; grpc_services[i] != NULL; i++) {
         if (slice_is(call->service, grpc_services[i]->name)) {
-            if (UNLIKELY(grpc_services[i]->is_test && !api->has_test_services))
-                break;
             call_service(call, api, grpc_services[i]);
             return;
         }
     }
     if (!typed_grpc_handle(call, api))
-        end_unknown_service(call, api);
+        end_unknown_service(call);
 }
