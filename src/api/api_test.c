@@ -109,8 +109,10 @@ TEST(kserve_statuses)
                       "{\"inputs\":[{\"name\":\"input\",\"shape\":[1,4],\"datatype\":\"FP64\","
                       "\"data\":[1,2,3,4]}]}"),
                  400, "input 'input' has datatype FP64; the model takes FP32");
-    check_answer(call(METHOD_POST, "/v2/models/iris/generate", "{}"), 501, "not built yet");
-    check_answer(call(METHOD_POST, "/v2/models/iris/generate_stream", "{}"), 501, "not built yet");
+    check_answer(call(METHOD_POST, "/v2/models/iris/generate", "{}"), 400,
+                 "expected 1 inputs but got 0 inputs for model 'iris': there is no 'input'");
+    check_answer(call(METHOD_POST, "/v2/models/iris/generate_stream", "{}"), 400,
+                 "expected 1 inputs but got 0 inputs");
     check_answer(call(METHOD_GET, "/v2/systemsharedmemory/status", ""), 501, "shared memory");
     check_answer(call(METHOD_POST, "/v2/cudasharedmemory/region/r/register", "{}"), 501,
                  "shared memory");

@@ -194,10 +194,14 @@ static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline
         fail(infer, &err);
         return;
     }
-    if (infer->stream != NULL)
-        infer_stream_submit(infer);
-    else if (UNLIKELY(model_is_decoupled(infer->model)))
+    if (infer->stream != NULL) {
+        if (UNLIKELY(infer_stream_submit(infer, &err) != OK)) {
+            fail(infer, &err);
+            return;
+        }
+    } else if (UNLIKELY(model_is_decoupled(infer->model))) {
         request_limit_credit(request, 2); /* one more than is wanted tells all there is to know */
+    }
     request->stage_ns[STAGE_DECODE] = now_ns(infer) - infer->body_ns;
     infer->is_submitted = true;
     /* From here the request's own reference keeps the model until on_free. */

@@ -118,6 +118,10 @@ void infer_begin_call(struct call *call, const struct api *api, const struct inf
 
 /* From begin() or decode(): the answer is a stream; `form` is that of an exchange's events. */
 MUST_USE enum err_code infer_stream(struct infer *infer, enum events_form form, struct err *err);
+/* Takes what the URL's query says of streams (when_slow=pause|latest|concat) and leaves the rest in
+ * *ret_rest, which may be NULL. */
+MUST_USE enum err_code infer_stream_query(struct infer *infer, struct slice *ret_rest,
+                                          struct err *err);
 /* What happens while the reader takes nothing (engine/request.h); at first SESSION_PAUSE. Until it is
  * submitted. */
 void infer_when_slow(struct infer *infer, enum session_merge merge);

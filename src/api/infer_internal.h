@@ -25,7 +25,8 @@ void infer_put_timing(struct infer *infer);
 void infer_cancel_later(struct infer *infer);
 
 /* -- infer_stream.c: no-ops where there is no stream ------------------------------------------- */
-void infer_stream_submit(struct infer *infer); /* just before: the credit to begin with */
+/* Just before it: the credit to begin with, and what happens without. */
+MUST_USE enum err_code infer_stream_submit(struct infer *infer, struct err *err);
 void infer_stream_response(struct infer *infer, const struct response *response);
 void infer_stream_end(struct infer *infer, const struct err *err);
 void infer_stream_grant(struct infer *infer);  /* as much as the reader has room for */

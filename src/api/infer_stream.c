@@ -20,6 +20,7 @@ enum {
     FIRST_MAX = 1024,         /* a first event up to this is written on the stack */
     SCRATCH_BYTES = 1024,     /* first block of infer_scratch */
     SCRATCH_MAX = 16 << 20,   /* and the most */
+    EXPECTED_MAX = 16 * 1024, /* of a first turn's events */
     CHUNK_BYTES = 16 * 1024,  /* of infer_room */
     CHUNK_FIRST = 1024,       /* while a stream says little */
     FAILURE_BYTES = 8 * ERR_TEXT_MAX,
@@ -29,6 +30,7 @@ struct infer_stream {
     struct events events;
     enum events_form form;
     enum session_merge merge;
+    bool has_merge;        /* the query or the dialect said so */
     bool has_begun;        /* the head is sent, or a message */
     uint32_t credit;       /* responses that the model may make still */
     uint64_t count, bytes; /* responses given, and the bytes of them */
@@ -50,6 +52,60 @@ enum err_code infer_stream(struct infer *infer, enum events_form form, struct er
 void infer_when_slow(struct infer *infer, enum session_merge merge)
 {
     infer->stream->merge = merge;
+    infer->stream->has_merge = true;
+}
+
+/* -- what was asked for ---------------------------------------------------------------------------- */
+
+static enum err_code read_when_slow(struct infer_stream *s, struct slice value, struct err *err)
+{
+    static const char *const names[] = { [SESSION_PAUSE] = "pause",
+                                         [SESSION_LATEST] = "latest",
+                                         [SESSION_CONCAT] = "concat" };
+
+    for (unsigned i = 0; i < COUNT(names); i++)
+        if (slice_is(value, names[i])) {
+            s->merge = (enum session_merge)i;
+            return OK;
+        }
+    return err_set(err, E_INVALID,
+                   "when_slow is '%.*s'; it takes pause (the model waits for a slow reader), latest "
+                   "(only the newest answer waits) or concat (texts that wait are joined)",
+                   SLICE_ARG(slice_first(value, 40)));
+}
+
+static bool is_pair_of(struct slice pair, const char *key)
+{
+    return slice_is(slice_first(pair, slice_find(pair, '=')), key);
+}
+
+enum err_code infer_stream_query(struct infer *infer, struct slice *ret_rest, struct err *err)
+{
+    struct slice query = infer->x->query, left = query;
+    struct text rest;
+
+    if (ret_rest != NULL)
+        *ret_rest = query;
+    if (query.size == 0)
+        return OK;
+    text_init_arena(&rest, infer->x->arena, query.size);
+    while (left.size != 0) {
+        struct slice pair = slice_first(left, slice_find(left, '&'));
+        left = slice_skip(left, MIN(pair.size + 1, left.size));
+        if (is_pair_of(pair, "when_slow")) {
+            TRY(read_when_slow(infer->stream, slice_skip(pair, MIN((size_t)10, pair.size)), err));
+            infer->stream->has_merge = true;
+            continue;
+        }
+        if (rest.size != 0)
+            text_byte(&rest, '&');
+        text_slice_put(&rest, pair);
+    }
+    if (text_failed(&rest))
+        return err_set(err, E_EXHAUSTED, "no memory for the request; retry later");
+    if (ret_rest != NULL)
+        *ret_rest = text_slice(&rest);
+    return OK;
 }
 
 /* -- memory ---------------------------------------------------------------------------------------- */
@@ -115,12 +171,17 @@ static uint32_t credit_wanted(const struct infer_stream *s)
     return credit_for(s->count == 0 ? 0 : (size_t)(s->bytes / s->count));
 }
 
-void infer_stream_submit(struct infer *infer)
+enum err_code infer_stream_submit(struct infer *infer, struct err *err)
 {
     struct infer_stream *s = infer->stream;
+    const struct parameter *p = request_parameter(infer->request, "when_slow");
 
+    if (UNLIKELY(p != NULL) && !s->has_merge)
+        TRY(read_when_slow(s, slice_of(p->text), err));
     s->credit = credit_for(least_bytes(infer->request));
     request_limit_credit(infer->request, s->credit);
+    request_merge(infer->request, s->merge);
+    return OK;
 }
 
 static size_t room_of(struct infer *infer)
@@ -193,6 +254,9 @@ static enum err_code put_first(struct infer *infer, const struct response *respo
         if (code != OK)
             return code;
         begin_events(infer);
+        /* All that the model may make in this turn, in one piece. */
+        infer->stream->events.usual_bytes =
+            MIN(infer->stream->credit * (size + 32), (size_t)EXPECTED_MAX);
         infer->stream->bytes += size;
         /* Without memory it is cut off, and on_gone comes. */
         events_put(&infer->stream->events, none, none, slice_make(memory, size));

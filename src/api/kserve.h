@@ -19,6 +19,7 @@ struct model;
 struct api;
 struct call;
 struct exchange;
+struct json_cursor;
 struct route_match;
 
 /* -- the plan: what every answer of a model begins with, made once a model version -------------- */
@@ -30,6 +31,8 @@ struct kserve_plan {
     struct slice *outputs;      /* likewise */
     struct slice head;          /* "model_name":"iris","model_version":"1","outputs":[ */
     struct slice *output_heads; /* {"name":"label","datatype":"INT64","shape":[ */
+    struct slice names;         /* "model_name":"iris","model_version":"1" */
+    struct slice *output_keys;  /* ,"label": */
     bool has_batch;             /* the first dim of every tensor counts callers' rows */
 };
 
@@ -54,6 +57,7 @@ struct kserve_request {
     struct kserve_output *outputs; /* by index of the signature */
     uint32_t *order;               /* indexes in the order of the answer */
     uint32_t order_count;
+    bool has_classes; /* of some output */
     uint64_t timeout_us, priority;
     struct parameter *parameters;
 };
@@ -71,7 +75,7 @@ struct kserve_memory {
 
 /* What it means, whether it came as JSON or as protobuf (kserve_request.c). Failures say what is
  * wrong in the words of both. */
-enum { KSERVE_PARAMETERS_MAX = 256 };
+enum { KSERVE_PARAMETERS_MAX = 256, KSERVE_FEW_OUTPUTS = 8 };
 
 MUST_USE enum err_code kserve_request_begin(struct kserve_request *ret,
                                             const struct kserve_plan *plan, struct arena *arena,
@@ -117,6 +121,22 @@ MUST_USE enum err_code kserve_read(struct kserve_request *ret, struct kserve_inp
 MUST_USE enum err_code kserve_read_raw(struct kserve_request *ret, struct kserve_inputs inputs,
                                        const struct kserve_plan *plan, struct slice body,
                                        struct kserve_memory memory, struct err *err);
+/* A generate request: keys that are inputs become tensors, whose shapes follow from the number of their
+ * elements; `id` is the request's; what stands under `parameters` counts as if it stood beside it; other
+ * keys are parameters. */
+MUST_USE enum err_code kserve_read_generate(struct kserve_request *ret, struct kserve_inputs inputs,
+                                            const struct kserve_plan *plan, struct slice body,
+                                            struct kserve_memory memory, struct err *err);
+/* A parameter's value, which is a string, a number or a boolean. */
+MUST_USE enum err_code kserve_read_parameter(struct parameter *p, struct json_cursor *c,
+                                             struct arena *arena, const char *path,
+                                             struct err *err);
+/* Strings, or other elements, at the cursor; *ret_size are their bytes. E_RANGE, and nothing in err:
+ * there are surely fewer than `count`. */
+MUST_USE enum err_code kserve_read_elements(const void **ret, size_t *ret_size,
+                                            enum penstock_dtype dtype, uint64_t count,
+                                            struct json_cursor *c, const char *path,
+                                            struct kserve_memory memory, struct err *err);
 /* Inference-Header-Content-Length against the body's size. */
 MUST_USE enum err_code kserve_header_length(struct slice value, uint64_t *ret, struct err *err);
 
@@ -141,12 +161,32 @@ MUST_USE enum err_code kserve_write(struct kserve_answer *ret, const struct kser
                                     const struct response_output *outputs,
                                     struct kserve_memory memory, struct err *err);
 
+/* The same for the event of a stream, all in JSON: how many bytes that takes as a rule, or at most, and
+ * the writing, for which `out` has the room. Its memory is for temporary things, and its arena is used
+ * only for more than KSERVE_FEW_OUTPUTS outputs and for classes. */
+size_t kserve_event_bound(const struct kserve_plan *plan, const struct kserve_request *request,
+                          const struct response_output *outputs, bool is_most);
+MUST_USE enum err_code kserve_event_write(struct text *out, const struct kserve_plan *plan,
+                                          const struct kserve_request *request,
+                                          const struct response_output *outputs,
+                                          struct kserve_memory memory, struct err *err);
+/* The same as an answer of generate: outputs by name, those of one element without a list. */
+size_t kserve_generate_bound(const struct kserve_plan *plan, const struct kserve_request *request,
+                             const struct response_output *outputs, bool is_most);
+MUST_USE enum err_code kserve_generate_write(struct text *out, const struct kserve_plan *plan,
+                                             const struct kserve_request *request,
+                                             const struct response_output *outputs,
+                                             struct err *err);
+
 /* The k largest values of each row as BYTES "<value>:<index>[:<label>]": [rows, k], or [k] of a
  * model without a batch dimension. */
 MUST_USE enum err_code kserve_classify(struct penstock_tensor *ret,
                                        const struct penstock_tensor *scores, uint64_t k,
                                        bool has_batch, const struct signature_tensor *described,
                                        struct kserve_memory memory, struct err *err);
+/* Bytes that they take as JSON, as a rule or at most. */
+size_t kserve_classes_bound(const struct penstock_tensor *scores, uint64_t k,
+                            const struct signature_tensor *described, bool is_most);
 
 /* -- the same over gRPC (kserve_message.c) ------------------------------------------------------------ */
 
@@ -184,6 +224,9 @@ void kserve_put_index(struct text *out, const struct api *api, bool ready_only);
 
 /* -- handlers, by file --------------------------------------------------------------------------- */
 void kserve_infer(struct exchange *x, const struct route_match *match);
+void kserve_infer_stream(struct exchange *x, const struct route_match *match);
+void kserve_generate(struct exchange *x, const struct route_match *match);
+void kserve_generate_stream(struct exchange *x, const struct route_match *match);
 void kserve_grpc_infer(struct call *call, const struct api *api);
 
 void kserve_server(struct exchange *x, const struct route_match *match);

@@ -65,6 +65,20 @@ static size_t label_bytes_max(const struct signature_tensor *described)
     return most;
 }
 
+size_t kserve_classes_bound(const struct penstock_tensor *scores, uint64_t k,
+                            const struct signature_tensor *described, bool is_most)
+{
+    size_t element = dtype_size(scores->dtype);
+    size_t count = element == 0 ? 0 : scores->size / element, bound;
+    /* A row has so many at least, if there are that many. */
+    size_t rows = scores->rank > 1 && scores->shape[0] > 0 ? (size_t)scores->shape[0] : 1;
+    size_t each = (is_most ? (size_t)VALUE_TEXT_MAX : 40) + 32 + 6 * label_bytes_max(described);
+
+    if (__builtin_mul_overflow(rows, (size_t)MIN(k, (uint64_t)SIZE_MAX), &rows))
+        rows = SIZE_MAX;
+    return __builtin_mul_overflow(MIN(count, rows), each, &bound) ? SIZE_MAX / 2 : bound;
+}
+
 static enum err_code no_memory(struct err *err)
 {
     return err_set(err, E_EXHAUSTED, "no memory for the answer; retry later");

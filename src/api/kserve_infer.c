@@ -1,5 +1,9 @@
-/* kserve_infer.c - POST /v2/models/{model}[/versions/{version}]/infer.
- * SPDX-License-Identifier: Apache-2.0 */
+/* kserve_infer.c - POST /v2/models/{model}[/versions/{version}]/infer, and MLServer's /infer_stream.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The second is the first as events, which the first gives too to who asks by Accept. An event is
+ * an inference response in JSON; tensors in binary have no place in it.
+ */
 #include <stdio.h>
 
 #include "api/infer.h"
@@ -24,19 +28,53 @@ static struct kserve_memory memory_of(const struct infer *infer)
     return (struct kserve_memory){ infer->x->arena, infer->x->budget };
 }
 
+static COLD enum err_code one_response_only(struct err *err)
+{
+    return err_set(err, E_UNIMPLEMENTED,
+                   "HTTP end point doesn't support models with decoupled transaction policy: they "
+                   "give any number of responses. Ask for a stream of them with the header "
+                   "'accept: text/event-stream', or call .../infer_stream or .../generate_stream");
+}
+
+static enum err_code begin_events(struct infer *infer, enum events_form form, struct err *err)
+{
+    TRY(infer_stream(infer, form, err));
+    return infer_stream_query(infer, NULL, err);
+}
+
 static enum err_code begin(struct infer *infer, struct err *err)
 {
     struct kserve_infer *k = (struct kserve_infer *)infer;
+    enum events_form form;
 
-    if (UNLIKELY(model_is_decoupled(infer->model)))
-        return err_set(err, E_UNIMPLEMENTED,
-                       "HTTP end point doesn't support models with decoupled transaction policy");
+    if (UNLIKELY(infer->headers.accept.data != NULL &&
+                 events_wanted(infer->headers.accept, &form)))
+        TRY(begin_events(infer, form, err));
+    else if (UNLIKELY(infer->stream == NULL && model_is_decoupled(infer->model)))
+        return one_response_only(err);
     TRY(kserve_plan_of(infer->model, &k->plan, err));
     if (infer->headers.inference_length.data == NULL)
         return OK;
     k->has_length = true;
     TRY(kserve_header_length(infer->headers.inference_length, &k->length, err));
     infer->body_align = (size_t)k->length;
+    return OK;
+}
+
+static enum err_code begin_stream(struct infer *infer, struct err *err)
+{
+    TRY(begin_events(infer, EVENTS_SSE, err));
+    return begin(infer, err);
+}
+
+static COLD enum err_code check_json(const struct kserve_infer *k, struct err *err)
+{
+    for (uint32_t i = 0; i < k->request.order_count; i++)
+        if (k->request.outputs[k->request.order[i]].is_binary)
+            return err_set(err, E_INVALID,
+                           "output '%.*s' is asked for in binary, but the events of a stream are "
+                           "JSON: leave out binary_data and binary_data_output",
+                           SLICE_ARG(k->plan->outputs[k->request.order[i]]));
     return OK;
 }
 
@@ -51,6 +89,8 @@ static HOT enum err_code decode(struct infer *infer, struct slice body, struct e
     else
         TRY(kserve_read(&k->request, inputs, k->plan, body, k->has_length, k->length,
                         memory_of(infer), err));
+    if (UNLIKELY(infer->stream != NULL))
+        TRY(check_json(k, err));
     kserve_fill(request, &k->request, k->plan);
     return OK;
 }
@@ -150,16 +190,46 @@ static HOT enum err_code encode(struct infer *infer, struct err *err)
     return OK;
 }
 
-static const struct infer_dialect kserve_dialect = {
-    .dialect = DIALECT_KSERVE,
-    .size = sizeof(struct kserve_infer),
-    .begin = begin,
-    .decode = decode,
-    .encode = encode,
-};
+static size_t event_bound(struct infer *infer, const struct response *response, bool is_most)
+{
+    struct kserve_infer *k = (struct kserve_infer *)infer;
+
+    return kserve_event_bound(k->plan, &k->request, response->outputs, is_most);
+}
+
+static HOT enum err_code event_write(struct infer *infer, const struct response *response,
+                                     struct text *out, struct err *err)
+{
+    struct kserve_infer *k = (struct kserve_infer *)infer;
+    struct kserve_memory memory = { NULL, infer->x->budget };
+
+    if (UNLIKELY(k->request.order_count > KSERVE_FEW_OUTPUTS || k->request.has_classes) &&
+        (memory.arena = infer_scratch(infer)) == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for one more response; retry later");
+    return kserve_event_write(out, k->plan, &k->request, response->outputs, memory, err);
+}
+
+#define KSERVE_DIALECT(first)                                                                       \
+    {                                                                                              \
+        .dialect = DIALECT_KSERVE, .size = sizeof(struct kserve_infer), .begin = (first),          \
+        .decode = decode, .encode = encode, .event_bound = event_bound,                            \
+        .event_write = event_write                                                                 \
+    }
+
+static const struct infer_dialect infer_dialect = KSERVE_DIALECT(begin);
+static const struct infer_dialect stream_dialect = KSERVE_DIALECT(begin_stream);
+
+static struct slice version_of(const struct route_match *match)
+{
+    return match->params_count > 1 ? match->params[1] : slice_make("", 0);
+}
 
 void kserve_infer(struct exchange *x, const struct route_match *match)
 {
-    infer_begin(x, match, &kserve_dialect, match->params[0],
-                match->params_count > 1 ? match->params[1] : slice_make("", 0));
+    infer_begin(x, match, &infer_dialect, match->params[0], version_of(match));
+}
+
+void kserve_infer_stream(struct exchange *x, const struct route_match *match)
+{
+    infer_begin(x, match, &stream_dialect, match->params[0], version_of(match));
 }

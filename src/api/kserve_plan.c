@@ -17,6 +17,13 @@ static void put_output_head(struct text *out, const struct signature_tensor *t)
     text_str(out, "\",\"shape\":[");
 }
 
+static void put_output_key(struct text *out, const struct signature_tensor *t)
+{
+    text_byte(out, ',');
+    text_json(out, slice_of(t->name));
+    text_byte(out, ':');
+}
+
 struct kserve_plan *kserve_plan_new(const char *name, const char *version,
                                     const struct signature *s)
 {
@@ -24,21 +31,25 @@ struct kserve_plan *kserve_plan_new(const char *name, const char *version,
     struct text out;
 
     text_init(&out, SIZE_MAX);
-    size_t *ends = mem_alloc((s->outputs_count + 1) * sizeof *ends);
+    size_t *ends = mem_alloc((2 * s->outputs_count + 1) * sizeof *ends), names;
     text_str(&out, "\"model_name\":");
     text_json(&out, slice_of(name));
     text_str(&out, ",\"model_version\":");
     text_json(&out, slice_of(version));
+    names = out.size;
     text_str(&out, ",\"outputs\":[");
-    for (uint32_t i = 0; ends != NULL && i < s->outputs_count; i++) {
+    for (uint32_t i = 0; ends != NULL && i < 2 * s->outputs_count; i++) {
         ends[i] = out.size;
-        put_output_head(&out, &s->outputs[i]);
+        if (i < s->outputs_count)
+            put_output_head(&out, &s->outputs[i]);
+        else
+            put_output_key(&out, &s->outputs[i - s->outputs_count]);
     }
-    size_t lists = (s->inputs_count + 2 * s->outputs_count) * sizeof(struct slice);
+    size_t lists = (s->inputs_count + 3 * s->outputs_count) * sizeof(struct slice);
     if (ends != NULL && !text_failed(&out))
         plan = mem_alloc(sizeof *plan + lists + out.size);
     if (plan != NULL) {
-        ends[s->outputs_count] = out.size;
+        ends[2 * s->outputs_count] = out.size;
         struct slice *list = (struct slice *)(void *)(plan + 1);
         uint8_t *words = (uint8_t *)plan + sizeof *plan + lists;
         memcpy(words, out.data, out.size);
@@ -49,14 +60,18 @@ struct kserve_plan *kserve_plan_new(const char *name, const char *version,
             .inputs = list,
             .outputs = list + s->inputs_count,
             .output_heads = list + s->inputs_count + s->outputs_count,
-            .head = slice_make(words, s->outputs_count != 0 ? ends[0] : out.size),
+            .output_keys = list + s->inputs_count + 2 * s->outputs_count,
+            .names = slice_make(words, names),
+            .head = slice_make(words, ends[0]),
             .has_batch = s->batch_max != 0 || s->is_batchable,
         };
         for (uint32_t i = 0; i < s->inputs_count; i++)
             plan->inputs[i] = slice_of(s->inputs[i].name);
         for (uint32_t i = 0; i < s->outputs_count; i++) {
+            uint32_t key = s->outputs_count + i;
             plan->outputs[i] = slice_of(s->outputs[i].name);
             plan->output_heads[i] = slice_make(words + ends[i], ends[i + 1] - ends[i]);
+            plan->output_keys[i] = slice_make(words + ends[key], ends[key + 1] - ends[key]);
         }
     }
     mem_free(ends);

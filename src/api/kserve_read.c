@@ -125,55 +125,55 @@ static COLD enum err_code no_memory(struct err *err)
     return err_set(err, E_EXHAUSTED, "no memory for the request; retry later");
 }
 
-static enum err_code read_number(struct reader *r, struct parameter *p, const char *path,
-                                 struct err *err)
+static enum err_code read_number(struct parameter *p, struct json_cursor *c, struct arena *arena,
+                                 const char *path, struct err *err)
 {
-    const uint8_t *at = r->c.at, *end = at;
+    const uint8_t *at = c->at, *end = at;
     bool is_whole = true;
 
-    while (end < r->c.end && is_number_byte(*end)) {
+    while (end < c->end && is_number_byte(*end)) {
         is_whole &= *end != '.' && *end != 'e' && *end != 'E';
         end++;
     }
     size_t digits = (size_t)(end - at);
     if (is_whole && *at == '-' && digits <= 20) {
         p->kind = PARAMETER_INT;
-        TRY(json_i64(&r->c, &p->value.i, path, err));
+        TRY(json_i64(c, &p->value.i, path, err));
     } else if (is_whole && digits <= 20) {
-        TRY(json_u64(&r->c, &p->value.u, path, err));
+        TRY(json_u64(c, &p->value.u, path, err));
         p->kind = p->value.u <= INT64_MAX ? PARAMETER_INT : PARAMETER_UINT;
     } else {
         p->kind = PARAMETER_DOUBLE;
-        TRY(json_f64(&r->c, &p->value.d, path, err));
+        TRY(json_f64(c, &p->value.d, path, err));
     }
-    p->text = arena_strndup(r->memory.arena, at, digits);
+    p->text = arena_strndup(arena, at, digits);
     return p->text == NULL ? no_memory(err) : OK;
 }
 
-static enum err_code read_value(struct reader *r, struct parameter *p, const char *path,
-                                struct err *err)
+enum err_code kserve_read_parameter(struct parameter *p, struct json_cursor *c,
+                                    struct arena *arena, const char *path, struct err *err)
 {
-    uint8_t c = json_peek(&r->c);
+    uint8_t first = json_peek(c);
 
-    if (c == '"') {
+    if (first == '"') {
         struct slice text;
         p->kind = PARAMETER_STRING;
-        TRY(json_string(&r->c, r->memory.arena, &text, path, err));
-        p->text = arena_strndup(r->memory.arena, text.data, text.size);
+        TRY(json_string(c, arena, &text, path, err));
+        p->text = arena_strndup(arena, text.data, text.size);
         if (p->text == NULL)
             return no_memory(err);
         if (strlen(p->text) != text.size)
             return err_set(err, E_INVALID, "%s: parameter '%s' holds a NUL byte", path, p->key);
         return OK;
     }
-    if (c == 't' || c == 'f') {
+    if (first == 't' || first == 'f') {
         p->kind = PARAMETER_BOOL;
-        TRY(json_bool(&r->c, &p->value.b, path, err));
+        TRY(json_bool(c, &p->value.b, path, err));
         p->text = p->value.b ? "true" : "false";
         return OK;
     }
-    if (c == '-' || (c >= '0' && c <= '9'))
-        return read_number(r, p, path, err);
+    if (first == '-' || (first >= '0' && first <= '9'))
+        return read_number(p, c, arena, path, err);
     return err_set(err, E_INVALID,
                    "%s: parameter '%s' has invalid type. It should be either 'int', 'bool', "
                    "'string' or 'double'",
@@ -214,7 +214,7 @@ static enum err_code read_parameters(struct reader *r, struct err *err)
         for (const struct parameter *q = all; q != NULL; q = q->next)
             if (strcmp(q->key, name) == 0)
                 return twice("parameters", name, err);
-        TRY(read_value(r, p, "parameters", err));
+        TRY(kserve_read_parameter(p, &r->c, r->memory.arena, "parameters", err));
         TRY(take_parameter(r, p, &is_custom, err));
         if (is_custom) {
             p[1] = p[0];
@@ -283,53 +283,64 @@ static COLD enum err_code too_few(struct reader *r, const struct input *in, stru
                    (unsigned long long)in->count);
 }
 
-static enum err_code read_strings(struct reader *r, struct input *in, const char *path,
-                                  struct err *err)
+static enum err_code read_strings(const void **ret, size_t *ret_size, uint64_t count,
+                                  struct json_cursor *c, const char *path,
+                                  struct kserve_memory memory, struct err *err)
 {
-    size_t left = (size_t)(r->c.end - r->c.at);
+    size_t left = (size_t)(c->end - c->at);
     struct text out;
-    void *memory;
+    void *bytes;
 
     if (left > SMALL_TEXT) {
-        struct json_cursor ahead = r->c;
+        struct json_cursor ahead = *c;
         struct slice value;
         TRY(json_skip(&ahead, &value, path, err));
         left = value.size;
     }
     /* A string of n bytes needs n + 2 of text, and its element n + 4. */
-    if (UNLIKELY(in->count > (left + 1) / 3 + 1))
-        return too_few(r, in, err);
-    size_t room = in->count * 4 + left;
-    TRY(tensor_memory(&memory, r->memory.arena, r->memory.budget, room, err));
-    text_init_fixed(&out, memory, room);
-    TRY(tensor_json_read_bytes(&out, in->count, &r->c, path, err));
+    if (UNLIKELY(count > (left + 1) / 3 + 1))
+        return E_RANGE;
+    size_t room = count * 4 + left;
+    TRY(tensor_memory(&bytes, memory.arena, memory.budget, room, err));
+    text_init_fixed(&out, bytes, room);
+    TRY(tensor_json_read_bytes(&out, count, c, path, err));
     if (text_failed(&out))
         return no_memory(err);
-    in->data = memory;
-    in->size = out.size;
+    *ret = bytes;
+    *ret_size = out.size;
+    return OK;
+}
+
+HOT enum err_code kserve_read_elements(const void **ret, size_t *ret_size,
+                                       enum penstock_dtype dtype, uint64_t count,
+                                       struct json_cursor *c, const char *path,
+                                       struct kserve_memory memory, struct err *err)
+{
+    size_t left = (size_t)(c->end - c->at), size;
+    void *bytes;
+
+    if (dtype == PENSTOCK_BYTES)
+        return read_strings(ret, ret_size, count, c, path, memory, err);
+    if (UNLIKELY(count > (left + 1) / 2 + 1))
+        return E_RANGE;
+    size = count * dtype_size(dtype);
+    TRY(tensor_memory(&bytes, memory.arena, memory.budget, size, err));
+    TRY(tensor_json_read(bytes, dtype, count, c, path, err));
+    *ret = bytes;
+    *ret_size = size;
     return OK;
 }
 
 /* The cursor stands at the value of `data`; shape and datatype are known. */
 static HOT enum err_code read_data(struct reader *r, struct input *in, struct err *err)
 {
-    const char *path = path_of(r, false, in->at, MEMBER_DATA);
-    size_t left = (size_t)(r->c.end - r->c.at), size;
-    void *memory;
-
     if (!shape_count(in->rank, in->shape, &in->count))
         return err_set(err, E_INVALID, "%s: too many elements",
                        path_of(r, false, in->at, MEMBER_SHAPE));
-    if (in->dtype == PENSTOCK_BYTES)
-        return read_strings(r, in, path, err);
-    if (UNLIKELY(in->count > (left + 1) / 2 + 1))
-        return too_few(r, in, err);
-    size = in->count * dtype_size(in->dtype);
-    TRY(tensor_memory(&memory, r->memory.arena, r->memory.budget, size, err));
-    TRY(tensor_json_read(memory, in->dtype, in->count, &r->c, path, err));
-    in->data = memory;
-    in->size = size;
-    return OK;
+    enum err_code code =
+        kserve_read_elements(&in->data, &in->size, in->dtype, in->count, &r->c,
+                             path_of(r, false, in->at, MEMBER_DATA), r->memory, err);
+    return UNLIKELY(code == E_RANGE && err->code == OK) ? too_few(r, in, err) : code;
 }
 
 /* Elements that cannot be read because the datatype is the wrong one for this model: that is what

@@ -231,6 +231,7 @@ enum err_code kserve_want_output(struct kserve_request *request, const struct ks
     output->is_listed = true;
     output->is_binary = is_binary;
     output->classes = classes;
+    request->has_classes |= classes != 0;
     request->order[request->order_count++] = index;
     return OK;
 }

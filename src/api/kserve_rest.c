@@ -18,13 +18,6 @@ static void refuse(struct exchange *x, enum err_code code, const char *text)
     api_fail(x, DIALECT_KSERVE, 0, &err);
 }
 
-static void no_generate(struct exchange *x, const struct route_match *match UNUSED)
-{
-    refuse(x, E_UNIMPLEMENTED,
-           "generate and generate_stream are not built yet; use infer, or the typed route "
-           "/models/{model}:predict");
-}
-
 static void no_shared_memory(struct exchange *x, const struct route_match *match UNUSED)
 {
     refuse(x, E_UNIMPLEMENTED,
@@ -73,10 +66,14 @@ static const struct route routes[] = {
 
     { POST, "/v2/models/{model}/infer", kserve_infer, DIALECT_KSERVE },
     { POST, "/v2/models/{model}/versions/{version}/infer", kserve_infer, DIALECT_KSERVE },
-    { POST, "/v2/models/{model}/generate", no_generate, DIALECT_KSERVE },
-    { POST, "/v2/models/{model}/versions/{version}/generate", no_generate, DIALECT_KSERVE },
-    { POST, "/v2/models/{model}/generate_stream", no_generate, DIALECT_KSERVE },
-    { POST, "/v2/models/{model}/versions/{version}/generate_stream", no_generate, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/infer_stream", kserve_infer_stream, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/versions/{version}/infer_stream", kserve_infer_stream,
+      DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/generate", kserve_generate, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/versions/{version}/generate", kserve_generate, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/generate_stream", kserve_generate_stream, DIALECT_KSERVE },
+    { POST, "/v2/models/{model}/versions/{version}/generate_stream", kserve_generate_stream,
+      DIALECT_KSERVE },
 
     { POST, "/v2/repository/index", kserve_index, DIALECT_KSERVE },
     { POST, "/v2/repository/{repository}/index", kserve_index, DIALECT_KSERVE },

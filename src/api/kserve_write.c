@@ -131,6 +131,38 @@ static enum err_code put_all(struct text *out, const struct kserve_plan *plan,
     return OK;
 }
 
+/* What is shown of the outputs, in the answer's order: NULL where there is none. */
+static enum err_code choose(const struct penstock_tensor ***tensors, bool *ret_has_binary,
+                            const struct kserve_plan *plan, const struct kserve_request *request,
+                            const struct response_output *outputs, struct kserve_memory memory,
+                            struct err *err)
+{
+    if (request->order_count > KSERVE_FEW_OUTPUTS) {
+        *tensors = arena_alloc(memory.arena, request->order_count * sizeof **tensors);
+        if (*tensors == NULL)
+            return err_set(err, E_EXHAUSTED, "no memory for the answer; retry later");
+    }
+    *ret_has_binary = false;
+    for (uint32_t i = 0; i < request->order_count; i++) {
+        uint32_t index = request->order[i];
+        const struct kserve_output *how = &request->outputs[index];
+        const struct penstock_tensor *t = outputs[index].is_set ? &outputs[index].tensor : NULL;
+        (*tensors)[i] = t;
+        if (t == NULL)
+            continue;
+        *ret_has_binary |= how->is_binary;
+        if (UNLIKELY(how->classes != 0)) {
+            struct penstock_tensor *classes = arena_alloc(memory.arena, sizeof *classes);
+            if (classes == NULL)
+                return err_set(err, E_EXHAUSTED, "no memory for the answer; retry later");
+            TRY(kserve_classify(classes, t, how->classes, plan->has_batch,
+                                &plan->signature->outputs[index], memory, err));
+            (*tensors)[i] = classes;
+        }
+    }
+    return OK;
+}
+
 static enum err_code write_json(struct kserve_answer *ret, const struct kserve_plan *plan,
                                 const struct kserve_request *request,
                                 const struct penstock_tensor *const *tensors,
@@ -187,36 +219,98 @@ enum err_code kserve_write(struct kserve_answer *ret, const struct kserve_plan *
                            const struct response_output *outputs, struct kserve_memory memory,
                            struct err *err)
 {
-    const struct penstock_tensor *few[8];
-    const struct penstock_tensor **tensors = few;
+    const struct penstock_tensor *few[KSERVE_FEW_OUTPUTS], **tensors = few;
     struct kserve_answer answer = { .binaries = NULL };
-    bool has_binary = false;
+    bool has_binary;
 
-    if (request->order_count > COUNT(few)) {
-        tensors = arena_alloc(memory.arena, request->order_count * sizeof *tensors);
-        if (tensors == NULL)
-            return err_set(err, E_EXHAUSTED, "no memory for the answer; retry later");
-    }
-    for (uint32_t i = 0; i < request->order_count; i++) {
-        uint32_t index = request->order[i];
-        const struct kserve_output *how = &request->outputs[index];
-        tensors[i] = outputs[index].is_set ? &outputs[index].tensor : NULL;
-        if (tensors[i] == NULL)
-            continue;
-        has_binary |= how->is_binary;
-        if (UNLIKELY(how->classes != 0)) {
-            struct penstock_tensor *classes = arena_alloc(memory.arena, sizeof *classes);
-            if (classes == NULL)
-                return err_set(err, E_EXHAUSTED, "no memory for the answer; retry later");
-            TRY(kserve_classify(classes, tensors[i], how->classes, plan->has_batch,
-                                &plan->signature->outputs[index], memory, err));
-            tensors[i] = classes;
-        }
-    }
+    TRY(choose(&tensors, &has_binary, plan, request, outputs, memory, err));
     if (UNLIKELY(has_binary))
         TRY(list_binaries(&answer, request, tensors, memory, err));
     TRY(write_json(&answer, plan, request, tensors, memory, err));
     answer.size += answer.json.size;
     *ret = answer;
+    return OK;
+}
+
+/* -- events --------------------------------------------------------------------------------------- */
+
+static size_t outputs_bound(const struct kserve_plan *plan, const struct kserve_request *request,
+                            const struct slice *words, const struct response_output *outputs,
+                            bool is_most)
+{
+    size_t bound = 0;
+
+    for (uint32_t i = 0; i < request->order_count; i++) {
+        uint32_t index = request->order[i];
+        const struct penstock_tensor *t = &outputs[index].tensor;
+        uint64_t classes = request->outputs[index].classes;
+        if (!outputs[index].is_set)
+            continue;
+        bound += words[index].size + t->rank * 21u + 80;
+        bound += LIKELY(classes == 0)
+                     ? data_bound(t, !is_most)
+                     : kserve_classes_bound(t, classes, &plan->signature->outputs[index], is_most);
+    }
+    return bound;
+}
+
+static size_t id_bound(const struct kserve_request *request)
+{
+    return SLACK + (request->id.size == 0 ? 0 : request->id.size * 6 + 10);
+}
+
+size_t kserve_event_bound(const struct kserve_plan *plan, const struct kserve_request *request,
+                          const struct response_output *outputs, bool is_most)
+{
+    return plan->head.size + id_bound(request) +
+           outputs_bound(plan, request, plan->output_heads, outputs, is_most);
+}
+
+HOT enum err_code kserve_event_write(struct text *out, const struct kserve_plan *plan,
+                                     const struct kserve_request *request,
+                                     const struct response_output *outputs,
+                                     struct kserve_memory memory, struct err *err)
+{
+    const struct penstock_tensor *few[KSERVE_FEW_OUTPUTS], **tensors = few;
+    bool has_binary;
+
+    TRY(choose(&tensors, &has_binary, plan, request, outputs, memory, err));
+    return put_all(out, plan, request, tensors, err);
+}
+
+size_t kserve_generate_bound(const struct kserve_plan *plan, const struct kserve_request *request,
+                             const struct response_output *outputs, bool is_most)
+{
+    return plan->names.size + id_bound(request) +
+           outputs_bound(plan, request, plan->output_keys, outputs, is_most);
+}
+
+HOT enum err_code kserve_generate_write(struct text *out, const struct kserve_plan *plan,
+                                        const struct kserve_request *request,
+                                        const struct response_output *outputs, struct err *err)
+{
+    struct tensor_json_style style = { .nonfinite = JSON_NONFINITE_WORDS };
+    struct penstock_tensor only;
+    uint64_t count;
+
+    text_byte(out, '{');
+    put_id(out, request);
+    text_slice_put(out, plan->names);
+    for (uint32_t i = 0; i < request->order_count; i++) {
+        uint32_t index = request->order[i];
+        const struct penstock_tensor *t = &outputs[index].tensor;
+        if (!outputs[index].is_set)
+            continue;
+        text_slice_put(out, plan->output_keys[index]);
+        /* One element is a scalar, which is what rank 0 is. */
+        style.is_nested = shape_count(t->rank, t->shape, &count) && count == 1;
+        if (style.is_nested && t->rank != 0) {
+            only = *t;
+            only.rank = 0;
+            t = &only;
+        }
+        TRY(tensor_json_write(out, t, style, err));
+    }
+    text_byte(out, '}');
     return OK;
 }

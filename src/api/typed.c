@@ -17,7 +17,7 @@
 #include "repository/repository.h"
 #include "wire/multipart.h"
 
-enum { ARENA_ANSWER_MAX = 3072, FORM_FIELDS_MAX = 4096, MEDIA_UNSUPPORTED = 415 };
+enum { ARENA_ANSWER_MAX = 3072, USUAL_BYTES = 1024, FORM_FIELDS_MAX = 4096, MEDIA_UNSUPPORTED = 415 };
 
 static const char json_type[] = "application/json";
 
@@ -205,17 +205,29 @@ static HOT enum err_code read_body(struct typed_call *call, struct slice body, s
 
 /* -- the call ---------------------------------------------------------------------------------- */
 
+static COLD enum err_code one_response_only(const struct infer *infer, struct err *err)
+{
+    return err_set(err, E_UNIMPLEMENTED,
+                   "model '%s' answers with any number of responses: ask for a stream of them with "
+                   "the header 'accept: text/event-stream' or 'accept: application/x-ndjson'",
+                   model_name(infer->model));
+}
+
 static enum err_code begin(struct infer *infer, struct err *err)
 {
     struct typed_call *call = (struct typed_call *)infer;
+    struct slice query = infer->x->query;
+    enum events_form form;
 
-    if (UNLIKELY(model_is_decoupled(infer->model)))
-        return err_set(err, E_UNIMPLEMENTED,
-                       "model '%s' answers with any number of responses; this route takes one, and "
-                       "streams are not built yet",
-                       model_name(infer->model));
+    if (UNLIKELY(infer->headers.accept.data != NULL &&
+                 events_wanted(infer->headers.accept, &form))) {
+        TRY(infer_stream(infer, form, err));
+        TRY(infer_stream_query(infer, &query, err));
+    } else if (UNLIKELY(model_is_decoupled(infer->model))) {
+        return one_response_only(infer, err);
+    }
     TRY(typed_plan_of(infer->model, &call->plan, err));
-    return typed_query_read(&call->query, call->plan, infer->x->query, infer->x->arena, err);
+    return typed_query_read(&call->query, call->plan, query, infer->x->arena, err);
 }
 
 static HOT enum err_code decode(struct infer *infer, struct slice body, struct err *err)
@@ -264,6 +276,69 @@ static HOT enum err_code encode(struct infer *infer, struct err *err)
     return OK;
 }
 
+/* -- events ------------------------------------------------------------------------------------- */
+
+/* A model that answers with any number of responses need not keep to the rows of the question: what
+ * has several is a list. */
+static uint64_t rows_of(const struct infer *infer, const struct response *response,
+                        bool *ret_is_list)
+{
+    const struct typed_call *call = (const struct typed_call *)infer;
+    const struct typed_plan *plan = call->plan;
+
+    *ret_is_list = call->reader.is_list;
+    if (!plan->has_batch || !model_is_decoupled(infer->request->model))
+        return call->reader.rows;
+    for (uint32_t i = 0; i < response->outputs_count; i++) {
+        const struct penstock_tensor *t = &response->outputs[i].tensor;
+        if (!response->outputs[i].is_set || t->rank == 0)
+            continue;
+        *ret_is_list |= t->shape[0] != 1;
+        return (uint64_t)t->shape[0];
+    }
+    return call->reader.rows;
+}
+
+/* Elements in few bytes, as nearly all are; else what can be. */
+static size_t event_bound(struct infer *infer, const struct response *response, bool is_most)
+{
+    const struct typed_call *call = (const struct typed_call *)infer;
+    bool is_list;
+    uint64_t rows = rows_of(infer, response, &is_list);
+    size_t most = typed_answer_bound(call->plan, &call->query, rows, response->outputs);
+    size_t usual = USUAL_BYTES;
+
+    if (is_most || most <= USUAL_BYTES)
+        return most;
+    for (uint32_t i = 0; i < response->outputs_count; i++)
+        if (response->outputs[i].is_set)
+            usual += 4 * MIN(response->outputs[i].tensor.size, (size_t)SIZE_MAX / 64);
+    return MIN(usual, most);
+}
+
+static HOT enum err_code event_write(struct infer *infer, const struct response *response,
+                                     struct text *out, struct err *err)
+{
+    const struct typed_call *call = (const struct typed_call *)infer;
+    struct arena *scratch = infer_scratch(infer);
+    bool is_list;
+    uint64_t rows = rows_of(infer, response, &is_list);
+
+    if (scratch == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for one more response; retry later");
+    return typed_write(out, call->plan, &call->query, rows, is_list, response->outputs, scratch,
+                       err);
+}
+
+static void event_error(struct infer *infer UNUSED, const struct err *err, struct text *out)
+{
+    text_str(out, "{\"error\":{\"code\":\"");
+    text_str(out, err_name(err->code));
+    text_str(out, "\",\"message\":");
+    text_json(out, slice_of(err->text));
+    text_str(out, "}}");
+}
+
 static void fail_call(struct infer *infer, const struct err *err)
 {
     struct typed_call *call = (struct typed_call *)infer;
@@ -280,6 +355,9 @@ static const struct infer_dialect typed_dialect = {
     .decode = decode,
     .encode = encode,
     .fail = fail_call,
+    .event_bound = event_bound,
+    .event_write = event_write,
+    .event_error = event_error,
 };
 
 static void predict(struct exchange *x, const struct route_match *match)

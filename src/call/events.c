@@ -3,10 +3,10 @@
  * Events of a turn are written one behind the other into one buf, which is sent at the end of the
  * turn and let go: a stream that waits holds nothing. It is as large as what the turn before took,
  * so that a stream of tokens asks once a turn and one that says a word a second holds no more than
- * that word. What does not fit is sent as it is, and a fresh one is begun.
+ * that word. It grows, and what is larger than TURN_BYTES_MAX is sent in several.
  *
- * The flush is put off by the first event of a turn, and what it sends puts off the connection's:
- * a loop runs put-off tasks until there are none, so both are of the same turn.
+ * The flush is put off by the first event of a turn, before the connections' own (loop_defer_early):
+ * they send what it gives them in the same turn.
  */
 #include "call/events.h"
 
@@ -119,7 +119,7 @@ static void on_flush(struct loop_task *task)
     struct events *events = CONTAINER_OF(task, struct events, flush);
 
     flush(events);
-    events->usual_bytes = MIN(events->turn_bytes, (size_t)TURN_BYTES_MAX);
+    events->usual_bytes = events->turn_bytes + events->turn_bytes / 8;
     events->turn_bytes = 0;
     events->put_ns = loop_now_ns(events->x->loop);
 }
@@ -146,20 +146,35 @@ static bool is_over(const struct events *events)
     return events->is_over || events->x->is_gone;
 }
 
+/* A larger one in place of what is being filled. */
+static bool grow(struct events *events, size_t room)
+{
+    struct buf *larger = NULL;
+
+    if (buf_new(&larger, events->x->budget, room, NULL) != OK)
+        return false;
+    if (events->filled != 0)
+        memcpy(buf_fill(larger), buf_fill(events->filling), events->filled);
+    buf_unref(&events->filling);
+    events->filling = larger;
+    return true;
+}
+
 /* Room for `size` more bytes at the end of what this turn sends. */
 static uint8_t *room_for(struct events *events, size_t size)
 {
-    if (events->filling != NULL && buf_bytes(events->filling).size - events->filled < size)
-        flush(events);
-    if (events->filling == NULL) {
-        size_t usual = MAX(events->usual_bytes + FRAME_BYTES, (size_t)FIRST_BYTES);
-        if (events->turn_bytes != 0)
-            usual = MIN(MAX(usual, 2 * events->turn_bytes), (size_t)TURN_BYTES_MAX);
-        if (buf_new(&events->filling, events->x->budget, MAX(usual, size), NULL) != OK) {
+    size_t room = events->filling == NULL ? 0 : buf_bytes(events->filling).size;
+
+    if (UNLIKELY(room - events->filled < size)) {
+        if (room == 0)
+            room = MAX(events->usual_bytes, (size_t)FIRST_BYTES) / 2;
+        if (events->filled != 0 && events->filled + size > TURN_BYTES_MAX)
+            flush(events);
+        if (!grow(events, MAX(MIN(2 * room, (size_t)TURN_BYTES_MAX), events->filled + size))) {
             give_up(events);
             return NULL;
         }
-        loop_defer(events->x->loop, &events->flush);
+        loop_defer_early(events->x->loop, &events->flush);
     }
     return buf_fill(events->filling) + events->filled;
 }

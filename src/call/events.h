@@ -33,7 +33,7 @@ struct events {
     size_t filled;       /* bytes of it */
     size_t open_bytes;   /* of the event that is open, before its data */
     size_t turn_bytes;   /* sent in this turn */
-    size_t usual_bytes;  /* what the turn before took */
+    size_t usual_bytes;  /* what the next turn will probably take; may be set by its user */
     uint64_t put_ns;     /* when the reader was told something last */
 };
 
