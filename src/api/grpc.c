@@ -16,8 +16,19 @@ const struct grpc_service *const grpc_services[] = {
     &grpc_health_service,
     &grpc_reflection_service,
     &grpc_reflection_alpha_service,
+    &interop_service,
+    &interop_unimplemented_service,
     NULL,
 };
+
+bool grpc_service_is_on(const struct grpc_service *service, const struct api *api)
+{
+    if (service == &grpc_reflection_service || service == &grpc_reflection_alpha_service)
+        return api->has_reflection;
+    if (service == &interop_service || service == &interop_unimplemented_service)
+        return api->has_test_services;
+    return true;
+}
 
 /* -- what does not exist ------------------------------------------------------------------------ */
 
@@ -41,7 +52,7 @@ static COLD void put_nearest(struct text *out, const struct nearest *nearest)
     text_str(out, "'?");
 }
 
-static COLD void end_unknown_service(struct call *call)
+static COLD void end_unknown_service(struct call *call, const struct api *api)
 {
     struct nearest nearest = nearest_to(call->service);
     struct text out;
@@ -51,6 +62,8 @@ static COLD void end_unknown_service(struct call *call)
     text_slice_put(&out, slice_first(call->service, 120));
     text_str(&out, "'; there are: ");
     for (size_t i = 0; grpc_services[i] != NULL; i++) {
+        if (!grpc_service_is_on(grpc_services[i], api))
+            continue;
         text_str(&out, i == 0 ? "" : ", ");
         text_str(&out, grpc_services[i]->name);
         nearest_offer(&nearest, grpc_services[i]->name);
@@ -139,5 +152,5 @@ HOT void grpc_dispatch(struct exchange *x, const struct api *api)
         }
     }
     if (!typed_grpc_handle(call, api))
-        end_unknown_service(call);
+        end_unknown_service(call, api);
 }

@@ -34,9 +34,15 @@ extern const struct grpc_service kserve_grpc_torch_service;
 extern const struct grpc_service grpc_health_service;     /* grpc_health.c */
 extern const struct grpc_service grpc_reflection_service; /* reflection.c: grpc.reflection.v1 */
 extern const struct grpc_service grpc_reflection_alpha_service; /* ... v1alpha */
+/* interop.c: both only under --test-services */
+extern const struct grpc_service interop_service;
+extern const struct grpc_service interop_unimplemented_service;
 
 /* Every static service there is, for dispatch, reflection and health: NULL-terminated. */
 extern const struct grpc_service *const grpc_services[];
+
+/* Is it there, by the options? */
+bool grpc_service_is_on(const struct grpc_service *service, const struct api *api);
 
 /* penstock.models.<Service>/Predict: false, and nothing was done, when the service is in another
  * package; of one that no model is the call is ended here, with what there is. */

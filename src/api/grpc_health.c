@@ -48,17 +48,11 @@ static enum status server_status(const struct api *api)
     return is_ready ? STATUS_SERVING : STATUS_NOT_SERVING;
 }
 
-static bool is_off(const struct api *api, const struct grpc_service *service)
-{
-    return !api->has_reflection &&
-           (service == &grpc_reflection_service || service == &grpc_reflection_alpha_service);
-}
-
 static bool is_static(const struct api *api, struct slice service)
 {
     for (size_t i = 0; grpc_services[i] != NULL; i++)
         if (slice_is(service, grpc_services[i]->name))
-            return !is_off(api, grpc_services[i]);
+            return grpc_service_is_on(grpc_services[i], api);
     return false;
 }
 
@@ -235,7 +229,7 @@ static void list_answer(struct call *call, const struct api *api, struct slice m
     text_init(&out, LIST_BYTES_MAX);
     put_status(&out, "", "", server_status(api));
     for (size_t i = 0; grpc_services[i] != NULL; i++)
-        if (!is_off(api, grpc_services[i]))
+        if (grpc_service_is_on(grpc_services[i], api))
             put_status(&out, grpc_services[i]->name, "", server_status(api));
     put_models(&out, api);
     if (text_failed(&out))

@@ -123,7 +123,8 @@ static void put_services(struct text *out, const struct api *api)
 
     text_init(&list, ANSWER_BYTES_MAX);
     for (size_t i = 0; grpc_services[i] != NULL; i++)
-        if (proto_service_find(proto_builtin(), grpc_services[i]->name) != NULL)
+        if (grpc_service_is_on(grpc_services[i], api) &&
+            proto_service_find(proto_builtin(), grpc_services[i]->name) != NULL)
             put_service(&list, grpc_services[i]->name);
     find_model(api, put_model, &list);
     put_bytes(out, SAY_SERVICES, text_slice(&list));
@@ -161,7 +162,8 @@ static void put_files(struct text *out, const struct api *api, const struct aske
                                   : proto_file_by_name(proto_builtin(), asked->name);
     struct text list;
     struct wanted wanted = { &list, asked->name, is_symbol };
-    bool is_found = file.data != NULL;
+    bool is_test = slice_starts(asked->name, is_symbol ? "grpc.testing." : "grpc/testing/");
+    bool is_found = file.data != NULL && (api->has_test_services || !is_test);
 
     text_init(&list, ANSWER_BYTES_MAX);
     if (is_found)
