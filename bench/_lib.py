@@ -25,7 +25,7 @@ SERVER_CPU, LOAD_CPU = 0, 1
 EXAMPLES = os.path.join(ROOT, "examples", "models")
 IRIS_GEMM = os.path.join(ROOT, "bench", "models", "iris_gemm.onnx")     # Gemm and Softmax: what a server costs beside them
 OTHERS_MANY = 0.1         # of the machine: from here on a run is not to be trusted
-_generator = None
+_programs = {}            # C programs of this folder that were compiled in this run, by name
 others_seen = []          # share of the machine that neither server nor generator used, of each run
 
 
@@ -40,16 +40,22 @@ def die(text):
 # --- rows ---------------------------------------------------------------------------------------------
 
 class Row:
-    """One figure: what was measured, in which unit, what it was compared with, and the limit it is to keep."""
+    """One figure: what was measured, in which unit, what it was compared with, and the limit it is to keep (`is_floor`: the
+    least it is to be). A value of None: it could not be measured, and `note` says why."""
 
-    def __init__(self, what, value, unit, limit=None, limit_text="", beside="", note=""):
-        self.what, self.value, self.unit, self.limit = what, value, unit, limit
-        self.limit_text = limit_text or ("at most %s" % figure(limit, unit) if limit is not None else "")
+    def __init__(self, what, value, unit, limit=None, limit_text="", beside="", note="", is_floor=False):
+        self.what, self.value, self.unit, self.limit, self.is_floor = what, value, unit, limit, is_floor
+        self.limit_text = limit_text
+        if not limit_text and limit is not None:
+            self.limit_text = "%s %s" % ("at least" if is_floor else "at most", figure(limit, unit))
         self.beside, self.note = beside, note
 
     @property
     def verdict(self):
-        return "" if self.limit is None else "pass" if self.value <= self.limit else "short"
+        if self.limit is None:
+            return ""
+        is_kept = self.value is not None and (self.value >= self.limit if self.is_floor else self.value <= self.limit)
+        return "pass" if is_kept else "short"
 
     def line(self):
         parts = ["%-62s %12s" % (self.what, figure(self.value, self.unit))]
@@ -65,6 +71,8 @@ class Row:
 
 
 def figure(value, unit):
+    if value is None:
+        return "failed"
     if unit == "x":
         return "%.2fx" % value
     text = "%.0f" % value if value >= 1000 else "%.1f" % value if value >= 10 else "%.2f" % value
@@ -299,18 +307,18 @@ class GrpcLoad:
 
 # --- the load generator -----------------------------------------------------------------------------------
 
-def generator():
-    """bench/loadgen.c, compiled for this run."""
-    global _generator
-    if _generator is None:
+def program(name):
+    """bench/NAME.c, compiled for this run."""
+    if name not in _programs:
         folder = os.path.join(ROOT, "build", "bench")
         os.makedirs(folder, exist_ok=True)
-        _generator = os.path.join(folder, "loadgen")
-        source = os.path.join(ROOT, "bench", "loadgen.c")
-        if not os.path.exists(_generator) or os.path.getmtime(_generator) < os.path.getmtime(source):
-            subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", source,
-                            "-o", _generator, "-lnghttp2"], check=True)
-    return _generator
+        target = os.path.join(folder, name)
+        sources = [os.path.join(ROOT, "bench", one) for one in (name + ".c", "gen.h")]
+        if not os.path.exists(target) or os.path.getmtime(target) < max(map(os.path.getmtime, sources)):
+            subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function",
+                            sources[0], "-o", target, "-lnghttp2"], check=True)
+        _programs[name] = target
+    return _programs[name]
 
 
 def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=None, streams=None):
@@ -319,7 +327,7 @@ def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=
     loads = loads if isinstance(loads, list) else [loads]
     server = loads[0].server
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
-        command = [generator(), "--port", str(server.port), "--connections", str(connections), "--cpu", str(LOAD_CPU),
+        command = [program("loadgen"), "--port", str(server.port), "--connections", str(connections), "--cpu", str(LOAD_CPU),
                    "--warmup", str(warmup)]
         command += ["--rate", str(rate)] if rate else []
         command += ["--streams", str(streams)] if streams else []

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 
-from _lib import IRIS_GEMM, ROOT, Peer, die, free_port
+from _lib import IRIS_GEMM, ROOT, Peer, die, free_port, program
 
 NGINX = """\
 worker_processes 1;
@@ -38,7 +38,7 @@ http {
 @contextlib.contextmanager
 def nginx(path, body):
     """nginx that answers every request to `path` with `body`: one worker, no log, connections without an end."""
-    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx") or die("no nginx (script/bootstrap bench)")
+    found = shutil.which("nginx") or shutil.which("/usr/sbin/nginx") or die("no nginx (script/bootstrap bench)")
     text = body.decode()
     if "'" in text or "$" in text or "\\" in text:
         die("nginx cannot be given this body")
@@ -48,7 +48,7 @@ def nginx(path, body):
         config = os.path.join(folder, "nginx.conf")
         with open(config, "w") as file:
             file.write(NGINX % {"folder": folder, "port": port, "path": path, "body": text})
-        with Peer("nginx", [program, "-p", folder, "-e", os.path.join(folder, "error.log"), "-c", config], port) as server:
+        with Peer("nginx", [found, "-p", folder, "-e", os.path.join(folder, "error.log"), "-c", config], port) as server:
             yield server
 
 
@@ -69,7 +69,7 @@ def fastapi(is_tuned, model=IRIS_GEMM):
 @contextlib.contextmanager
 def nghttpd(answers):
     """nghttpd: one thread, HTTP/2, that answers each path with a fixed file and, behind it, the trailer of gRPC."""
-    program = shutil.which("nghttpd") or die("no nghttpd (script/bootstrap bench)")
+    found = shutil.which("nghttpd") or die("no nghttpd (script/bootstrap bench)")
     with tempfile.TemporaryDirectory(prefix="penstock-nghttpd-") as folder:
         for path, body in answers.items():
             target = folder + path
@@ -78,7 +78,7 @@ def nghttpd(answers):
                 file.write(body)
         port = free_port()
         # windows of 1 GiB, so that an upload does not wait for it
-        command = [program, "--no-tls", "-d", folder, "--trailer", "grpc-status: 0", "-w", "30", "-W", "30", str(port)]
+        command = [found, "--no-tls", "-d", folder, "--trailer", "grpc-status: 0", "-w", "30", "-W", "30", str(port)]
         with Peer("nghttpd", command, port) as server:
             yield server
 
@@ -92,8 +92,9 @@ def grpcio(model=IRIS_GEMM):
 
 
 @contextlib.contextmanager
-def grpc_go(message):
-    """bench/_go: grpc-go that answers a fixed message, on one core; yields None where there is no Go (script/bootstrap clients)."""
+def grpc_go(message, *arguments):
+    """bench/_go: grpc-go that answers a fixed message, on one core, or with `arguments` (OFFSET COUNT PERIOD_MS) a stream of it;
+    yields None where there is no Go (script/bootstrap clients)."""
     folder = os.environ.get("PENSTOCK_GO_DIR")
     if not folder or not os.path.exists(folder):
         yield None
@@ -109,7 +110,51 @@ def grpc_go(message):
         with open(where + "/answer", "wb") as file:
             file.write(message)
         port = free_port()
-        with Peer("grpc-go", [where + "/server", str(port), where + "/answer"], port, env={"GOMAXPROCS": "1"}) as server:
+        with Peer("grpc-go", [where + "/server", str(port), where + "/answer", *map(str, arguments)], port, env={"GOMAXPROCS": "1"}) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def fastapi_stream(token):
+    """bench/_fastapi_stream.py with uvloop and httptools; `token` as bench/_token_file.py takes it, with bytes for FILE."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "_fastapi_stream:app", "--host", "127.0.0.1", "--port", str(port), "--loop",
+               "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning", "--backlog", "4096"]
+    with _token_file(token) as arguments:
+        env = {"BENCH_TOKEN": " ".join(arguments), "PYTHONDONTWRITEBYTECODE": "1"}
+        with Peer("FastAPI", command, port, cwd=os.path.dirname(os.path.abspath(__file__)), env=env) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def grpcio_stream(token):
+    """bench/_grpcio_stream.py: grpcio's asyncio server."""
+    port = free_port()
+    here = os.path.dirname(os.path.abspath(__file__))
+    with _token_file(token) as arguments:
+        command = [sys.executable, os.path.join(here, "_grpcio_stream.py"), str(port), *arguments]
+        with Peer("grpcio", command, port, cwd=here, env={"PYTHONDONTWRITEBYTECODE": "1"}) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def _token_file(token):
+    with tempfile.NamedTemporaryFile(prefix="penstock-token-") as file:
+        file.write(token[0])
+        file.flush()
+        yield [file.name, *map(str, token[1:])]
+
+
+@contextlib.contextmanager
+def bare_write(head, chunk, end, offset, digits, count, period_ms):
+    """bench/bare_write.c: a loop of timers and writes, and nothing else."""
+    with tempfile.TemporaryDirectory(prefix="penstock-bare-") as folder:
+        for name, data in (("head", head), ("chunk", chunk), ("end", end)):
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(data)
+        port = free_port()
+        command = [program("bare_write"), str(port), "head", "chunk", "end", *map(str, (offset, digits, count, period_ms))]
+        with Peer("bare write loop", command, port, cwd=folder) as server:
             yield server
 
 

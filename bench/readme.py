@@ -16,8 +16,9 @@ import iris
 import image
 import start
 import steady
+import streams
 
-MODULES = (iris, image, steady, grpc_calls, start)
+MODULES = (iris, image, steady, grpc_calls, streams, start)
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
