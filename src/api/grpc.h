@@ -44,7 +44,7 @@ extern const struct grpc_service *const grpc_services[];
 /* Is it there, by the options? */
 bool grpc_service_is_on(const struct grpc_service *service, const struct api *api);
 
-/* penstock.models.<Service>/Predict: false, and nothing was done, when the service is in another
+/* penstock.models.<Service>: false, and nothing was done, when the service is in another
  * package; of one that no model is the call is ended here, with what there is. */
 bool typed_grpc_handle(struct call *call, const struct api *api);
 

@@ -1,4 +1,5 @@
-/* typed_grpc.c - penstock.models.<Service>/Predict: the gRPC twin of POST /models/{model}:predict.
+/* typed_grpc.c - penstock.models.<Service>: the gRPC twin of POST /models/{model}:predict. Here are
+ * Predict and PredictStream, which take one message; typed_stream.c has those that take many.
  * SPDX-License-Identifier: Apache-2.0
  *
  * The repository knows which model a service is since it found them: one look into a map that never
@@ -10,6 +11,7 @@
 #include "api/grpc.h"
 #include "api/infer.h"
 #include "api/typed.h"
+#include "api/typed_stream.h"
 #include "base/buf.h"
 #include "model/nearest.h"
 #include "repository/repository.h"
@@ -19,6 +21,7 @@ struct typed_grpc {
     const struct typed_plan *plan;
     struct typed_query query;
     struct typed_reader reader;
+    uint64_t said; /* PredictStream: answers sent */
 };
 
 static const char prefix[] = TYPED_PROTO_PACKAGE ".";
@@ -27,11 +30,6 @@ static enum err_code begin(struct infer *infer, struct err *err)
 {
     struct typed_grpc *g = (struct typed_grpc *)infer;
 
-    if (UNLIKELY(model_is_decoupled(infer->model)))
-        return err_set(err, E_UNIMPLEMENTED,
-                       "model '%s' answers with any number of responses; Predict gives one, and "
-                       "streams are not built yet",
-                       model_name(infer->model));
     return typed_plan_of(infer->model, &g->plan, err);
 }
 
@@ -69,6 +67,66 @@ static const struct infer_dialect typed_grpc_dialect = {
     .begin = begin,
     .decode = decode,
     .encode = encode,
+    .one_only = "the model gave none or more than one answer, and Predict takes exactly one: call "
+                "PredictStream",
+};
+
+/* -- PredictStream ----------------------------------------------------------------------------- */
+
+static enum err_code begin_stream(struct infer *infer, struct err *err)
+{
+    struct slice when_slow = call_metadata(infer->call, "penstock-when-slow");
+    enum session_merge merge = SESSION_PAUSE;
+
+    TRY(infer_stream(infer, EVENTS_NDJSON, err)); /* of calls the form means nothing */
+    TRY(typed_read_when_slow(&merge, when_slow, err));
+    infer_when_slow(infer, merge);
+    return begin(infer, err);
+}
+
+static enum err_code decode_stream(struct infer *infer, struct slice message, struct err *err)
+{
+    struct typed_grpc *g = (struct typed_grpc *)infer;
+    struct typed_asked asked;
+
+    TRY(typed_look_proto(g->plan, message, &asked, err));
+    TRY(typed_check_asked(g->plan, TYPED_PREDICT_STREAM, &asked, infer->x->arena, &infer->field,
+                          err));
+    if (asked.sequence > 1) {
+        const char *name = typed_proto_asked_name(g->plan);
+        infer->field = arena_printf(infer->x->arena, "%s.sequence", name);
+        return err_set(err, E_INVALID, "%s.sequence is %llu; PredictStream takes one message", name,
+                       (unsigned long long)asked.sequence);
+    }
+    return decode(infer, message, err);
+}
+
+static HOT enum err_code send_one(struct infer *infer, const struct response *response,
+                                  struct err *err)
+{
+    struct typed_grpc *g = (struct typed_grpc *)infer;
+    const struct typed_said said = { .sequence = ++g->said, .merged = response->merged };
+    size_t size, bound = typed_proto_bound(g->plan, &g->query, g->reader.rows, response->outputs);
+    struct arena *scratch = infer_scratch(infer);
+    struct buf *holder;
+    uint8_t *at = infer_room(infer, bound, &holder);
+
+    if (UNLIKELY(at == NULL || scratch == NULL))
+        return err_set(err, E_EXHAUSTED, "no memory for one more answer; retry later");
+    TRY(typed_write_proto_to(at, bound, &size, g->plan, &g->query, g->reader.rows,
+                             g->reader.is_list, response->outputs, &said, scratch, err));
+    infer_room_used(infer, size);
+    call_send(infer->call, &(struct call_piece){ slice_make(at, size), holder }, 1);
+    return OK;
+}
+
+static const struct infer_dialect typed_grpc_stream_dialect = {
+    .dialect = DIALECT_GRPC,
+    .size = sizeof(struct typed_grpc),
+    .begin = begin_stream,
+    .decode = decode_stream,
+    .is_stream = true,
+    .message = send_one,
 };
 
 /* -- what does not exist ----------------------------------------------------------------------- */
@@ -100,9 +158,20 @@ static COLD void end_unknown_method(struct call *call)
 {
     struct err err = { 0 };
 
-    err_set(&err, E_UNIMPLEMENTED, "service '%.*s' has no method '%.*s'; it has: Predict",
+    err_set(&err, E_UNIMPLEMENTED,
+            "service '%.*s' has no method '%.*s'; it has: Predict, PredictStream, PredictCollect, "
+            "PredictSession",
             SLICE_ARG(slice_first(call->service, 120)), SLICE_ARG(slice_first(call->method, 80)));
     grpc_end(call, &err, NULL);
+}
+
+static enum typed_method find_method(struct slice name)
+{
+    enum typed_method method = TYPED_PREDICT;
+
+    while (method < TYPED_METHODS && !slice_is(name, typed_proto_methods[method].name))
+        method++;
+    return method;
 }
 
 HOT bool typed_grpc_handle(struct call *call, const struct api *api)
@@ -115,12 +184,22 @@ HOT bool typed_grpc_handle(struct call *call, const struct api *api)
         end_unknown_service(call, api);
         return true;
     }
-    if (UNLIKELY(!slice_is(call->method, "Predict"))) {
-        end_unknown_method(call);
-        return true;
-    }
+    enum typed_method method = find_method(call->method);
     struct slice version = call_metadata(call, "model-version");
-    infer_begin_call(call, api, &typed_grpc_dialect, slice_of(model),
-                     version.data != NULL ? version : slice_make("", 0));
+    if (version.data == NULL)
+        version = slice_make("", 0);
+    switch (method) {
+    case TYPED_PREDICT:
+        infer_begin_call(call, api, &typed_grpc_dialect, slice_of(model), version);
+        break;
+    case TYPED_PREDICT_STREAM:
+        infer_begin_call(call, api, &typed_grpc_stream_dialect, slice_of(model), version);
+        break;
+    case TYPED_PREDICT_COLLECT:
+    case TYPED_PREDICT_SESSION:
+        typed_stream_handle(call, api, method, slice_of(model), version);
+        break;
+    default: end_unknown_method(call); break;
+    }
     return true;
 }

@@ -204,8 +204,10 @@ TEST(typed_grpc_refuses)
                  "GET /models lists them");
     check_status(call("/penstock.models./Predict", slice_make("", 0)), E_UNIMPLEMENTED,
                  "no model is the service");
-    check_status(call("/penstock.models.Iris/Foo", slice_make("", 0)), E_UNIMPLEMENTED,
-                 "service 'penstock.models.Iris' has no method 'Foo'; it has: Predict");
+    check_status(
+        call("/penstock.models.Iris/Foo", slice_make("", 0)), E_UNIMPLEMENTED,
+        "service 'penstock.models.Iris' has no method 'Foo'; it has: Predict, PredictStream, PredictCollect, "
+        "PredictSession");
     text_deinit(&message);
     end();
 }
@@ -350,19 +352,28 @@ TEST(typed_grpc_contract_can_be_downloaded)
     end();
 }
 
-TEST(typed_grpc_streams_are_not_built)
+/* A decoupled model may answer once as well. */
+TEST(typed_grpc_predict_takes_one_answer)
 {
+    static const char config[] = "backend: \"echo\"\n" MODE(
+        "repeat") "model_transaction_policy { decoupled: true }\n"
+                  "input [" TENSOR("x", "TYPE_FP32", "-1") "]\n"
+                                                           "output [" TENSOR("y", "TYPE_FP32",
+                                                                             "-1") "]\n";
+    char text[1024];
+
     require(stage_up());
-    stage_put_file("ticks", "config.pbtxt",
-                   "backend: \"echo\"\n" MODE(
-                       "repeat") "model_transaction_policy { decoupled: true }\n"
-                                 "input [" TENSOR("x", "TYPE_FP32",
-                                                  "-1") "]\n"
-                                                        "output [" TENSOR("y", "TYPE_FP32",
-                                                                          "-1") "]\n");
+    snprintf(text, sizeof text, "%sparameters { key: \"count\" value { string_value: \"1\" } }\n",
+             config);
+    stage_put_file("once", "config.pbtxt", text);
+    snprintf(text, sizeof text, "%sparameters { key: \"count\" value { string_value: \"3\" } }\n",
+             config);
+    stage_put_file("thrice", "config.pbtxt", text);
     require(stage_open());
-    check_status(call("/penstock.models.Ticks/Predict", slice_make("", 0)), E_UNIMPLEMENTED,
-                 "any number of responses; Predict gives one");
+    struct slice one = slice_make("\x0d\0\0\x80\x3f", 5); /* x: 1 */
+    check_json(call("/penstock.models.Once/Predict", one), "once", "{\"y\":1.0}");
+    check_status(call("/penstock.models.Thrice/Predict", one), E_PRECONDITION,
+                 "more than one answer, and Predict takes exactly one: call PredictStream");
     end();
 }
 

@@ -46,7 +46,7 @@ struct typed_input {
     size_t element;     /* bytes; 0: BYTES */
     bool has_limits;    /* min or max, of it or of a feature */
     bool has_features;  /* each of which is a field */
-    bool is_required;   /* neither optional nor hidden */
+    bool is_required;   /* not optional, hidden, state or constant */
 };
 
 enum typed_item_kind { ITEM_LABEL, ITEM_PROBABILITY, ITEM_VALUE };
@@ -74,9 +74,9 @@ struct typed_plan {
     struct typed_field *fields; /* the usual ones first: features, else titles; then other names */
     struct map *by_name;        /* of fields, when they are many */
     struct typed_item *items;
-    int64_t only_input;  /* the one required input, or -1 */
-    const char *example; /* a right request as JSON text, or NULL */
-    struct arena *arena; /* owned: all of the above */
+    int64_t only_input;                  /* the one required input, or -1 */
+    const char *example;                 /* a right request as JSON text, or NULL */
+    struct arena *arena;                 /* owned: all of the above */
     _Atomic(struct typed_proto *) proto; /* owned; NULL until it is asked for: typed_proto.h */
 };
 
@@ -127,6 +127,7 @@ struct typed_reader {
     bool is_list_body, has_closed;
     uint32_t expected;  /* the field that probably comes next */
     const char *field;  /* after a failure: which field it is about, or NULL */
+    uint64_t element;   /* after a failure of typed_check_limits: which was outside */
     bool shows_example; /* after a failure: an example would help */
 };
 

@@ -44,6 +44,7 @@ MUST_USE enum err_code typed_set_shape(struct typed_reader *r, const struct type
                                        struct err *err);
 MUST_USE enum err_code typed_check_limit(struct typed_reader *r, const char *name, const char *unit,
                                          double min, double max, double value, struct err *err);
+/* On failure r->element says which. */
 MUST_USE enum err_code typed_check_limits(struct typed_reader *r, const struct typed_input *in,
                                           const uint8_t *data, uint64_t count, struct err *err);
 /* E_INVALID: field '...' is missing. */

@@ -32,6 +32,7 @@ enum {
     NUMBER_OPTIONS = 1000,
     NUMBER_ROWS = 1001,
     NUMBER_TOP = 1002, /* and on: one a classifier */
+    NUMBER_STREAM = 1600,
     /* Options */
     OPTION_TOP = 1,
     OPTION_OUTPUTS = 2,
@@ -44,6 +45,14 @@ enum {
     CLASS_LABEL = 1,
     CLASS_PROBABILITY = 2,
     CLASS_INDEX = 3,
+    /* Stream: of a request, of a response */
+    ASK_SEQUENCE = 1,
+    ASK_INTERRUPT = 2,
+    SAY_SEQUENCE = 1,
+    SAY_INPUT = 2,
+    SAY_MERGED = 3,
+    SAY_LAST = 4,
+    SAY_INTERRUPTED = 5,
 
     MESSAGE_FIELDS_MAX = 4096,
     MESSAGE_TOPS_MAX = 500
@@ -84,8 +93,9 @@ struct typed_proto {
     /* Numbers to look up: of an input at its first, its whole and then its features; of items. */
     uint32_t *input_first, *input_numbers, *item_numbers;
     const char *options_name, *rows_name,
-        *answers_name;            /* of our own fields; rows: NULL: no batch */
-    enum message_kind class_kind; /* of the probabilities in a Class */
+        *answers_name;                  /* of our own fields; rows: NULL: no batch */
+    const char *asked_name, *said_name; /* of `stream` in the request, in the response */
+    enum message_kind class_kind;       /* of the probabilities in a Class */
     uint32_t tops_count;
     struct message_top *tops;
     struct slice file;

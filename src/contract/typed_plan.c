@@ -44,7 +44,7 @@ static void set_input(struct typed_input *in, const struct signature *s,
         .element = dtype_size(t->dtype),
         .has_limits = !isnan(t->min) || !isnan(t->max),
         .has_features = numbers_has_features(s, t),
-        .is_required = !t->is_optional && !t->is_hidden,
+        .is_required = !t->is_optional && !t->is_hidden && !t->is_state && !t->is_constant,
     };
     in->is_fixed = shape_count(in->row_rank, in->row_dims, &in->row_count);
     for (uint32_t i = 0; i < t->features_count; i++)
@@ -119,7 +119,8 @@ static int64_t find_only_input(const struct signature *s)
     int64_t only = -1;
 
     for (uint32_t i = 0; i < s->inputs_count; i++) {
-        if (s->inputs[i].is_optional || s->inputs[i].is_hidden)
+        const struct signature_tensor *t = &s->inputs[i];
+        if (t->is_optional || t->is_hidden || t->is_state || t->is_constant)
             continue;
         if (only != -1)
             return -1;

@@ -523,12 +523,15 @@ static enum err_code name_request(struct typed_proto *proto, const struct typed_
     message_tensors(&proto->request, needs);
     TRY(reserve(names, "Row", err));
     TRY(reserve(names, "Options", err));
+    TRY(reserve(names, "Stream", err));
     for (unsigned kind = 0; kind < KINDS; kind++)
         if (needs[kind])
             TRY(reserve(names, tensor_names[kind], err));
     TRY(name_fields(names, &proto->request, err));
     TRY(name_ours(names, "options", &proto->options_name, err));
-    return plan->has_batch ? name_ours(names, "rows", &proto->rows_name, err) : OK;
+    if (plan->has_batch)
+        TRY(name_ours(names, "rows", &proto->rows_name, err));
+    return name_ours(names, "stream", &proto->asked_name, err);
 }
 
 static enum err_code name_response(struct typed_proto *proto, const struct typed_plan *plan,
@@ -539,6 +542,7 @@ static enum err_code name_response(struct typed_proto *proto, const struct typed
     message_tensors(&proto->response, needs);
     TRY(reserve(names, "Row", err));
     TRY(reserve(names, "Class", err));
+    TRY(reserve(names, "Stream", err));
     for (unsigned kind = 0; kind < KINDS; kind++)
         if (needs[kind])
             TRY(reserve(names, tensor_names[kind], err));
@@ -547,7 +551,7 @@ static enum err_code name_response(struct typed_proto *proto, const struct typed
         TRY(name_ours(names, "rows", &proto->answers_name, err));
     for (uint32_t i = 0; i < proto->tops_count; i++)
         TRY(name_top(names, proto, plan, &proto->tops[i], err));
-    return OK;
+    return name_ours(names, "stream", &proto->said_name, err);
 }
 
 static void sort_fields(struct message *message)
@@ -706,6 +710,12 @@ static void begin_message(struct writer *w, const char *suffix)
         put_string(&w->message, 1, name);
 }
 
+/* A field of ours in a nested message: no presence, zero is not there. */
+static void put_plain(struct writer *w, const char *name, uint32_t number, enum message_kind kind)
+{
+    put_field(w, &w->nested, name, NULL, number, LABEL_OPTIONAL, kind, NULL, -1);
+}
+
 static void put_request(struct writer *w)
 {
     const struct typed_proto *p = w->proto;
@@ -717,6 +727,8 @@ static void put_request(struct writer *w)
     if (p->rows_name != NULL)
         put_field(w, &w->message, p->rows_name, NULL, NUMBER_ROWS, LABEL_REPEATED, KIND_MESSAGE,
                   type_name(w, "PredictRequest", "Row"), -1);
+    put_field(w, &w->message, p->asked_name, NULL, NUMBER_STREAM, LABEL_OPTIONAL, KIND_MESSAGE,
+              type_name(w, "PredictRequest", "Stream"), -1);
     begin_nested(w, "Options");
     put_field(w, &w->nested, "top", NULL, OPTION_TOP, LABEL_OPTIONAL, KIND_UINT32, NULL, -1);
     put_field(w, &w->nested, "outputs", NULL, OPTION_OUTPUTS, LABEL_REPEATED, KIND_STRING, NULL,
@@ -728,6 +740,10 @@ static void put_request(struct writer *w)
     end_nested(w);
     if (p->rows_name != NULL)
         put_row(w, &p->request, "PredictRequest");
+    begin_nested(w, "Stream");
+    put_plain(w, "sequence", ASK_SEQUENCE, KIND_UINT64);
+    put_plain(w, "interrupt", ASK_INTERRUPT, KIND_BOOL);
+    end_nested(w);
     put_tensors(w, &p->request);
     put_row_oneofs(w, &w->message, &p->request);
     put_bytes(&w->file, 4, text_slice(&w->message));
@@ -764,6 +780,8 @@ static void put_response(struct writer *w)
         put_field(w, &w->message, p->answers_name, NULL, NUMBER_ROWS, LABEL_REPEATED, KIND_MESSAGE,
                   type_name(w, "PredictResponse", "Row"), -1);
     put_tops(w, &w->message);
+    put_field(w, &w->message, p->said_name, NULL, NUMBER_STREAM, LABEL_OPTIONAL, KIND_MESSAGE,
+              type_name(w, "PredictResponse", "Stream"), -1);
     if (p->tops_count != 0)
         put_class(w);
     if (p->answers_name != NULL) {
@@ -773,27 +791,57 @@ static void put_response(struct writer *w)
         put_row_oneofs(w, &w->nested, &p->response);
         end_nested(w);
     }
+    begin_nested(w, "Stream");
+    put_plain(w, "sequence", SAY_SEQUENCE, KIND_UINT64);
+    put_plain(w, "input", SAY_INPUT, KIND_UINT64);
+    put_plain(w, "merged", SAY_MERGED, KIND_UINT64);
+    put_plain(w, "is_last", SAY_LAST, KIND_BOOL);
+    put_plain(w, "interrupted", SAY_INTERRUPTED, KIND_UINT64);
+    end_nested(w);
     put_tensors(w, &p->response);
     put_row_oneofs(w, &w->message, &p->response);
     put_bytes(&w->file, 4, text_slice(&w->message));
 }
 
-static void put_service(struct writer *w)
+const struct typed_proto_method typed_proto_methods[TYPED_METHODS] = {
+    [TYPED_PREDICT] = { "Predict", "One question, one answer.", false, false },
+    [TYPED_PREDICT_STREAM] = { "PredictStream",
+                               "One question, the answers as the model makes them.", false, true },
+    [TYPED_PREDICT_COLLECT] = { "PredictCollect",
+                                "A question in pieces, one answer to the whole of it.", true,
+                                false },
+    [TYPED_PREDICT_SESSION] = { "PredictSession",
+                                "A conversation: each message is answered, and what the model has to remember lives as long "
+                                "as the call.",
+                                true, true },
+};
+
+static void put_method(struct writer *w, const struct typed_proto_method *method)
 {
     const char *service = w->proto->service;
-    struct text *method = &w->field;
+    struct text *out = &w->field;
 
-    method->size = 0;
-    put_string(method, 1, "Predict");
+    out->size = 0;
+    put_string(out, 1, method->name);
     w->nested.size = 0;
     text_printf(&w->nested, "." TYPED_PROTO_PACKAGE ".%sPredictRequest", service);
-    put_bytes(method, 2, text_slice(&w->nested));
+    put_bytes(out, 2, text_slice(&w->nested));
     w->nested.size = 0;
     text_printf(&w->nested, "." TYPED_PROTO_PACKAGE ".%sPredictResponse", service);
-    put_bytes(method, 3, text_slice(&w->nested));
+    put_bytes(out, 3, text_slice(&w->nested));
+    if (method->client_streams)
+        put_uint(out, 5, 1);
+    if (method->server_streams)
+        put_uint(out, 6, 1);
+    put_bytes(&w->message, 2, text_slice(out));
+}
+
+static void put_service(struct writer *w)
+{
     w->message.size = 0;
-    put_string(&w->message, 1, service);
-    put_bytes(&w->message, 2, text_slice(method));
+    put_string(&w->message, 1, w->proto->service);
+    for (size_t i = 0; i < TYPED_METHODS; i++)
+        put_method(w, &typed_proto_methods[i]);
     put_bytes(&w->file, 6, text_slice(&w->message));
     /* FileOptions: java_multiple_files, go_package */
     w->message.size = 0;
@@ -983,6 +1031,13 @@ uint32_t typed_proto_item_number(const struct typed_plan *plan, uint32_t item)
     const struct typed_proto *proto = typed_proto_of(plan);
 
     return proto == NULL || proto->service == NULL ? 0 : proto->item_numbers[item];
+}
+
+const char *typed_proto_asked_name(const struct typed_plan *plan)
+{
+    const struct typed_proto *proto = typed_proto_of(plan);
+
+    return proto != NULL && proto->service != NULL ? proto->asked_name : "stream";
 }
 
 static bool value_fits(struct json_cursor *at, const struct message_field *f)

@@ -38,6 +38,7 @@ struct rows {
     struct pending *pending; /* by input */
     uint32_t unknown;        /* the first number that nobody knows, or 0 */
     bool has_fields;         /* in the row */
+    bool has_any;            /* in the message */
     struct err *err;
 };
 
@@ -94,6 +95,28 @@ static enum err_code check_text(const struct rows *w, const char *name, enum mes
     if (kind != KIND_STRING || (valid = utf8_valid_prefix(bytes)) == bytes.size)
         return OK;
     return err_set(w->err, E_INVALID, "%s: byte %zu of the string is not UTF-8", name, valid);
+}
+
+/* Element `index` of a list is wrong: says which, behind the field's name. */
+static COLD enum err_code element_failed(const struct rows *w, const char *title,
+                                         enum message_form form, uint64_t index, enum err_code code)
+{
+    static const char *const within[] = { [FORM_MANY] = "", [FORM_TENSOR] = ".values" };
+    struct typed_reader *r = w->r;
+    size_t size = strlen(title);
+    char rest[ERR_TEXT_MAX];
+
+    if (form == FORM_ONE || code != E_INVALID || strncmp(w->err->text, title, size) != 0)
+        return code;
+    snprintf(rest, sizeof rest, "%s", w->err->text + size);
+    snprintf(w->err->text + size, ERR_TEXT_MAX - size, "[%llu]%.*s", (unsigned long long)index,
+             ERR_TEXT_MAX - 32, rest);
+    if (r->field != NULL && strcmp(r->field, title) != 0)
+        return code;
+    const char *path =
+        arena_printf(r->arena, "%s%s[%llu]", title, within[form], (unsigned long long)index);
+    r->field = path != NULL ? path : title;
+    return code;
 }
 
 static enum err_code put_half(const struct rows *w, const char *name, enum penstock_dtype dtype,
@@ -171,7 +194,9 @@ static enum err_code add_text(struct rows *w, const struct message_field *f, str
     struct typed_column *c = &w->r->columns[f->input];
     uint32_t size = (uint32_t)bytes.size;
 
-    TRY(check_text(w, f->title, f->kind, bytes));
+    enum err_code code = check_text(w, f->title, f->kind, bytes);
+    if (UNLIKELY(code != OK))
+        return element_failed(w, f->title, f->form, p->count, code);
     if (bytes.size > UINT32_MAX)
         return err_set(w->err, E_INVALID, "%s: more than 4 GiB in one string", f->title);
     TRY(room_for(w, f->input, 1, bytes.size + 4));
@@ -191,7 +216,10 @@ static enum err_code add_number(struct rows *w, const struct message_field *f, u
     struct typed_column *c = &w->r->columns[f->input];
 
     TRY(room_for(w, f->input, 1, in->element));
-    TRY(put_number(w, f->title, in->tensor->dtype, c->data + c->size + p->bytes, value));
+    enum err_code code =
+        put_number(w, f->title, in->tensor->dtype, c->data + c->size + p->bytes, value);
+    if (UNLIKELY(code != OK))
+        return element_failed(w, f->title, f->form, p->count, code);
     p->bytes += in->element;
     p->count++;
     return OK;
@@ -211,7 +239,10 @@ static enum err_code add_packed_varints(struct rows *w, const struct message_fie
     TRY(room_for(w, f->input, count, (size_t)count * in->element));
     pb_begin(&reader, bytes);
     while (pb_varint(&reader, &value)) {
-        TRY(put_number(w, f->title, in->tensor->dtype, c->data + c->size + p->bytes, value));
+        enum err_code code =
+            put_number(w, f->title, in->tensor->dtype, c->data + c->size + p->bytes, value);
+        if (UNLIKELY(code != OK))
+            return element_failed(w, f->title, f->form, p->count, code);
         p->bytes += in->element;
         p->count++;
     }
@@ -240,7 +271,10 @@ static enum err_code add_packed_fixed(struct rows *w, const struct message_field
         for (uint64_t i = 0; i < count; i++) {
             uint32_t bits;
             memcpy(&bits, bytes.data + i * width, sizeof bits);
-            TRY(put_half(w, f->title, in->tensor->dtype, to + i * in->element, bits));
+            enum err_code code =
+                put_half(w, f->title, in->tensor->dtype, to + i * in->element, bits);
+            if (UNLIKELY(code != OK))
+                return element_failed(w, f->title, f->form, p->count + i, code);
         }
     }
     p->bytes += (size_t)count * in->element;
@@ -380,7 +414,7 @@ static HOT enum err_code read_field(struct rows *w, const struct message_field *
     struct typed_column *c = &w->r->columns[f->input];
     enum err_code code;
 
-    w->has_fields = true;
+    w->has_fields = w->has_any = true;
     if (LIKELY(f->feature != TYPED_WHOLE)) {
         code = read_feature(w, f, got);
     } else if (UNLIKELY(c->seen_count != 0)) {
@@ -396,16 +430,35 @@ static HOT enum err_code read_field(struct rows *w, const struct message_field *
 
 /* -- rows -------------------------------------------------------------------------------------- */
 
-static COLD enum err_code missing(struct rows *w, const char *field)
+/* Why a field that the caller thinks was sent may be missing. */
+static COLD enum err_code missing(struct rows *w, uint32_t input)
 {
+    const struct typed_input *in = &w->plan->inputs[input];
+    const struct typed_column *c = &w->r->columns[input];
+    const char *field = in->title;
+    uint32_t feature = 0;
+
+    while (in->has_features && c->seen_count != 0 && c->seen[feature])
+        feature++;
+    if (in->has_features)
+        field = in->tensor->features[feature].name;
     enum err_code code = typed_missing(w->r, field, w->err);
     size_t size = strlen(w->err->text);
-
-    if (w->unknown != 0 && size < ERR_TEXT_MAX)
-        snprintf(w->err->text + size, ERR_TEXT_MAX - size,
+    size_t room = ERR_TEXT_MAX - MIN(size, (size_t)ERR_TEXT_MAX);
+    if (w->unknown != 0)
+        snprintf(w->err->text + size, room,
                  "; field %u, which is given, is none of this version's: its .proto is at "
                  "/models/%s/contract.proto",
                  w->unknown, w->plan->model);
+    else if (w->proto->input_forms[input] == FORM_MANY && !in->has_features)
+        snprintf(w->err->text + size, room,
+                 "; an empty list is not on the wire of protobuf: tensors without elements go to "
+                 "inference.GRPCInferenceService/ModelInfer");
+    else if (!w->has_any && w->proto->rows_name != NULL)
+        snprintf(w->err->text + size, room,
+                 "; the message has no fields at all (nor has it with '%s' empty: protobuf does "
+                 "not tell an empty list from none)",
+                 w->proto->rows_name);
     return code;
 }
 
@@ -413,13 +466,10 @@ static HOT enum err_code close_features(struct rows *w, uint32_t input)
 {
     const struct typed_input *in = &w->plan->inputs[input];
     struct typed_column *c = &w->r->columns[input];
-    uint32_t count = in->tensor->features_count, first = 0;
+    uint32_t count = in->tensor->features_count;
 
-    if (UNLIKELY(c->seen_count != count)) {
-        while (c->seen[first])
-            first++;
-        return missing(w, in->tensor->features[first].name);
-    }
+    if (UNLIKELY(c->seen_count != count))
+        return missing(w, input);
     TRY(typed_set_shape(w->r, in, c, in->row_dims, w->err));
     for (uint32_t i = 0; in->element == 0 && i < count; i++)
         TRY(typed_append_bytes(w->r, c, w->pending[input].texts[i], w->err));
@@ -490,6 +540,7 @@ static enum err_code close_whole(struct rows *w, uint32_t input, enum message_fo
     struct typed_column *c = &w->r->columns[input];
     struct pending *p = &w->pending[input];
     int64_t shape[PENSTOCK_RANK_MAX];
+    enum err_code limits = OK;
 
     TRY(form == FORM_TENSOR ? shape_as_said(w, in, p, shape)
                             : shape_by_count(w, in, p->count, shape));
@@ -498,7 +549,9 @@ static enum err_code close_whole(struct rows *w, uint32_t input, enum message_fo
         TRY(typed_append_bytes(w->r, c, p->text, w->err));
     TRY(typed_column_room(w->r, c, p->bytes, w->err)); /* none for no elements yet */
     if (UNLIKELY(in->has_limits && in->element != 0))
-        TRY(typed_check_limits(w->r, in, c->data + c->size, p->count, w->err));
+        limits = typed_check_limits(w->r, in, c->data + c->size, p->count, w->err);
+    if (UNLIKELY(limits != OK))
+        return element_failed(w, in->title, form, w->r->element, limits);
     c->size += p->bytes;
     p->bytes = 0;
     p->count = 0;
@@ -520,7 +573,7 @@ static HOT enum err_code close_row(struct rows *w)
             if (UNLIKELY(code != OK))
                 return typed_field_failed(w->r, in->title, code);
         } else if (UNLIKELY(in->is_required)) {
-            return missing(w, in->has_features ? in->tensor->features[0].name : in->title);
+            return missing(w, i);
         }
     }
     w->has_fields = false;
@@ -572,7 +625,7 @@ static enum err_code read_rows(struct rows *w, const struct pb_field *got, uint6
         return err_set(w->err, E_INVALID,
                        "fields of one row and '%s' exclude one another: put every row into '%s'",
                        w->proto->rows_name, w->proto->rows_name);
-    w->r->is_list = w->r->is_list_body = true;
+    w->r->is_list = w->r->is_list_body = w->has_any = true;
     enum err_code code = read_row(w, got->bytes);
     return LIKELY(code == OK) ? OK : row_failed(w, row, code);
 }
@@ -636,6 +689,61 @@ static enum err_code read_options(struct rows *w, struct typed_query *query,
     return pb_failed(&reader) ? faulty(w, w->proto->options_name, &reader) : OK;
 }
 
+/* -- of a stream ------------------------------------------------------------------------------- */
+
+static enum err_code read_asked(const struct rows *w, const struct pb_field *got,
+                                struct typed_asked *asked)
+{
+    const char *name = w->proto->asked_name;
+    struct pb_reader reader;
+    struct pb_field field;
+
+    if (got->wire != PB_LEN)
+        return wrong_wire(w, name, "Stream", got);
+    pb_begin(&reader, got->bytes);
+    while (pb_next(&reader, &field)) {
+        if (field.number != ASK_SEQUENCE && field.number != ASK_INTERRUPT)
+            continue;
+        if (field.wire != PB_VARINT)
+            return wrong_wire(w, name, field.number == ASK_SEQUENCE ? "uint64" : "bool", &field);
+        if (field.number == ASK_SEQUENCE)
+            asked->sequence = field.value;
+        else
+            asked->interrupts = field.value != 0;
+    }
+    return pb_failed(&reader) ? faulty(w, name, &reader) : OK;
+}
+
+enum err_code typed_look_proto(const struct typed_plan *plan, struct slice message,
+                               struct typed_asked *ret, struct err *err)
+{
+    struct rows w = { .plan = plan, .proto = typed_proto_of(plan), .err = err };
+    struct typed_asked asked = { .sequence = 0 };
+    struct pb_reader reader;
+    struct pb_field got;
+    uint32_t expected = 0;
+
+    if (w.proto == NULL)
+        return no_memory(err);
+    if (w.proto->service == NULL)
+        return err_set(err, E_UNIMPLEMENTED, "%s", w.proto->why);
+    pb_begin(&reader, message);
+    while (pb_next(&reader, &got)) {
+        if (got.number == NUMBER_STREAM)
+            TRY(read_asked(&w, &got, &asked));
+        else if (got.number == NUMBER_OPTIONS)
+            asked.has_options = true;
+        else
+            asked.has_input |= got.number == NUMBER_ROWS ||
+                               message_find(&w.proto->request, got.number, &expected) != NULL;
+    }
+    if (UNLIKELY(pb_failed(&reader)))
+        return faulty(&w, "the request", &reader);
+    asked.has_input |= !asked.interrupts;
+    *ret = asked;
+    return OK;
+}
+
 /* -- the message ------------------------------------------------------------------------------- */
 
 static HOT enum err_code read_message(struct rows *w, struct slice message,
@@ -661,7 +769,7 @@ static HOT enum err_code read_message(struct rows *w, struct slice message,
             row++;
         } else if (got.number == NUMBER_OPTIONS) {
             TRY(read_options(w, query, &got));
-        } else if (w->unknown == 0) {
+        } else if (w->unknown == 0 && got.number != NUMBER_STREAM) {
             w->unknown = got.number;
         }
     }

@@ -156,6 +156,10 @@ static void request_words(struct page *p, const struct message_field *f, struct 
     add_sentence(words, t->description);
     if (t->is_optional)
         add_sentence(words, "Optional");
+    if (t->is_state)
+        add_sentence(words, "Optional: streams keep it from run to run");
+    if (t->is_constant)
+        add_sentence(words, "Optional: the model has a value for it");
     add_limits(words, t->min, t->max, t->unit);
     if (t->content_type != NULL)
         add_sentence(words, t->content_type);
@@ -203,6 +207,9 @@ static void response_words(struct page *p, const struct message_field *f, struct
         return;
     case ITEM_VALUE: break;
     }
+    if (t->is_state)
+        add_sentence(words, "What streams keep for the next run; in their answers only where "
+                            "options.outputs names it");
     add_limits(words, (double)NAN, (double)NAN, t->unit);
     add_shape(words, f->form, t->dtype, t->rank - skip, t->dims + skip);
     add_features(words, t);
@@ -294,6 +301,8 @@ static void put_request(struct page *p)
                              "as many."));
         put_field(p, "repeated", "Row", p->proto->rows_name, p->proto->rows_name, NUMBER_ROWS);
     }
+    put_comment(p, slice_of("Of the methods that take more than one message."));
+    put_field(p, "", "Stream", p->proto->asked_name, p->proto->asked_name, NUMBER_STREAM);
     text_str(p->out,
              "\n  message Options {\n"
              "    // How many of the most likely classes to show.\n"
@@ -314,6 +323,16 @@ static void put_request(struct page *p)
         p->indent = "  ";
         text_str(p->out, "  }\n");
     }
+    text_str(
+        p->out,
+        "\n  message Stream {\n"
+        "    // 0, or which message of the stream this is, 1 for the first: a gap is an error.\n"
+        "    uint64 sequence = 1;\n"
+        "    // PredictSession: what is being answered stops, what waits is dropped; then the rest "
+        "of\n"
+        "    // this message, where it has any.\n"
+        "    bool interrupt = 2;\n"
+        "  }\n");
     put_tensors(p, &p->proto->request);
     text_str(p->out, "}\n");
 }
@@ -338,6 +357,8 @@ static void put_response(struct page *p)
         put_comment(p, slice_of("The most likely classes, the most likely first, where options.top "
                                 "asks for them."));
     put_tops(p);
+    put_comment(p, slice_of("Of the methods that stream; not in an answer of Predict."));
+    put_field(p, "", "Stream", p->proto->said_name, p->proto->said_name, NUMBER_STREAM);
     if (p->proto->tops_count != 0)
         text_printf(p->out,
                     "\n  message Class {\n    optional string label = 1;\n"
@@ -353,6 +374,23 @@ static void put_response(struct page *p)
         p->indent = "  ";
         text_str(p->out, "  }\n");
     }
+    text_str(
+        p->out,
+        "\n  message Stream {\n"
+        "    // 1 for the first answer.\n"
+        "    uint64 sequence = 1;\n"
+        "    // PredictSession: number of the input it answers (of a window: that completed it), 1 for\n"
+        "    // the first; 0: none, the model speaks first.\n"
+        "    uint64 input = 2;\n"
+        "    // Answers before it that it took the place of (metadata penstock-when-slow).\n"
+        "    uint64 merged = 3;\n"
+        "    // PredictSession: that input has no further answer. Of a model that answers any number of\n"
+        "    // times it is a message of its own, without outputs.\n"
+        "    bool is_last = 4 [json_name = \"is_last\"];\n"
+        "    // PredictSession: sequence of the message that interrupted; nothing that was sent before it\n"
+        "    // is answered behind this, which has no outputs.\n"
+        "    uint64 interrupted = 5;\n"
+        "  }\n");
     put_tensors(p, &p->proto->response);
     text_str(p->out, "}\n");
 }
@@ -381,11 +419,17 @@ void typed_proto_text(struct text *out, const struct typed_plan *plan)
                 "syntax = \"proto3\";\n\npackage " TYPED_PROTO_PACKAGE ";\n\n"
                 "option java_multiple_files = true;\n"
                 "option go_package = \"penstock/models;models\";\n\n"
-                "service %s {\n"
-                "  rpc Predict(%sPredictRequest) returns (%sPredictResponse);\n"
-                "}\n",
-                page.proto->service, page.proto->service, page.proto->service);
+                "service %s {\n",
+                page.proto->service);
     page.indent = "  ";
+    for (size_t i = 0; i < TYPED_METHODS; i++) {
+        const struct typed_proto_method *method = &typed_proto_methods[i];
+        put_comment(&page, slice_of(method->words));
+        text_printf(out, "  rpc %s(%s%sPredictRequest) returns (%s%sPredictResponse);\n",
+                    method->name, method->client_streams ? "stream " : "", page.proto->service,
+                    method->server_streams ? "stream " : "", page.proto->service);
+    }
+    text_str(out, "}\n");
     put_request(&page);
     put_response(&page);
 }

@@ -575,6 +575,29 @@ static HOT enum err_code put_answer(struct writer *w, uint64_t rows, bool is_lis
     return put_row(w);
 }
 
+/* Views of the outputs that are there. `few` has room for VIEWS_FEW. */
+static HOT enum err_code open_views(struct writer *w, struct typed_view *few, uint64_t top,
+                                    uint64_t rows, bool is_list,
+                                    const struct response_output *outputs, struct arena *arena)
+{
+    uint32_t count = w->plan->signature->outputs_count;
+
+    w->views = few;
+    if (count > VIEWS_FEW)
+        w->views = arena_alloc(arena, count * sizeof *w->views);
+    if (top != 0)
+        w->best = arena_alloc(arena, top * sizeof *w->best);
+    if (w->views == NULL || (top != 0 && w->best == NULL))
+        return no_memory(w->err);
+    for (uint32_t i = 0; i < count; i++) {
+        w->views[i].tensor = NULL;
+        if (outputs[i].is_set)
+            TRY(typed_view_open(&w->views[i], w->plan, i, &outputs[i].tensor, rows, is_list,
+                                w->err));
+    }
+    return OK;
+}
+
 HOT enum err_code typed_write_proto(struct slice *ret, struct buf **ret_holder,
                                     const struct typed_plan *plan, const struct typed_query *query,
                                     uint64_t rows, bool is_list,
@@ -583,26 +606,13 @@ HOT enum err_code typed_write_proto(struct slice *ret, struct buf **ret_holder,
 {
     CLEANUP(buf_unref) struct buf *buf = NULL;
     struct typed_view few[VIEWS_FEW];
-    uint32_t count = plan->signature->outputs_count;
     uint64_t top = typed_top_room(plan, query, outputs);
-    struct writer w = {
-        .plan = plan, .proto = typed_proto_of(plan), .query = query, .views = few, .err = err
-    };
+    struct writer w = { .plan = plan, .proto = typed_proto_of(plan), .query = query, .err = err };
 
     if (w.proto == NULL)
         return no_memory(err);
     require(w.proto->service != NULL);
-    if (count > COUNT(few))
-        w.views = arena_alloc(arena, count * sizeof *w.views);
-    if (top != 0)
-        w.best = arena_alloc(arena, top * sizeof *w.best);
-    if (w.views == NULL || (top != 0 && w.best == NULL))
-        return no_memory(err);
-    for (uint32_t i = 0; i < count; i++) {
-        w.views[i].tensor = NULL;
-        if (outputs[i].is_set)
-            TRY(typed_view_open(&w.views[i], plan, i, &outputs[i].tensor, rows, is_list, err));
-    }
+    TRY(open_views(&w, few, top, rows, is_list, outputs, arena));
     size_t bound = answer_bound(w.proto, plan, query, rows, top, outputs);
     if (LIKELY(bound <= ARENA_ANSWER_MAX)) {
         w.at = arena_alloc(arena, bound);
@@ -619,5 +629,63 @@ HOT enum err_code typed_write_proto(struct slice *ret, struct buf **ret_holder,
         buf_trim(buf, (size_t)(w.at - begin));
     *ret = slice_make(begin, (size_t)(w.at - begin));
     *ret_holder = TAKE(buf);
+    return OK;
+}
+
+/* -- of a stream ------------------------------------------------------------------------------- */
+
+static const uint32_t said_numbers[] = { SAY_SEQUENCE, SAY_INPUT, SAY_MERGED, SAY_LAST,
+                                         SAY_INTERRUPTED };
+
+uint8_t *typed_said_put(uint8_t *at, const struct typed_said *said)
+{
+    uint8_t inner[TYPED_SAID_BYTES_MAX], *end = inner;
+    const uint64_t values[] = { said->sequence, said->input, said->merged, said->is_last,
+                                said->interrupted };
+
+    for (size_t i = 0; i < COUNT(values); i++)
+        if (values[i] != 0)
+            end = pb_put_uint(end, said_numbers[i], values[i]);
+    return pb_put_bytes(at, NUMBER_STREAM, slice_make(inner, (size_t)(end - inner)));
+}
+
+size_t typed_proto_bound(const struct typed_plan *plan, const struct typed_query *query,
+                         uint64_t rows, const struct response_output *outputs)
+{
+    const struct typed_proto *proto = typed_proto_of(plan);
+
+    return proto == NULL
+               ? SIZE_MAX
+               : add(answer_bound(proto, plan, query, rows,
+                                  query->has_top ? typed_top_room(plan, query, outputs) : 0,
+                                  outputs),
+                     TYPED_SAID_BYTES_MAX);
+}
+
+HOT enum err_code typed_write_proto_to(uint8_t *at, size_t bound, size_t *ret_size,
+                                       const struct typed_plan *plan,
+                                       const struct typed_query *query, uint64_t rows, bool is_list,
+                                       const struct response_output *outputs,
+                                       const struct typed_said *said, struct arena *arena,
+                                       struct err *err)
+{
+    struct typed_view few[VIEWS_FEW];
+    uint64_t top = query->has_top ? typed_top_room(plan, query, outputs) : 0;
+    struct writer w = { .at = at,
+                        .end = at + bound,
+                        .plan = plan,
+                        .proto = typed_proto_of(plan),
+                        .query = query,
+                        .err = err };
+
+    if (w.proto == NULL)
+        return no_memory(err);
+    TRY(open_views(&w, few, top, rows, is_list, outputs, arena));
+    TRY(put_answer(&w, rows, is_list));
+    if (LIKELY(said != NULL)) {
+        need(&w, TYPED_SAID_BYTES_MAX);
+        w.at = typed_said_put(w.at, said);
+    }
+    *ret_size = (size_t)(w.at - at);
     return OK;
 }

@@ -190,6 +190,7 @@ HOT enum err_code typed_check_limits(struct typed_reader *r, const struct typed_
 
     for (uint64_t i = 0; i < count; i++) {
         double value = element_f64(t->dtype, data, i);
+        r->element = i;
         TRY(typed_check_limit(r, in->title, t->unit, t->min, t->max, value, err));
         if (t->features_count != 0) {
             const struct feature *f = &t->features[i % t->features_count];
