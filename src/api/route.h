@@ -14,6 +14,7 @@
 struct engine;
 struct grpc_watchers;
 struct repository;
+struct uploads;
 struct metrics;
 
 /* What handlers may use. One per server; read-only after start; lives as long as the loops. */
@@ -30,6 +31,7 @@ struct api {
     bool has_test_services;         /* --test-services */
     struct grpc_watchers *watchers; /* of gRPC health; NULL only where nobody watches */
     _Atomic bool *is_draining;
+    struct uploads *uploads;
     const char *server_name; /* "penstock" */
     const char *server_version;
 };

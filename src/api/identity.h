@@ -1,0 +1,23 @@
+/* identity.h - who a thing that outlives its connection belongs to, and names that cannot be guessed.
+ *
+ * Today a caller is who sends the same `authorization` header (none at all is an identity too): its
+ * SHA-256 is kept, never the header. Any thread.
+ */
+#ifndef API_IDENTITY_H
+#define API_IDENTITY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct env;
+struct exchange;
+
+enum { IDENTITY_BYTES = 32, IDENTITY_SECRET_MAX = 33 };
+
+void identity_of(const struct exchange *x, uint8_t ret[IDENTITY_BYTES]);
+/* Takes as long whether they differ early, late or not. */
+bool identity_is(const uint8_t a[IDENTITY_BYTES], const uint8_t b[IDENTITY_BYTES]);
+/* 128 random bits as 32 hexadecimal digits and a NUL. */
+void identity_secret(struct env *env, char ret[IDENTITY_SECRET_MAX]);
+
+#endif
