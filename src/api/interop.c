@@ -136,7 +136,7 @@ static enum err_code check_size(const struct interop *i, uint64_t size, struct e
 
 struct simple_request {
     uint64_t type, size, compressed, expects_compressed;
-    bool has_compressed;
+    bool has_compressed, wants_server;
     struct status status;
 };
 
@@ -150,8 +150,9 @@ static enum err_code read_simple(const struct interop *i, struct simple_request 
     *ret = (struct simple_request){ 0 };
     pb_begin(&r, i->message);
     while (pb_next(&r, &field)) {
-        bool is_number = field.number <= 2 || field.number == 4 || field.number == 5;
-        if (field.number > 8)
+        bool is_number = field.number <= 2 || field.number == 4 || field.number == 5 ||
+                         field.number == 9;
+        if (field.number > 9)
             continue;
         if (field.wire != (is_number ? PB_VARINT : PB_LEN))
             return wrong_wire(&field, "SimpleRequest", err);
@@ -167,6 +168,7 @@ static enum err_code read_simple(const struct interop *i, struct simple_request 
         case 8:
             TRY(read_number(field.bytes, "expect_compressed", &ret->expects_compressed, err));
             break;
+        case 9: ret->wants_server = field.value != 0; break;
         default: break;
         }
     }
@@ -284,12 +286,13 @@ static void echo_metadata(struct call *call)
         (void)call_metadata_trailing(call, trailing, value);
 }
 
-/* SimpleResponse and StreamingOutputCallResponse: payload = 1. */
-static void send_payload(struct interop *i, uint64_t type, size_t size, struct call_form form)
+/* SimpleResponse and StreamingOutputCallResponse: payload = 1; SimpleResponse: server_id = 4. */
+static void send_payload(struct interop *i, uint64_t type, size_t size, const char *server,
+                         struct call_form form)
 {
     struct call_piece few[PIECES_FEW], *pieces = few;
-    uint32_t count = 1, wanted = (uint32_t)(size / ZEROS_BYTES) + 2;
-    uint8_t head[48], inner[24], *at = inner;
+    uint32_t count = 1, wanted = (uint32_t)(size / ZEROS_BYTES) + 3;
+    uint8_t head[48], inner[24], tail[80], *at = inner;
     struct err err = { 0 };
 
     if (type != 0)
@@ -310,6 +313,10 @@ static void send_payload(struct interop *i, uint64_t type, size_t size, struct c
         size_t piece = MIN(size, (size_t)ZEROS_BYTES);
         pieces[count++] = (struct call_piece){ slice_make(zeros, piece), NULL };
         size -= piece;
+    }
+    if (server[0] != '\0') {
+        at = pb_put_bytes(tail, 4, slice_first(slice_of(server), 64));
+        pieces[count++] = (struct call_piece){ slice_make(tail, (size_t)(at - tail)), NULL };
     }
     call_send_as(i->call, pieces, count, form);
     if (pieces != few)
@@ -349,6 +356,7 @@ static void answer_unary(struct interop *i)
         return;
     }
     send_payload(i, request.type, (size_t)request.size,
+                 request.wants_server ? i->api->server_name : "",
                  form_of(request.has_compressed, request.compressed));
     if (!i->call->is_over)
         end_ok(i);
@@ -378,7 +386,7 @@ static bool wait_for(struct interop *i, const struct answer_parameters *paramete
     struct loop *loop = i->call->x->loop;
     struct err err = { 0 };
 
-    if (parameters->interval_us == 0 || i->has_waited) {
+    if (parameters->interval_us == 0 || i->has_waited || loop == NULL) {
         i->has_waited = false;
         return true;
     }
@@ -439,7 +447,7 @@ static void go_on(struct interop *i)
 
     for (uint32_t steps = 0; !i->is_waiting; steps++) {
         struct pb_reader before = i->answers;
-        if (steps == TURN_STEPS) {
+        if (steps == TURN_STEPS && call->x->loop != NULL) { /* NULL: a test's transport */
             i->task.run = on_turn;
             loop_defer(call->x->loop, &i->task);
             return;
@@ -457,7 +465,7 @@ static void go_on(struct interop *i)
             i->answers = before;
             return;
         }
-        send_payload(i, i->type, (size_t)parameters.size,
+        send_payload(i, i->type, (size_t)parameters.size, "",
                      form_of(parameters.has_compressed, parameters.compressed));
         if (call->is_over)
             return;

@@ -7,5 +7,6 @@ import (
 	_ "github.com/fullstorydev/grpcurl/cmd/grpcurl"
 	_ "google.golang.org/grpc"
 	_ "google.golang.org/grpc/cmd/protoc-gen-go-grpc"
+	_ "google.golang.org/grpc/interop/client"
 	_ "google.golang.org/protobuf/cmd/protoc-gen-go"
 )
