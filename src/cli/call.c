@@ -477,8 +477,7 @@ void call_add_example(const struct call *call, struct err *err)
     snprintf(err->text + at, sizeof err->text - at, "%s", bytes);
 }
 
-/* "?top=3&raw=1": what the options ask of the typed route, which judges the values. */
-static void put_query(struct text *out, const struct options *o)
+void call_put_query(struct text *out, const struct options *o)
 {
     size_t before = out->size;
 
@@ -512,7 +511,7 @@ static enum err_code make_target(const struct call *call, char *ret, size_t size
                     (unsigned long long)options_number(call->options, OPT_MODEL_VERSION));
     text_str(&target, end);
     if (end[0] != '\0')
-        put_query(&target, call->options);
+        call_put_query(&target, call->options);
     ret[target.size] = '\0';
     return text_failed(&target)
                ? err_set(err, E_INVALID,
@@ -590,15 +589,21 @@ static enum err_code check_options(const struct options *o, struct err *err)
 {
     bool is_grpc = is_over_grpc(o);
 
+    if (options_is_set(o, OPT_UPLOAD) &&
+        (is_grpc || o->fields_count > 0 || options_is_set(o, OPT_DATA)))
+        return err_set(err, E_INVALID, "--upload sends one file over HTTP; inputs, --stream, --chat "
+                                       "and --grpc have no place beside it");
+    if (options_is_set(o, OPT_RESUME) && !options_is_set(o, OPT_UPLOAD))
+        return err_set(err, E_INVALID, "--resume goes with --upload");
     if (options_flag(o, OPT_CHAT) && options_flag(o, OPT_STREAM))
         return err_set(err, E_INVALID, "--chat and --stream: one of them");
     if (options_flag(o, OPT_CHAT) && (o->fields_count > 0 || options_is_set(o, OPT_DATA)))
         return err_set(err, E_INVALID, "--chat asks for what is to be sent as it goes; inputs have no "
                                        "place beside it");
-    if ((options_flag(o, OPT_CHAT) || options_flag(o, OPT_STREAM)) &&
+    if ((options_flag(o, OPT_CHAT) || options_flag(o, OPT_STREAM) || options_is_set(o, OPT_UPLOAD)) &&
         (options_flag(o, OPT_WIRE) || options_flag(o, OPT_TIMING)))
-        return err_set(err, E_INVALID, "--wire and --timing show one call; a stream has no place "
-                                       "for them");
+        return err_set(err, E_INVALID, "--wire and --timing show one call; a stream or an "
+                                       "upload has no place for them");
     if (!is_grpc && options_is_set(o, OPT_METADATA))
         return err_set(err, E_INVALID, "--metadata goes with --grpc");
     if (!is_grpc && options_is_set(o, OPT_COMPRESS))
@@ -619,7 +624,8 @@ int verb_call(const struct options *options)
     text_init(&call.input, CALL_BODY_BYTES_MAX);
     enum err_code code = check_options(options, &err);
     if (code == OK)
-        code = options_flag(options, OPT_CHAT) ? call_chat(&call, &err)
+        code = options_is_set(options, OPT_UPLOAD) ? call_upload(&call, &err)
+               : options_flag(options, OPT_CHAT)   ? call_chat(&call, &err)
                : is_over_grpc(options)         ? call_run_grpc(&call, &err)
                                                : run(&call, &err);
     client_free(&call.client);

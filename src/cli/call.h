@@ -43,6 +43,10 @@ void call_say_timing(const struct client *client, struct slice server_timing);
 
 /* E_INVALID: the command line is wrong. */
 MUST_USE enum err_code call_run_grpc(struct call *call, struct err *err);
+/* "?top=3&outputs=a": what the options ask of the typed route, which judges the values. */
+void call_put_query(struct text *out, const struct options *o);
+/* --upload FILE. */
+MUST_USE enum err_code call_upload(struct call *call, struct err *err);
 /* Until the input or the model ends it. */
 MUST_USE enum err_code call_chat(struct call *call, struct err *err);
 
