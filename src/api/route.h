@@ -9,12 +9,12 @@
 #define API_ROUTE_H
 
 #include "call/grpc.h"
+#include "call/websocket.h"
 #include "exchange/exchange.h"
 
 struct engine;
 struct grpc_watchers;
 struct repository;
-struct uploads;
 struct metrics;
 
 /* What handlers may use. One per server; read-only after start; lives as long as the loops. */
@@ -29,9 +29,9 @@ struct api {
     bool is_strict_ready;           /* --strict-readiness: every model counts */
     bool has_reflection;            /* --reflection */
     bool has_test_services;         /* --test-services */
+    struct websocket_settings websocket; /* what every WebSocket begins with */
     struct grpc_watchers *watchers; /* of gRPC health; NULL only where nobody watches */
     _Atomic bool *is_draining;
-    struct uploads *uploads;
     const char *server_name; /* "penstock" */
     const char *server_version;
 };
@@ -63,6 +63,7 @@ struct route_table {
 extern const struct route_table kserve_rest_routes; /* /v2... */
 extern const struct route_table typed_routes;       /* /models... */
 extern const struct route_table health_routes;      /* /healthz /readyz /metrics / */
+extern const struct route_table echo_routes;        /* /echo */
 
 /* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
  * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text; gRPC a Trailers-Only status

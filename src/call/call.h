@@ -59,6 +59,9 @@ struct call_user {
     /* E_CANCELLED: the caller left. E_DEADLINE. Else the caller sent what is no message, or too
      * large a one: the code it was answered. */
     void (*on_gone)(struct call *call, enum err_code why);
+    /* Optional; once at most, of a WebSocket today: the server stops, so what is under way should come
+     * to its end and the call with it. Who has none hears on_gone (E_UNAVAILABLE) in its place. */
+    void (*on_drain)(struct call *call);
 };
 
 /* What a status says beside code and text; every member may be NULL. */

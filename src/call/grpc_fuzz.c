@@ -65,7 +65,11 @@ static void on_gone(struct call *call, enum err_code why)
     require(p->gone++ == 0 && why != OK && call->is_over);
 }
 
-static const struct call_user user = { on_message, on_half_close, NULL, on_gone };
+static const struct call_user user = {
+    .on_message = on_message,
+    .on_half_close = on_half_close,
+    .on_gone = on_gone,
+};
 
 static void step(struct play *p, uint8_t what)
 {

@@ -86,7 +86,12 @@ static void on_gone(struct call *call, enum err_code why)
     call_send(call, NULL, 0);
 }
 
-static const struct call_user user = { on_message, on_half_close, on_room, on_gone };
+static const struct call_user user = {
+    .on_message = on_message,
+    .on_half_close = on_half_close,
+    .on_room = on_room,
+    .on_gone = on_gone,
+};
 
 static void prepare(struct seen *s, struct slice body)
 {

@@ -115,7 +115,11 @@ static void on_gone(struct call *call, enum err_code why)
     require(p->gone++ == 0 && why != OK && call->is_over);
 }
 
-static const struct call_user user = { on_message, on_half_close, NULL, on_gone };
+static const struct call_user user = {
+    .on_message = on_message,
+    .on_half_close = on_half_close,
+    .on_gone = on_gone,
+};
 
 /* Frames, of which the last and only the last is trailers. */
 static void judge_answer(struct fake *fake, bool is_text)

@@ -206,7 +206,11 @@ static void on_gone(struct call *call, enum err_code why)
     s->why = why;
 }
 
-static const struct call_user user = { on_message, on_half_close, NULL, on_gone };
+static const struct call_user user = {
+    .on_message = on_message,
+    .on_half_close = on_half_close,
+    .on_gone = on_gone,
+};
 
 static void prepare(struct seen *s, const char *type, struct slice body)
 {

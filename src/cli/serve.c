@@ -50,6 +50,7 @@ struct server {
     struct stack stack;
     struct metrics *metrics;
     struct grpc_stats *grpc_stats;
+    struct websocket_stats *websocket_stats;
     struct grpc_watchers watchers;
     struct serve *serve;
     struct api api;
@@ -131,10 +132,29 @@ static struct grpc_settings grpc_settings_of(const struct options *o, const stru
     };
 }
 
+static struct websocket_settings websocket_settings_of(const struct options *o,
+                                                       const struct server *server)
+{
+    uint64_t most = options_number(o, OPT_MAX_MESSAGE);
+
+    return (struct websocket_settings){
+        .message_bytes_max = most != 0 ? most : options_number(o, OPT_MAX_BODY),
+        .option = "--max-message",
+        .ping_ns = options_number(o, OPT_WEBSOCKET_PING),
+        .pong_ns = options_number(o, OPT_WEBSOCKET_PONG_TIMEOUT),
+        .close_ns = options_number(o, OPT_WEBSOCKET_CLOSE_TIMEOUT),
+        .stall_ns = options_number(o, OPT_BODY_TIMEOUT),
+        .rate_min = options_number(o, OPT_BODY_RATE_MIN),
+        .has_deflate = options_flag(o, OPT_WEBSOCKET_DEFLATE),
+        .stats = server->websocket_stats,
+    };
+}
+
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
     static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
-                                                        &health_routes, &explain_routes };
+                                                        &health_routes, &explain_routes,
+                                                        &echo_routes };
     const struct option_value *paths = &o->values[OPT_MODELS];
     uint32_t loops = options_u32(o, OPT_LOOPS);
 
@@ -146,6 +166,8 @@ static enum err_code open_server(struct server *server, const struct options *o,
     TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
     TRY(grpc_stats_new(&server->grpc_stats, loops, err));
     TRY(grpc_stats_register(server->grpc_stats, server->metrics, err));
+    TRY(websocket_stats_new(&server->websocket_stats, loops, err));
+    TRY(websocket_stats_register(server->websocket_stats, server->metrics, err));
     server->watchers.max = options_number(o, OPT_WATCHERS_MAX);
     TRY(grpc_watchers_register(&server->watchers, server->metrics, err));
     server->api = (struct api){
@@ -154,6 +176,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .metrics = server->metrics,
         .body_bytes_max = options_number(o, OPT_MAX_BODY),
         .grpc = grpc_settings_of(o, server),
+        .websocket = websocket_settings_of(o, server),
         .server_timing = options_flag(o, OPT_SERVER_TIMING),
         .stream_heartbeat_ns = options_number(o, OPT_STREAM_HEARTBEAT),
         .is_strict_ready = options_flag(o, OPT_STRICT_READINESS),
@@ -178,6 +201,7 @@ static void close_server(struct server *server)
     stack_close(&server->stack);
     metrics_free(&server->metrics);
     grpc_stats_free(&server->grpc_stats);
+    websocket_stats_free(&server->websocket_stats);
 }
 
 /* -- what is printed --------------------------------------------------------------------------- */

@@ -68,7 +68,8 @@ void exchange_respond(struct exchange *x, uint16_t status, const struct header *
 {
     if (is_over(x))
         return;
-    require(x->status == 0 && status >= 200 && status <= 599);
+    require(x->status == 0 && status <= 599);
+    require(status >= 200 || (status == 101 && x->tunnel.size > 0));
     x->status = status;
     x->ops->respond(x, status, headers, headers_count, body_size);
 }

@@ -59,6 +59,10 @@ struct exchange_user {
     void (*on_room)(struct exchange *x); /* exchange_room was 0 and is not any more */
     /* Once, unless exchange_end came first and everything was sent. */
     void (*on_gone)(struct exchange *x);
+    /* Once at most: the server stops (or this connection is old), and an answer that is under way
+     * should come to its end soon. Who has no end of its own - a tunnel, a stream of events - says
+     * good-bye here; when the time is up (--drain-timeout) all that is left is cut. */
+    void (*on_drain)(struct exchange *x);
 };
 
 /* The transport's side: one table per transport, filled in serve/ (or by a test). */

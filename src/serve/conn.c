@@ -57,7 +57,7 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
     e->more_count = 0;
     e->promised = -1;
     e->drops_body = e->is_chunked = e->is_aborted = e->wants_room = false;
-    e->expects_continue = false;
+    e->expects_continue = e->is_tunnel = e->knows_drain = false;
     e->l = l;
     e->conn = conn;
     e->listener = conn->listener;
@@ -93,6 +93,27 @@ void serve_exchange_leave(struct exchange *x)
     x->has_offer = false;
     if (x->user != NULL && x->user->on_gone != NULL)
         x->user->on_gone(x);
+}
+
+bool serve_exchange_drain(struct serve_exchange *e)
+{
+    struct exchange *x = &e->x;
+
+    if (e->knows_drain || x->is_ended || x->is_gone || x->user == NULL || x->user->on_drain == NULL)
+        return false;
+    e->knows_drain = true;
+    x->user->on_drain(x);
+    return true;
+}
+
+void serve_exchange_tunnel(struct serve_exchange *e)
+{
+    struct exchange *x = &e->x;
+
+    e->is_tunnel = true;
+    x->body_is_over = false;
+    x->body_size = -1;
+    x->can_rest = true;
 }
 
 void serve_count_answer(struct serve_loop *l, uint16_t status)

@@ -33,6 +33,10 @@
  * Time. A connection has one timer, and moves it rarely: the field deadline_ns is what counts, the
  * timer only looks at it, and goes on when it is later. A request that arrives whole on a
  * connection that stays open touches no heap.
+ *
+ * Tunnels (RFC 9110 7.8). Behind a 101 the bytes both ways are the exchange's, and the connection ends
+ * with it. No time is kept for what is received (its reader knows what should come when), but a
+ * reader that takes nothing is cut as ever, and so is who piles up output.
  */
 #include "serve/internal.h"
 
@@ -43,6 +47,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "serve/output.h"
+#include "wire/websocket.h"
 
 enum {
     INPUT_BYTES = 16 * 1024,      /* received at once; with its header, one pooled input */
@@ -203,7 +208,12 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
 
     e->promised = body_size;
     e->drops_body = x->is_head || is_bare;
-    if (is_bare) {
+    if (UNLIKELY(x->tunnel.size > 0)) /* what follows is no request, or would be read as one */
+        c->is_closing = c->must_linger = true;
+    if (UNLIKELY(status == 101)) {
+        answer.framing = HTTP1_NO_LENGTH;
+        serve_exchange_tunnel(e);
+    } else if (is_bare) {
         answer.framing = HTTP1_NO_LENGTH;
     } else if (LIKELY(body_size >= 0)) {
         answer.framing = HTTP1_LENGTH;
@@ -220,7 +230,8 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
         stat_add(&c->base.l->stats.limit_requests, is_spent(c));
         c->is_closing = c->must_linger = true;
     }
-    answer.connection = c->is_closing        ? HTTP1_CLOSE
+    answer.connection = e->is_tunnel         ? HTTP1_UPGRADE
+                        : c->is_closing      ? HTTP1_CLOSE
                         : c->http.minor == 0 ? HTTP1_KEEP_SAID
                                              : HTTP1_KEEP;
     uint8_t *at = output_room(&c->out, http1_answer_bytes_max(&answer));
@@ -518,6 +529,27 @@ static void input_used(struct http1_conn *c, size_t size)
 
 /* -- requests -------------------------------------------------------------------------------- */
 
+/* What the request asks to change to; empty: nothing that is known here. RFC 9110 7.8: HTTP/1.0 has
+ * no Upgrade, and what follows a body would be the new protocol's, so such a request is answered as
+ * if it had not asked. */
+static struct slice tunnel_of(const struct http1_conn *c, const struct exchange *x)
+{
+    static const char websocket[] = "websocket";
+
+    if (LIKELY(!c->http.has_upgrade) || x->method != METHOD_GET || c->http.minor == 0 ||
+        c->http.body_size != 0)
+        return slice_make(NULL, 0);
+    for (uint32_t i = 0; i < x->headers_count; i++) {
+        struct slice list = x->headers[i].value, token;
+        if (!slice_is(x->headers[i].name, "upgrade"))
+            continue;
+        while ((token = websocket_token_next(&list)).data != NULL)
+            if (slice_is_nocase(token, websocket))
+                return slice_of(websocket);
+    }
+    return slice_make(NULL, 0);
+}
+
 /* The head of the next request is complete: makes its exchange and calls the handler. */
 static void begin_request(struct http1_conn *c, size_t head_size)
 {
@@ -549,6 +581,7 @@ static void begin_request(struct http1_conn *c, size_t head_size)
     x->body_is_over = h->body_size == 0;
     if (UNLIKELY(h->minor == 0))
         x->protocol = "HTTP/1.0";
+    x->tunnel = tunnel_of(c, x);
     e->expects_continue = h->expects_continue;
     e->input = c->input;
     c->input->refs++;
@@ -670,6 +703,35 @@ static bool fill_offer(struct http1_conn *c, struct exchange *x, size_t *ret_fil
     return filled > 0 || *ret_is_end;
 }
 
+/* The same for a tunnel: all bytes are its own, and their end is the peer's half-close. */
+static bool fill_tunnel(struct http1_conn *c, struct exchange *x, size_t *ret_filled,
+                        bool *ret_is_end)
+{
+    size_t filled = 0;
+
+    while (filled < x->offer_size) {
+        size_t room = x->offer_size - filled, size = MIN(input_size(c), room);
+        if (size > 0) {
+            memcpy(x->offer + filled, c->input->bytes + c->input_at, size);
+            input_used(c, size);
+        } else if (!may_receive(c)) {
+            break;
+        } else if (room < DIRECT_MIN) {
+            if (!input_receive(c))
+                break;
+        } else {
+            ssize_t got = socket_recv(c->watch.fd, x->offer + filled, room);
+            if (!received(c, got, room))
+                break;
+            size = (size_t)got;
+        }
+        filled += size;
+    }
+    *ret_filled = filled;
+    *ret_is_end = c->at_end && input_size(c) == 0;
+    return filled > 0 || *ret_is_end;
+}
+
 static bool deliver(struct http1_conn *c)
 {
     const struct serve_settings *settings = &c->base.l->serve->settings;
@@ -681,16 +743,17 @@ static bool deliver(struct http1_conn *c)
     bool is_end = true;
 
     if (LIKELY(!x->body_is_over)) {
-        if (!fill_offer(c, x, &filled, &is_end)) {
+        if (!(e->is_tunnel ? fill_tunnel : fill_offer)(c, x, &filled, &is_end)) {
             if (c->now != e) /* malformed */
                 return true;
             say_continue(c, e);
-            body_pace_begin(&c->pace, now);
+            if (!x->can_rest)
+                body_pace_begin(&c->pace, now);
             return false;
         }
         e->expects_continue = false;
         body_pace_got(&c->pace, now, filled);
-        if (UNLIKELY(c->pace.bytes > settings->body_bytes_max)) {
+        if (UNLIKELY(c->pace.bytes > settings->body_bytes_max) && !e->is_tunnel) {
             stat_add(&c->base.l->stats.limit_body, 1);
             err_set(&err, E_RANGE,
                     "the body has more than %llu bytes, the most that is accepted; --max-body "
@@ -781,6 +844,8 @@ static bool step(struct http1_conn *c)
         finish_request(c);
         return true;
     }
+    if (UNLIKELY(c->base.l->is_draining) && serve_exchange_drain(e))
+        return true;
     return e->x.has_offer && deliver(c);
 }
 

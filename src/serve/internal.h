@@ -79,6 +79,8 @@ struct serve_exchange {
     uint32_t more_count;
     int64_t promised; /* body bytes the head announced; -1: not known */
     bool drops_body, is_chunked, is_aborted, wants_room, expects_continue;
+    bool is_tunnel;  /* granted: x.tunnel says which */
+    bool knows_drain; /* on_drain was called */
     char peer[PEER_TEXT_MAX];
 
     /* -- HTTP/2's own: http2_conn.c -- */
@@ -164,6 +166,10 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
 void serve_exchange_release(struct exchange *x); /* for exchange_ops */
 /* Tells who works on it that nothing can be sent any more. */
 void serve_exchange_leave(struct exchange *x);
+/* Tells who works on it, once, that the server stops. True: it was told now. */
+bool serve_exchange_drain(struct serve_exchange *e);
+/* The tunnel that was asked for is granted: its bytes are the body from here on. */
+void serve_exchange_tunnel(struct serve_exchange *e);
 void serve_count_answer(struct serve_loop *l, uint16_t status);
 void body_pace_begin(struct body_pace *pace, uint64_t now_ns);               /* its reader waits */
 void body_pace_got(struct body_pace *pace, uint64_t now_ns, uint64_t bytes); /* they came */

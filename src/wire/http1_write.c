@@ -201,6 +201,8 @@ uint8_t *http1_answer_write(const struct http1_answer *answer, uint8_t *at)
         at = PUT_LIT(at, "connection: close\r\n");
     else if (answer->connection == HTTP1_KEEP_SAID)
         at = PUT_LIT(at, "connection: keep-alive\r\n");
+    else if (answer->connection == HTTP1_UPGRADE)
+        at = PUT_LIT(at, "connection: upgrade\r\nupgrade: websocket\r\n");
     return PUT_LIT(at, "\r\n");
 }
 

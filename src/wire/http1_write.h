@@ -16,7 +16,8 @@ enum http1_framing {
     HTTP1_CHUNKED
 };
 
-enum http1_connection { HTTP1_KEEP, HTTP1_KEEP_SAID, HTTP1_CLOSE };
+/* HTTP1_UPGRADE: with 101, to websocket, the one protocol that is changed to. */
+enum http1_connection { HTTP1_KEEP, HTTP1_KEEP_SAID, HTTP1_CLOSE, HTTP1_UPGRADE };
 
 struct http1_answer {
     uint16_t status;

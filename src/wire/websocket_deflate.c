@@ -312,9 +312,9 @@ enum err_code websocket_inflate(struct websocket_heap *heap, struct buf **ret,
     if (code != OK) {
         if (code == E_RANGE && out.most < out_max)
             return err_set(err, E_RANGE,
-                           "a compressed message inflates to more than %d times its size, past the "
-                           "first %d bytes: send it plain, or in parts",
-                           WEBSOCKET_RATIO_MAX, WEBSOCKET_RATIO_FREE);
+                           "a compressed message inflates to over %d times its size: send it plain, "
+                           "or in parts",
+                           WEBSOCKET_RATIO_MAX);
         return code;
     }
     if (buf != NULL && out.used > 0) {

@@ -1,0 +1,112 @@
+/* websocket_stats.c - SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "call/websocket_internal.h"
+#include "telemetry/metrics.h"
+
+enum { LINE = 64 };
+
+enum err_code websocket_stats_new(struct websocket_stats **ret, uint32_t loops_count,
+                                  struct err *err)
+{
+    size_t size =
+        sizeof(struct websocket_stats) + loops_count * sizeof(struct websocket_loop_stats);
+    struct websocket_stats *stats = mem_aligned(LINE, size);
+
+    if (stats == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the statistics of WebSocket");
+    memset(stats, 0, size);
+    stats->loops_count = loops_count;
+    *ret = stats;
+    return OK;
+}
+
+void websocket_stats_free(struct websocket_stats **slot)
+{
+    struct websocket_stats *stats = TAKE(*slot);
+
+    for (uint32_t i = 0; stats != NULL && i < stats->loops_count; i++)
+        websocket_heap_free(&stats->loops[i].heap);
+    mem_free(stats);
+}
+
+static uint64_t sum(const struct websocket_stats *stats, size_t offset)
+{
+    uint64_t all = 0;
+
+    for (uint32_t i = 0; i < stats->loops_count; i++) {
+        const char *of_loop = (const char *)&stats->loops[i];
+        all += atomic_load_explicit((const _Atomic uint64_t *)(const void *)(of_loop + offset),
+                                    memory_order_relaxed);
+    }
+    return all;
+}
+
+#define OF(member) offsetof(struct websocket_loop_stats, member)
+
+static void render(void *context, struct text *out)
+{
+    const struct websocket_stats *stats = context;
+    static const struct {
+        size_t offset;
+        const char *name, *labels, *help;
+    } rows[] = {
+        { OF(connections), "penstock_websocket_connections_total", "", "WebSockets opened" },
+        { OF(connections_open), "penstock_websocket_connections_open", "", "WebSockets open now" },
+        { OF(refused), "penstock_websocket_refused_total", "",
+          "Handshakes of WebSocket that were refused" },
+        { OF(messages_in), "penstock_websocket_messages_total", "direction=\"in\"",
+          "Messages of WebSockets" },
+        { OF(messages_out), "penstock_websocket_messages_total", "direction=\"out\"", "" },
+        { OF(compressed_in), "penstock_websocket_compressed_messages_total", "direction=\"in\"",
+          "Messages of WebSockets that were compressed" },
+        { OF(compressed_out), "penstock_websocket_compressed_messages_total", "direction=\"out\"",
+          "" },
+        { OF(pings), "penstock_websocket_pings_total", "", "Pings sent to silent WebSockets" },
+        { OF(pings_unanswered), "penstock_websocket_pings_unanswered_total", "",
+          "WebSockets closed because a ping was not answered" },
+    };
+    static const char closes[] = "penstock_websocket_closes_total";
+    const char *before = "";
+
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        if (strcmp(before, rows[i].name) != 0)
+            metrics_family(out, rows[i].name,
+                           slice_ends(slice_of(rows[i].name), "_total") ? "counter" : "gauge",
+                           rows[i].help);
+        before = rows[i].name;
+        metrics_sample_u64(out, before, rows[i].labels, sum(stats, rows[i].offset));
+    }
+    metrics_family(out, closes, "counter", "WebSockets by the code they ended with; other: "
+                                           "applications' own");
+    for (uint32_t i = 0; i < WEBSOCKET_CODES; i++) {
+        char labels[32];
+        struct text text;
+        if (i == 4) /* 1004 has no meaning */
+            continue;
+        text_init_fixed(&text, labels, sizeof labels);
+        if (i == WEBSOCKET_CODES - 1)
+            text_str(&text, "code=\"other\"");
+        else
+            text_printf(&text, "code=\"%u\"", WEBSOCKET_NORMAL + i);
+        metrics_sample_u64(out, closes, text_cstr(&text), sum(stats, OF(closes) + i * 8));
+    }
+}
+
+enum err_code websocket_stats_register(struct websocket_stats *stats, struct metrics *metrics,
+                                       struct err *err)
+{
+    return metrics_add_source(metrics, render, stats, err);
+}
+
+uint64_t websocket_stats_limit_hits(const struct websocket_stats *stats)
+{
+    return stats == NULL ? 0 : sum(stats, OF(limit_message));
+}
+
+uint64_t websocket_stats_stalled(const struct websocket_stats *stats)
+{
+    return stats == NULL ? 0 : sum(stats, OF(stalled));
+}
