@@ -15,6 +15,7 @@
 struct engine;
 struct grpc_watchers;
 struct repository;
+struct uploads;
 struct metrics;
 
 /* What handlers may use. One per server; read-only after start; lives as long as the loops. */
@@ -32,6 +33,7 @@ struct api {
     struct websocket_settings websocket; /* what every WebSocket begins with */
     struct grpc_watchers *watchers; /* of gRPC health; NULL only where nobody watches */
     _Atomic bool *is_draining;
+    struct uploads *uploads;
     const char *server_name; /* "penstock" */
     const char *server_version;
 };
