@@ -18,6 +18,7 @@ static void finish(struct loop_task *task)
         return;
     fake->is_finished = true;
     timer_stop(fake->x.loop, &fake->leave);
+    timer_stop(fake->x.loop, &fake->take);
     exchange_unref(&x);
 }
 
@@ -87,12 +88,41 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
     keep_headers(fake, headers, headers_count);
 }
 
+static void take_later(struct fake *fake)
+{
+    require(timer_start(fake->x.loop, &fake->take, loop_refresh_ns(fake->x.loop) + NS_PER_MS, NULL) ==
+            OK);
+}
+
+static void on_take(struct timer *timer)
+{
+    struct fake *fake = CONTAINER_OF(timer, struct fake, take);
+    struct exchange *x = &fake->x;
+
+    if (fake->is_finished || x->is_gone)
+        return;
+    fake->waiting -= MIN(fake->waiting, fake->takes);
+    if (fake->waiting != 0)
+        take_later(fake);
+    if (!fake->wants_room || fake->waiting > fake->room / 2 || x->is_ended)
+        return;
+    fake->wants_room = false;
+    if (x->user != NULL && x->user->on_room != NULL)
+        x->user->on_room(x);
+}
+
 static void op_send(struct exchange *x, struct slice bytes, struct buf *holder UNUSED)
 {
     struct fake *fake = fake_of(x);
 
     fake->sends++;
     text_slice_put(&fake->answer, bytes);
+    if (fake->room == 0)
+        return;
+    fake->waiting += bytes.size;
+    fake->waiting_most = MAX(fake->waiting_most, fake->waiting);
+    if (fake->take.slot == 0)
+        take_later(fake);
 }
 
 static void op_end(struct exchange *x, const struct header *trailers, uint32_t trailers_count)
@@ -106,13 +136,22 @@ static void op_abort(struct exchange *x)
     struct fake *fake = fake_of(x);
 
     fake->is_aborted = true;
-    x->is_gone = true;
-    loop_defer(x->loop, &fake->finish);
+    loop_defer(x->loop, &fake->cut);
 }
 
-static size_t op_room(struct exchange *x UNUSED)
+static void cut(struct loop_task *task)
 {
-    return SIZE_MAX;
+    leave(CONTAINER_OF(task, struct fake, cut));
+}
+
+static size_t op_room(struct exchange *x)
+{
+    struct fake *fake = fake_of(x);
+
+    if (fake->room == 0)
+        return SIZE_MAX;
+    fake->wants_room = fake->waiting >= fake->room;
+    return fake->room - MIN(fake->room, fake->waiting);
 }
 
 static void op_release(struct exchange *x)
@@ -157,6 +196,8 @@ void fake_init(struct fake *fake, struct loop *loop, struct arena *arena, struct
     fake->deliver.run = deliver;
     fake->finish.run = finish;
     fake->leave.on_due = on_leave;
+    fake->take.on_due = on_take;
+    fake->cut.run = cut;
     text_init(&fake->headers, 64 << 10);
     text_init(&fake->answer, 64 << 20);
 }

@@ -18,6 +18,9 @@ struct fake {
     int64_t gone_at;    /* the peer leaves when so many body bytes were delivered */
     uint32_t gone_ms;   /* the peer leaves so long after the start; 0: it stays */
     bool is_open_ended; /* the body's end is never said */
+    /* A reader who takes its time: of what was sent it takes so many bytes each millisecond, and
+     * exchange_room is `room` less what waits. 0: one who takes all at once. */
+    size_t room, takes;
     void (*on_release)(struct fake *fake);
     void *user;
     /* -- what came of it -- */
@@ -26,14 +29,15 @@ struct fake {
     struct text answer;  /* the body */
     uint32_t sends;
     bool is_aborted, is_released;
+    size_t waiting, waiting_most; /* bytes sent and not taken, where there is a room */
     int64_t answer_size; /* as announced */
     /* -- inside -- */
     struct header request_headers[FAKE_HEADERS_MAX];
     struct route_match match;
     size_t delivered;
-    struct loop_task deliver, finish;
-    struct timer leave;
-    bool is_finished;
+    struct loop_task deliver, finish, cut;
+    struct timer leave, take;
+    bool is_finished, wants_room;
 };
 
 /* path may have a query. Strings are borrowed. */

@@ -68,8 +68,9 @@ static COLD void fail_count(struct infer *infer, const char *what)
     struct err err;
 
     infer_err_clear(&err);
-    if (infer->table->one_only != NULL)
-        err_set(&err, E_PRECONDITION, "%s", infer->table->one_only);
+    if (infer->table->one_only != NULL) /* Triton's generate says 500 */
+        err_set(&err, infer->call != NULL ? E_PRECONDITION : E_INTERNAL, "%s",
+                infer->table->one_only);
     else
         err_set(&err, E_INTERNAL, "model '%s' gave %s; this call takes exactly one response",
                 model_name(infer->request->model), what);
