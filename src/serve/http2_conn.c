@@ -22,6 +22,8 @@
  * while the socket takes them: a body of any size has at most PULL_BYTES of frames waiting, and
  * streams share in turns.
  *
+ * Tunnels (RFC 8441) are bodies both ways; the one who asks is not told of a 101 but of a 200.
+ *
  * An answer before the request's end (413, an error of gRPC) leaves at once, and what still comes is
  * dropped for a moment before RST_STREAM(NO_ERROR) asks for no more: curl 7 and HAProxy 2.6 lose the
  * answer when the two come together, though RFC 9113 8.1 says that they may.
@@ -172,6 +174,18 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
 
     e->promised = body_size;
     e->drops_body = x->is_head || is_bare;
+    if (UNLIKELY(x->tunnel.size > 0)) {
+        if (status == 101) {
+            serve_exchange_tunnel(e);
+            status = 200; /* RFC 8441 5: any 2xx grants it */
+        } else if (status < 300) {
+            /* So who answers what it answers everybody has granted nothing. */
+            http2_respond(c->h, e->stream, 501, NULL, 0, NULL, 0);
+            e->drops_body = true;
+            run_later(c);
+            return;
+        }
+    }
     memcpy(more, e->more, count * sizeof more[0]);
     if (e->dialect != DIALECT_GRPC) {
         if (!is_bare && body_size >= 0) {
@@ -457,7 +471,7 @@ static enum exchange_method method_of(struct slice text)
 
 /* What a head says beside what the exchange has members for. */
 struct extras {
-    struct slice target, host, length, expect; /* data NULL: not there */
+    struct slice target, host, length, expect, protocol; /* data NULL: not there */
 };
 
 /* Fields that matter here; the first of several counts. */
@@ -507,6 +521,8 @@ static bool copy_head(struct serve_exchange *e, const struct http2_head *head, s
                 x->method_text = value_copy;
             else if (slice_is(name, ":authority"))
                 x->authority = value_copy;
+            else if (slice_is(name, ":protocol"))
+                extras->protocol = value_copy;
             continue;
         }
         note_field(extras, name, value_copy);
@@ -550,8 +566,19 @@ static uint16_t check_head(struct http2_conn *c, struct serve_exchange *e,
         return 414;
     }
     if (UNLIKELY(slice_is(x->method_text, "CONNECT"))) {
-        err_set(err, E_UNIMPLEMENTED, "CONNECT is not offered: this server is no proxy");
-        return 501;
+        if (extras->protocol.data == NULL) {
+            err_set(err, E_UNIMPLEMENTED, "CONNECT is not offered: this server is no proxy");
+            return 501;
+        }
+        if (!slice_is(extras->protocol, "websocket")) {
+            err_set(err, E_UNIMPLEMENTED,
+                    "CONNECT is offered with `:protocol: websocket` only, and this is '%.*s'",
+                    (int)MIN(extras->protocol.size, (size_t)64),
+                    (const char *)extras->protocol.data);
+            return 501;
+        }
+        x->method = METHOD_GET;
+        x->tunnel = extras->protocol;
     }
     if (UNLIKELY(target.size == 0 || slice_find(target, '#') < target.size)) {
         err_set(err, E_INVALID, "the :path of the request is no path, or has a fragment (#)");
@@ -623,6 +650,8 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
         return;
     }
     serve_dispatch(e);
+    if (UNLIKELY(c->goaway != GOAWAY_NONE))
+        serve_exchange_drain(e);
 }
 
 /* -- body in --------------------------------------------------------------------------------- */
@@ -693,7 +722,8 @@ static bool count_body(struct http2_conn *c, struct serve_exchange *e, size_t si
     body_pace_got(&e->pace, now_of(c), size);
     e->expects_continue = false;
     /* A gRPC stream may go on for ever; its messages have a limit of their own. */
-    if (LIKELY(e->pace.bytes <= settings->body_bytes_max || e->dialect == DIALECT_GRPC))
+    if (LIKELY(e->pace.bytes <= settings->body_bytes_max || e->dialect == DIALECT_GRPC) ||
+        e->is_tunnel)
         return true;
     stat_add(&c->base.l->stats.limit_body, 1);
     err_set(&err, E_RANGE,
@@ -891,6 +921,9 @@ static void begin_goaway(struct http2_conn *c)
     c->goaway_ns = now_of(c) + NOTICE_MS * NS_PER_MS;
     http2_goaway_soon(c->h);
     http2_ping(c->h, WORD_GOAWAY);
+    for (struct http2_stream *s = NULL; (s = http2_stream_next(c->h, s)) != NULL;)
+        if (http2_stream_user(s) != NULL)
+            serve_exchange_drain(http2_stream_user(s));
 }
 
 /* What http2 has counted since it was asked last, and why a connection ended, once. */

@@ -983,6 +983,8 @@ static int submit_settings(struct http2 *h)
     size_t count = 0;
 
     if (h->is_server) {
+        /* RFC 8441 3: :protocol may come with CONNECT; nghttp2 refuses it everywhere else. */
+        entries[count++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1 };
         entries[count++] =
             (nghttp2_settings_entry){ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, STREAMS_UNBOUNDED };
         entries[count++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1 };

@@ -13,6 +13,7 @@
  *          the handle is invalid after it. Two sides close on their own: on_end is the peer's.
  * Body out Pieces are referred to, not copied: they stay until on_close, or `holder` keeps them.
  *          They wait here until the peer's windows have room; http2_stream_queued says how much.
+ * CONNECT  A server announces that it takes the extended one (RFC 8441), whose head has :protocol.
  * Credit   The peer may send stream_window bytes on a new stream; more only when http2_allow says
  *          so. The connection's window is given back as bytes arrive.
  * Abuse    Frames that cost us and bring nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty
