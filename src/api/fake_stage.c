@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "api/push.h"
 #include "engine/engine.h"
 #include "repository/repository.h"
 #include "telemetry/metrics.h"
@@ -15,7 +16,7 @@ struct engine *stage_engine;
 struct fake_stage stage;
 
 static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
-                                                    &health_routes };
+                                                    &health_routes, &push_routes };
 
 /* Labels are zeros: echo has no INT64 to give. Probabilities are the first three measures. */
 static const char iris_config[] = "backend: \"echo\"\ninput [" TENSOR(
@@ -93,7 +94,13 @@ bool stage_open(void)
         ok = engine_new(&stage_engine, env_real(), &settings, &err) == OK;
     }
     repository.engine = stage_engine;
+    struct push_settings push = {
+        .env = env_real(), .node = "stage", .events_max = 20, .budget = &stage_budget
+    };
     ok = ok && repository_open(&stage.repository, &repository, &err) == OK;
+    ok = ok && push_new(&stage.push, &push, &err) == OK;
+    if (ok)
+        repository_watch(stage.repository, (struct repository_watch){ push_on_change, stage.push });
     ok = ok && repository_load_all(stage.repository, &err) == OK;
     ok = ok && loop_new(&stage.loop, env_real(), 0, &err) == OK;
     stage.metrics = metrics_new();
@@ -103,6 +110,7 @@ bool stage_open(void)
     stage.api = (struct api){ .engine = stage_engine,
                               .repository = stage.repository,
                               .metrics = stage.metrics,
+                              .push = stage.push,
                               .body_bytes_max = 1 << 20,
                               .grpc = { .message_bytes_max = 1 << 20, .option = "--max-message" },
                               .is_strict_ready = true,
@@ -135,8 +143,9 @@ void stage_down(void)
            engine_in_flight(stage_engine));
     if (stage.repository != NULL)
         repository_close(&stage.repository);
-    insist(budget_used(&stage_budget) == 0, "bytes are charged", budget_used(&stage_budget));
     loop_free(&stage.loop);
+    push_free(&stage.push);
+    insist(budget_used(&stage_budget) == 0, "bytes are charged", budget_used(&stage_budget));
     metrics_free(&stage.metrics);
     nftw(stage.root, drop, 16, FTW_DEPTH | FTW_PHYS);
 }

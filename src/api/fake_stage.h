@@ -24,6 +24,7 @@ struct fake_stage {
     char root[64];
     struct repository *repository;
     struct metrics *metrics;
+    struct push *push;
     struct loop *loop;
     atomic_bool is_draining;
     struct api api;

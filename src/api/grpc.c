@@ -18,6 +18,7 @@ const struct grpc_service *const grpc_services[] = {
     &grpc_reflection_alpha_service,
     &interop_service,
     &interop_unimplemented_service,
+    &push_grpc_service,
     NULL,
 };
 

@@ -37,6 +37,7 @@ extern const struct grpc_service grpc_reflection_alpha_service; /* ... v1alpha *
 /* interop.c: both only under --test-services */
 extern const struct grpc_service interop_service;
 extern const struct grpc_service interop_unimplemented_service;
+extern const struct grpc_service push_grpc_service; /* push_watch.c: penstock.v1.Events */
 
 /* Every static service there is, for dispatch, reflection and health: NULL-terminated. */
 extern const struct grpc_service *const grpc_services[];
@@ -48,12 +49,17 @@ bool grpc_service_is_on(const struct grpc_service *service, const struct api *ap
  * package; of one that no model is the call is ended here, with what there is. */
 bool typed_grpc_handle(struct call *call, const struct api *api);
 
-/* grpc.health.v1's Watch: how many watch, on all loops. Any thread. */
+/* How many watch, on all loops: grpc.health.v1's Watch, and the server's events on every transport. Any
+ * thread. */
+enum watches { WATCHES_HEALTH, WATCHES_EVENTS, WATCHES_KINDS };
 struct grpc_watchers {
     uint64_t max;         /* --watchers-max */
     _Atomic uint64_t now; /* the server may go on ending when this is 0 */
+    _Atomic uint64_t of[WATCHES_KINDS];
     _Atomic uint64_t refused;
 };
+bool watchers_enter(struct grpc_watchers *watchers, enum watches kind); /* false: there are enough */
+void watchers_leave(struct grpc_watchers *watchers, enum watches kind);
 MUST_USE enum err_code grpc_watchers_register(struct grpc_watchers *watchers,
                                               struct metrics *metrics, struct err *err);
 uint64_t grpc_watchers_refused(const struct grpc_watchers *watchers); /* NULL: 0 */

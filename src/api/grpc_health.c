@@ -2,18 +2,17 @@
  * SPDX-License-Identifier: Apache-2.0
  *
  * The status of a service is looked up, never kept: "" and the services that every server has are as
- * ready as /readyz says, a model is as ready as its default version. A watcher looks again a few times
- * a second and speaks when the answer is another: changes are rare, they happen on other threads, and
- * a look costs 4 us with its timer (1,000 watchers: 2 % of a core).
+ * ready as /readyz says, a model is as ready as its default version. A watcher follows the server's
+ * events (push.h), looks again at each and speaks when the answer is another.
  *
  * The messages are two bytes, so they are written by hand; nothing here waits for a schema.
  */
 #include <stdatomic.h>
 
 #include "api/grpc.h"
+#include "api/push.h"
 #include "base/arena.h"
 #include "base/buf.h"
-#include "base/clock.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "codec/pb.h"
@@ -23,10 +22,7 @@
 #include "repository/repository.h"
 #include "telemetry/metrics.h"
 
-enum {
-    LOOK_MS = 200,           /* between two looks of a watcher */
-    LIST_BYTES_MAX = 4 << 20 /* the largest message that a gRPC client takes unless told */
-};
+enum { LIST_BYTES_MAX = 4 << 20 }; /* the largest message that a gRPC client takes unless told */
 
 /* HealthCheckResponse.ServingStatus */
 enum status { STATUS_UNKNOWN, STATUS_SERVING, STATUS_NOT_SERVING, STATUS_SERVICE_UNKNOWN };
@@ -252,20 +248,20 @@ static void list_handle(struct call *call, const struct api *api)
 
 /* -- Watch ---------------------------------------------------------------------------------------- */
 
-/* Lies in the exchange's arena; the call holds the exchange as long as the timer runs. */
+/* Lies in the exchange's arena; the call holds the exchange as long as it follows the events. */
 struct watcher {
+    struct event_reader reader;
     struct call *call;
     const struct api *api;
     struct slice service; /* in the request's message */
-    struct timer timer;
     enum status told;
     bool has_told;
 };
 
 static void forget(struct watcher *w)
 {
-    timer_stop(w->call->x->loop, &w->timer);
-    atomic_fetch_sub_explicit(&w->api->watchers->now, 1, memory_order_relaxed);
+    event_log_detach(&w->reader);
+    watchers_leave(w->api->watchers, WATCHES_HEALTH);
 }
 
 static void end_watch(struct watcher *w, enum err_code code, const char *why)
@@ -278,13 +274,13 @@ static void end_watch(struct watcher *w, enum err_code code, const char *why)
 }
 
 /* Tells what is, when it is something else than what was told; a reader who takes nothing is told
- * later, and then only what is by then. Watchers do not keep the server from ending. */
+ * later, and then only what is by then. Watchers do not keep the server from ending: the last event is
+ * that it drains. */
 static void look(struct watcher *w)
 {
     bool is_last = is_draining(w->api);
     enum status status = status_of(w->api, w->service);
     struct call_piece piece = { answer_of(status), NULL };
-    struct err err = { 0 };
 
     if ((!w->has_told || status != w->told) && (is_last || call_room(w->call) > 0)) {
         w->has_told = true;
@@ -293,14 +289,20 @@ static void look(struct watcher *w)
     }
     if (is_last)
         end_watch(w, E_UNAVAILABLE, "the server is stopping: watch again, elsewhere or later");
-    else if (timer_start(w->call->x->loop, &w->timer,
-                         loop_now_ns(w->call->x->loop) + LOOK_MS * NS_PER_MS, &err) != OK)
-        end_watch(w, E_EXHAUSTED, "no memory to watch a service; retry later");
 }
 
-static void on_due(struct timer *timer)
+/* What happened does not matter, as the status is looked up anyway. */
+static void on_more(struct event_reader *reader)
 {
-    look(CONTAINER_OF(timer, struct watcher, timer));
+    struct watcher *w = CONTAINER_OF(reader, struct watcher, reader);
+
+    push_skip(reader);
+    look(w);
+}
+
+static void on_room(struct call *call)
+{
+    look(call->user_data);
 }
 
 /* The request's caller half-closed: nothing more can come. */
@@ -313,16 +315,25 @@ static void on_gone(struct call *call, enum err_code why UNUSED)
     forget(call->user_data);
 }
 
-static const struct call_user watch_user = { .on_message = on_message, .on_gone = on_gone };
+static const struct call_user watch_user = { .on_message = on_message,
+                                             .on_room = on_room,
+                                             .on_gone = on_gone };
 
-/* False: there are enough. */
-static bool count_in(struct grpc_watchers *watchers)
+bool watchers_enter(struct grpc_watchers *watchers, enum watches kind)
 {
-    if (atomic_fetch_add_explicit(&watchers->now, 1, memory_order_relaxed) < watchers->max)
+    if (atomic_fetch_add_explicit(&watchers->now, 1, memory_order_relaxed) < watchers->max) {
+        atomic_fetch_add_explicit(&watchers->of[kind], 1, memory_order_relaxed);
         return true;
+    }
     atomic_fetch_sub_explicit(&watchers->now, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&watchers->refused, 1, memory_order_relaxed);
     return false;
+}
+
+void watchers_leave(struct grpc_watchers *watchers, enum watches kind)
+{
+    atomic_fetch_sub_explicit(&watchers->of[kind], 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&watchers->now, 1, memory_order_relaxed);
 }
 
 static void watch_answer(struct call *call, const struct api *api, struct slice message)
@@ -333,7 +344,7 @@ static void watch_answer(struct call *call, const struct api *api, struct slice 
 
     if (!read_service(call, message, &service))
         return;
-    if (w == NULL || !count_in(api->watchers)) {
+    if (w == NULL || !watchers_enter(api->watchers, WATCHES_HEALTH)) {
         if (w == NULL)
             err_set(&err, E_EXHAUSTED, "no memory to watch a service; retry later");
         else
@@ -346,23 +357,32 @@ static void watch_answer(struct call *call, const struct api *api, struct slice 
         return;
     }
     *w = (struct watcher){ .call = call, .api = api, .service = service };
-    w->timer.on_due = on_due;
+    w->reader.loop = call->x->loop;
+    w->reader.on_more = on_more;
     call->user = &watch_user;
     call->user_data = w;
-    look(w);
+    if (push_attend(api->push, &w->reader, &err) != OK) {
+        end_watch(w, err.code, err.text);
+        return;
+    }
+    push_skip(&w->reader);
+    look(w); /* behind it: what changes from now on tells us */
 }
 
 static void watch_handle(struct call *call, const struct api *api)
 {
-    require(api->watchers != NULL);
+    require(api->watchers != NULL && api->push != NULL);
     grpc_unary(call, api, watch_answer);
 }
 
 enum err_code grpc_watchers_register(struct grpc_watchers *watchers, struct metrics *metrics,
                                      struct err *err)
 {
-    return metrics_add(metrics, METRIC_GAUGE, "penstock_health_watchers",
-                       "gRPC health watches under way", "", &watchers->now, 1, err);
+    TRY(metrics_add(metrics, METRIC_GAUGE, "penstock_health_watchers",
+                    "gRPC health watches under way", "", &watchers->of[WATCHES_HEALTH], 1, err));
+    return metrics_add(metrics, METRIC_GAUGE, "penstock_event_watchers",
+                       "Readers of the server's events, on every transport", "",
+                       &watchers->of[WATCHES_EVENTS], 1, err);
 }
 
 uint64_t grpc_watchers_refused(const struct grpc_watchers *watchers)

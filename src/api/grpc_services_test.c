@@ -6,6 +6,7 @@
 #include "api/fake_stage.h"
 #include "api/grpc.h"
 #include "api/pb_build.h"
+#include "api/push.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "call/grpc_wire.h"
@@ -313,14 +314,21 @@ static void after_ms(uint64_t ms, void (*what)(void))
     require(timer_start(stage.loop, &alarm_timer, clock_mono_ns() + ms * NS_PER_MS, &err) == OK);
 }
 
+static unsigned drains;
+
 static void begin_to_drain(void)
 {
     atomic_store(&stage.is_draining, true);
+    push_server(stage.push, PUSH_SERVER_DRAINING);
+    /* Once it drains a server says no more; but tests drain it often. */
+    push_model(stage.push, PUSH_UNAVAILABLE, slice_of("ghost"), slice_of("1"),
+               slice_of(drains++ % 2 == 0 ? "even" : "odd"));
 }
 
 static void be_lenient(void)
 {
     stage.api.is_strict_ready = false;
+    push_server(stage.push, PUSH_SERVER_READY);
     after_ms(300, begin_to_drain);
 }
 

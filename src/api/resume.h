@@ -26,6 +26,7 @@
 #ifndef API_RESUME_H
 #define API_RESUME_H
 
+#include "api/node.h"
 #include "api/route.h"
 #include "call/events.h"
 #include "io/event_log.h"
@@ -78,12 +79,6 @@ void resumables_drain(struct resumables *all);
 /* No loop runs any more. */
 void resumables_free(struct resumables **all);
 const char *resumables_node(const struct resumables *all);
-
-/* "web-1": 1 to 64 letters, digits, '-', '_' and '.'. */
-enum { NODE_NAME_MAX = 64 };
-bool node_name_is_good(struct slice name);
-/* The host's name, with '-' for what a name may not hold. */
-void node_name_default(char ret[NODE_NAME_MAX + 1]);
 
 /* Did this caller ask? Then for how long (no more than --resume-time); E_INVALID when what it said is
  * no number of seconds, E_UNIMPLEMENTED when the server keeps none. 0: no. */

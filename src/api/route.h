@@ -14,9 +14,11 @@
 
 struct engine;
 struct grpc_watchers;
-struct repository;
-struct uploads;
 struct metrics;
+struct push;
+struct repository;
+struct resumables;
+struct uploads;
 
 /* What handlers may use. One per server; read-only after start; lives as long as the loops. */
 struct api {
@@ -31,7 +33,9 @@ struct api {
     bool has_reflection;            /* --reflection */
     bool has_test_services;         /* --test-services */
     struct websocket_settings websocket; /* what every WebSocket begins with */
-    struct grpc_watchers *watchers; /* of gRPC health; NULL only where nobody watches */
+    struct grpc_watchers *watchers; /* of health and events; NULL only where nobody watches */
+    struct push *push;              /* the server's events; likewise */
+    struct resumables *resumables;  /* streams that outlive their connection; NULL: none do */
     _Atomic bool *is_draining;
     struct uploads *uploads;
     const char *server_name; /* "penstock" */
@@ -66,6 +70,7 @@ extern const struct route_table kserve_rest_routes; /* /v2... */
 extern const struct route_table typed_routes;       /* /models... */
 extern const struct route_table health_routes;      /* /healthz /readyz /metrics / */
 extern const struct route_table echo_routes;        /* /echo */
+extern const struct route_table push_routes;        /* /events, /models/{model}/events */
 
 /* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
  * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text; gRPC a Trailers-Only status

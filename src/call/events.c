@@ -18,6 +18,7 @@
 enum {
     FIRST_BYTES = 512,
     TURN_BYTES_MAX = 64 * 1024, /* of one buf, unless one event is larger */
+    FRAMED_COPY_MAX = 1024,     /* framed bytes join what is being written up to this */
     FRAME_BYTES = 32,           /* "id: ", "\nevent: ", "\ndata: ", "\n\n" */
 };
 
@@ -298,6 +299,25 @@ bool events_put(struct events *events, struct slice id, struct slice name, struc
         return false;
     put(at, data);
     events_close(events, data.size);
+    return true;
+}
+
+bool events_put_framed(struct events *events, struct slice framed, struct buf *holder)
+{
+    require(events->is_begun && !events->is_open);
+    if (is_over(events))
+        return false;
+    if (framed.size <= FRAMED_COPY_MAX && events->filling != NULL) {
+        uint8_t *at = room_for(events, framed.size);
+        if (at == NULL)
+            return false;
+        put(at, framed);
+        events->filled += framed.size;
+        return true;
+    }
+    flush(events);
+    exchange_send(events->x, framed, holder);
+    events->put_ns = loop_now_ns(events->x->loop);
     return true;
 }
 

@@ -56,6 +56,9 @@ bool events_put(struct events *events, struct slice id, struct slice name, struc
 uint8_t *events_open(struct events *events, struct slice id, struct slice name, size_t most);
 void events_close(struct events *events, size_t size);
 void events_discard(struct events *events);
+/* Bytes that are whole events of the form already, made once for many readers: sent as they are, and not
+ * copied when there are many of them, so they stay as long as `holder` does (exchange_send). */
+bool events_put_framed(struct events *events, struct slice framed, struct buf *holder);
 size_t events_room(struct events *events);
 void events_end(struct events *events);
 void events_stop(struct events *events);

@@ -16,6 +16,8 @@
 #include <unistd.h>
 
 #include "api/grpc.h"
+#include "api/node.h"
+#include "api/push.h"
 #include "base/block.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -52,6 +54,8 @@ struct server {
     struct grpc_stats *grpc_stats;
     struct websocket_stats *websocket_stats;
     struct grpc_watchers watchers;
+    struct push *push;
+    char node[NODE_NAME_MAX + 1];
     struct serve *serve;
     struct api api;
     bool is_misused; /* what failed is the command line */
@@ -150,11 +154,45 @@ static struct websocket_settings websocket_settings_of(const struct options *o,
     };
 }
 
+static enum err_code name_node(struct server *server, const struct options *o, struct err *err)
+{
+    const char *name = options_text(o, OPT_NODE_NAME);
+    char where[ERR_TEXT_MAX];
+
+    if (name[0] == '\0') {
+        node_name_default(server->node);
+        return OK;
+    }
+    if (node_name_is_good(slice_of(name))) {
+        snprintf(server->node, sizeof server->node, "%s", name);
+        return OK;
+    }
+    server->is_misused = o->values[OPT_NODE_NAME].source == SOURCE_ARGV;
+    return err_set(err, E_INVALID,
+                   "%s: '%.100s' is no name of a node: 1 to %d letters, digits, '-', '_' and '.'",
+                   options_origin(o, OPT_NODE_NAME, where, sizeof where), name, NODE_NAME_MAX);
+}
+
+/* What happens is told from here on: before there are loops, and before anything is loaded. */
+static enum err_code open_push(struct server *server, const struct options *o, struct err *err)
+{
+    struct push_settings settings = { .env = server->stack.env,
+                                      .node = server->node,
+                                      .events_max = options_number(o, OPT_EVENTS_KEPT),
+                                      .budget = &server->stack.budget };
+
+    TRY(push_new(&server->push, &settings, err));
+    TRY(push_register(server->push, server->metrics, err));
+    repository_watch(server->stack.repository,
+                     (struct repository_watch){ push_on_change, server->push });
+    return OK;
+}
+
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
     static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
                                                         &health_routes, &explain_routes,
-                                                        &echo_routes };
+                                                        &echo_routes, &push_routes };
     const struct option_value *paths = &o->values[OPT_MODELS];
     uint32_t loops = options_u32(o, OPT_LOOPS);
 
@@ -163,7 +201,9 @@ static enum err_code open_server(struct server *server, const struct options *o,
     server->metrics = metrics_new();
     if (server->metrics == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the metrics");
+    TRY(name_node(server, o, err));
     TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
+    TRY(open_push(server, o, err));
     TRY(grpc_stats_new(&server->grpc_stats, loops, err));
     TRY(grpc_stats_register(server->grpc_stats, server->metrics, err));
     TRY(websocket_stats_new(&server->websocket_stats, loops, err));
@@ -183,6 +223,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .has_reflection = options_flag(o, OPT_REFLECTION),
         .has_test_services = options_flag(o, OPT_TEST_SERVICES),
         .watchers = &server->watchers,
+        .push = server->push,
         .is_draining = &server->is_draining,
         .server_name = "penstock",
         .server_version = PENSTOCK_VERSION,
@@ -198,6 +239,7 @@ static void close_server(struct server *server)
         serve_stop(server->serve);
     stack_close_models(&server->stack);
     serve_free(&server->serve);
+    push_free(&server->push);
     stack_close(&server->stack);
     metrics_free(&server->metrics);
     grpc_stats_free(&server->grpc_stats);
@@ -423,8 +465,8 @@ static void wait_for_cancelled(struct server *server)
     _exit(EXIT_FAILED);
 }
 
-/* Who watches the health of services is told before connections are told to end. Watchers look a few
- * times a second and then leave; one who reads nothing is not waited for. */
+/* Who watches is told before connections are told to end, and leaves then; one who reads nothing is not
+ * waited for. */
 static void wait_for_watchers(struct server *server)
 {
     static const struct timespec pause = { 0, 5 * (long)NS_PER_MS };
@@ -447,6 +489,7 @@ static void wait_and_drain(struct server *server)
 
     say_stopping(server, grace_ms, signal_number);
     atomic_store(&server->is_draining, true);
+    push_server(server->push, PUSH_SERVER_DRAINING);
     wait_for_watchers(server);
     serve_drain(server->serve, grace_ms);
     engine_drain(server->stack.engine);
@@ -463,10 +506,13 @@ static void end_early(void *context)
         return;
     log_info("stopping while models load");
     atomic_store(&server->is_draining, true);
-    if (server->is_started)
+    push_server(server->push, PUSH_SERVER_DRAINING);
+    if (server->is_started) {
+        wait_for_watchers(server);
         serve_drain(server->serve, options_ms(server->stack.options, OPT_DRAIN_TIMEOUT));
-    else
+    } else {
         serve_stop(server->serve);
+    }
 }
 
 static enum err_code load_models(struct server *server, struct err *err)
@@ -543,6 +589,7 @@ int verb_serve(const struct options *options)
         code = start_server(server, options, &err);
     stop_take();
     if (code == OK) {
+        push_server(server->push, PUSH_SERVER_READY);
         say_what_is_served(server, options->program);
         wait_and_drain(server);
     }

@@ -324,6 +324,13 @@ enum err_code event_log_append(struct event_log *log, uint32_t kind, struct slic
     return code;
 }
 
+void event_log_wake(struct event_log *log)
+{
+    pthread_mutex_lock(&log->lock);
+    tell(log);
+    pthread_mutex_unlock(&log->lock);
+}
+
 void event_log_close(struct event_log *log)
 {
     pthread_mutex_lock(&log->lock);

@@ -381,7 +381,7 @@ struct follower {
     atomic_bool is_over;
 };
 
-static atomic_uint followers_over;
+static atomic_uint followers_over, followers_there;
 
 static void follow(struct follower *f)
 {
@@ -417,22 +417,15 @@ static void on_follow(struct event_reader *reader)
     follow(CONTAINER_OF(reader, struct follower, reader));
 }
 
+struct writer;
+
 struct side {
     struct loop_msg msg;
     struct loop *loop;
     struct event_log *log;
+    struct writer *writer;
     struct follower follower;
 };
-
-static void start_side(struct loop_msg *msg)
-{
-    struct side *side = CONTAINER_OF(msg, struct side, msg);
-
-    side->follower.reader = (struct event_reader){ .loop = side->loop, .on_more = on_follow };
-    side->follower.again.run = follow_again;
-    require(event_log_attach(side->log, &side->follower.reader, 1, NULL) == OK);
-    follow(&side->follower);
-}
 
 static void *loop_thread(void *arg)
 {
@@ -472,6 +465,19 @@ static void start_writer(struct loop_msg *msg)
     write_more(CONTAINER_OF(msg, struct writer, msg));
 }
 
+static void start_side(struct loop_msg *msg)
+{
+    struct side *side = CONTAINER_OF(msg, struct side, msg);
+
+    side->follower.reader = (struct event_reader){ .loop = side->loop, .on_more = on_follow };
+    side->follower.again.run = follow_again;
+    require(event_log_attach(side->log, &side->follower.reader, 1, NULL) == OK);
+    /* The last one starts the writer: what it drops for the first would be gone for the others. */
+    if (atomic_fetch_add(&followers_there, 1) + 1 == FAST)
+        loop_post(side->writer->loop, &side->writer->msg);
+    follow(&side->follower);
+}
+
 TEST(a_writer_waits_for_the_slowest_of_readers_on_other_loops)
 {
     struct writer writer = { .msg.run = start_writer, .loop = loop_make(0), .next = 1 };
@@ -488,16 +494,15 @@ TEST(a_writer_waits_for_the_slowest_of_readers_on_other_loops)
     budget_init(&budget, 64 << 20);
     require(event_log_new(&writer.log, &settings, NULL) == OK);
     atomic_store(&followers_over, 0);
+    atomic_store(&followers_there, 0);
     for (unsigned i = 0; i < FAST; i++) {
-        sides[i] =
-            (struct side){ .msg.run = start_side, .loop = loop_make(i + 1), .log = writer.log };
+        sides[i] = (struct side){
+            .msg.run = start_side, .loop = loop_make(i + 1), .log = writer.log, .writer = &writer
+        };
         sides[i].follower.waits = i == 1;
         loop_post(sides[i].loop, &sides[i].msg);
         require(pthread_create(&threads[i], NULL, loop_thread, sides[i].loop) == 0);
     }
-    /* Not before one reads: with no reader attached the log fills up and waits as well, but then
-     * which one is attached first would be left to chance. */
-    loop_post(writer.loop, &writer.msg);
     loop_run(writer.loop);
     for (unsigned i = 0; i < FAST; i++) {
         pthread_join(threads[i], NULL);

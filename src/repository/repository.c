@@ -54,6 +54,7 @@ struct slot {
     char *reason;           /* owned; NULL: none */
     struct model *model;    /* one reference */
     const char *service;    /* signature.service; fixed when found */
+    enum model_state told;  /* what the watch was told; the starting thread's */
 };
 
 /* The versions of one name: a run of the entries. */
@@ -90,6 +91,7 @@ struct repository {
     pthread_mutex_t loading;
     pthread_cond_t loaded;
     uint32_t next, done; /* of order; guarded by loading */
+    struct repository_watch watch; /* the starting thread's */
 
     _Atomic(struct table *) table;
     struct stripe stripes[STRIPES];
@@ -219,6 +221,25 @@ static void exchange_table(struct repository *r, struct table *fresh)
     table_unref(&old);
 }
 
+/* The table is not exchanged meanwhile: that is this thread's too. */
+static void tell_changes(struct repository *r)
+{
+    const struct table *table = atomic_load_explicit(&r->table, memory_order_relaxed);
+
+    for (uint32_t i = 0; r->watch.on_change != NULL && i < table->count; i++) {
+        if (r->slots[i].told == table->entries[i].state)
+            continue;
+        r->slots[i].told = table->entries[i].state;
+        r->watch.on_change(r->watch.context, &table->entries[i]);
+    }
+}
+
+void repository_watch(struct repository *r, struct repository_watch watch)
+{
+    r->watch = watch;
+    tell_changes(r);
+}
+
 static enum err_code publish(struct repository *r, struct err *err)
 {
     struct table *table = NULL;
@@ -226,8 +247,10 @@ static enum err_code publish(struct repository *r, struct err *err)
     pthread_mutex_lock(&r->loading);
     enum err_code code = table_new(&table, r, err);
     pthread_mutex_unlock(&r->loading);
-    if (code == OK)
+    if (code == OK) {
         exchange_table(r, table);
+        tell_changes(r);
+    }
     return code;
 }
 

@@ -19,6 +19,7 @@ struct env;
 struct model;
 struct penstock_backend;
 struct repository;
+struct repository_entry;
 
 enum model_state { MODEL_UNKNOWN, MODEL_LOADING, MODEL_READY, MODEL_UNAVAILABLE, MODEL_UNLOADING };
 const char *model_state_name(enum model_state state); /* "READY"; "" for MODEL_UNKNOWN */
@@ -39,6 +40,14 @@ struct repository_settings {
  * From then on every version is listed as LOADING, or with the reason why it cannot be loaded. */
 MUST_USE enum err_code repository_open(struct repository **ret,
                                        const struct repository_settings *settings, struct err *err);
+/* Who is told what changes, once a table that shows it is there. Called with every entry there is from
+ * within, then for each version whose state is another, by the thread that loads. Before
+ * repository_load_all; the entry is borrowed until it returns. */
+struct repository_watch {
+    void (*on_change)(void *context, const struct repository_entry *entry);
+    void *context;
+};
+void repository_watch(struct repository *repository, struct repository_watch watch);
 /* Loads what was found, small files first, and lists each as soon as it is ready. A model that
  * fails is an entry with its reason and no error here. Once. */
 MUST_USE enum err_code repository_load_all(struct repository *repository, struct err *err);
