@@ -60,7 +60,7 @@ static HOT enum err_code decode(struct infer *infer, struct slice message UNUSED
     struct request *request = infer->request;
     struct arena *arena = infer->x->arena;
     const struct signature *s = model_signature(request->model);
-    struct session_memory memory = { arena, infer->x->budget, true, NULL };
+    struct session_memory memory = { .arena = arena, .budget = infer->x->budget, .stays = true };
     enum session_merge merge;
 
     TRY(check_fields(infer, &v->pb, err));
@@ -197,8 +197,8 @@ static void infer_many(struct call *call, const struct api *api)
 static const struct grpc_method methods[] = {
     { "Infer", infer_one, NULL },
     { "InferStream", infer_many, NULL },
-    { "Session", NULL, "it is being built" },
-    { "InferCollect", NULL, "it is being built" },
+    { "Session", session_begin_call, NULL },
+    { "InferCollect", session_collect, NULL },
 };
 
 const struct grpc_service penstock_grpc_service = { "penstock.v1.Inference", methods, COUNT(methods) };

@@ -3,7 +3,7 @@
  * A tensor without a shape gets the model's where that leaves one choice. What bytes mean is looked at
  * here (BOOL), how many there are by the engine, as for all other dialects.
  */
-#include "api/session_input.h"
+#include "api/session_internal.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -39,14 +39,31 @@ static COLD PRINTF_LIKE(4, 5) enum err_code at_field(const char **ret_field, str
 
 /* -- shapes --------------------------------------------------------------------------------------- */
 
+int32_t session_axis(const struct signature *s, enum session_reduce reduce)
+{
+    return reduce == SESSION_WINDOW && s->stream != NULL ? MAX(s->stream->axis, 0) : 0;
+}
+
 /* The model's shape with `count` elements in it. */
-static enum err_code fill_shape(const struct signature_tensor *t, uint64_t count, const char *path,
-                                int64_t shape[PENSTOCK_RANK_MAX], struct err *err)
+static enum err_code fill_shape(const struct signature_tensor *t, uint64_t count, uint32_t axis,
+                                const char *path, int64_t shape[PENSTOCK_RANK_MAX], struct err *err)
 {
     char text[160];
     uint64_t fixed = 1;
     uint32_t free_dims = 0, last_free = 0;
 
+    if (axis != 0 && axis < t->rank) { /* a window's length is the model's, a piece's its own */
+        for (uint32_t i = 0; i < t->rank; i++) {
+            shape[i] = i == axis ? (int64_t)count : t->dims[i] < 0 ? 1 : t->dims[i];
+            fixed *= i == axis ? 1 : (uint64_t)shape[i];
+        }
+        if (fixed == 0 || count % fixed != 0)
+            return err_set(err, E_INVALID,
+                           "%s: it holds %" PRIu64 " elements; a row of the stream has %" PRIu64, path,
+                           count, fixed);
+        shape[axis] = (int64_t)(count / fixed);
+        return OK;
+    }
     for (uint32_t i = 0; i < t->rank; i++) {
         shape[i] = t->dims[i];
         if (t->dims[i] < 0) {
@@ -93,7 +110,8 @@ static void nested_shape(const struct signature_tensor *t, uint32_t rank,
 
 static enum err_code read_shape(const struct penstock_pb_tensor *from,
                                 const struct signature_tensor *t, const char *path,
-                                struct penstock_tensor *out, uint64_t *ret_count, struct err *err)
+                                int32_t axis, struct penstock_tensor *out, uint64_t *ret_count,
+                                struct err *err)
 {
     int64_t nested[PENSTOCK_RANK_MAX];
     uint32_t rank = 0;
@@ -116,7 +134,7 @@ static enum err_code read_shape(const struct penstock_pb_tensor *from,
         return OK;
     }
     out->rank = t->rank;
-    return fill_shape(t, *ret_count, path, out->shape, err);
+    return fill_shape(t, *ret_count, (uint32_t)axis, path, out->shape, err);
 }
 
 /* -- bytes ---------------------------------------------------------------------------------------- */
@@ -233,7 +251,7 @@ static HOT enum err_code read_input(const struct penstock_pb_tensor *from, const
         return at_field(ret_field, memory->arena, err, "%s", type_path);
     }
     struct penstock_tensor *out = &inputs[index];
-    if (UNLIKELY(read_shape(from, t, path, out, &count, err) != OK))
+    if (UNLIKELY(read_shape(from, t, path, memory->axis, out, &count, err) != OK))
         return at_field(ret_field, memory->arena, err, from->rank != 0 ? "%s.shape" : "%s", path);
     if (UNLIKELY(read_values(from, t->dtype, count, path, memory, &bytes, err) != OK))
         return at_field(ret_field, memory->arena, err, "%s", path);
@@ -271,7 +289,8 @@ enum err_code session_find_raw(struct slice name, const struct signature *s, uin
         return unknown_tensor(s->inputs, s->inputs_count, name, *ret_field, "takes", err);
     }
     for (uint32_t i = 0; i < s->inputs_count; i++) {
-        if (s->inputs[i].is_hidden || s->inputs[i].is_optional)
+        if (s->inputs[i].is_hidden || s->inputs[i].is_optional || s->inputs[i].is_state ||
+            s->inputs[i].is_constant)
             continue;
         *ret_index = i;
         seen++;
@@ -295,7 +314,7 @@ enum err_code session_read_raw(struct slice bytes, uint32_t index, const struct 
     uint64_t count;
 
     snprintf(path, sizeof path, "binary message of '%.60s'", t->name);
-    TRY(read_shape(&from, t, path, &inputs[index], &count, err));
+    TRY(read_shape(&from, t, path, memory.axis, &inputs[index], &count, err));
     TRY(read_values(&from, t->dtype, count, path, &memory, &kept, err));
     set_input(&inputs[index], t, kept);
     has_input[index] = true;
@@ -425,6 +444,45 @@ enum err_code session_read_slow(int32_t when_slow, const char *prefix, struct ar
                 (int)when_slow);
         return at_field(ret_field, arena, err, "%swhen_slow", prefix);
     }
+}
+
+enum err_code session_read_reduce(const struct penstock_pb_request *from, const char *prefix,
+                                  const struct signature *s, enum session_reduce otherwise,
+                                  struct arena *arena, struct session_settings *settings,
+                                  const char **ret_field, struct err *err)
+{
+    static const enum session_reduce kinds[] = { [PENSTOCK_PB_EACH] = SESSION_EACH,
+                                                 [PENSTOCK_PB_STACK] = SESSION_STACK,
+                                                 [PENSTOCK_PB_LAST] = SESSION_LAST,
+                                                 [PENSTOCK_PB_WINDOW] = SESSION_WINDOW };
+    const struct stream_card *card = s->stream;
+
+    if (from->reduce < PENSTOCK_PB_DEFAULT || from->reduce > PENSTOCK_PB_WINDOW) {
+        err_set(err, E_INVALID,
+                "%sreduce.kind is %d; it takes DEFAULT (0), EACH (1), STACK (2), LAST (3) or WINDOW "
+                "(4)",
+                prefix, (int)from->reduce);
+        return at_field(ret_field, arena, err, "%sreduce.kind", prefix);
+    }
+    bool is_card = from->reduce == PENSTOCK_PB_DEFAULT;
+    if (!is_card)
+        settings->reduce = kinds[from->reduce];
+    else
+        settings->reduce = card != NULL && card->has_reduce ? card->reduce : otherwise;
+    if (settings->reduce != SESSION_WINDOW) {
+        if (from->window == 0 && from->step == 0 && from->pad == 0)
+            return OK;
+        err_set(err, E_INVALID, "%sreduce: window, step and pad belong to WINDOW", prefix);
+        return at_field(ret_field, arena, err, "%sreduce.kind", prefix);
+    }
+    bool has_card = card != NULL && card->window != 0;
+    settings->window = from->window != 0 || !has_card ? from->window : card->window;
+    settings->step = from->step != 0 || from->window != 0 || !has_card ? from->step : card->step;
+    settings->pad = from->pad != 0 || from->window != 0 || !has_card ? from->pad : card->pad;
+    if (settings->window != 0)
+        return OK;
+    err_set(err, E_INVALID, "%sreduce.window is 0; it takes how many rows a run has", prefix);
+    return at_field(ret_field, arena, err, "%sreduce.window", prefix);
 }
 
 /* -- answers -------------------------------------------------------------------------------------- */

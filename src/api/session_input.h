@@ -20,7 +20,12 @@ struct session_memory {
     struct budget *budget;
     bool stays;         /* the message's bytes stay as long as the arena does */
     struct buf *holder; /* else: who takes a reference of it keeps them; NULL: they are copied */
+    int32_t axis;       /* along which an input without a shape is as long as it is; 0 as well when
+                           nothing is said of it */
 };
+
+/* Along which the rows of a session's inputs are counted; 0: as their shapes say. */
+int32_t session_axis(const struct signature *signature, enum session_reduce reduce);
 
 /* One message's inputs by index of the signature. `prefix`: "" or "input." */
 MUST_USE enum err_code session_read_inputs(const struct penstock_pb_request *from,

@@ -18,6 +18,7 @@
 #include "api/grpc.h"
 #include "api/node.h"
 #include "api/push.h"
+#include "api/session_call.h"
 #include "base/block.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -191,6 +192,7 @@ static enum err_code open_push(struct server *server, const struct options *o, s
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
     static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
+                                                        &session_routes,
                                                         &health_routes, &explain_routes,
                                                         &echo_routes, &push_routes };
     const struct option_value *paths = &o->values[OPT_MODELS];

@@ -9,6 +9,7 @@
 #include "base/arena.h"
 #include "base/utf8.h"
 #include "codec/pb.h"
+#include "codec/penstock_pb_internal.h"
 
 struct decoder {
     struct slice message;
@@ -252,15 +253,6 @@ static enum err_code take_shape(const struct decoder *d, const struct pb_field *
     return UNLIKELY(pb_failed(&packed)) ? broken(d, &packed, "shape") : OK;
 }
 
-static const char *const list_names[] = {
-    [PENSTOCK_PB_RAW] = "raw",         [PENSTOCK_PB_BOOLS] = "bools",
-    [PENSTOCK_PB_INT32S] = "int32s",   [PENSTOCK_PB_INT64S] = "int64s",
-    [PENSTOCK_PB_UINT32S] = "uint32s", [PENSTOCK_PB_UINT64S] = "uint64s",
-    [PENSTOCK_PB_FLOATS] = "floats",   [PENSTOCK_PB_DOUBLES] = "doubles",
-    [PENSTOCK_PB_STRINGS] = "strings", [PENSTOCK_PB_BYTES_LIST] = "bytes_list",
-    [PENSTOCK_PB_DATA] = "data",
-};
-
 /* Is it whole in itself? Else its last field would go on in the part behind it. */
 static enum err_code check_whole(const struct decoder *d, struct slice part, const char *leaf)
 {
@@ -317,10 +309,10 @@ static HOT enum err_code take_tensor(struct decoder *d, struct slice bytes,
         default:
             if (field.number < PENSTOCK_PB_RAW || field.number > PENSTOCK_PB_DATA)
                 break;
-            TRY(take_part(d, &field, list_names[field.number]));
+            TRY(take_part(d, &field, penstock_pb_list_names[field.number]));
             if (UNLIKELY(t->list == (enum penstock_pb_list)field.number &&
                          t->list != PENSTOCK_PB_RAW)) {
-                TRY(join(d, field.bytes, list_names[field.number], t, &room));
+                TRY(join(d, field.bytes, penstock_pb_list_names[field.number], t, &room));
                 break;
             }
             t->list = (enum penstock_pb_list)field.number;
@@ -329,7 +321,13 @@ static HOT enum err_code take_tensor(struct decoder *d, struct slice bytes,
             break;
         }
     }
-    return UNLIKELY(pb_failed(&r)) ? broken(d, &r, "") : OK;
+    if (UNLIKELY(pb_failed(&r)))
+        return broken(d, &r, "");
+    if (LIKELY(t->list != PENSTOCK_PB_DATA))
+        return OK;
+    t->is_json = true;
+    enum err_code code = penstock_pb_list_text(t->values, d->arena, &t->values, d->err);
+    return code == E_INVALID ? at_field(d, "data") : code;
 }
 
 static HOT enum err_code take_input(struct decoder *d, const struct pb_reader *r,

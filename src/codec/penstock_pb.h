@@ -214,11 +214,11 @@ uint32_t penstock_pb_write(const struct penstock_pb_heads *heads,
                            const struct penstock_pb_answer *answer, size_t copy_max,
                            uint8_t *memory, struct penstock_pb_piece *pieces, size_t *ret_used);
 
-/* The same as JSON, on one line: numbers as numbers, values as `data` in one list; with
- * `has_binary` outputs are without values (they follow as binary messages). BYTES that are not UTF-8
- * are E_INVALID. */
+/* A SessionResponse as JSON, on one line: protobuf's mapping, numbers as numbers, values as `data` in
+ * one list; with `has_binary` outputs are without values (they follow as binary messages). Names are
+ * those of `outputs`. BYTES that are not UTF-8 are E_INVALID; room that runs out is sticky in out. */
 MUST_USE enum err_code penstock_pb_write_json(struct text *out,
-                                              const struct penstock_pb_heads *heads,
+                                              const struct penstock_pb_describe *outputs,
                                               const struct penstock_pb_answer *answer,
                                               bool has_binary, struct err *err);
 

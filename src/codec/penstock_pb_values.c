@@ -12,26 +12,11 @@
 #include "codec/bytes.h"
 #include "codec/number.h"
 #include "codec/pb_packed.h"
-#include "codec/penstock_pb.h"
+#include "codec/penstock_pb_internal.h"
 #include "codec/tensor_json.h"
 #include "model/dtype.h"
 
 enum { ARENA_PIECE_MAX = 2048, PATH_BYTES = 160 };
-
-static const char *const list_names[] = {
-    [PENSTOCK_PB_NO_VALUES] = "no values",
-    [PENSTOCK_PB_RAW] = "raw",
-    [PENSTOCK_PB_BOOLS] = "bools",
-    [PENSTOCK_PB_INT32S] = "int32s",
-    [PENSTOCK_PB_INT64S] = "int64s",
-    [PENSTOCK_PB_UINT32S] = "uint32s",
-    [PENSTOCK_PB_UINT64S] = "uint64s",
-    [PENSTOCK_PB_FLOATS] = "floats",
-    [PENSTOCK_PB_DOUBLES] = "doubles",
-    [PENSTOCK_PB_STRINGS] = "strings",
-    [PENSTOCK_PB_BYTES_LIST] = "bytes_list",
-    [PENSTOCK_PB_DATA] = "data",
-};
 
 /* Which list a dtype travels in, how an element of it comes when it is not packed, how many bytes it
  * takes at least, and what range is narrower than the list's own. */
@@ -76,23 +61,23 @@ static enum err_code check_list(const struct penstock_pb_tensor *t, enum penstoc
     const char *or_bytes = dtype == PENSTOCK_BYTES ? ", 'bytes_list'" : "";
     if (t->list == PENSTOCK_PB_NO_VALUES)
         return err_set(err, E_INVALID, "%s: it has no values; put them in '%s'%s or 'raw'", path,
-                       list_names[own], or_bytes);
+                       penstock_pb_list_names[own], or_bytes);
     return err_set(err, E_INVALID, "%s: the tensor is %s and its values come in '%s'; use '%s'%s or 'raw'",
-                   path, dtype_name(dtype), list_names[t->list], list_names[own], or_bytes);
+                   path, dtype_name(dtype), penstock_pb_list_names[t->list], penstock_pb_list_names[own], or_bytes);
 }
 
 static COLD enum err_code broken(const struct penstock_pb_tensor *t, const char *path,
                                  const char *fault, struct err *err)
 {
     return err_set(err, E_INVALID, "%s.%s: it is no valid protobuf message: %s", path,
-                   list_names[t->list], fault);
+                   penstock_pb_list_names[t->list], fault);
 }
 
 static COLD enum err_code wrong_count(const struct penstock_pb_tensor *t, const char *path,
                                       uint64_t found, uint64_t count, struct err *err)
 {
     return err_set(err, E_INVALID, "%s.%s: it holds %llu elements, the shape has %llu", path,
-                   list_names[t->list], (unsigned long long)found, (unsigned long long)count);
+                   penstock_pb_list_names[t->list], (unsigned long long)found, (unsigned long long)count);
 }
 
 static COLD enum err_code ends_in_the_middle(const struct penstock_pb_tensor *t,
@@ -103,9 +88,9 @@ static COLD enum err_code ends_in_the_middle(const struct penstock_pb_tensor *t,
         return err_set(err, E_INVALID,
                        "%s.%s: its %zu bytes are no BYTES elements, each a length of 4 bytes "
                        "(little-endian) and so many bytes",
-                       path, list_names[t->list], t->values.size);
+                       path, penstock_pb_list_names[t->list], t->values.size);
     return err_set(err, E_INVALID, "%s.%s: its %zu bytes are no whole number of %s elements (%zu each)",
-                   path, list_names[t->list], t->values.size, dtype_name(dtype), dtype_size(dtype));
+                   path, penstock_pb_list_names[t->list], t->values.size, dtype_name(dtype), dtype_size(dtype));
 }
 
 /* -- how many ----------------------------------------------------------------------------------- */
@@ -155,7 +140,7 @@ static enum err_code count_list(const struct penstock_pb_tensor *t, enum penstoc
             return err_set(err, E_INVALID,
                            "%s.%s: its values have wire type %u; was the message made with another "
                            ".proto?",
-                           path, list_names[t->list], (unsigned)field.wire);
+                           path, penstock_pb_list_names[t->list], (unsigned)field.wire);
         else if (wire == PB_VARINT)
             count += count_ends(field.bytes);
         else if (field.bytes.size % size != 0)
@@ -174,7 +159,7 @@ static struct json_cursor cursor_of(const struct penstock_pb_tensor *t)
 
 static void json_path(char out[PATH_BYTES], const char *path, const struct penstock_pb_tensor *t)
 {
-    snprintf(out, PATH_BYTES, "%s.%s", path, list_names[t->list]);
+    snprintf(out, PATH_BYTES, "%s.%s", path, penstock_pb_list_names[t->list]);
 }
 
 enum err_code penstock_pb_count(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
@@ -322,7 +307,7 @@ static enum err_code check_element(const struct penstock_pb_tensor *t, enum pens
     if (rows[dtype].max == 0 || (number >= rows[dtype].min && number <= rows[dtype].max))
         return OK;
     return err_set(err, E_INVALID, "%s.%s.values[%llu]: %lld is out of range for %s (%lld to %lld)",
-                   path, list_names[t->list], (unsigned long long)index, (long long)number,
+                   path, penstock_pb_list_names[t->list], (unsigned long long)index, (long long)number,
                    dtype_name(dtype), (long long)rows[dtype].min, (long long)rows[dtype].max);
 }
 
@@ -374,7 +359,7 @@ static COLD enum err_code explain(const struct penstock_pb_tensor *t, enum penst
             TRY(check_field(t, dtype, path, &field, &index, err));
     if (found != count)
         return wrong_count(t, path, found, count, err);
-    return err_set(err, E_INTERNAL, "%s.%s was not read", path, list_names[t->list]);
+    return err_set(err, E_INTERNAL, "%s.%s was not read", path, penstock_pb_list_names[t->list]);
 }
 
 /* -- JSON --------------------------------------------------------------------------------------- */
@@ -408,40 +393,6 @@ static enum err_code bare_integers(struct slice *text, const char *path, struct 
     return OK;
 }
 
-/* Decodes base64, with + and / or - and _, padded or not; false: it is none. */
-static bool base64_decode(struct slice text, uint8_t *out, size_t *ret_size)
-{
-    uint32_t bits = 0, held = 0;
-    size_t size = 0;
-
-    while (text.size > 0 && text.data[text.size - 1] == '=')
-        text.size--;
-    for (size_t i = 0; i < text.size; i++) {
-        uint8_t c = text.data[i];
-        uint32_t value;
-        if (c >= 'A' && c <= 'Z')
-            value = (uint32_t)(c - 'A');
-        else if (c >= 'a' && c <= 'z')
-            value = (uint32_t)(c - 'a' + 26);
-        else if (c >= '0' && c <= '9')
-            value = (uint32_t)(c - '0' + 52);
-        else if (c == '+' || c == '-')
-            value = 62;
-        else if (c == '/' || c == '_')
-            value = 63;
-        else
-            return false;
-        bits = bits << 6 | value;
-        held += 6;
-        if (held >= 8) {
-            held -= 8;
-            out[size++] = (uint8_t)(bits >> held);
-        }
-    }
-    *ret_size = size;
-    return text.size % 4 != 1;
-}
-
 /* bytes_list: each string is base64. `out` has 4 bytes an element and the text's size. */
 static enum err_code read_base64(struct slice text, uint8_t *out, uint64_t count, const char *path,
                                  size_t *ret_size, struct arena *arena, struct err *err)
@@ -459,7 +410,7 @@ static enum err_code read_base64(struct slice text, uint8_t *out, uint64_t count
         if (!has_more)
             break;
         TRY(json_string(&c, arena, &encoded, path, err));
-        if (index == count || !base64_decode(encoded, at + 4, &size))
+        if (index == count || !penstock_pb_base64(encoded, at + 4, &size))
             return err_set(err, E_INVALID, "%s[%llu]: it is no base64, or there are too many", path,
                            (unsigned long long)index);
         uint32_t length = (uint32_t)size;
