@@ -130,7 +130,9 @@ struct penstock_host {
                         const int64_t *shape, void *data, size_t bytes,
                         void (*release)(void *context, void *data), void *context,
                         struct penstock_err *err);
-    /* Sends the outputs filled since the last emit as one response of the row. */
+    /* Sends the outputs filled since the last emit as one response of the row. Without credit a
+     * backend that may block is made to wait here; of others a few responses are kept, and one that
+     * goes on is cancelled. */
     void (*emit)(struct penstock_batch *batch, uint32_t row);
     /* Ends one row with an error; the others go on. Nothing may be filled for it afterwards. */
     void (*fail_row)(struct penstock_batch *batch, uint32_t row, int code, const char *text);
@@ -149,7 +151,7 @@ struct penstock_host {
     int (*classes)(struct penstock_model *model, const char *output, uint32_t count,
                    const char *const *names, const int64_t *numbers, struct penstock_err *err);
 
-    /* -- for CONCURRENT backends; on the instance's thread, from execute, resume, cancel_batch ---- */
+    /* -- for CONCURRENT backends; from within execute and resume of the instance ------------------ */
     /* The backend's own word for the batch, at first NULL: borrowed from nobody, freed by nobody. */
     void **(*context)(struct penstock_batch *batch);
     /* Asks for one resume() when so many nanoseconds have passed; the latest asking counts;
@@ -178,9 +180,11 @@ enum penstock_backend_traits {
     /* input() may give memory in `place`s other than cpu. */
     PENSTOCK_BACKEND_DEVICE_INPUT = 1u << 4,
     /* An instance takes many batches at once: execute() may be called again before done() of those
-     * before it, up to penstock_backend.batches_max. Implies ASYNCHRONOUS. execute(), resume() and
-     * cancel_batch() of one instance never overlap and are called on the same thread (with
-     * RUNS_INLINE: the network loop of the callers), so that such a backend needs no lock. */
+     * before it, up to penstock_backend.batches_max. Implies ASYNCHRONOUS. execute() and
+     * resume() of one instance never overlap and are called on the same thread (with
+     * RUNS_INLINE: the network loop of the callers), so that such a backend needs no lock. It may
+     * answer and end any of the instance's batches from within them, and calls the host for its
+     * batches on no other thread. wait_credit() is not for it, and cancel() is not called. */
     PENSTOCK_BACKEND_CONCURRENT = 1u << 5,
     /* Of a CONCURRENT backend: it takes a caller's input in pieces itself (next_input), answers
      * between them, and may answer before the first. One batch is one stream, with one row. Callers

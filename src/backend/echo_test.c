@@ -313,7 +313,9 @@ TEST(echo_repeat_answers_many_times)
     set(&f, "count", "3");
     set(&f, "delay_ms", "2");
     check(open_model(&f) == OK, "%s", f.err.text);
-    check(f.traits == PENSTOCK_BACKEND_DECOUPLED, "traits %u", f.traits);
+    check(f.traits == (PENSTOCK_BACKEND_DECOUPLED | PENSTOCK_BACKEND_CONCURRENT |
+                       PENSTOCK_BACKEND_RUNS_INLINE),
+          "traits %u", f.traits);
     batch(&f, 1);
     input_ints(&f, &value, 1);
     uint64_t from = now_ms();
@@ -355,6 +357,116 @@ TEST(echo_repeat_never_outruns_its_reader)
     pthread_join(thread, NULL);
     check(runner.code == E_CANCELLED, "code %d", runner.code);
     check(f.batch.rows[0].responses_count == 5, "%u responses for 5 credits",
+          f.batch.rows[0].responses_count);
+    end(&f);
+}
+
+TEST(echo_repeat_lets_others_have_their_turn)
+{
+    struct fixture f;
+    int32_t value = 5;
+
+    begin(&f, NUMBERS, "repeat");
+    set(&f, "count", "640");
+    check(open_model(&f) == OK, "%s", f.err.text);
+    batch(&f, 1);
+    input_ints(&f, &value, 1);
+    check(run(&f) == OK && f.batch.rows[0].responses_count == 640, "%u responses",
+          f.batch.rows[0].responses_count);
+    check(f.batch.resumes >= 9, "after 64 responses: %u times", f.batch.resumes);
+    end(&f);
+}
+
+TEST(echo_repeat_keeps_to_its_schedule)
+{
+    struct fixture f;
+    int32_t value = 5;
+
+    begin(&f, NUMBERS, "repeat");
+    set(&f, "count", "41");
+    set(&f, "delay_us", "1500");
+    check(open_model(&f) == OK, "%s", f.err.text);
+    batch(&f, 1);
+    input_ints(&f, &value, 1);
+    uint64_t from = now_ms();
+    check(run(&f) == OK && f.batch.rows[0].responses_count == 41, "%u responses",
+          f.batch.rows[0].responses_count);
+    uint64_t took = now_ms() - from;
+    check(took >= 59, "not before their time: %llu ms", (unsigned long long)took);
+    check(f.batch.resumes >= 10, "it waited %u times", f.batch.resumes);
+    end(&f);
+}
+
+#define TALK                                                                     \
+    "{\"input\":[{\"name\":\"say\",\"data_type\":\"TYPE_STRING\",\"dims\":[1]}]," \
+    "\"output\":[{\"name\":\"said\",\"data_type\":\"TYPE_STRING\",\"dims\":[1]}," \
+    "{\"name\":\"turn\",\"data_type\":\"TYPE_INT64\",\"dims\":[1]}]}"
+
+static void begin_talk(struct fixture *f)
+{
+    static const uint8_t hi[] = { 2, 0, 0, 0, 'h', 'i' };
+    int64_t one = 1;
+
+    begin(f, TALK, "chat");
+    set(f, "greeting", "hello");
+    check(open_model(f) == OK, "%s", f->err.text);
+    check((f->traits & PENSTOCK_BACKEND_TAKES_STREAM) != 0, "traits %u", f->traits);
+    batch(f, 1);
+    fake_batch_input(&f->batch, 0, PENSTOCK_BYTES, 1, &one, hi, sizeof hi);
+}
+
+static bool says(const struct fixture *f, uint32_t response, const char *text, int64_t turn)
+{
+    const struct penstock_tensor *said = fake_batch_output(&f->batch, 0, response, 0);
+    const struct penstock_tensor *number = fake_batch_output(&f->batch, 0, response, 1);
+    uint32_t length = (uint32_t)strlen(text);
+
+    return said != NULL && number != NULL && said->size == 4 + length &&
+           memcmp(said->data, &length, 4) == 0 &&
+           memcmp((const char *)said->data + 4, text, length) == 0 && number->size == 8 &&
+           memcmp(number->data, &turn, 8) == 0;
+}
+
+TEST(echo_chat_greets_and_answers_in_turn)
+{
+    struct fixture f;
+
+    begin_talk(&f);
+    f.batch.rows[0].parameters[0] = (struct fake_parameter){ "count", "2" };
+    f.batch.pieces = 3;
+    check(fake_batch_run(&f.batch, f.backend, f.instance) == OK, "%s", fake_batch_text(&f.batch));
+    check(f.batch.rows[0].responses_count == 7, "%u", f.batch.rows[0].responses_count);
+    check(says(&f, 0, "hello", 0), "the greeting");
+    for (uint32_t i = 1; i < 7; i++)
+        check(says(&f, i, "hi", (i + 1) / 2), "answer %u", i);
+    fake_batch_reset(&f.batch);
+    f.batch.rows[0].parameters[0] = (struct fake_parameter){ "greeting", "" };
+    check(fake_batch_run(&f.batch, f.backend, f.instance) == OK, "%s", fake_batch_text(&f.batch));
+    check(f.batch.rows[0].responses_count == 1 && says(&f, 0, "hi", 1),
+          "no greeting where none is wanted, and the turns begin anew");
+    end(&f);
+}
+
+TEST(echo_chat_stops_when_interrupted)
+{
+    struct fixture f;
+    pthread_t thread;
+
+    begin_talk(&f);
+    f.batch.rows[0].parameters[0] = (struct fake_parameter){ "count", "1000000" };
+    f.batch.rows[0].parameters[1] = (struct fake_parameter){ "delay_ms", "60000" };
+    f.batch.has_no_end = true;
+    struct runner runner = { &f, OK };
+    if (pthread_create(&thread, NULL, run_thread, &runner) != 0)
+        return;
+    usleep(20000); /* the greeting and the first of the answer */
+    uint64_t from = now_ms();
+    fake_batch_interrupt(&f.batch);
+    fake_batch_give_pieces(&f.batch, 0, true);
+    pthread_join(thread, NULL);
+    check(runner.code == OK && now_ms() - from < 1000, "code %d after %llu ms", runner.code,
+          (unsigned long long)(now_ms() - from));
+    check(f.batch.rows[0].responses_count == 2 && says(&f, 1, "hi", 1), "%u",
           f.batch.rows[0].responses_count);
     end(&f);
 }

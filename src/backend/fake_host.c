@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { GUARD_BYTES = 64, GUARD = 0xa5, ALIGN = 64 };
 
@@ -436,6 +437,66 @@ static void host_mark_compute(struct penstock_batch *batch, bool is_end)
         violation("marked the end of compute before its begin");
 }
 
+/* -- for CONCURRENT backends -------------------------------------------------------------------- */
+
+static uint64_t now_ns(void)
+{
+    struct timespec at;
+
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec;
+}
+
+static void **host_context(struct penstock_batch *batch)
+{
+    return &batch_of(batch)->context;
+}
+
+static void host_resume_after(struct penstock_batch *batch, uint64_t ns)
+{
+    struct fake_batch *fake = batch_of(batch);
+
+    if (fake->done_count > 0)
+        violation("used a batch after done()");
+    fake->resume_ns = ns == UINT64_MAX ? ns : now_ns() + ns;
+}
+
+static enum penstock_next_input host_next_input(struct penstock_batch *batch)
+{
+    struct fake_batch *fake = batch_of(batch);
+    enum penstock_next_input next = PENSTOCK_INPUT_NONE;
+
+    pthread_mutex_lock(&fake->lock);
+    fake->is_piece_taken = fake->pieces > 0;
+    if (fake->pieces > 0) {
+        fake->pieces--;
+        fake->pieces_taken++;
+        next = PENSTOCK_INPUT_PIECE;
+    } else if (!fake->has_no_end) {
+        next = PENSTOCK_INPUT_END;
+    }
+    pthread_mutex_unlock(&fake->lock);
+    return next;
+}
+
+static uint64_t host_input_sequence(const struct penstock_batch *batch)
+{
+    const struct fake_batch *fake = batch_of(batch);
+
+    return fake->is_piece_taken ? fake->pieces_taken : 0;
+}
+
+static bool host_interrupted(struct penstock_batch *batch)
+{
+    struct fake_batch *fake = batch_of(batch);
+
+    pthread_mutex_lock(&fake->lock);
+    bool is_interrupted = fake->interruptions > 0;
+    fake->interruptions -= is_interrupted;
+    pthread_mutex_unlock(&fake->lock);
+    return is_interrupted;
+}
+
 const struct penstock_host fake_host = {
     .abi = PENSTOCK_BACKEND_ABI,
     .size = sizeof fake_host,
@@ -465,6 +526,11 @@ const struct penstock_host fake_host = {
     .fail_row = host_fail_row,
     .done = host_done,
     .mark_compute = host_mark_compute,
+    .context = host_context,
+    .resume_after = host_resume_after,
+    .next_input = host_next_input,
+    .input_sequence = host_input_sequence,
+    .interrupted = host_interrupted,
 };
 
 /* -- the batch: what a test does -------------------------------------------------------------- */
@@ -474,13 +540,19 @@ void fake_batch_init(struct fake_batch *batch, struct fake_model *model, uint32_
     memset(batch, 0, sizeof *batch);
     batch->model = model;
     batch->rows_count = rows;
+    batch->resume_ns = UINT64_MAX;
+    batch->pieces = 1;
     for (uint32_t i = 0; i < rows; i++) {
         batch->rows[i].size = 1;
         atomic_init(&batch->rows[i].credit, UINT32_MAX);
         atomic_init(&batch->rows[i].is_cancelled, false);
     }
     pthread_mutex_init(&batch->lock, NULL);
-    pthread_cond_init(&batch->changed, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&batch->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
 }
 
 static void drop_answers(struct fake_batch *batch)
@@ -499,6 +571,12 @@ static void drop_answers(struct fake_batch *batch)
     batch->marks = 0;
     batch->code = OK;
     batch->text[0] = '\0';
+    batch->context = NULL;
+    batch->resume_ns = UINT64_MAX;
+    batch->resumes = 0;
+    batch->pieces = 1;
+    batch->pieces_taken = 0;
+    batch->is_piece_taken = batch->is_woken = false;
 }
 
 void fake_batch_reset(struct fake_batch *batch)
@@ -546,9 +624,34 @@ void fake_batch_input(struct fake_batch *batch, uint32_t index, enum penstock_dt
     batch->has_input[index] = true;
 }
 
+/* Until something that it may wait for is there, or its time has come. */
+static void wait_resume(struct fake_batch *batch)
+{
+    uint64_t due = batch->resume_ns;
+    struct timespec at = { .tv_sec = (time_t)(due / 1000000000u),
+                           .tv_nsec = (long)(due % 1000000000u) };
+
+    pthread_mutex_lock(&batch->lock);
+    while (!batch->is_woken && (due == UINT64_MAX || now_ns() < due)) {
+        if (due == UINT64_MAX)
+            pthread_cond_wait(&batch->changed, &batch->lock);
+        else
+            pthread_cond_timedwait(&batch->changed, &batch->lock, &at);
+    }
+    if (!batch->is_woken)
+        batch->resume_ns = UINT64_MAX;
+    batch->is_woken = false;
+    pthread_mutex_unlock(&batch->lock);
+}
+
 int fake_batch_run(struct fake_batch *batch, const struct penstock_backend *backend, void *instance)
 {
     backend->execute(instance, fake_batch_host(batch));
+    while (batch->done_count == 0 && backend->resume != NULL) {
+        wait_resume(batch);
+        batch->resumes++;
+        backend->resume(instance, fake_batch_host(batch));
+    }
     if (batch->done_count != 1)
         violation("did not end a batch exactly once");
     return batch->code != OK ? batch->code : batch->rows[0].code;
@@ -560,6 +663,7 @@ void fake_batch_cancel(struct fake_batch *batch, const struct penstock_backend *
     pthread_mutex_lock(&batch->lock);
     for (uint32_t i = 0; i < batch->rows_count; i++)
         atomic_store(&batch->rows[i].is_cancelled, true);
+    batch->is_woken = true;
     pthread_cond_broadcast(&batch->changed);
     pthread_mutex_unlock(&batch->lock);
     if (backend->cancel != NULL)
@@ -570,6 +674,26 @@ void fake_batch_give_credit(struct fake_batch *batch, uint32_t row, uint32_t cou
 {
     pthread_mutex_lock(&batch->lock);
     atomic_fetch_add(&batch->rows[row].credit, count);
+    batch->is_woken = true;
+    pthread_cond_broadcast(&batch->changed);
+    pthread_mutex_unlock(&batch->lock);
+}
+
+void fake_batch_give_pieces(struct fake_batch *batch, uint32_t count, bool is_end)
+{
+    pthread_mutex_lock(&batch->lock);
+    batch->pieces += count;
+    batch->has_no_end = !is_end;
+    batch->is_woken = true;
+    pthread_cond_broadcast(&batch->changed);
+    pthread_mutex_unlock(&batch->lock);
+}
+
+void fake_batch_interrupt(struct fake_batch *batch)
+{
+    pthread_mutex_lock(&batch->lock);
+    batch->interruptions++;
+    batch->is_woken = true;
     pthread_cond_broadcast(&batch->changed);
     pthread_mutex_unlock(&batch->lock);
 }

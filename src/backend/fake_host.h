@@ -81,6 +81,15 @@ struct fake_batch {
     int code;
     char text[ERR_TEXT_MAX];
     bool is_output_refused; /* output() answers NULL: no memory */
+    /* for CONCURRENT backends */
+    void *context;
+    uint64_t resume_ns;      /* asked for by resume_after; UINT64_MAX: not */
+    uint32_t resumes;        /* times that it was resumed */
+    uint32_t pieces;         /* that next_input still has: each is the batch's inputs */
+    uint64_t pieces_taken;
+    bool is_piece_taken, has_no_end; /* has_no_end: more pieces may come */
+    uint32_t interruptions;  /* not yet told; guarded by lock, as are pieces and is_woken */
+    bool is_woken;
     pthread_mutex_t lock;
     pthread_cond_t changed;
 };
@@ -107,14 +116,17 @@ void fake_batch_input(struct fake_batch *batch, uint32_t index, enum penstock_dt
                       uint32_t rank, const int64_t *shape, const void *data, size_t size);
 /* Drops what was answered, so that the batch can be run again. */
 void fake_batch_reset(struct fake_batch *batch);
-/* Runs it, and looks that it was ended exactly once. The code of done(), or of row 0 if it failed
- * by itself. */
+/* Runs it, resuming it as long as it is open, and looks that it was ended exactly once. The code of
+ * done(), or of row 0 if it failed by itself. */
 int fake_batch_run(struct fake_batch *batch, const struct penstock_backend *backend,
                    void *instance);
 /* From another thread: the caller of every row has left. */
 void fake_batch_cancel(struct fake_batch *batch, const struct penstock_backend *backend,
                        void *instance);
 void fake_batch_give_credit(struct fake_batch *batch, uint32_t row, uint32_t count);
+/* From another thread: so many more pieces, and whether those are all; an interruption. */
+void fake_batch_give_pieces(struct fake_batch *batch, uint32_t count, bool is_end);
+void fake_batch_interrupt(struct fake_batch *batch);
 /* The text that belongs to what fake_batch_run returned. */
 const char *fake_batch_text(const struct fake_batch *batch);
 /* Output of a response, or NULL when there is none. */

@@ -18,36 +18,106 @@
 
 /* -- outputs ----------------------------------------------------------------------------------- */
 
-void emission_free(struct emission *e)
-{
-    response_drop(&e->response);
-    mem_free(e);
-}
-
 static void on_emission(struct loop_msg *msg)
 {
     struct emission *e = CONTAINER_OF(msg, struct emission, msg);
 
-    request_deliver(e->request->private, &e->response);
-    emission_free(e);
+    request_deliver(e->request->private, &e->response, e->piece, e->interrupts);
+    emission_give(e, true);
 }
 
-/* The response being filled: the request's own first, then one from the heap each. */
-static struct response *filling(struct request_private *p, struct err *err)
+static struct emission *emission_new(uint32_t outputs_count)
 {
+    size_t head = sizeof(struct emission) + outputs_count * sizeof(struct response_output);
+    head = (head + BUF_ALIGN - 1) & ~(size_t)(BUF_ALIGN - 1);
+    struct emission *e = mem_aligned(BUF_ALIGN, head + SCRATCH_BYTES);
+
+    if (e == NULL)
+        return NULL;
+    memset(e, 0, head);
+    e->msg.run = on_emission;
+    e->response.outputs_count = outputs_count;
+    e->response.outputs = e->outputs;
+    e->scratch = (uint8_t *)e + head;
+    return e;
+}
+
+static struct emission *emission_of(struct mpsc_node *node)
+{
+    return CONTAINER_OF(node, struct emission, msg.node);
+}
+
+struct emission *emission_take(struct instance *instance, struct request_private *p)
+{
+    struct emission *e = instance->emissions;
+
+    if (e == NULL && !instance->is_inline) {
+        /* What the loops gave back since. */
+        struct mpsc_node *node = mpsc_take_all(&instance->returned);
+        e = node == NULL ? NULL : emission_of(node);
+    }
+    if (LIKELY(e != NULL)) {
+        struct mpsc_node *next = e->msg.node.next;
+        instance->emissions = next == NULL ? NULL : emission_of(next);
+    } else if ((e = emission_new(p->response.outputs_count)) != NULL &&
+               instance->emissions_count < EMISSIONS_KEPT) {
+        instance->emissions_count++;
+        e->home = instance;
+    }
+    if (e != NULL)
+        e->request = &p->pub;
+    return e;
+}
+
+void emission_give(struct emission *e, bool is_on_loop)
+{
+    struct instance *home = e->home;
+
+    for (uint32_t i = 0; i < e->response.outputs_count; i++) {
+        if (!e->outputs[i].is_set)
+            continue;
+        struct buf *holder = e->outputs[i].tensor.owner;
+        buf_unref(&holder);
+        e->outputs[i].is_set = false;
+    }
+    e->scratch_used = 0;
+    if (home == NULL) {
+        mem_free(e);
+    } else if (home->is_inline || !is_on_loop) {
+        e->msg.node.next = home->emissions == NULL ? NULL : &home->emissions->msg.node;
+        home->emissions = e;
+    } else {
+        mpsc_put(&home->returned, &e->msg.node);
+    }
+}
+
+void emissions_free(struct instance *instance)
+{
+    struct mpsc_node *node = mpsc_take_all(&instance->returned);
+
+    for (int round = 0; round < 2; round++) {
+        while (node != NULL) {
+            struct emission *e = emission_of(node);
+            node = node->next;
+            mem_free(e);
+        }
+        node = instance->emissions == NULL ? NULL : &instance->emissions->msg.node;
+        instance->emissions = NULL;
+    }
+}
+
+/* The response being filled: the request's own first, then one from the pool each. */
+static struct response *filling(struct penstock_batch *batch, struct err *err)
+{
+    struct request_private *p = batch->row;
+
     if (!p->first_used)
         return &p->response;
+    if (p->filling == NULL)
+        p->filling = emission_take(batch->instance, p);
     if (p->filling == NULL) {
-        uint32_t count = p->response.outputs_count;
-        p->filling = mem_zalloc(sizeof *p->filling + count * sizeof p->filling->outputs[0]);
-        if (p->filling == NULL) {
-            err_set(err, E_EXHAUSTED, "no memory for one more response");
-            return NULL;
-        }
-        p->filling->msg.run = on_emission;
-        p->filling->request = &p->pub;
-        p->filling->response.outputs_count = count;
-        p->filling->response.outputs = p->filling->outputs;
+        err_set(err, E_EXHAUSTED, "no memory for one more response");
+        return NULL;
     }
     return &p->filling->response;
 }
@@ -69,7 +139,7 @@ static struct response_output *output_slot(struct penstock_batch *batch, uint32_
         err_set(err, E_CANCELLED, "the row is over");
         return NULL;
     }
-    response = filling(p, err);
+    response = filling(batch, err);
     if (response == NULL)
         return NULL;
     struct response_output *slot = &response->outputs[output];
@@ -79,8 +149,14 @@ static struct response_output *output_slot(struct penstock_batch *batch, uint32_
         buf_unref(&old);
     }
     slot->is_set = false;
-    slot->tensor = (struct penstock_tensor){ .name = t->name, .dtype = t->dtype, .rank = rank };
-    memcpy(slot->tensor.shape, shape, rank * sizeof shape[0]);
+    slot->tensor.name = t->name;
+    slot->tensor.dtype = t->dtype;
+    slot->tensor.rank = rank;
+    slot->tensor.place = (struct penstock_place){ PENSTOCK_CPU, 0 };
+    slot->tensor.data = slot->tensor.owner = NULL;
+    slot->tensor.size = 0;
+    for (uint32_t i = 0; i < rank; i++)
+        slot->tensor.shape[i] = shape[i];
     if (UNLIKELY(t->is_reshaped)) {
         /* The backend's shape back into what clients see. */
         uint32_t at = 0;
@@ -128,9 +204,10 @@ static void *host_output(struct penstock_batch *batch, uint32_t row, uint32_t ou
         return NULL;
     slot->tensor.size = bytes;
     size_t room = (bytes + BUF_ALIGN - 1) & ~(size_t)(BUF_ALIGN - 1);
-    if (!p->first_used && bytes <= SCRATCH_BYTES && room <= SCRATCH_BYTES - p->scratch_used) {
-        void *memory = p->scratch + p->scratch_used;
-        p->scratch_used += room;
+    uint32_t *used = p->first_used ? &p->filling->scratch_used : &p->scratch_used;
+    if (bytes <= SCRATCH_BYTES && room <= SCRATCH_BYTES - *used) {
+        void *memory = (p->first_used ? p->filling->scratch : p->scratch) + *used;
+        *used += (uint32_t)room;
         slot->tensor.data = memory;
         slot->is_set = p->has_filled = true;
         return memory;
@@ -167,45 +244,73 @@ static int host_output_adopt(struct penstock_batch *batch, uint32_t row, uint32_
 
 static void host_fail_row(struct penstock_batch *batch, uint32_t row, int code, const char *text);
 
+static void host_wait_credit(const struct penstock_batch *batch, uint32_t row);
+
+/* One response less that the reader takes. A backend that may block is made to wait for its reader
+ * here, if it did not by itself. */
+static void take_credit(struct penstock_batch *batch, struct request_private *p)
+{
+    const uint32_t others = PENSTOCK_BACKEND_ASYNCHRONOUS | PENSTOCK_BACKEND_CONCURRENT;
+    uint32_t credit = atomic_load_explicit(&p->credit, memory_order_relaxed);
+
+    if (credit == UINT32_MAX)
+        return;
+    if (p->pub.was_inline) { /* nobody else writes: no locked instruction */
+        if (credit != 0)
+            atomic_store_explicit(&p->credit, credit - 1, memory_order_relaxed);
+        return;
+    }
+    uint32_t traits = p->pub.model->traits;
+    if (credit == 0 && (traits & PENSTOCK_BACKEND_DECOUPLED) != 0 && (traits & others) == 0)
+        host_wait_credit(batch, 0);
+    credit = atomic_load_explicit(&p->credit, memory_order_relaxed);
+    while (credit != UINT32_MAX && credit != 0 &&
+           !atomic_compare_exchange_weak(&p->credit, &credit, credit - 1))
+        ;
+}
+
 static void host_emit(struct penstock_batch *batch, uint32_t row)
 {
     struct request_private *p = batch->row;
 
     if (row != 0 || p->row_over)
         return;
-    uint32_t credit = atomic_load_explicit(&p->credit, memory_order_relaxed);
-    while (credit != UINT32_MAX && credit != 0 &&
-           !atomic_compare_exchange_weak(&p->credit, &credit, credit - 1))
-        ;
+    take_credit(batch, p);
     p->has_filled = false;
+    uint64_t piece = p->stream != NULL ? p->stream->taken_number : 0;
+    uint32_t interrupts = p->stream != NULL ? p->stream->interrupts_seen : 0;
     if (!p->first_used) {
         /* Where one answer is the rule it travels with the end: one message, not two. */
         p->first_used = true;
+        p->first_piece = piece;
+        p->first_interrupts = interrupts;
         if ((p->pub.model->traits & PENSTOCK_BACKEND_DECOUPLED) == 0)
             return;
         p->first_posted = true;
         if (p->pub.was_inline)
-            request_deliver(p, &p->response);
+            request_deliver(p, &p->response, piece, interrupts);
         else
             loop_post(p->pub.loop, &p->first_msg);
         return;
     }
-    if ((p->pub.model->traits & PENSTOCK_BACKEND_DECOUPLED) == 0) {
+    if (UNLIKELY((p->pub.model->traits & PENSTOCK_BACKEND_DECOUPLED) == 0)) {
         host_fail_row(batch, row, E_INTERNAL,
                       "the backend answered twice, but did not declare itself decoupled");
         return;
     }
+    if (p->filling == NULL)
+        (void)filling(batch, NULL); /* an empty response is one too */
     struct emission *e = TAKE(p->filling);
-    if (e == NULL && filling(p, NULL) != NULL)
-        e = TAKE(p->filling); /* an empty response is one too */
-    if (e == NULL) {
+    if (UNLIKELY(e == NULL)) {
         host_fail_row(batch, row, E_EXHAUSTED, "no memory for one more response; retry later");
         return;
     }
     if (p->pub.was_inline) {
-        request_deliver(p, &e->response);
-        emission_free(e);
+        request_deliver(p, &e->response, piece, interrupts);
+        emission_give(e, true);
     } else {
+        e->piece = piece;
+        e->interrupts = interrupts;
         loop_post(p->pub.loop, &e->msg);
     }
 }
@@ -221,13 +326,25 @@ static const struct penstock_tensor *host_input(const struct penstock_batch *bat
 {
     const struct request_private *p = batch->row;
 
-    if (index >= p->pub.model->signature->inputs_count || !p->pub.has_input[index])
+    if (index >= p->pub.model->signature->inputs_count)
         return NULL;
-    return &p->backend_inputs[index];
+    if (UNLIKELY((p->pub.model->traits & PENSTOCK_BACKEND_TAKES_STREAM) != 0)) {
+        if (p->stream != NULL) {
+            const struct stream_piece *piece = p->stream->taken;
+            return piece != NULL && piece->has_input[index] ? &piece->inputs[index] : NULL;
+        }
+        if (p->own_taken != 1) /* nothing is taken */
+            return NULL;
+    }
+    return p->pub.has_input[index] ? &p->backend_inputs[index] : NULL;
 }
 
 static int64_t host_row_size(const struct penstock_batch *batch, uint32_t row UNUSED)
 {
+    const struct stream *stream = batch->row->stream;
+
+    if (stream != NULL && stream->taken != NULL)
+        return stream->taken->rows;
     return (int64_t)batch->row->batch_size;
 }
 
@@ -241,8 +358,16 @@ static bool host_wants(const struct penstock_batch *batch, uint32_t row, uint32_
 static const char *host_parameter(const struct penstock_batch *batch, uint32_t row,
                                   const char *key)
 {
-    const struct parameter *found = row == 0 ? request_parameter(&batch->row->pub, key) : NULL;
+    const struct request_private *p = batch->row;
+    const struct parameter *found =
+        p->stream != NULL && p->stream->taken != NULL ? p->stream->taken->parameters : NULL;
 
+    if (row != 0)
+        return NULL;
+    while (found != NULL && strcmp(found->key, key) != 0)
+        found = found->next;
+    if (found == NULL)
+        found = request_parameter(&p->pub, key);
     return found == NULL ? NULL : found->text;
 }
 
@@ -250,8 +375,14 @@ static bool host_cancelled(const struct penstock_batch *batch, uint32_t row)
 {
     const struct request_private *p = batch->row;
 
-    return row != 0 || atomic_load_explicit(&p->is_cancelled, memory_order_acquire) ||
-           (p->pub.deadline_ns != UINT64_MAX && env_now(p->engine) >= p->pub.deadline_ns);
+    if (row != 0 || atomic_load_explicit(&p->is_cancelled, memory_order_acquire))
+        return true;
+    if (p->pub.deadline_ns == UINT64_MAX)
+        return false;
+    /* On a loop others ask often: the turn's own time will do. */
+    uint64_t now = batch->open != NULL && p->pub.was_inline ? loop_now_ns(p->pub.loop)
+                                                            : env_now(p->engine);
+    return now >= p->pub.deadline_ns;
 }
 
 static uint32_t host_credit(const struct penstock_batch *batch, uint32_t row)
@@ -304,12 +435,19 @@ static void host_done(struct penstock_batch *batch, int code, const char *text)
     struct request_private *p = batch->row;
     struct instance *instance = batch->instance;
 
-    require(!atomic_load_explicit(&batch->is_done, memory_order_relaxed));
+    if (batch->open != NULL)
+        require(!list_has(&batch->open->done_node));
+    else
+        require(!atomic_load_explicit(&batch->is_done, memory_order_relaxed));
     if (code != 0)
         host_fail_row(batch, 0, code, text);
     else if (!p->row_over && p->has_filled)
         host_emit(batch, 0);
     p->row_over = true;
+    if (batch->open != NULL) {
+        list_push(&instance->done, &batch->open->done_node);
+        return;
+    }
     struct worker *worker = instance->worker;
     struct model *model = instance->model;
     if (worker == NULL) {
@@ -363,6 +501,8 @@ void host_fill(struct penstock_host *host)
     host->fail_row = host_fail_row;
     host->done = host_done;
     host->mark_compute = host_mark_compute;
+    host_fill_open(host);
+    host_fill_stream(host);
 }
 
 /* -- the run ------------------------------------------------------------------------------------ */
@@ -405,29 +545,13 @@ static void check_outputs(struct request_private *p)
         }
 }
 
-void instance_run(struct instance *instance, struct request_private *p)
+void instance_account(struct instance *instance, struct request_private *p,
+                      const struct penstock_batch *batch)
 {
-    struct model *model = instance->model;
-    struct model_stats *stats = &model->stats;
-    struct penstock_batch *batch = &instance->batch;
-    bool is_cpu = !instance->is_inline || policy_wants_cpu(&model->policy);
-    uint64_t cpu_ns = UNLIKELY(is_cpu) ? policy_cpu_ns() : 0;
-
-    batch->row = p;
-    batch->marked_input = batch->marked_end = false;
-    atomic_store_explicit(&batch->is_done, false, memory_order_relaxed);
-    if (!instance->is_inline)
-        atomic_fetch_add_explicit(&stats->running, 1, memory_order_relaxed);
-    p->begun_ns = instance->is_inline ? p->submitted_ns : env_now(p->engine);
-    model->backend->execute(instance->handle, batch);
-    if (UNLIKELY(!atomic_load_explicit(&batch->is_done, memory_order_acquire)))
-        wait_done(instance);
-    p->ended_ns = env_now(p->engine);
     if (instance->is_inline) {
-        model_stat_add(&model->shards[instance->index].runs_inline, 1);
+        model_stat_add(&instance->model->shards[instance->index].runs_inline, 1);
     } else {
-        atomic_fetch_sub_explicit(&stats->running, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&stats->runs_queued, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&instance->model->stats.runs_queued, 1, memory_order_relaxed);
     }
     if (!batch->marked_input)
         p->input_end_ns = p->begun_ns;
@@ -439,9 +563,33 @@ void instance_run(struct instance *instance, struct request_private *p)
     p->pub.stage_ns[STAGE_OUTPUT] = p->ended_ns - p->run_end_ns;
     check_outputs(p);
     if (p->filling != NULL) {
-        emission_free(p->filling);
+        emission_give(p->filling, false);
         p->filling = NULL;
     }
+}
+
+void instance_run(struct instance *instance, struct request_private *p)
+{
+    struct model *model = instance->model;
+    struct penstock_batch *batch = &instance->batch;
+    bool is_cpu = !instance->is_inline || policy_wants_cpu(&model->policy);
+    uint64_t cpu_ns = UNLIKELY(is_cpu) ? policy_cpu_ns() : 0;
+
+    batch->row = p;
+    batch->marked_input = batch->marked_end = false;
+    atomic_store_explicit(&batch->is_done, false, memory_order_relaxed);
+    if (!instance->is_inline)
+        atomic_fetch_add_explicit(&model->stats.running, 1, memory_order_relaxed);
+    p->begun_ns = instance->is_inline ? p->submitted_ns : env_now(p->engine);
+    instance->is_entered = true;
+    model->backend->execute(instance->handle, batch);
+    instance->is_entered = false;
+    if (UNLIKELY(!atomic_load_explicit(&batch->is_done, memory_order_acquire)))
+        wait_done(instance);
+    p->ended_ns = env_now(p->engine);
+    if (!instance->is_inline)
+        atomic_fetch_sub_explicit(&model->stats.running, 1, memory_order_relaxed);
+    instance_account(instance, p, batch);
     if (p->err.code == OK)
         policy_report(&model->policy, input_bytes(p),
                       is_cpu ? policy_cpu_ns() - cpu_ns : p->ended_ns - p->begun_ns, is_cpu);
@@ -487,6 +635,10 @@ void instance_worker_main(void *arg)
     struct model *model = instance->model;
     struct request_private *p;
 
+    if (model_is_concurrent(model->traits)) {
+        open_worker_main(arg);
+        return;
+    }
     while ((p = next_request(instance)) != NULL) {
         instance_run(instance, p);
         pthread_mutex_lock(&model->lock);

@@ -53,13 +53,24 @@ void engine_arena_give(struct engine *engine, struct loop *loop, struct arena **
 
 /* -- requests ---------------------------------------------------------------------------------- */
 
+struct instance;
+struct kept;
+struct open_batch;
+struct stream;
+
 enum request_state { REQUEST_NEW, REQUEST_QUEUED, REQUEST_RUNNING, REQUEST_ENDED };
 
-/* A response on its way from an instance's thread to the loop, beyond the first. */
+/* A response beyond the first, with memory for its small outputs: kept by its instance for the next
+ * one. On the loop it lives while the sink looks at it; else it is on its way to the loop. */
 struct emission {
-    struct loop_msg msg;
+    struct loop_msg msg; /* its node also links the instance's pool */
     struct request *request;
+    struct instance *home; /* whose pool it goes back to; NULL: to the heap */
     struct response response;
+    uint64_t piece;        /* see request_private.now_piece */
+    uint32_t interrupts;
+    uint32_t scratch_used;
+    uint8_t *scratch;
     struct response_output outputs[];
 };
 
@@ -79,15 +90,34 @@ struct request_private {
     bool first_posted;            /* and is on its way, or was delivered, before the end */
     bool failed_in_backend;       /* the runner's: fail_row, done with a code, a missing output */
     bool was_late;                /* the loop's: its deadline passed while it ran */
-    enum session_merge merge;
     bool is_of_session;           /* admitted with its session: draining does not refuse it */
+    bool is_over;                 /* the loop's: the run has ended, and its responses wait */
+    bool is_giving;               /* the loop's: the sink looks at one of those */
+    bool has_window, is_paused;   /* the loop's: see request_pause */
+    uint32_t owed;                /* the loop's: credit of the window, kept back by the pause */
+    enum err_code overran;        /* the loop's: why it was stopped; OK: it was not */
+    enum session_merge merge;
+    uint32_t reader_credit;       /* the loop's: responses that may be given to the sink */
+    uint64_t given;               /* the loop's: responses that were */
+    uint64_t dry_ns;              /* the loop's: when the reader's credit was used up; 0: it is not */
+    struct kept *kept, **kept_end; /* the loop's: responses that wait for credit */
+    uint32_t kept_count;
+    struct loop_task task;        /* gives them when there is */
+    struct stream *stream;        /* its inputs come in pieces; NULL: they are its own */
+    uint32_t own_taken;           /* next_input of one whose inputs are its own: 1 taken, 2 over */
+    /* of the response that the sink is just given: the piece that it answers, and how many
+     * interruptions the backend had seen */
+    uint64_t now_piece, first_piece;
+    uint32_t now_interrupts, first_interrupts;
+    struct open_batch *open;      /* of a CONCURRENT backend */
+    uint64_t left_ns;             /* when nobody waited for it any more; 0: somebody does */
     atomic_bool is_cancelled;
     atomic_uint credit;
     struct instance *instance;    /* while RUNNING, under the model's mutex */
     struct response response;     /* the first: outputs lie in the arena */
     struct emission *filling;     /* the runner's: a later response being filled */
     uint8_t *scratch;             /* memory for small outputs of the first response */
-    size_t scratch_used;
+    uint32_t scratch_used;
     uint64_t submitted_ns, begun_ns, input_end_ns, run_end_ns, ended_ns;
     uint64_t queue_due_ns;        /* until when it may wait; UINT64_MAX: any time */
     uint64_t batch_size;          /* rows along the first dim, for the statistics */
@@ -103,10 +133,36 @@ static inline struct request_private *private_of(struct request *request)
 
 /* Loop thread. Ends the request: on_end unless detached, the account, on_free. */
 void request_finish(struct request_private *p);
-/* Loop thread: a response to the sink unless detached. */
-void request_deliver(struct request_private *p, struct response *response);
-void emission_free(struct emission *e);
-/* Checks the inputs that are there against the signature; is_partial: others may be missing. */
+/* Loop thread: a response to the sink, now or when it has credit, unless detached. `piece` and
+ * `interrupts`: see now_piece. */
+void request_deliver(struct request_private *p, struct response *response, uint64_t piece,
+                     uint32_t interrupts);
+/* Loop thread. Where the reader's credit does not bound the backend (responses are merged), a window
+ * does: so many responses may be on their way to the loop. Pausing keeps it shut. Before submit. */
+void request_use_window(struct request *request);
+void request_pause(struct request *request, bool is_paused);
+/* The caller's own thread: the instance's, or the loop when it runs there. NULL: no memory. */
+struct emission *emission_take(struct instance *instance, struct request_private *p);
+/* Whoever was the last to look at it. */
+void emission_give(struct emission *e, bool is_on_loop);
+void emissions_free(struct instance *instance); /* the pool */
+/* Inputs by index of the signature. */
+struct inputs {
+    struct penstock_tensor *tensors;
+    bool *is_there;
+    /* -- set by inputs_check -- */
+    struct penstock_tensor *for_backend; /* the same, or reshaped copies in the arena */
+    uint64_t bytes, batch_size;
+};
+
+/* Checks them against the signature and fills in the card's constants. is_partial: the state is a
+ * session's to add. */
+enum err_code inputs_check(const struct model *model, struct arena *arena, struct inputs *inputs,
+                           bool is_partial, struct err *err);
+/* One of them: datatype, shape, size. */
+enum err_code input_check(const struct signature_tensor *want, const struct penstock_tensor *got,
+                          struct err *err);
+/* inputs_check of a request's. */
 enum err_code request_check(struct request_private *p, bool is_partial, struct err *err);
 void response_drop(struct response *response); /* lets go of the outputs' memory */
 /* For the warm-up, which runs before there are loops: checks the inputs; gives back what a run left. */
@@ -118,9 +174,30 @@ void request_drop_warm(struct request_private *p);
 struct penstock_batch {
     struct instance *instance;
     struct request_private *row; /* the direct scheduler runs one at a time */
+    struct open_batch *open;     /* that it is in; NULL: the instance's own */
     atomic_bool is_done;
     bool marked_input, marked_end;
 };
+
+/* A batch that stays open while others run, one a request (open.c). It belongs to the thread that
+ * calls the backend, but for what is marked. */
+struct open_batch {
+    struct penstock_batch batch;
+    void *context;               /* the backend's */
+    uint64_t busy_ns;            /* that the backend was in execute() and resume() */
+    struct list_node done_node;  /* in instance.done */
+    bool is_started;
+    /* on a loop */
+    struct loop_task task;       /* execute or resume at the end of the turn */
+    struct timer timer;          /* resume_after */
+    /* on an instance's thread */
+    struct list_node woken_node; /* in instance.woken, under the model's mutex */
+    struct list_node again_node; /* in instance.again */
+    uint64_t due_ns;             /* resume_after, in instance.dues */
+    uint32_t slot;               /* 1 + place there; 0: none */
+};
+
+enum { EMISSIONS_KEPT = 64 };    /* by each instance */
 
 struct instance {
     struct model *model;
@@ -132,12 +209,105 @@ struct instance {
     bool is_woken;              /* under the model's mutex: on its way to the queue */
     bool is_running;            /* under the model's mutex: cancel() may be called */
     struct penstock_batch batch;
+    /* emissions for the next responses: the running thread's; other threads give back to returned */
+    struct emission *emissions;
+    uint32_t emissions_count;   /* that were made for the pool and live */
+    struct mpsc returned;
+    /* -- of a CONCURRENT backend; the running thread's but for what is marked -- */
+    uint32_t open_count;
+    uint32_t waiting_count;
+    bool is_entered;            /* the backend is being called */
+    bool is_settling;
+    struct list done;           /* of open_batch.done_node */
+    struct list waiting;        /* on a loop: of request_private.queue_node, until there is room */
+    struct list woken;          /* under the model's mutex: of open_batch.woken_node */
+    struct list again;          /* of open_batch.again_node */
+    struct open_batch **dues;   /* owned: a heap, the soonest first */
+    uint32_t dues_count, dues_room;
 };
 
 /* Runs the request to its end of compute on the calling thread. p->err holds the outcome. */
 void instance_run(struct instance *instance, struct request_private *p);
 void instance_worker_main(void *arg);
 void host_fill(struct penstock_host *host);
+/* What an end of compute writes down: times, a missing output. */
+void instance_account(struct instance *instance, struct request_private *p,
+                      const struct penstock_batch *batch);
+
+/* -- batches that stay open: open.c -------------------------------------------------------------- */
+
+/* Loop thread: makes what a request to a CONCURRENT backend needs. */
+enum err_code open_new(struct request_private *p, struct err *err);
+/* Loop thread: runs it on the loop's instance, or lets it wait for room there. */
+enum err_code open_begin(struct instance *instance, struct request_private *p, struct err *err);
+/* Takes one that waits out again; false: it does not. */
+bool open_give_up(struct request_private *p);
+void open_worker_main(void *arg);
+/* Loop thread: something that the batch may wait for is there. */
+void open_wake(struct request_private *p);
+void host_fill_open(struct penstock_host *host);
+void open_close(struct instance *instance);
+static inline bool model_is_concurrent(uint32_t traits)
+{
+    return (traits & PENSTOCK_BACKEND_CONCURRENT) != 0;
+}
+
+/* -- input in pieces, for backends that take them: stream.c --------------------------------------- */
+
+struct stream_piece {
+    struct list_node node;           /* in stream.pieces */
+    struct loop_msg msg;             /* on its way back to the loop */
+    struct stream *stream;
+    uint64_t number;
+    const struct penstock_tensor *inputs; /* as the backend sees them */
+    const bool *has_input;
+    const struct parameter *parameters;
+    int64_t rows;                    /* that it has along the first dimension */
+};
+
+/* The session's; what the loop and the instance's thread share is under the model's mutex when it
+ * runs on a thread. */
+struct stream {
+    struct request_private *p;
+    struct list pieces;              /* shared: pushed and not taken */
+    bool is_finished;                /* shared */
+    uint32_t interrupts;             /* shared: asked for */
+    struct stream_piece *taken;      /* the running side's */
+    uint64_t taken_number;
+    uint32_t interrupts_seen;
+    /* Loop thread: the backend is done with that piece. */
+    void (*on_given_back)(struct stream *stream, struct stream_piece *piece);
+};
+
+void stream_init(struct stream *stream, struct request_private *p,
+                 void (*on_given_back)(struct stream *stream, struct stream_piece *piece));
+void stream_push(struct stream *stream, struct stream_piece *piece);
+void stream_finish(struct stream *stream);
+/* Counts an interruption; the pieces that were not taken are the caller's again, in *ret. */
+void stream_interrupt(struct stream *stream, struct list *ret);
+void host_fill_stream(struct penstock_host *host);
+
+/* -- responses that wait: keep.c ------------------------------------------------------------------ */
+
+enum { KEPT_MAX = 16, MERGED_BYTES_MAX = 1 << 20, WINDOW_RESPONSES = 256 };
+
+struct kept {
+    struct kept *next;
+    uint64_t piece;
+    uint32_t interrupts;
+    size_t bytes;                    /* of joined text */
+    struct response response;        /* merged: as the sink will see it */
+    size_t *rooms;                   /* by output: of a buf that is ours alone; 0: it is not */
+    struct response_output outputs[];
+};
+
+/* A copy that outlives the sink's look: references where outputs have owners, else copies. */
+struct kept *keep_response(const struct response *response, struct budget *budget);
+/* The newer takes the older's place; texts are joined when merge says so. On no memory the older is
+ * as it was, and one response is lost in `merged`. */
+enum err_code keep_merged(struct kept **older, const struct response *newer,
+                          enum session_merge merge, struct budget *budget);
+void kept_free(struct kept **kept);
 
 /* -- models ------------------------------------------------------------------------------------ */
 

@@ -177,6 +177,11 @@ static enum err_code open_instances(struct model *model, struct instance **ret, 
         list[i].is_inline = is_inline;
         list[i].batch.instance = &list[i];
         atomic_init(&list[i].batch.is_done, true);
+        mpsc_init(&list[i].returned);
+        list_init(&list[i].done);
+        list_init(&list[i].waiting);
+        list_init(&list[i].woken);
+        list_init(&list[i].again);
         int code = model->backend->instance_open(&list[i].handle, model->handle, first_index + i,
                                                  (struct penstock_place){ PENSTOCK_CPU, 0 },
                                                  (struct penstock_err *)(void *)err);
@@ -254,6 +259,7 @@ static void warm_up(struct model *model)
         uint64_t begun = env_now(model->engine);
         if (fits) {
             p->submitted_ns = begun;
+            request->was_inline = true;
             instance_run(&model->inline_instances[0], p);
         }
         request_drop_warm(p);
@@ -343,6 +349,25 @@ static bool can_batch(const struct model *model)
     return (model->traits & PENSTOCK_BACKEND_CAN_BATCH) != 0;
 }
 
+/* What a backend says that it can do must be there. */
+static enum err_code check_traits(struct model *model, struct err *err)
+{
+    const struct penstock_backend *backend = model->backend;
+
+    if ((model->traits & PENSTOCK_BACKEND_TAKES_STREAM) != 0 &&
+        !model_is_concurrent(model->traits))
+        return err_set(err, E_INTERNAL,
+                       "the backend says that it takes streams, and not that it is concurrent, "
+                       "which that needs");
+    if (!model_is_concurrent(model->traits))
+        return OK;
+    if (backend->resume == NULL)
+        return err_set(err, E_INTERNAL,
+                       "the backend says that it is concurrent, and its table has no resume()");
+    model->traits |= PENSTOCK_BACKEND_ASYNCHRONOUS;
+    return OK;
+}
+
 static enum err_code open_backend(struct model *model, struct err *err)
 {
     struct penstock_model *host = &model->host;
@@ -357,6 +382,7 @@ static enum err_code open_backend(struct model *model, struct err *err)
         return err->code != OK ? err->code
                                : err_set(err, E_INTERNAL, "the backend could not open it and gave "
                                                           "no reason");
+    TRY(check_traits(model, err));
     declared = (struct declared){ host->inputs_count, host->outputs_count, host->inputs,
                                   host->outputs };
     TRY(config_complete(host->config, host->name, model->backend->name, model->platform,
@@ -405,10 +431,12 @@ static enum err_code open_model(struct model *model, const struct model_spec *sp
     enum execution execution = execution_of(model, err, &code);
     if (code != OK)
         return code;
+    bool is_concurrent = model_is_concurrent(model->traits);
     bool can_inline = (model->traits & PENSTOCK_BACKEND_RUNS_INLINE) != 0 &&
-                      (model->traits & PENSTOCK_BACKEND_ASYNCHRONOUS) == 0;
+                      (is_concurrent || (model->traits & PENSTOCK_BACKEND_ASYNCHRONOUS) == 0);
     policy_init(&model->policy, execution, can_inline, settings->inline_typical_ns,
                 settings->inline_worst_ns);
+    model->policy.is_concurrent = is_concurrent;
     if (execution == EXECUTION_INLINE && !can_inline)
         log_warn("model '%s': asked to run inline, but its backend may wait or its run time "
                  "depends on values: it is queued",
@@ -418,7 +446,7 @@ static enum err_code open_model(struct model *model, const struct model_spec *sp
     TRY(open_instances(model, &model->queued_instances, queued, false, 0, err));
     if (inline_count != 0)
         TRY(open_instances(model, &model->inline_instances, inline_count, true, queued, err));
-    if (inline_count != 0)
+    if (inline_count != 0 && !is_concurrent)
         warm_up(model);
     memset(&model->stats, 0, sizeof model->stats);
     memset(model->shards, 0, model->shards_count * sizeof *model->shards);
@@ -429,8 +457,11 @@ static void close_instances(struct model *model, struct instance **slot, uint32_
 {
     struct instance *list = TAKE(*slot);
 
-    for (uint32_t i = 0; list != NULL && i < count; i++)
+    for (uint32_t i = 0; list != NULL && i < count; i++) {
+        emissions_free(&list[i]);
+        open_close(&list[i]);
         model->backend->instance_close(&list[i].handle);
+    }
     mem_free(list);
 }
 

@@ -25,7 +25,7 @@ bool policy_is_inline(const struct policy *policy, uint64_t input_bytes)
 {
     if (!policy->can_inline || policy->asked == EXECUTION_QUEUED)
         return false;
-    if (policy->asked == EXECUTION_INLINE)
+    if (policy->asked == EXECUTION_INLINE || policy->is_concurrent)
         return true;
     return input_bytes <= LOAD(policy->bytes_max) && !LOAD(policy->is_banned);
 }
@@ -99,6 +99,11 @@ void policy_explain(const struct policy *policy, bool *ret_is_inline, char *text
     *ret_is_inline = policy_is_inline(policy, 1);
     if (policy->asked == EXECUTION_QUEUED)
         snprintf(text, size, "queued: asked for by configuration");
+    else if (policy->is_concurrent)
+        snprintf(text, size,
+                 policy->can_inline
+                     ? "inline: the backend runs many at once on the loop that read them"
+                     : "queued: the backend runs many at once on a thread of its instance");
     else if (!policy->can_inline)
         snprintf(text, size, "queued: the backend may wait, or its run time depends on values");
     else if (policy->asked == EXECUTION_INLINE)

@@ -26,6 +26,7 @@ enum { POLICY_WINDOW = 64, POLICY_PROBATION = 8 };
 struct policy {
     enum execution asked;
     bool can_inline;              /* the backend's word for this model */
+    bool is_concurrent;           /* it never holds a loop for long: nothing needs to be measured */
     uint64_t typical_limit_ns, worst_limit_ns;
     atomic_bool is_banned;        /* queued until reload */
     _Atomic uint64_t bytes_max;   /* inputs up to this may run inline; 0: nothing measured yet */

@@ -21,6 +21,9 @@
 static void on_deadline(struct timer *timer);
 static void on_end_msg(struct loop_msg *msg);
 static void on_first_msg(struct loop_msg *msg);
+static void on_task(struct loop_task *task);
+static void hint_cancel(struct request_private *p);
+static void add_credit(struct request_private *p, uint32_t n);
 
 enum err_code request_new(struct request **ret, struct engine *engine, struct model *model,
                           struct arena *arena, struct loop *loop,
@@ -68,6 +71,9 @@ enum err_code request_new(struct request **ret, struct engine *engine, struct mo
     p->backend_inputs = p->pub.inputs;
     p->queue_due_ns = UINT64_MAX;
     atomic_init(&p->credit, UINT32_MAX);
+    p->reader_credit = UINT32_MAX;
+    p->kept_end = &p->kept;
+    p->task.run = on_task;
     p->timer.on_due = on_deadline;
     p->end_msg.run = on_end_msg;
     p->first_msg.run = on_first_msg;
@@ -92,27 +98,6 @@ const struct parameter *request_parameter(const struct request *request, const c
     return found;
 }
 
-void request_limit_credit(struct request *request, uint32_t n)
-{
-    atomic_store_explicit(&private_of(request)->credit, n, memory_order_relaxed);
-}
-
-void request_grant(struct request *request, uint32_t n)
-{
-    struct request_private *p = private_of(request);
-    struct model *model = request->model;
-    uint32_t had = atomic_load_explicit(&p->credit, memory_order_relaxed);
-    uint32_t now;
-
-    do
-        now = had > UINT32_MAX - n ? UINT32_MAX : had + n;
-    while (!atomic_compare_exchange_weak(&p->credit, &had, now));
-    pthread_mutex_lock(&model->lock);
-    if (p->instance != NULL && p->instance->worker != NULL)
-        p->engine->env->worker_wake(p->engine->env, p->instance->worker);
-    pthread_mutex_unlock(&model->lock);
-}
-
 /* The loop's own shard of the model's statistics. */
 static struct model_stats *shard_of(const struct request_private *p)
 {
@@ -130,8 +115,8 @@ void request_account_encode(struct request *request, uint64_t ns)
 
 /* -- checking --------------------------------------------------------------------------------- */
 
-static enum err_code check_input(const struct signature_tensor *want,
-                                 const struct penstock_tensor *got, struct err *err)
+enum err_code input_check(const struct signature_tensor *want, const struct penstock_tensor *got,
+                          struct err *err)
 {
     uint64_t count;
     char shape[160];
@@ -173,49 +158,64 @@ static void reshape(uint32_t from_rank, const int64_t *from, const int64_t *from
     }
 }
 
-static enum err_code reshape_inputs(struct request_private *p, const struct signature *s,
-                                    struct err *err)
+static enum err_code reshape_inputs(struct arena *arena, const struct signature *s,
+                                    struct inputs *in, struct err *err)
 {
     size_t bytes = s->inputs_count * sizeof(struct penstock_tensor);
+    struct penstock_tensor *copies = arena_alloc(arena, bytes);
 
-    p->backend_inputs = arena_alloc(p->pub.arena, bytes);
-    if (p->backend_inputs == NULL)
+    if (copies == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the request's inputs; retry later");
-    memcpy(p->backend_inputs, p->pub.inputs, bytes);
+    memcpy(copies, in->tensors, bytes);
     for (uint32_t i = 0; i < s->inputs_count; i++) {
         const struct signature_tensor *t = &s->inputs[i];
-        if (!t->is_reshaped || !p->pub.has_input[i])
+        if (!t->is_reshaped || !in->is_there[i])
             continue;
-        p->backend_inputs[i].rank = t->reshape_rank;
-        reshape(t->rank, p->pub.inputs[i].shape, t->dims, t->reshape_rank, t->reshape,
-                p->backend_inputs[i].shape);
+        copies[i].rank = t->reshape_rank;
+        reshape(t->rank, in->tensors[i].shape, t->dims, t->reshape_rank, t->reshape,
+                copies[i].shape);
     }
+    in->for_backend = copies;
     return OK;
 }
 
-static enum err_code validate(struct request_private *p, bool is_partial, uint64_t *ret_bytes,
-                              struct err *err)
+/* The card's value of an input that nobody sent. */
+static bool fill_constant(const struct signature *s, struct inputs *in, uint32_t index)
 {
-    struct request *r = &p->pub;
-    const struct signature *s = r->model->signature;
-    uint64_t bytes = 0;
+    const struct stream_card *card = s->stream;
+
+    for (uint32_t i = 0; card != NULL && i < card->constants_count; i++)
+        if (card->constants[i].input == index) {
+            in->tensors[index] = card->constants[i].value;
+            in->is_there[index] = true;
+            return true;
+        }
+    return false;
+}
+
+enum err_code inputs_check(const struct model *model, struct arena *arena, struct inputs *in,
+                           bool is_partial, struct err *err)
+{
+    const struct signature *s = model->signature;
     int64_t batch = -1;
     bool has_reshape = false;
 
+    in->bytes = 0;
+    in->for_backend = in->tensors;
     for (uint32_t i = 0; i < s->inputs_count; i++) {
         const struct signature_tensor *want = &s->inputs[i];
-        struct penstock_tensor *got = &r->inputs[i];
-        if (!r->has_input[i]) {
-            if (want->is_optional || want->is_hidden || is_partial)
+        struct penstock_tensor *got = &in->tensors[i];
+        if (!in->is_there[i] && !(want->is_constant && fill_constant(s, in, i))) {
+            if (want->is_optional || want->is_hidden || (is_partial && want->is_state))
                 continue;
             return err_set(err, E_INVALID,
                            "input '%s' is missing: model '%s' takes %u input%s and it is required",
-                           want->name, r->model->host.name, s->inputs_count,
+                           want->name, model->host.name, s->inputs_count,
                            s->inputs_count == 1 ? "" : "s");
         }
         got->name = want->name;
-        TRY(check_input(want, got, err));
-        bytes += got->size;
+        TRY(input_check(want, got, err));
+        in->bytes += got->size;
         has_reshape |= want->is_reshaped;
         if (s->batch_max == 0)
             continue;
@@ -229,14 +229,25 @@ static enum err_code validate(struct request_private *p, bool is_partial, uint64
             return err_set(err, E_INVALID,
                            "inference request batch-size must be <= %u for '%s' (and at least 1), "
                            "got %lld",
-                           s->batch_max, r->model->host.name, (long long)batch);
+                           s->batch_max, model->host.name, (long long)batch);
     }
-    if (batch == -1 && s->is_batchable && s->inputs_count != 0 && r->has_input[0])
-        batch = r->inputs[0].shape[0];
-    p->batch_size = batch < 0 ? 1 : (uint64_t)batch;
+    if (batch == -1 && s->is_batchable && s->inputs_count != 0 && in->is_there[0])
+        batch = in->tensors[0].shape[0];
+    in->batch_size = batch < 0 ? 1 : (uint64_t)batch;
     if (UNLIKELY(has_reshape))
-        TRY(reshape_inputs(p, s, err));
-    *ret_bytes = bytes;
+        TRY(reshape_inputs(arena, s, in, err));
+    return OK;
+}
+
+static enum err_code validate(struct request_private *p, bool is_partial, uint64_t *ret_bytes,
+                              struct err *err)
+{
+    struct inputs in = { .tensors = p->pub.inputs, .is_there = p->pub.has_input };
+
+    TRY(inputs_check(p->pub.model, p->pub.arena, &in, is_partial, err));
+    p->backend_inputs = in.for_backend;
+    p->batch_size = in.batch_size;
+    *ret_bytes = in.bytes;
     return OK;
 }
 
@@ -301,16 +312,94 @@ static void account(struct request_private *p)
     }
     if (p->is_detached || p->was_late || p->err.code == E_CANCELLED) {
         model_stat_add(&stats->cancelled_total, 1);
-        model_stat_add(&stats->wasted_compute_ns, span(p->begun_ns, p->run_end_ns));
+        model_stat_add(&stats->wasted_compute_ns,
+                       p->open != NULL ? p->open->busy_ns : span(p->begun_ns, p->run_end_ns));
+    }
+    if (p->left_ns != 0 && p->ended_ns > p->left_ns)
+        stat_histogram_add(&stats->cancel, p->ended_ns - p->left_ns);
+}
+
+static void kept_drop(struct request_private *p)
+{
+    while (p->kept != NULL) {
+        struct kept *next = p->kept->next;
+        kept_free(&p->kept);
+        p->kept = next;
+    }
+    p->kept_end = &p->kept;
+    p->kept_count = 0;
+}
+
+/* The sink's look at one response, for which it has credit. */
+static void give(struct request_private *p, struct response *response, uint64_t piece,
+                 uint32_t interrupts)
+{
+    if (p->reader_credit != UINT32_MAX && --p->reader_credit == 0)
+        p->dry_ns = loop_now_ns(p->pub.loop);
+    response->number = ++p->given;
+    p->now_piece = piece;
+    p->now_interrupts = interrupts;
+    if (p->pub.sink->on_response != NULL)
+        p->pub.sink->on_response(&p->pub, response);
+}
+
+/* What waits must not grow without end: merged text stops its backend, and a backend that does not
+ * look at credit is stopped for good. */
+static void bound_kept(struct request_private *p)
+{
+    if (p->merge != SESSION_PAUSE && p->kept->bytes >= MERGED_BYTES_MAX)
+        request_pause(&p->pub, true);
+    if (p->merge == SESSION_PAUSE && p->kept_count > KEPT_MAX && p->overran == OK) {
+        p->overran = E_INTERNAL;
+        hint_cancel(p);
     }
 }
 
-void request_deliver(struct request_private *p, struct response *response)
+/* The reader has no credit. */
+static void keep(struct request_private *p, struct response *response, uint64_t piece,
+                 uint32_t interrupts)
+{
+    struct budget *budget = p->engine->settings.budget;
+    struct kept *kept;
+
+    if (p->merge != SESSION_PAUSE && p->kept != NULL) {
+        if (keep_merged(&p->kept, response, p->merge, budget) == OK) {
+            p->kept->piece = piece;
+            p->kept->interrupts = interrupts;
+        }
+        p->kept_end = &p->kept->next;
+        model_stat_add(&shard_of(p)->merged_total, 1);
+        bound_kept(p);
+        return;
+    }
+    kept = keep_response(response, budget);
+    if (kept == NULL) { /* a response is lost: the request cannot go on */
+        p->overran = E_EXHAUSTED;
+        hint_cancel(p);
+        return;
+    }
+    kept->piece = piece;
+    kept->interrupts = interrupts;
+    *p->kept_end = kept;
+    p->kept_end = &kept->next;
+    p->kept_count++;
+    bound_kept(p);
+}
+
+void request_deliver(struct request_private *p, struct response *response, uint64_t piece,
+                     uint32_t interrupts)
 {
     if (p->is_detached || p->has_ended)
         return;
-    if (p->pub.sink->on_response != NULL)
-        p->pub.sink->on_response(&p->pub, response);
+    response->merged = 0;
+    if (LIKELY(p->reader_credit != 0 && p->kept == NULL))
+        give(p, response, piece, interrupts);
+    else
+        keep(p, response, piece, interrupts);
+    if (p->has_window && p->is_paused)
+        p->owed++;
+    else if (p->has_window)
+        add_credit(p, 1);
 }
 
 static void end_sink(struct request_private *p)
@@ -337,26 +426,164 @@ static void release(struct request_private *p)
     struct model *model = p->pub.model;
     struct engine *engine = p->engine;
 
+    if (p->has_timer)
+        timer_stop(p->pub.loop, &p->timer);
+    loop_undefer(&p->task);
+    kept_drop(p);
     response_drop(&p->response);
     p->pub.sink->on_free(&p->pub);
     model_unref(&model);
     atomic_fetch_sub_explicit(&engine->in_flight, 1, memory_order_release);
 }
 
+static void close_request(struct request_private *p)
+{
+    end_sink(p);
+    release(p);
+}
+
 void request_finish(struct request_private *p)
 {
-    if (p->has_timer) {
-        timer_stop(p->pub.loop, &p->timer);
-        p->has_timer = false;
-    }
     p->state = REQUEST_ENDED;
     if (p->was_queued)
         atomic_fetch_sub_explicit(&p->pub.model->stats.pending, 1, memory_order_relaxed);
+    if (p->overran != OK && !p->is_detached && !p->was_late)
+        err_set(&p->err, p->overran,
+                p->overran == E_INTERNAL
+                    ? "model '%s' went on answering a reader that takes nothing now"
+                    : "no memory for an answer of model '%s' that waits for its reader; retry later",
+                p->pub.model->host.name);
     account(p);
     if (p->first_used && !p->first_posted)
-        request_deliver(p, &p->response);
-    end_sink(p);
-    release(p);
+        request_deliver(p, &p->response, p->first_piece, p->first_interrupts);
+    if (UNLIKELY(p->kept != NULL) && !p->is_detached && !p->has_ended) {
+        p->is_over = true; /* on_task, the deadline or the caller's leaving goes on from here */
+        return;
+    }
+    close_request(p);
+}
+
+/* -- credit ------------------------------------------------------------------------------------ */
+
+void request_limit_credit(struct request *request, uint32_t n)
+{
+    struct request_private *p = private_of(request);
+
+    p->reader_credit = n;
+    p->has_window = p->merge != SESSION_PAUSE && n != UINT32_MAX;
+    atomic_store_explicit(&p->credit, p->has_window ? WINDOW_RESPONSES : n, memory_order_relaxed);
+}
+
+void request_use_window(struct request *request)
+{
+    struct request_private *p = private_of(request);
+
+    p->has_window = true;
+    atomic_store_explicit(&p->credit, WINDOW_RESPONSES, memory_order_relaxed);
+}
+
+void request_merge(struct request *request, enum session_merge merge)
+{
+    struct request_private *p = private_of(request);
+
+    p->merge = merge;
+    request_limit_credit(request, p->reader_credit);
+}
+
+/* Wakes a backend that waits for credit. */
+static void wake_runner(struct request_private *p)
+{
+    struct model *model = p->pub.model;
+
+    if (p->open != NULL) {
+        open_wake(p);
+        return;
+    }
+    pthread_mutex_lock(&model->lock);
+    if (p->instance != NULL && p->instance->worker != NULL)
+        p->engine->env->worker_wake(p->engine->env, p->instance->worker);
+    pthread_mutex_unlock(&model->lock);
+}
+
+static uint32_t credit_sum(uint32_t a, uint32_t b)
+{
+    return a > UINT32_MAX - b ? UINT32_MAX : a + b;
+}
+
+static void add_credit(struct request_private *p, uint32_t n)
+{
+    uint32_t had = atomic_load_explicit(&p->credit, memory_order_relaxed);
+
+    if (p->pub.was_inline) {
+        atomic_store_explicit(&p->credit, credit_sum(had, n), memory_order_relaxed);
+    } else {
+        while (!atomic_compare_exchange_weak(&p->credit, &had, credit_sum(had, n)))
+            ;
+    }
+    if (had == 0)
+        wake_runner(p);
+}
+
+void request_pause(struct request *request, bool is_paused)
+{
+    struct request_private *p = private_of(request);
+
+    p->is_paused = is_paused;
+    if (!is_paused && p->owed > 0) {
+        add_credit(p, p->owed);
+        p->owed = 0;
+    }
+}
+
+/* Gives what waits, as far as there is credit; not from within request_grant. */
+static void on_task(struct loop_task *task)
+{
+    struct request_private *p = CONTAINER_OF(task, struct request_private, task);
+
+    p->is_giving = true;
+    while (p->kept != NULL && p->reader_credit != 0 && !p->is_detached && !p->has_ended) {
+        struct kept *kept = p->kept;
+        p->kept = kept->next;
+        p->kept_count--;
+        if (p->kept == NULL)
+            p->kept_end = &p->kept;
+        if (p->is_paused)
+            request_pause(&p->pub, false);
+        give(p, &kept->response, kept->piece, kept->interrupts);
+        kept_free(&kept);
+    }
+    p->is_giving = false;
+    if (p->is_over && (p->kept == NULL || p->is_detached))
+        close_request(p);
+}
+
+/* How long the reader kept its backend waiting: what it granted within the turn does not count. */
+static void account_pause(struct request_private *p)
+{
+    uint64_t now = loop_now_ns(p->pub.loop);
+    uint64_t since = p->dry_ns;
+
+    p->dry_ns = 0;
+    if (now <= since || p->is_over)
+        return;
+    model_stat_add(&shard_of(p)->paused_total, 1);
+    model_stat_add(&shard_of(p)->paused_ns, now - since);
+}
+
+void request_grant(struct request *request, uint32_t n)
+{
+    struct request_private *p = private_of(request);
+
+    require(loop_is_mine(request->loop));
+    if (n == 0 || p->is_detached)
+        return;
+    if (p->reader_credit == 0 && p->dry_ns != 0)
+        account_pause(p);
+    p->reader_credit = credit_sum(p->reader_credit, n);
+    if (p->kept != NULL)
+        loop_defer(request->loop, &p->task);
+    if (!p->has_window)
+        add_credit(p, n);
 }
 
 static void on_end_msg(struct loop_msg *msg)
@@ -368,7 +595,7 @@ static void on_first_msg(struct loop_msg *msg)
 {
     struct request_private *p = CONTAINER_OF(msg, struct request_private, first_msg);
 
-    request_deliver(p, &p->response);
+    request_deliver(p, &p->response, p->first_piece, p->first_interrupts);
 }
 
 /* Ends a request that never began to run. */
@@ -386,6 +613,10 @@ static void hint_cancel(struct request_private *p)
     struct model *model = p->pub.model;
 
     atomic_store_explicit(&p->is_cancelled, true, memory_order_release);
+    if (p->open != NULL) {
+        open_wake(p);
+        return;
+    }
     pthread_mutex_lock(&model->lock);
     struct instance *instance = p->instance;
     if (instance != NULL) {
@@ -397,6 +628,12 @@ static void hint_cancel(struct request_private *p)
     pthread_mutex_unlock(&model->lock);
 }
 
+/* Out of the queue, or from among those that wait for room on the loop. */
+static bool leave_queue(struct request_private *p)
+{
+    return p->pub.was_inline ? open_give_up(p) : model_dequeue(p->pub.model, p);
+}
+
 void request_cancel(struct request *request)
 {
     struct request_private *p = private_of(request);
@@ -405,11 +642,18 @@ void request_cancel(struct request *request)
     if (p->is_detached)
         return;
     p->is_detached = true;
-    if (model_dequeue(request->model, p)) {
+    if (p->is_over) { /* all that is left is a reader who takes nothing */
+        if (!p->is_giving)
+            release(p);
+        return;
+    }
+    if (leave_queue(p)) {
         err_set(&p->err, E_CANCELLED, "the caller left while the request was queued");
         finish_early(p);
         return;
     }
+    if (p->left_ns == 0)
+        p->left_ns = env_now(p->engine);
     hint_cancel(p);
 }
 
@@ -435,7 +679,7 @@ static void on_deadline(struct timer *timer)
     uint64_t now = loop_now_ns(p->pub.loop);
 
     p->has_timer = false;
-    if (model_dequeue(p->pub.model, p)) {
+    if (leave_queue(p)) {
         late(p, STAGE_QUEUE, &p->err);
         finish_early(p);
         return;
@@ -447,11 +691,20 @@ static void on_deadline(struct timer *timer)
                 timer_start(p->pub.loop, &p->timer, p->pub.deadline_ns, NULL) == OK;
         return;
     }
+    if (p->is_over) {
+        struct err err;
+        late(p, STAGE_ENCODE, &err);
+        p->has_ended = true;
+        p->pub.sink->on_end(&p->pub, &err);
+        release(p);
+        return;
+    }
     /* It runs. The caller hears now; the memory stays until the backend has let go. */
     if (!p->is_detached && !p->has_ended) {
         struct err err;
         late(p, STAGE_RUN, &err);
         p->has_ended = p->was_late = true;
+        p->left_ns = env_now(p->engine);
         p->pub.sink->on_end(&p->pub, &err);
     }
     hint_cancel(p);
@@ -479,6 +732,29 @@ static enum err_code enqueue(struct request_private *p, struct err *err)
     return model_enqueue(model, p, err);
 }
 
+/* The deadline of one that runs on the loop, and may wait there. */
+static enum err_code start_deadline(struct request_private *p, struct err *err)
+{
+    if (p->pub.deadline_ns == UINT64_MAX)
+        return OK;
+    TRY(timer_start(p->pub.loop, &p->timer, p->pub.deadline_ns, err));
+    p->has_timer = true;
+    return OK;
+}
+
+/* To a backend that runs many at once. */
+static enum err_code submit_open(struct request_private *p, struct err *err)
+{
+    struct model *model = p->pub.model;
+    uint32_t loop = loop_index(p->pub.loop);
+
+    TRY(open_new(p, err));
+    if (loop >= model->inline_count)
+        return enqueue(p, err);
+    TRY(start_deadline(p, err));
+    return open_begin(&model->inline_instances[loop], p, err);
+}
+
 static void run_inline(struct request_private *p, struct instance *instance)
 {
     p->state = REQUEST_RUNNING;
@@ -504,18 +780,27 @@ void engine_submit(struct request *request)
     uint64_t bytes = 0;
 
     p->submitted_ns = env_now(engine);
+    if (p->stream != NULL)
+        p->batch_size = 1; /* its inputs come later */
     atomic_fetch_add_explicit(&engine->in_flight, 1, memory_order_relaxed);
     if (UNLIKELY(atomic_load_explicit(&engine->is_draining, memory_order_relaxed)) &&
         !p->is_of_session) {
         err_set(&p->err, E_UNAVAILABLE, "the server is draining and takes no new requests");
         p->err.retry_after_ms = 1000;
-    } else if (UNLIKELY(validate(p, false, &bytes, &p->err) != OK)) {
+    } else if (p->stream == NULL && UNLIKELY(validate(p, false, &bytes, &p->err) != OK)) {
         /* the text is written */
     } else if (default_deadline(p), UNLIKELY(p->submitted_ns >= request->deadline_ns)) {
         late(p, STAGE_DECODE, &p->err);
     } else {
         uint32_t loop = loop_index(request->loop);
-        if (loop < model->inline_count && policy_is_inline(&model->policy, bytes)) {
+        if (model_is_concurrent(model->traits)) {
+            if (submit_open(p, &p->err) == OK)
+                return;
+            finish_early(p);
+            return;
+        }
+        if (loop < model->inline_count && policy_is_inline(&model->policy, bytes) &&
+            !model->inline_instances[loop].is_entered) {
             run_inline(p, &model->inline_instances[loop]);
             return;
         }
@@ -536,9 +821,4 @@ void request_drop_warm(struct request_private *p)
 {
     response_drop(&p->response);
     model_unref(&p->pub.model);
-}
-
-void request_merge(struct request *request, enum session_merge merge)
-{
-    private_of(request)->merge = merge;
 }

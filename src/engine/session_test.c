@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "backend/builtin.h"
 #include "base/arena.h"
 #include "base/budget.h"
 #include "base/clock.h"
@@ -115,7 +116,8 @@ static struct {
     uint32_t sessions_max;
 } stage;
 
-static bool stage_up(uint32_t traits, enum execution execution)
+static bool stage_up_with(const struct penstock_backend *of, const char *config_text,
+                          enum execution execution)
 {
     struct err err = { 0 };
     struct model_config *config = NULL;
@@ -129,18 +131,23 @@ static bool stage_up(uint32_t traits, enum execution execution)
                                         .execution = execution,
                                         .sessions_max = sessions_max,
                                         .budget = &stage.budget };
-    model_traits = traits;
     bool ok = engine_new(&stage.engine, env_real(), &settings, &err) == OK;
     if (ok)
         host = engine_host(stage.engine);
-    ok = ok && config_new(&config, &err) == OK;
-    spec.backend = &backend;
+    ok = ok && config_parse(&config, slice_of(config_text), &err) == OK;
+    spec.backend = of != NULL ? of : backend_builtin("echo", host, backend_err(&err));
     spec.config = config;
     spec.arena = arena_new(4096, 1 << 20);
     ok = ok && model_new(&stage.model, stage.engine, &spec, &err) == OK;
     ok = ok && loop_new(&stage.loop, env_real(), 0, &err) == OK;
     check(ok, "%s", err.text);
     return ok;
+}
+
+static bool stage_up(uint32_t traits, enum execution execution)
+{
+    model_traits = traits;
+    return stage_up_with(&backend, "", execution);
 }
 
 static void stage_down(void)
@@ -202,8 +209,11 @@ static struct {
     struct session *session;
     unsigned responses, ends, frees, piece_ends;
     uint32_t credit; /* told by on_credit */
-    uint64_t number[SEEN_MAX], piece[SEEN_MAX];
+    uint64_t number[SEEN_MAX], piece[SEEN_MAX], merged[SEEN_MAX];
     float value[SEEN_MAX];
+    char text[SEEN_MAX][64];
+    int64_t turn[SEEN_MAX];
+    unsigned elements; /* of the last response */
     uint64_t ended[SEEN_MAX];
     enum err_code code[SEEN_MAX];
     struct err err;
@@ -216,8 +226,19 @@ static void on_response(struct session *session, const struct session_response *
     seen.number[seen.responses] = r->number;
     seen.piece[seen.responses] = r->piece;
     check(r->number == r->response->number, "numbers agree");
-    seen.value[seen.responses++] =
-        ((const float *)r->response->outputs[0].tensor.data)[0];
+    check(r->merged == r->response->merged, "numbers agree");
+    check(r->of == NULL || r->of->number == r->piece, "of that piece");
+    seen.merged[seen.responses] = r->merged;
+    const struct penstock_tensor *t = &r->response->outputs[0].tensor;
+    if (t->dtype == PENSTOCK_FP32) {
+        seen.value[seen.responses] = ((const float *)t->data)[0];
+        seen.elements = (unsigned)(t->size / 4);
+    } else {
+        snprintf(seen.text[seen.responses], sizeof seen.text[0], "%.*s", (int)(t->size - 4),
+                 (const char *)t->data + 4);
+        memcpy(&seen.turn[seen.responses], r->response->outputs[1].tensor.data, 8);
+    }
+    seen.responses++;
 }
 
 static void on_piece_end(struct session *session, const struct session_piece *piece,
@@ -301,6 +322,23 @@ static void push_ok(float value, const char *key, const char *text)
     struct err err = { 0 };
 
     check(push(value, key, text, &err) == OK, "%s", err.text);
+}
+
+static void say(const char *text)
+{
+    struct session_piece *piece = NULL;
+    struct err err = { 0 };
+    uint32_t length = (uint32_t)strlen(text);
+
+    check_or_stop(session_piece_new(seen.session, &piece, &err) == OK, "%s", err.text);
+    uint8_t *in = arena_aligned(piece->arena, 64, 4 + length);
+    memcpy(in, &length, 4);
+    memcpy(in + 4, text, length);
+    piece->inputs[0] = (struct penstock_tensor){
+        .dtype = PENSTOCK_BYTES, .rank = 1, .shape = { 1 }, .data = in, .size = 4 + length
+    };
+    piece->has_input[0] = true;
+    check(session_push(seen.session, &piece, &err) == OK, "%s", err.text);
 }
 
 static bool is_freed(void)
@@ -543,4 +581,169 @@ TEST(sessions_are_bounded)
     engine_counts(stage.engine, &counts);
     check(counts.sessions_refused == 1, "counted");
     stage_down();
+}
+
+/* -- a backend that takes streams --------------------------------------------------------------- */
+
+#define TALK(more)                                                                              \
+    "input { name: 'say' data_type: TYPE_STRING dims: 1 } "                                      \
+    "output [ { name: 'said' data_type: TYPE_STRING dims: 1 }, "                                 \
+    "         { name: 'turn' data_type: TYPE_INT64 dims: 1 } ] "                                 \
+    "parameters { key: 'mode' value { string_value: 'chat' } } "                                 \
+    "parameters { key: 'greeting' value { string_value: 'hello' } } " more
+
+static struct parameter count_of = { .key = "count" }, delay_of = { .key = "delay_ms" };
+
+static bool talk_up(bool is_inline, const char *count, const char *delay)
+{
+    count_of.text = count;
+    delay_of.text = delay;
+    count_of.next = &delay_of;
+    return stage_up_with(NULL, TALK(""), is_inline ? EXECUTION_INLINE : EXECUTION_QUEUED);
+}
+
+static void begin_talk(uint32_t credit)
+{
+    struct session_settings settings = settings_of(credit);
+
+    settings.parameters = &count_of;
+    (void)open_session(&settings);
+}
+
+static void talk_twice(void)
+{
+    begin_talk(UINT32_MAX);
+    say("one");
+    say("two");
+    session_finish(seen.session);
+}
+
+TEST(a_conversation_keeps_its_state)
+{
+    for (int is_inline = 0; is_inline < 2; is_inline++) {
+        if (!talk_up(is_inline, "2", "0"))
+            return;
+        stage_run(talk_twice, is_freed);
+        static const char *const words_of[] = { "hello", "one", "one", "two", "two" };
+        check(seen.responses == 5 && seen.piece_ends == 2 && seen.err.code == OK, "%u %u %s",
+              seen.responses, seen.piece_ends, seen.err.text);
+        for (unsigned i = 0; i < 5 && i < seen.responses; i++)
+            check(strcmp(seen.text[i], words_of[i]) == 0 && seen.turn[i] == (i + 1) / 2 &&
+                      seen.piece[i] == (i + 1) / 2 && seen.number[i] == i + 1,
+                  "%u: %s turn %lld piece %llu", i, seen.text[i], (long long)seen.turn[i],
+                  (unsigned long long)seen.piece[i]);
+        check(seen.ended[0] == 1 && seen.ended[1] == 2 && seen.code[1] == OK, "told in order");
+        check(seen.credit == 2, "given back");
+        stage_down();
+    }
+}
+
+static void talk_without_credit(void)
+{
+    begin_talk(0);
+    say("one");
+    session_finish(seen.session);
+}
+
+static bool never(void)
+{
+    return loop_now_ns(stage.loop) % 2 == 1 || seen.responses > 0;
+}
+
+static void grant_one(void)
+{
+    check(seen.responses == 0, "nothing without credit");
+    session_grant(seen.session, 1);
+}
+
+static bool one_given(void)
+{
+    return seen.responses == 1;
+}
+
+static void grant_many(void)
+{
+    check(seen.responses == 1 && strcmp(seen.text[0], "hello") == 0, "one only");
+    session_grant(seen.session, 10);
+}
+
+TEST(a_conversation_waits_for_its_reader)
+{
+    for (int is_inline = 0; is_inline < 2; is_inline++) {
+        if (!talk_up(is_inline, "3", "0"))
+            return;
+        stage_run(talk_without_credit, never);
+        stage_run(grant_one, one_given);
+        stage_run(grant_many, is_freed);
+        check(seen.responses == 4 && seen.err.code == OK, "%u %s", seen.responses, seen.err.text);
+        stage_down();
+    }
+}
+
+static void talk_long(void)
+{
+    begin_talk(UINT32_MAX);
+    say("one");
+    say("two");
+}
+
+static bool two_given(void)
+{
+    return seen.responses >= 2;
+}
+
+static void interrupt_talk(void)
+{
+    session_interrupt(seen.session);
+    say("three");
+    session_finish(seen.session);
+}
+
+static bool three_given(void)
+{
+    return seen.responses >= 3;
+}
+
+static void interrupt_again(void)
+{
+    session_interrupt(seen.session);
+}
+
+TEST(an_interrupted_conversation_goes_on)
+{
+    for (int is_inline = 0; is_inline < 2; is_inline++) {
+        if (!talk_up(is_inline, "1000", "60000"))
+            return;
+        stage_run(talk_long, two_given);
+        stage_run(interrupt_talk, three_given);
+        check(strcmp(seen.text[2], "three") == 0 && seen.piece[2] == 3 && seen.turn[2] == 2,
+              "%s of %llu, turn %lld", seen.text[2], (unsigned long long)seen.piece[2],
+              (long long)seen.turn[2]);
+        check(seen.piece_ends == 2 && seen.code[0] == E_CANCELLED && seen.code[1] == E_CANCELLED,
+              "both are told: %u", seen.piece_ends);
+        stage_run(interrupt_again, is_freed);
+        check(seen.responses == 3 && seen.piece_ends == 3 && seen.err.code == OK, "%u %u",
+              seen.responses, seen.piece_ends);
+        stage_down();
+    }
+}
+
+static void cancel_talk(void)
+{
+    session_cancel(seen.session);
+}
+
+TEST(a_conversation_ends_at_once_when_its_caller_leaves)
+{
+    for (int is_inline = 0; is_inline < 2; is_inline++) {
+        if (!talk_up(is_inline, "1000", "60000"))
+            return;
+        stage_run(talk_long, two_given);
+        uint64_t from = clock_mono_ns();
+        stage_run(cancel_talk, is_freed);
+        check(clock_mono_ns() - from < NS_PER_S && seen.ends == 0, "at once");
+        struct model_stats sum;
+        check(model_stats(stage.model, &sum)->cancelled_total == 1, "counted");
+        stage_down();
+    }
 }

@@ -50,11 +50,16 @@ struct model_stats {
     struct stat_duration batch_input[STAT_BATCH_SIZES], batch_infer[STAT_BATCH_SIZES],
         batch_output[STAT_BATCH_SIZES];
     struct stat_histogram stages[STAGES], total;
+    struct stat_histogram cancel;           /* from when nobody waited any more to the run's end */
     _Atomic int64_t pending, running;       /* gauges: of queued requests, any thread */
     _Atomic uint64_t runs_inline;
     _Atomic uint64_t runs_queued;           /* any thread */
     _Atomic uint64_t cancelled_total;       /* requests whose caller left before the end */
     _Atomic uint64_t wasted_compute_ns;     /* run time of requests nobody waited for any more */
+    _Atomic uint64_t responses;             /* given to readers, also those after the first */
+    _Atomic uint64_t merged_total;          /* responses that a newer one took the place of */
+    _Atomic uint64_t paused_total;          /* times that a reader's credit was used up ... */
+    _Atomic uint64_t paused_ns;             /* ... and how long until it granted more */
 };
 
 #endif

@@ -6,20 +6,31 @@
  *
  *   mode          what a row gets
  *   identity      (default) its inputs as its outputs
- *   delay         the same after `delay_ms`, sooner when cancelled
+ *   delay         the same after `delay_ms` (and `delay_us`), sooner when cancelled
  *   fail          an error: `code` (gRPC's name or number, INTERNAL) and `text`
  *   fail_load     nothing: the model does not load; `code` and `text` say why
- *   repeat        `count` responses (1), each `delay_ms` (0) after the one before, never more than
- *                 its reader has credit for
+ *   repeat        `count` responses (1); the next is due `delay_ms` and `delay_us` (0) after the
+ *                 one before was due: response i at the start plus i times the delay, so that time
+ *                 lost is made up. Never more than its reader has credit for
+ *   chat          a conversation: first a greeting, when the parameter `greeting` has a text (BYTES
+ *                 outputs hold it, others are zeros). Then each input, as it comes, is answered
+ *                 with `count` responses as above. An interruption ends the answer under way, the
+ *                 end of the input the whole. An INT64 output named `turn` is the number of the
+ *                 input that is answered, counted by the stream itself; 0 for the greeting
  *   accumulate    the sums of the inputs of all rows this instance has run since it was opened, or
  *                 since a row with the request parameter sequence_start=true
  *
- * A request may set delay_ms and count for itself by request parameters of these names.
+ * A request (of a conversation: each input too) may set delay_ms, delay_us, count and greeting for
+ * itself by request parameters of these names.
  *
  * Which input is which output: output i answers with input i; when there are fewer inputs they are
  * taken round and round. Where the dtypes differ, or there is no input, the output is zeros (empty
  * strings) of its declared shape, in which the batch dimension is the row's and every other free
  * dimension is 1.
+ *
+ * repeat and chat are CONCURRENT: what a stream knows between two calls is a struct talk. They never
+ * wait: without credit, input or time to answer they return, and are called again (resume). After
+ * TURN_RESPONSES responses or TURN_NS they let others have their turn.
  *
  * Not here: anything a server should do. No copy is made but the one from input to output.
  *
@@ -42,14 +53,26 @@ enum {
     TENSORS_MAX = 64,         /* each way */
     COUNT_MAX = 1000000000,   /* responses of `repeat` */
     DELAY_MS_MAX = 3600000,   /* an hour */
-    LOOK_MS = 20,             /* how often a sleeper asks whether it is cancelled */
-    ZERO_BYTES_MAX = 64 << 20 /* an output made of zeros */
+    DELAY_US_MAX = 1000000000,
+    ZERO_BYTES_MAX = 64 << 20, /* an output made of zeros */
+    TURN_RESPONSES = 64,
+    TURN_NS = 100 * NS_PER_US,
+    LOOK_RESPONSES = 16,      /* between two looks at the clock */
+    TALKS_KEPT = 64
 };
 
-enum mode { MODE_IDENTITY, MODE_DELAY, MODE_FAIL, MODE_FAIL_LOAD, MODE_REPEAT, MODE_ACCUMULATE };
+enum mode {
+    MODE_IDENTITY,
+    MODE_DELAY,
+    MODE_FAIL,
+    MODE_FAIL_LOAD,
+    MODE_REPEAT,
+    MODE_CHAT,
+    MODE_ACCUMULATE
+};
 
-static const char *const mode_names[] = { "identity",  "delay",  "fail",
-                                          "fail_load", "repeat", "accumulate" };
+static const char *const mode_names[] = { "identity", "delay", "fail",      "fail_load",
+                                          "repeat",   "chat",  "accumulate" };
 
 struct declared {
     char *name; /* owned */
@@ -63,8 +86,9 @@ struct model {
     const struct penstock_host *host;
     enum mode mode;
     int code;
-    uint64_t delay_ms, count;
-    char *text; /* owned */
+    uint64_t delay_ms, delay_us, count;
+    char *text;     /* owned */
+    char *greeting; /* owned; "" when none */
     bool can_batch;
     uint32_t inputs_count, outputs_count;
     struct declared inputs[TENSORS_MAX], outputs[TENSORS_MAX];
@@ -79,11 +103,23 @@ struct sum {
     size_t size;
 };
 
+/* A stream of repeat or chat, between two calls. */
+struct talk {
+    struct talk *next;           /* in instance.talks */
+    uint64_t turn;               /* inputs so far */
+    uint64_t made, count;        /* of the present answer */
+    uint64_t begun_ns, delay_ns; /* response i is due at begun + i * delay */
+    uint32_t row;                /* of repeat: rows are answered one after the other */
+    bool is_answering, has_greeted;
+};
+
 struct instance {
     struct model *model;
     pthread_mutex_t lock;
     pthread_cond_t woken;
     bool is_cancelled;            /* guarded by lock */
+    struct talk *talks;           /* owned: for the next streams; repeat and chat only */
+    uint32_t talks_count;
     struct sum sums[TENSORS_MAX]; /* one per output; accumulate only */
 };
 
@@ -243,6 +279,7 @@ static int parameters_read(struct model *model, const struct penstock_model *hos
     const struct penstock_host *host = model->host;
     const char *mode = host->config_parameter(host_model, "mode");
     const char *text = host->config_parameter(host_model, "text");
+    const char *greeting = host->config_parameter(host_model, "greeting");
     size_t at = 0;
 
     while (mode != NULL && at < COUNT(mode_names) && strcmp(mode_names[at], mode) != 0)
@@ -250,15 +287,18 @@ static int parameters_read(struct model *model, const struct penstock_model *hos
     if (at == COUNT(mode_names))
         return host->fail(err, E_INVALID,
                           "parameter 'mode' is '%s'; it may be identity, delay, fail, fail_load, "
-                          "repeat or accumulate",
+                          "repeat, chat or accumulate",
                           mode);
     model->mode = (enum mode)at;
     model->code = E_INTERNAL;
     model->count = 1;
     model->text = mem_strdup(text != NULL ? text : "this model fails on purpose");
-    if (model->text == NULL)
+    model->greeting = mem_strdup(greeting != NULL ? greeting : "");
+    if (model->text == NULL || model->greeting == NULL)
         return host->fail(err, E_EXHAUSTED, "no memory for the model's parameters");
     int code = number_read(model, host_model, "delay_ms", DELAY_MS_MAX, &model->delay_ms, err);
+    if (code == OK)
+        code = number_read(model, host_model, "delay_us", DELAY_US_MAX, &model->delay_us, err);
     if (code == OK)
         code = number_read(model, host_model, "count", COUNT_MAX, &model->count, err);
     return code == OK ? code_read(model, host->config_parameter(host_model, "code"), err) : code;
@@ -275,6 +315,7 @@ static void echo_model_close(void **slot)
     for (uint32_t i = 0; i < model->outputs_count; i++)
         mem_free(model->outputs[i].name);
     mem_free(model->text);
+    mem_free(model->greeting);
     mem_free(model);
 }
 
@@ -319,12 +360,15 @@ static int echo_model_open(void **ret_model, struct penstock_model *host_model,
     if (code != OK)
         return code;
     snprintf(model->description, sizeof model->description,
-             "{\"mode\":\"%s\",\"delay_ms\":%" PRIu64 ",\"count\":%" PRIu64 "}",
-             mode_names[model->mode], model->delay_ms, model->count);
+             "{\"mode\":\"%s\",\"delay_ms\":%" PRIu64 ",\"delay_us\":%" PRIu64
+             ",\"count\":%" PRIu64 "}",
+             mode_names[model->mode], model->delay_ms, model->delay_us, model->count);
     uint32_t traits = model->can_batch && model->mode <= MODE_FAIL ? PENSTOCK_BACKEND_CAN_BATCH : 0;
-    if (model->mode == MODE_REPEAT)
-        traits |= PENSTOCK_BACKEND_DECOUPLED;
-    else if (model->mode != MODE_DELAY)
+    if (model->mode == MODE_REPEAT || model->mode == MODE_CHAT)
+        traits |= PENSTOCK_BACKEND_DECOUPLED | PENSTOCK_BACKEND_CONCURRENT;
+    if (model->mode == MODE_CHAT)
+        traits |= PENSTOCK_BACKEND_TAKES_STREAM;
+    if (model->mode != MODE_DELAY)
         traits |= PENSTOCK_BACKEND_RUNS_INLINE;
     *ret_traits = traits;
     *ret_model = TAKE(model);
@@ -374,6 +418,11 @@ static void echo_instance_close(void **slot)
         return;
     for (size_t i = 0; i < COUNT(instance->sums); i++)
         mem_free(instance->sums[i].data);
+    while (instance->talks != NULL) {
+        struct talk *next = instance->talks->next;
+        mem_free(instance->talks);
+        instance->talks = next;
+    }
     pthread_cond_destroy(&instance->woken);
     pthread_mutex_destroy(&instance->lock);
     mem_free(instance);
@@ -398,20 +447,16 @@ static bool is_all_cancelled(const struct penstock_host *host, const struct pens
     return true;
 }
 
-/* Waits; false when every row has been cancelled meanwhile. */
-static bool sleep_ms(struct instance *instance, const struct penstock_batch *batch, uint64_t ms)
+/* Waits; false when every row has been cancelled meanwhile. The hint wakes it, for the caller's
+ * leaving as for its deadline; who takes the host's lock says it after cancelled() is true. */
+static bool sleep_ns(struct instance *instance, const struct penstock_batch *batch, uint64_t ns)
 {
     const struct penstock_host *host = instance->model->host;
-    uint64_t end = clock_mono_ns() + ms * NS_PER_MS;
+    uint64_t end = clock_mono_ns() + ns;
+    struct timespec at = { .tv_sec = (time_t)(end / NS_PER_S), .tv_nsec = (long)(end % NS_PER_S) };
     bool is_over = is_all_cancelled(host, batch);
 
-    while (!is_over) {
-        uint64_t now = clock_mono_ns();
-        if (now >= end)
-            return true;
-        uint64_t until = MIN(end, now + LOOK_MS * NS_PER_MS);
-        struct timespec at = { .tv_sec = (time_t)(until / NS_PER_S),
-                               .tv_nsec = (long)(until % NS_PER_S) };
+    while (!is_over && clock_mono_ns() < end) {
         pthread_mutex_lock(&instance->lock);
         while (!instance->is_cancelled) {
             if (pthread_cond_timedwait(&instance->woken, &instance->lock, &at) == ETIMEDOUT)
@@ -422,7 +467,7 @@ static bool sleep_ms(struct instance *instance, const struct penstock_batch *bat
         pthread_mutex_unlock(&instance->lock);
         is_over = is_all_cancelled(host, batch);
     }
-    return false;
+    return !is_over;
 }
 
 /* -- rows ------------------------------------------------------------------------------------- */
@@ -578,15 +623,23 @@ static uint64_t number_of(const struct penstock_host *host, const struct penstoc
     return MIN(value, most);
 }
 
+static uint64_t delay_of(const struct model *model, const struct penstock_batch *batch,
+                         uint32_t row)
+{
+    const struct penstock_host *host = model->host;
+
+    return number_of(host, batch, row, "delay_ms", DELAY_MS_MAX, model->delay_ms) * NS_PER_MS +
+           number_of(host, batch, row, "delay_us", DELAY_US_MAX, model->delay_us) * NS_PER_US;
+}
+
 static void run_delay(struct instance *instance, struct penstock_batch *batch)
 {
     const struct penstock_host *host = instance->model->host;
     uint64_t longest = 0;
 
     for (uint32_t row = 0; row < host->rows(batch); row++)
-        longest = MAX(longest, number_of(host, batch, row, "delay_ms", DELAY_MS_MAX,
-                                         instance->model->delay_ms));
-    if (!sleep_ms(instance, batch, longest)) {
+        longest = MAX(longest, delay_of(instance->model, batch, row));
+    if (!sleep_ns(instance, batch, longest)) {
         host->done(batch, E_CANCELLED, "cancelled while waiting");
         return;
     }
@@ -595,29 +648,276 @@ static void run_delay(struct instance *instance, struct penstock_batch *batch)
     host->done(batch, OK, NULL);
 }
 
-static void run_repeat(struct instance *instance, struct penstock_batch *batch)
+/* -- repeat and chat -------------------------------------------------------------------------- */
+
+static struct talk *talk_take(struct instance *instance)
+{
+    struct talk *talk = instance->talks;
+
+    if (talk == NULL)
+        return mem_zalloc(sizeof *talk);
+    instance->talks = talk->next;
+    instance->talks_count--;
+    *talk = (struct talk){ 0 };
+    return talk;
+}
+
+static void talk_end(struct instance *instance, struct penstock_batch *batch, int code,
+                     const char *text)
 {
     const struct penstock_host *host = instance->model->host;
+    struct talk *talk = *host->context(batch);
 
-    for (uint32_t row = 0; row < host->rows(batch); row++) {
-        uint64_t count = number_of(host, batch, row, "count", COUNT_MAX, instance->model->count);
-        uint64_t delay =
-            number_of(host, batch, row, "delay_ms", DELAY_MS_MAX, instance->model->delay_ms);
-        for (uint64_t i = 0; i < count; i++) {
-            if (i > 0 && delay > 0)
-                sleep_ms(instance, batch, delay);
-            if (host->credit(batch, row) == 0)
-                host->wait_credit(batch, row);
-            if (host->cancelled(batch, row)) {
-                host->fail_row(batch, row, E_CANCELLED, "cancelled between responses");
-                break;
-            }
-            if (!identity_fill(instance, batch, row))
-                break;
-            host->emit(batch, row);
+    if (instance->talks_count < TALKS_KEPT) {
+        talk->next = instance->talks;
+        instance->talks = talk;
+        instance->talks_count++;
+    } else {
+        mem_free(talk);
+    }
+    host->done(batch, code, text);
+}
+
+static void answer_begin(struct instance *instance, struct penstock_batch *batch,
+                         struct talk *talk)
+{
+    const struct model *model = instance->model;
+
+    talk->is_answering = true;
+    talk->made = 0;
+    talk->count = number_of(model->host, batch, talk->row, "count", COUNT_MAX, model->count);
+    talk->delay_ns = delay_of(model, batch, talk->row);
+    talk->begun_ns = talk->delay_ns > 0 ? clock_mono_ns() : 0;
+}
+
+/* One text in the row's BYTES output `index`, whose free dimensions are 1. */
+static bool text_fill(struct instance *instance, struct penstock_batch *batch, uint32_t index,
+                      const char *text)
+{
+    const struct penstock_host *host = instance->model->host;
+    const struct declared *output = &instance->model->outputs[index];
+    uint32_t length = (uint32_t)strlen(text);
+    int64_t shape[PENSTOCK_RANK_MAX] = { 0 };
+    struct err err = { .code = OK };
+
+    for (uint32_t d = 0; d < output->rank; d++) {
+        if (output->dims[d] > 1)
+            return zero_fill(instance, batch, 0, index); /* it takes more than one text */
+        shape[d] = 1;
+    }
+    uint8_t *memory = host->output(batch, 0, index, output->rank, shape, sizeof length + length,
+                                   as_host_err(&err));
+    if (memory == NULL) {
+        fail_from(host, batch, 0, &err);
+        return false;
+    }
+    memcpy(memory, &length, sizeof length);
+    memcpy(memory + sizeof length, text, length);
+    return true;
+}
+
+static bool is_turn(const struct declared *output)
+{
+    return output->dtype == PENSTOCK_INT64 && strcmp(output->name, "turn") == 0;
+}
+
+static bool turn_fill(struct instance *instance, struct penstock_batch *batch, uint32_t index,
+                      int64_t turn)
+{
+    const struct penstock_host *host = instance->model->host;
+    const struct declared *output = &instance->model->outputs[index];
+    int64_t shape[PENSTOCK_RANK_MAX] = { 0 };
+    struct err err = { .code = OK };
+    size_t count = 1;
+
+    for (uint32_t d = 0; d < output->rank; d++) {
+        shape[d] = output->dims[d] < 0 ? 1 : output->dims[d];
+        if (__builtin_mul_overflow(count, (size_t)shape[d], &count) || count > ZERO_BYTES_MAX / 8)
+            return zero_fill(instance, batch, 0, index); /* which says that it is too large */
+    }
+    int64_t *memory = host->output(batch, 0, index, output->rank, shape, count * sizeof *memory,
+                                   as_host_err(&err));
+    if (memory == NULL && count > 0) {
+        fail_from(host, batch, 0, &err);
+        return false;
+    }
+    for (size_t i = 0; i < count; i++)
+        memory[i] = turn;
+    return true;
+}
+
+/* One response of a conversation: the greeting, or the input again. */
+static bool chat_fill(struct instance *instance, struct penstock_batch *batch,
+                      const struct talk *talk, const char *greeting)
+{
+    const struct model *model = instance->model;
+    const struct penstock_host *host = model->host;
+
+    if (greeting == NULL && !identity_fill(instance, batch, 0))
+        return false;
+    for (uint32_t i = 0; i < model->outputs_count; i++) {
+        const struct declared *output = &model->outputs[i];
+        if (!host->wants(batch, 0, i))
+            continue;
+        if (is_turn(output)) {
+            if (!turn_fill(instance, batch, i, (int64_t)talk->turn))
+                return false;
+        } else if (greeting != NULL) {
+            if (output->dtype == PENSTOCK_BYTES ? !text_fill(instance, batch, i, greeting)
+                                                : !zero_fill(instance, batch, 0, i))
+                return false;
         }
     }
-    host->done(batch, OK, NULL);
+    return true;
+}
+
+enum go { GO_ON, GO_WAIT, GO_OVER };
+
+/* Gives what is due of the present answer. GO_ON: all of it was given. GO_OVER: the row failed. */
+static enum go answer_more(struct instance *instance, struct penstock_batch *batch,
+                           struct talk *talk, uint32_t *made_now, uint64_t *begun_ns)
+{
+    const struct model *model = instance->model;
+    const struct penstock_host *host = model->host;
+
+    while (talk->made < talk->count) {
+        if (talk->delay_ns > 0) {
+            uint64_t due = talk->begun_ns + talk->made * talk->delay_ns, now = clock_mono_ns();
+            if (now < due) {
+                host->resume_after(batch, due - now);
+                return GO_WAIT;
+            }
+        }
+        if (*made_now == 0 && talk->delay_ns == 0)
+            *begun_ns = clock_mono_ns();
+        if (*made_now >= TURN_RESPONSES ||
+            (*made_now > 0 && *made_now % LOOK_RESPONSES == 0 && talk->delay_ns == 0 &&
+             clock_mono_ns() - *begun_ns > TURN_NS)) {
+            host->resume_after(batch, 0);
+            return GO_WAIT;
+        }
+        if (host->credit(batch, talk->row) == 0)
+            return GO_WAIT;
+        if (model->mode == MODE_CHAT ? !chat_fill(instance, batch, talk, NULL)
+                                     : !identity_fill(instance, batch, talk->row))
+            return GO_OVER;
+        host->emit(batch, talk->row);
+        talk->made++;
+        ++*made_now;
+        if (host->cancelled(batch, talk->row))
+            return GO_WAIT; /* who called looks at it first */
+        if (model->mode == MODE_CHAT && host->interrupted(batch)) {
+            talk->is_answering = false;
+            return GO_ON;
+        }
+    }
+    talk->is_answering = false;
+    return GO_ON;
+}
+
+static void go_on_repeat(struct instance *instance, struct penstock_batch *batch,
+                         struct talk *talk)
+{
+    const struct penstock_host *host = instance->model->host;
+    uint32_t made_now = 0;
+    uint64_t begun_ns = 0;
+
+    while (talk->row < host->rows(batch)) {
+        if (!talk->is_answering)
+            answer_begin(instance, batch, talk);
+        if (host->cancelled(batch, talk->row))
+            host->fail_row(batch, talk->row, E_CANCELLED, "cancelled between responses");
+        else if (answer_more(instance, batch, talk, &made_now, &begun_ns) == GO_WAIT) {
+            if (!host->cancelled(batch, talk->row))
+                return;
+            continue;
+        }
+        talk->is_answering = false;
+        talk->row++;
+    }
+    talk_end(instance, batch, OK, NULL);
+}
+
+/* The greeting, where there is one. */
+static enum go greet(struct instance *instance, struct penstock_batch *batch, struct talk *talk)
+{
+    const struct penstock_host *host = instance->model->host;
+    const char *greeting = host->parameter(batch, 0, "greeting");
+
+    if (greeting == NULL)
+        greeting = instance->model->greeting;
+    if (greeting[0] != '\0') {
+        if (host->credit(batch, 0) == 0)
+            return GO_WAIT;
+        if (!chat_fill(instance, batch, talk, greeting))
+            return GO_OVER;
+        host->emit(batch, 0);
+    }
+    talk->has_greeted = true;
+    return GO_ON;
+}
+
+static void go_on_chat(struct instance *instance, struct penstock_batch *batch, struct talk *talk)
+{
+    const struct penstock_host *host = instance->model->host;
+    uint32_t made_now = 0;
+    uint64_t begun_ns = 0;
+
+    for (;;) {
+        if (host->cancelled(batch, 0)) {
+            talk_end(instance, batch, E_CANCELLED, "cancelled between responses");
+            return;
+        }
+        if (host->interrupted(batch)) {
+            talk->is_answering = false;
+            talk->has_greeted = true;
+            continue; /* there may have been several */
+        }
+        enum go go = talk->has_greeted ? GO_ON : greet(instance, batch, talk);
+        if (go == GO_ON && !talk->is_answering) {
+            enum penstock_next_input next = host->next_input(batch);
+            if (next == PENSTOCK_INPUT_NONE)
+                return;
+            if (next == PENSTOCK_INPUT_END) {
+                talk_end(instance, batch, OK, NULL);
+                return;
+            }
+            talk->turn++;
+            answer_begin(instance, batch, talk);
+        }
+        if (go == GO_ON)
+            go = answer_more(instance, batch, talk, &made_now, &begun_ns);
+        if (go == GO_OVER) { /* the row has its reason */
+            talk_end(instance, batch, OK, NULL);
+            return;
+        }
+        if (go == GO_WAIT && !host->cancelled(batch, 0))
+            return;
+    }
+}
+
+static void echo_resume(void *context, struct penstock_batch *batch)
+{
+    struct instance *instance = context;
+    const struct penstock_host *host = instance->model->host;
+
+    if (instance->model->mode == MODE_CHAT)
+        go_on_chat(instance, batch, *host->context(batch));
+    else
+        go_on_repeat(instance, batch, *host->context(batch));
+}
+
+static void talk_begin(struct instance *instance, struct penstock_batch *batch)
+{
+    const struct penstock_host *host = instance->model->host;
+    struct talk *talk = talk_take(instance);
+
+    if (talk == NULL) {
+        host->done(batch, E_EXHAUSTED, "no memory for one more stream; retry later");
+        return;
+    }
+    *host->context(batch) = talk;
+    echo_resume(instance, batch);
 }
 
 /* -- accumulate ------------------------------------------------------------------------------- */
@@ -732,7 +1032,8 @@ static void echo_execute(void *context, struct penstock_batch *batch)
 
     switch (model->mode) {
     case MODE_DELAY: run_delay(instance, batch); return;
-    case MODE_REPEAT: run_repeat(instance, batch); return;
+    case MODE_REPEAT:
+    case MODE_CHAT: talk_begin(instance, batch); return;
     case MODE_ACCUMULATE: run_accumulate(instance, batch); return;
     case MODE_FAIL:
         for (uint32_t row = 0; row < host->rows(batch); row++)
@@ -758,6 +1059,7 @@ static const struct penstock_backend backend = {
     .execute = echo_execute,
     .cancel = echo_cancel,
     .describe = echo_describe,
+    .resume = echo_resume,
 };
 
 penstock_backend_entry_fn backend_echo_entry;
