@@ -18,7 +18,7 @@
 
 #include "api/identity.h"
 #include "api/reply.h"
-#include "api/resume.h"
+#include "api/node.h"
 #include "api/typed.h"
 #include "base/buf.h"
 #include "base/map.h"
@@ -156,6 +156,8 @@ static void reply(struct carrier *c, enum verdict verdict)
     loop_post(c->home, &c->msg);
 }
 
+static void give_up(struct upload *u, const struct err *why);
+
 /* Nobody is at work on it from now on: it may be fetched, or taken up again, for a while. */
 static void rest(struct upload *u)
 {
@@ -163,6 +165,14 @@ static void rest(struct upload *u)
 
     if (u->current != NULL)
         return;
+    pthread_mutex_lock(&u->all->mutex);
+    bool is_draining = u->all->is_draining;
+    pthread_mutex_unlock(&u->all->mutex);
+    if (is_draining && !u->is_over) {
+        err_set(&ignored, E_UNAVAILABLE, "the server stops");
+        give_up(u, &ignored);
+        return;
+    }
     if (timer_start(u->loop, &u->expiry, loop_now_ns(u->loop) + u->all->settings.time_ns,
                     &ignored) != OK)
         (void)forget(u); /* without a timer nobody would ever */

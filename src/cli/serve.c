@@ -18,6 +18,7 @@
 #include "api/grpc.h"
 #include "api/node.h"
 #include "api/push.h"
+#include "api/upload.h"
 #include "api/session_call.h"
 #include "base/block.h"
 #include "base/clock.h"
@@ -56,6 +57,7 @@ struct server {
     struct websocket_stats *websocket_stats;
     struct grpc_watchers watchers;
     struct push *push;
+    struct uploads *uploads;
     char node[NODE_NAME_MAX + 1];
     struct serve *serve;
     struct api api;
@@ -189,12 +191,25 @@ static enum err_code open_push(struct server *server, const struct options *o, s
     return OK;
 }
 
+static enum err_code open_uploads(struct server *server, const struct options *o, struct err *err)
+{
+    struct uploads_settings settings = { .env = server->stack.env,
+                                         .node = server->node,
+                                         .time_ns = options_number(o, OPT_UPLOAD_TIME),
+                                         .uploads_max = options_number(o, OPT_UPLOADS_MAX),
+                                         .bytes_max = options_number(o, OPT_UPLOAD_BYTES_MAX),
+                                         .chunk_bytes = options_number(o, OPT_UPLOAD_CHUNK) };
+
+    TRY(uploads_new(&server->uploads, &settings, err));
+    return uploads_register(server->uploads, server->metrics, err);
+}
+
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
     static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
                                                         &session_routes,
                                                         &health_routes, &explain_routes,
-                                                        &echo_routes, &push_routes };
+                                                        &echo_routes, &push_routes, &upload_routes };
     const struct option_value *paths = &o->values[OPT_MODELS];
     uint32_t loops = options_u32(o, OPT_LOOPS);
 
@@ -206,6 +221,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
     TRY(name_node(server, o, err));
     TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
     TRY(open_push(server, o, err));
+    TRY(open_uploads(server, o, err));
     TRY(grpc_stats_new(&server->grpc_stats, loops, err));
     TRY(grpc_stats_register(server->grpc_stats, server->metrics, err));
     TRY(websocket_stats_new(&server->websocket_stats, loops, err));
@@ -226,6 +242,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .has_test_services = options_flag(o, OPT_TEST_SERVICES),
         .watchers = &server->watchers,
         .push = server->push,
+        .uploads = server->uploads,
         .is_draining = &server->is_draining,
         .server_name = "penstock",
         .server_version = PENSTOCK_VERSION,
@@ -242,6 +259,7 @@ static void close_server(struct server *server)
     stack_close_models(&server->stack);
     serve_free(&server->serve);
     push_free(&server->push);
+    uploads_free(&server->uploads);
     stack_close(&server->stack);
     metrics_free(&server->metrics);
     grpc_stats_free(&server->grpc_stats);
@@ -492,6 +510,7 @@ static void wait_and_drain(struct server *server)
     say_stopping(server, grace_ms, signal_number);
     atomic_store(&server->is_draining, true);
     push_server(server->push, PUSH_SERVER_DRAINING);
+    uploads_drain(server->uploads);
     wait_for_watchers(server);
     serve_drain(server->serve, grace_ms);
     engine_drain(server->stack.engine);
@@ -509,6 +528,7 @@ static void end_early(void *context)
     log_info("stopping while models load");
     atomic_store(&server->is_draining, true);
     push_server(server->push, PUSH_SERVER_DRAINING);
+    uploads_drain(server->uploads);
     if (server->is_started) {
         wait_for_watchers(server);
         serve_drain(server->serve, options_ms(server->stack.options, OPT_DRAIN_TIMEOUT));
