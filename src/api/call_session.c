@@ -83,16 +83,18 @@ static size_t least_bytes(const struct signature *s)
     return all;
 }
 
-static uint32_t credit_for(size_t bytes_each)
+static uint32_t credit_for(const struct call_session *cs, size_t bytes_each)
 {
-    return (uint32_t)MIN((size_t)CALL_SESSION_CREDIT,
+    size_t most = cs->merges ? CALL_SESSION_CREDIT_MERGED : CALL_SESSION_CREDIT;
+
+    return (uint32_t)MIN(most,
                          MAX((size_t)1, CALL_SESSION_CREDIT_BYTES / MAX(bytes_each, (size_t)1)));
 }
 
 /* Granting may wake a thread, so it waits until half is used. */
 static void grant(struct call_session *cs)
 {
-    uint32_t wanted = credit_for(cs->answers == 0 ? 0 : (size_t)(cs->bytes / cs->answers));
+    uint32_t wanted = credit_for(cs, cs->answers == 0 ? 0 : (size_t)(cs->bytes / cs->answers));
 
     if (cs->session == NULL || cs->has_ended || cs->credit > wanted / 2 || call_room(cs->call) == 0)
         return; /* on_room tells */
@@ -205,11 +207,25 @@ static void on_gone(struct call *call, enum err_code why UNUSED)
         leave(cs);
 }
 
+/* What is collected has its own end; a conversation has none. */
+static void on_drain(struct call *call)
+{
+    struct call_session *cs = call->user_data;
+    struct err err = { 0 };
+
+    if (cs->has_ended || cs->has_failure || cs->reduce != SESSION_EACH || cs->table->end != NULL)
+        return;
+    err_set(&err, E_UNAVAILABLE, "the server stops: what came was answered; begin a new stream");
+    err.retry_after_ms = 1000;
+    refuse(cs, &err);
+}
+
 static const struct call_user call_session_user = {
     .on_message = on_message,
     .on_half_close = on_half_close,
     .on_room = on_room,
     .on_gone = on_gone,
+    .on_drain = on_drain,
 };
 
 /* -- the session's side -------------------------------------------------------------------------- */
@@ -340,7 +356,8 @@ enum err_code call_session_open(struct call_session *cs, struct model *model,
                                 struct session_settings *settings, struct err *err)
 {
     require(!cs->was_open);
-    cs->credit = credit_for(least_bytes(model_signature(model)));
+    cs->merges = settings->merge != SESSION_PAUSE;
+    cs->credit = credit_for(cs, least_bytes(model_signature(model)));
     cs->reduce = settings->reduce;
     settings->loop = cs->call->x->loop;
     settings->budget = cs->call->x->budget;

@@ -17,7 +17,8 @@
  *   fails  What look() or read() refuses ends the call with its status: behind the answers to what
  *          came before it where each message has its own (SESSION_EACH), else at once. A run that
  *          fails likewise, unless piece_end() takes it.
- *   leaves The session is cancelled.
+ *   leaves The session is cancelled. When the server stops, a conversation that has no end of its own is
+ *          ended behind the answers to what came.
  *
  * Life     The struct lies in the exchange's arena, of which a reference is held until the session is
  *          gone. Loop thread only.
@@ -53,7 +54,8 @@ struct call_session_dialect {
 };
 
 enum {
-    CALL_SESSION_CREDIT = 64, /* responses that may be made before the reader took one */
+    CALL_SESSION_CREDIT = 64,       /* responses that may be made before the reader took one */
+    CALL_SESSION_CREDIT_MERGED = 4, /* the same where newer ones take the place of older */
     CALL_SESSION_CREDIT_BYTES = 256 << 10 /* or about so many bytes of them */
 };
 
@@ -70,7 +72,7 @@ struct call_session {
     bool has_ended;    /* the call was ended, or is gone */
     /* -- inside -- */
     struct call_message held; /* waits for credit; more is not read meanwhile */
-    bool has_held, is_half_closed, must_cancel, has_failure, was_open;
+    bool has_held, is_half_closed, must_cancel, has_failure, was_open, merges;
     uint64_t interrupted_to; /* pieces up to it */
     uint32_t credit;         /* responses that the model may make still */
     uint64_t bytes;          /* of the answers */

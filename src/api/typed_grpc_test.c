@@ -343,7 +343,8 @@ TEST(typed_grpc_contract_can_be_downloaded)
     answer = fake->answer;
     check(strstr(text_cstr(&answer),
                  "\"grpc\":{\"service\":\"penstock.models.Iris\",\"method\":\"Predict\",\"file\":"
-                 "\"penstock/models/iris.proto\"}") != NULL &&
+                 "\"penstock/models/iris.proto\",\"streams\":{\"PredictStream\":\"answers\","
+                 "\"PredictCollect\":\"requests\",\"PredictSession\":\"both\"}}") != NULL &&
               strstr(text_cstr(&answer), "\"contract\":\"/models/iris/contract.proto\"") != NULL &&
               strstr(text_cstr(&answer), "\"grpcurl\":\"grpcurl -plaintext -d '") != NULL &&
               strstr(text_cstr(&answer), " penstock.models.Iris/Predict\"") != NULL,

@@ -142,6 +142,21 @@ static void put_item(struct text *out, const struct typed_plan *plan, const stru
     text_byte(out, '}');
 }
 
+/* Which other methods there are, and what of them is a stream. */
+static void put_streams(struct text *out)
+{
+    static const char *const what[] = { "\"answers\"", "\"requests\"", "\"both\"" };
+
+    text_str(out, ",\"streams\":{");
+    for (unsigned i = TYPED_PREDICT_STREAM; i < TYPED_METHODS; i++) {
+        text_str(out, i == TYPED_PREDICT_STREAM ? "\"" : ",\"");
+        text_str(out, typed_proto_methods[i].name);
+        text_str(out, "\":");
+        text_str(out, what[i - TYPED_PREDICT_STREAM]);
+    }
+    text_byte(out, '}');
+}
+
 static void put_grpc(struct text *out, const struct typed_plan *plan)
 {
     const char *service = typed_proto_service(plan);
@@ -153,6 +168,7 @@ static void put_grpc(struct text *out, const struct typed_plan *plan)
         put_string(out, "\"service\":", service);
         text_str(out, ",\"method\":\"Predict\"");
         put_string(out, ",\"file\":", typed_proto_file_name(plan));
+        put_streams(out);
     }
     text_byte(out, '}');
 }

@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "base/budget.h"
 #include "base/buf.h"
+#include "base/mem.h"
 #include "codec/bytes.h"
 #include "codec/proto.h"
 #include "contract/test_models.h"
@@ -118,6 +119,44 @@ static void answer(const struct side *s, const struct typed_query *query,
     require(typed_write_proto(&message, &holder, s->plan, query, 1, r->is_list, outputs, arena,
                               budget, &err) == OK);
     decode(s->response, message);
+    struct typed_said said = { r->rows, UINT64_MAX, query->top, 0, r->is_list };
+    size_t size, bound = typed_proto_bound(s->plan, query, 1, outputs);
+    uint8_t *room = mem_alloc(bound);
+    require(room != NULL && typed_write_proto_to(room, bound, &size, s->plan, query, 1, r->is_list,
+                                                 outputs, &said, arena, &err) == OK);
+    /* The same bytes, and behind them what it says of the stream. */
+    require(size > message.size && memcmp(room, message.data, message.size) == 0);
+    decode(s->response, slice_make(room, size));
+    mem_free(room);
+}
+
+/* What protobuf itself reads of `stream`. */
+static void compare_asked(const struct side *s, struct slice bytes, const struct typed_asked *asked)
+{
+    struct proto_arena *arena = proto_arena_new();
+    struct proto_message *message = NULL;
+    struct err err = { 0 };
+
+    require(arena != NULL);
+    if (proto_decode(&message, arena, s->request, bytes, &err) == OK) {
+        const struct proto_message *stream =
+            proto_get_message(message, typed_proto_asked_name(s->plan));
+        require(asked->sequence == (stream == NULL ? 0 : proto_get_u64(stream, "sequence")));
+        require(asked->interrupts == (stream != NULL && proto_get_bool(stream, "interrupt")));
+    }
+    proto_arena_free(&arena);
+}
+
+static bool look(const struct side *s, struct slice message)
+{
+    struct typed_asked asked;
+    struct err err = { 0 };
+
+    enum err_code code = typed_look_proto(s->plan, message, &asked, &err);
+    require((code == OK) == (err.text[0] == '\0'));
+    if (code == OK)
+        compare_asked(s, message, &asked);
+    return code == OK;
 }
 
 static void read_message(struct side *s, struct slice message)
@@ -140,6 +179,7 @@ static void read_message(struct side *s, struct slice message)
     for (uint32_t i = 0; code == OK && i < s->plan->inputs_count; i++)
         if (has[i])
             look_at(&r, &inputs[i], i);
+    require(look(s, message) || code != OK);
     if (code == OK) {
         decode(s->request, message);
         answer(s, &query, &r, arena, &budget);

@@ -749,6 +749,7 @@ enum err_code typed_look_proto(const struct typed_plan *plan, struct slice messa
 static HOT enum err_code read_message(struct rows *w, struct slice message,
                                       struct typed_query *query)
 {
+    struct typed_asked asked; /* its user has looked at it */
     struct pb_reader reader;
     struct pb_field got;
     uint32_t expected = 0;
@@ -769,7 +770,9 @@ static HOT enum err_code read_message(struct rows *w, struct slice message,
             row++;
         } else if (got.number == NUMBER_OPTIONS) {
             TRY(read_options(w, query, &got));
-        } else if (w->unknown == 0 && got.number != NUMBER_STREAM) {
+        } else if (got.number == NUMBER_STREAM) {
+            TRY(read_asked(w, &got, &asked));
+        } else if (w->unknown == 0) {
             w->unknown = got.number;
         }
     }
