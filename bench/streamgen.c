@@ -915,7 +915,7 @@ static void run_paced(uint64_t *ret_from, uint64_t *ret_to, uint64_t *ret_cpu)
     }
     qsort(begins, streams_count, sizeof *begins, compare_u64);
     uint64_t from = zero + (uint64_t)(options.ramp * 1e9) + SETTLE_MS * 1000000u;
-    uint64_t to = from + (uint64_t)(options.seconds * 1e9), give_up = to + 90000000000u;
+    uint64_t to = from + (uint64_t)(options.seconds * 1e9), give_up = to + 60000000000u;
     unsigned begun = 0;
     while (idle_count > 0 || ended_count < streams_count) {
         uint64_t now = now_ns();
@@ -936,7 +936,7 @@ static void run_paced(uint64_t *ret_from, uint64_t *ret_to, uint64_t *ret_cpu)
         }
         poll_once(0);
         if (now > give_up)
-            die("streams have not ended 90 s after what was measured");
+            die("streams have not ended 60 s after what was measured");
         if (ended_count == streams_count)
             break;
     }
@@ -952,11 +952,11 @@ static void open_all(void)
         if (idle_count % 64 == 0)
             poll_once(0);
     }
-    uint64_t until = now_ns() + 60000000000u;
+    uint64_t until = now_ns() + 30000000000u;
     while (ready_count < streams_count) {
         poll_once(100);
         if (now_ns() > until) {
-            fprintf(stderr, GENERATOR ": %u of %u streams are open after 60 s\n", ready_count,
+            fprintf(stderr, GENERATOR ": %u of %u streams are open after 30 s\n", ready_count,
                     streams_count);
             exit(1);
         }
@@ -989,11 +989,11 @@ static void run_stop(void)
 {
     char line[64];
     open_all();
-    uint64_t until = now_ns() + 60000000000u;
+    uint64_t until = now_ns() + 30000000000u;
     while (stopped_count < streams_count) {
         poll_once(100);
         if (now_ns() > until)
-            die("streams have not had their tokens after 60 s");
+            die("streams have not had their tokens after 30 s");
     }
     say("stopped");
     input_line(line, sizeof line);

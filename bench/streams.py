@@ -1,6 +1,6 @@
 """Streams: ready tokens, tokens at a pace, the first token, ten thousand idle streams, readers that stop.
 
-    script/bench streams [--only ready,first,paced,idle,stuck] [--quick] [--rounds N] [--json FILE]
+    script/bench streams [--only ready,first,paced,idle,stuck,push] [--quick] [--rounds N] [--json FILE]
 
 Beside it run, with tokens of the same bytes: FastAPI, grpc-go, grpcio (asyncio), nghttpd where a file can be the answer, and a
 loop of timers and writes that does nothing else.
@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import _lib
@@ -22,11 +23,13 @@ import _peers
 from _lib import LOAD_CPU, IRIS_GEMM, IRIS_V2, Load, Penstock, Row, busy_ns, cpu_ns, iris_gemm_validate, measure, models, post
 from _lib import program, rss_bytes, say
 
-TITLE = "Streams: ready and paced tokens, first tokens, idle streams, readers that stop"
-WORKLOADS = ("ready", "first", "paced", "idle", "stuck")
+TITLE = "Streams: ready and paced tokens, first tokens, idle streams, readers that stop, push beside polling"
+WORKLOADS = ("ready", "first", "paced", "idle", "stuck", "push")
 READY_TOKENS = 64
 PACED_STREAMS, PACED_MS = 2000, 40
 IDLE_STREAMS = 10000
+TASK_STEPS, TASK_MS = 100, 300
+POLL_SECONDS = (0.2, 1, 5)
 STUCK_READERS = 1000
 TEXT = "hello"
 SOURCES = 4                 # addresses that many connections come from
@@ -58,10 +61,11 @@ def paced_tokens(seconds):
     return int((1 + 0.5 + seconds + 0.5) * 1000 / PACED_MS)
 
 
-def layout(paced_seconds):
+def layout(paced_seconds, steps=TASK_STEPS):
     found = {"tokens": echo_config("tokens", count=READY_TOKENS),
              "paced": echo_config("paced", True, count=paced_tokens(paced_seconds), delay_ms=PACED_MS),
-             "endless": echo_config("endless", count=10 ** 9)}
+             "endless": echo_config("endless", count=10 ** 9),
+             "task": echo_config("task", True, count=steps, delay_ms=TASK_MS)}
     files = {}
     for name, config in found.items():
         files["%s/config.pbtxt" % name], files["%s/1/.keep" % name] = config, b""
@@ -231,6 +235,10 @@ def line_of(number, name, one):
                                      100 * one["cpu_share"], 100 * one["others_share"], one["first"]["p50_us"] / 1e3))
 
 
+def first_line(error):
+    return (str(error).splitlines() or [""])[0]
+
+
 def rounds_each(flows, rounds, run, line):
     """{name: [what run(flow) found]}; a flow that fails is told, and left out from there on."""
     found, failed = {name: [] for name in flows}, {}
@@ -241,8 +249,8 @@ def rounds_each(flows, rounds, run, line):
             try:
                 one = run(flow)
             except Failed as error:
-                failed[name] = str(error)
-                say("   round %d  %-34s failed: %s" % (number + 1, name, error))
+                failed[name] = first_line(error)
+                say("   round %d  %-34s failed: %s" % (number + 1, name, first_line(error)))
                 continue
             found[name].append(one)
             line(number, name, one)
@@ -317,7 +325,7 @@ class Peers:
         try:
             return self.stack.enter_context(make())
         except (Failed, SystemExit, OSError, subprocess.CalledProcessError) as error:
-            self.failed[name] = str(error)
+            self.failed[name] = first_line(error)
             say("   %s: not measured: %s" % (name, error))
             return None
 
@@ -427,8 +435,10 @@ def paced_fewer(flow, seconds):
         except Failed as error:
             if not getattr(flow, "is_peer", False):
                 raise
-            say("            with %d streams: %s" % (count, str(error).splitlines()[0]))
+            say("            with %d streams: %s" % (count, first_line(error)))
             flow.connections = count
+            flow.server.__exit__(None, None, None)      # what it had begun would be in the way
+            flow.server.__enter__()
             continue
         one["count"] = connections * flow.streams
         return one
@@ -526,7 +536,7 @@ def settled_rss(server):
 
 
 def idle_server(stack):
-    options = ("--connections-max", 2 * IDLE_STREAMS, "--watchers-max", 2 * IDLE_STREAMS, "--idle-timeout", "1h")
+    options = ("--connections-max", 2 * IDLE_STREAMS, "--watchers-max", 2 * IDLE_STREAMS, "--idle-timeout", "1h", "--write-timeout", "1h")
     return stack.enter_context(Penstock(stack.enter_context(models(layout(1))), options=options))
 
 
@@ -611,6 +621,126 @@ def run_stuck(options, wanted):
     return rows
 
 
+# --- push and polling ---------------------------------------------------------------------------------------------
+
+class Client:
+    """HTTP/1.1 on one connection, with every byte counted."""
+
+    def __init__(self, server):
+        self.connection = socket.create_connection(("127.0.0.1", server.port), 60)
+        self.file = self.connection.makefile("rb")
+        self.requests = self.bytes = 0
+
+    def ask(self, request):
+        """The head of the answer: (status, headers with lower-case names)."""
+        self.connection.sendall(request)
+        self.requests += 1
+        self.bytes += len(request)
+        lines = []
+        while not lines or lines[-1]:
+            lines.append(self.line())
+        headers = dict((name.lower(), value.strip()) for name, value in (one.split(":", 1) for one in lines[1:-1]))
+        return int(lines[0].split()[1]), headers
+
+    def line(self):
+        data = self.file.readline()
+        if not data:
+            raise Failed("the server closed a connection")
+        self.bytes += len(data)
+        return data.decode().rstrip("\r\n")
+
+    def body(self, headers):
+        data = self.file.read(int(headers["content-length"]))
+        self.bytes += len(data)
+        return data
+
+    def close(self):
+        self.file.close()
+        self.connection.close()
+
+
+class Watcher(threading.Thread):
+    """Somebody who wants to know how far the task is; `.seen` is when each step was first known, `.error` what went wrong."""
+
+    def __init__(self, server, steps):
+        super().__init__(daemon=True)
+        self.client, self.steps, self.seen, self.due, self.error = Client(server), steps, {}, {}, None
+
+    def run(self):
+        try:
+            self.watch()
+        except (Failed, OSError, ValueError, KeyError) as error:
+            self.error = "%s: %s" % (type(error).__name__, error)
+        self.client.close()
+
+    def knows(self, step):
+        now = time.monotonic_ns()
+        while len(self.seen) < step:
+            self.seen[len(self.seen) + 1] = now
+
+
+class Pushed(Watcher):
+    """Who began the task and is told by server-sent events."""
+    name = "push (SSE)"
+
+    def begin(self):
+        request = post("/v2/models/task/generate_stream?resume=120", {"TEXT": TEXT}, [("accept", "text/event-stream")])
+        status, headers = self.client.ask(request)
+        if status != 200 or "location" not in headers:
+            raise Failed("the task did not begin: %d %r" % (status, headers))
+        return headers["location"]
+
+    def watch(self):
+        while len(self.seen) < self.steps:
+            text = self.client.line()
+            if text.startswith("data:") and "due_ns" in text:
+                self.knows(len(self.seen) + 1)
+                self.due[len(self.seen)] = json.loads(text[5:])["due_ns"]
+
+
+class Polling(Watcher):
+    """Who asks every now and then, on a connection that stays."""
+
+    def __init__(self, server, steps, seconds, path):
+        super().__init__(server, steps)
+        self.seconds, self.name = seconds, "polling each %g s" % seconds
+        self.request = ("GET %s HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n\r\n" % path).encode()
+
+    def watch(self):
+        begun = time.monotonic()
+        while len(self.seen) < self.steps:
+            status, headers = self.client.ask(self.request)
+            body = self.client.body(headers)
+            if status != 200:
+                raise Failed("polling was answered %d: %r" % (status, body[:200]))
+            self.knows(json.loads(body)["newest"])
+            begun += self.seconds
+            time.sleep(max(0, begun - time.monotonic()))
+
+
+def run_push(options, wanted):
+    steps, rows = 20 if options.quick else TASK_STEPS, []
+    seconds = steps * TASK_MS / 1000
+    say("-- a task of %.0f s and %d steps: push beside polling" % (seconds, steps))
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Penstock(stack.enter_context(models(layout(1, steps)))))
+        pushed = Pushed(server, steps)
+        path = pushed.begin()
+        watchers = [pushed] + [Polling(server, steps, one, path) for one in POLL_SECONDS]
+        for watcher in watchers:
+            watcher.start()
+        for watcher in watchers:
+            watcher.join(seconds + 30)
+    for watcher in watchers:
+        text = "a task of %.0f s in %d steps, %s: mean staleness" % (seconds, steps, watcher.name)
+        if watcher.error or len(watcher.seen) < steps or len(pushed.due) < steps:
+            rows.append(Row(text, None, "ms", note=watcher.error or "not all steps were seen"))
+            continue
+        stale = statistics.mean(watcher.seen[step] - pushed.due[step] for step in pushed.due) / 1e6
+        rows.append(Row(text, stale, "ms", beside="%d requests, %d bytes" % (watcher.client.requests, watcher.client.bytes)))
+    return rows
+
+
 # --- all ------------------------------------------------------------------------------------------------------------
 
 def run(options):
@@ -619,7 +749,7 @@ def run(options):
         if name not in WORKLOADS:
             _lib.die("no workload %s; there are: %s" % (name, ", ".join(WORKLOADS)))
     runs = {"ready, first": (run_ready, {"ready", "first"}), "paced": (run_paced, {"paced"}), "idle": (run_idle, {"idle"}),
-            "stuck": (run_stuck, {"stuck"})}
+            "stuck": (run_stuck, {"stuck"}), "push": (run_push, {"push"})}
     rows = []
     for name, (workload, parts) in runs.items():
         if not parts & set(wanted):
