@@ -23,6 +23,7 @@ struct chat {
     const struct proto_type *request, *response; /* of the program's own schema */
     const char *input; /* the tensor that takes text; borrowed from call->about */
     uint64_t sent, answered;
+    uint64_t input_told; /* of which input the present line is the answer */
     bool is_terminal; /* somebody types: prompts help */
     bool is_in_line;  /* something was printed and no line end behind it */
     bool is_leaving;
@@ -158,8 +159,12 @@ static void say_tensor(struct live *live, const struct proto_message *tensor)
 static void on_output(struct live *live, const struct proto_message *output)
 {
     struct chat *chat = live->context;
-    bool is_unasked = proto_get_u64(output, "input") == 0;
+    uint64_t input = proto_get_u64(output, "input");
+    bool is_unasked = input == 0;
 
+    if (input != chat->input_told)
+        end_line(live);
+    chat->input_told = input;
     for (size_t i = 0; i < proto_count(output, "outputs"); i++)
         say_tensor(live, proto_message_at(output, "outputs", i));
     if (is_unasked || proto_get_bool(output, "is_last")) {

@@ -78,12 +78,13 @@ void example_url(struct text *out, const char *url)
         text_str(out, url);
 }
 
-static void put_curl(struct text *out, struct slice name, struct slice body, const char *url)
+static void put_curl(struct text *out, struct slice name, struct slice body, const char *url,
+                     bool is_stream)
 {
     char bytes[4096];
     struct text target;
 
-    text_str(out, "  curl ");
+    text_str(out, is_stream ? "  curl -N " : "  curl ");
     text_init_fixed(&target, bytes, sizeof bytes);
     if (slice_starts(slice_of(url), "unix:")) {
         text_str(out, "--unix-socket ");
@@ -100,13 +101,13 @@ static void put_curl(struct text *out, struct slice name, struct slice body, con
     if (slice_find(text_slice(&target), '[') < target.size)
         text_str(out, "-g ");
     print_shell(out, text_slice(&target));
-    text_str(out, " -d ");
+    text_str(out, is_stream ? " -H 'accept: text/event-stream' -d " : " -d ");
     print_shell(out, body);
     text_byte(out, '\n');
 }
 
 static void put_call(struct text *out, struct slice name, struct slice body, const char *program,
-                     const char *url, bool is_grpc)
+                     const char *url, const char *how)
 {
     bool is_dashed = name.size > 0 && name.data[0] == '-';
     char bytes[4096];
@@ -114,7 +115,7 @@ static void put_call(struct text *out, struct slice name, struct slice body, con
 
     text_str(out, "  ");
     print_shell(out, slice_of(program));
-    text_str(out, is_grpc ? " call --grpc " : " call ");
+    text_printf(out, " call %s", how);
     if (!is_dashed)
         print_shell(out, name);
     text_init_fixed(&server, bytes, sizeof bytes);
@@ -140,8 +141,10 @@ void example_lines(struct text *out, struct model *model, const char *program, c
     /* Kept with the model: its first caller finds it made. */
     if (typed_plan_of(model, &plan, &err) != OK || plan->example == NULL)
         return;
-    put_curl(out, name, slice_of(plan->example), url);
-    put_call(out, name, slice_of(plan->example), program, url, false);
+    bool is_stream = model_is_decoupled(model);
+    put_curl(out, name, slice_of(plan->example), url, is_stream);
+    if (!is_stream)
+        put_call(out, name, slice_of(plan->example), program, url, "");
 }
 
 /* Somewhere in PATH. */
@@ -170,7 +173,9 @@ void example_grpc_lines(struct text *out, struct model *model, const char *progr
     if (typed_plan_of(model, &plan, &err) != OK || plan->example == NULL ||
         !typed_proto_takes_example(plan))
         return;
-    put_call(out, name, slice_of(plan->example), program, url, true);
+    bool is_stream = model_is_decoupled(model);
+    put_call(out, name, slice_of(plan->example), program, url,
+             is_stream ? "--stream " : "--grpc ");
     if (!slice_starts(slice_of(url), "http://") || !is_installed("grpcurl"))
         return;
     char bytes[256];
@@ -183,5 +188,6 @@ void example_grpc_lines(struct text *out, struct model *model, const char *progr
     print_shell(out, slice_of(plan->example));
     text_byte(out, ' ');
     print_shell(out, slice_skip(text_slice(&server), strlen("http://")));
-    text_printf(out, " %s/Predict\n", typed_proto_service(plan));
+    text_printf(out, " %s/%s\n", typed_proto_service(plan),
+                is_stream ? "PredictStream" : "Predict");
 }

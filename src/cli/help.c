@@ -38,9 +38,17 @@ const struct verb_row verb_rows[] = {
       "  penstock call spam --text @mail.txt --timing\n"
       "  penstock call --grpc spam --text \"You have won a prize\" --wire\n"
       "  penstock call --grpc inference.GRPCInferenceService/ServerLive -d '{}'\n"
+      "  penstock call story --stream --prompt \"Once upon a time\"\n"
+      "  penstock call anomaly --stream < readings.jsonl\n"
+      "  penstock call bytes --upload disk.img\n"
       "\n"
       "With --grpc the same arguments go to penstock.models.*/Predict; MODEL may also be a method\n"
-      "(package.Service/Method) of any gRPC server that has reflection. --wire shows each frame.\n" },
+      "(package.Service/Method) of any gRPC server that has reflection. --wire shows each frame.\n"
+      "\n"
+      "--stream prints each answer as it comes, one JSON value a line; without inputs it sends one\n"
+      "message for each line of standard input, over one gRPC stream (PredictSession, or a METHOD\n"
+      "that streams). --chat does so with what is typed. --upload sends a file of any size in\n"
+      "parts, and goes on where a broken connection stopped it.\n" },
     { VERB_MODELS, "models", "[MODEL...]", "List the models of a server",
       "Lists the models of a running server: state, inputs, outputs, and why one is not ready.\n"
       "With --ready it answers only whether they are (0: yes, 3: no).\n"
