@@ -382,7 +382,11 @@ TEST(echo_repeat_keeps_to_its_schedule)
     struct fixture f;
     int32_t value = 5;
 
-    begin(&f, NUMBERS, "repeat");
+    begin(&f,
+          "{\"input\":[{\"name\":\"a\",\"data_type\":\"TYPE_INT32\",\"dims\":[-1]}],"
+          "\"output\":[{\"name\":\"b\",\"data_type\":\"TYPE_INT32\",\"dims\":[-1]},"
+          "{\"name\":\"due_ns\",\"data_type\":\"TYPE_INT64\",\"dims\":[1]}]}",
+          "repeat");
     set(&f, "count", "41");
     set(&f, "delay_us", "1500");
     check(open_model(&f) == OK, "%s", f.err.text);
@@ -394,6 +398,13 @@ TEST(echo_repeat_keeps_to_its_schedule)
     uint64_t took = now_ms() - from;
     check(took >= 59, "not before their time: %llu ms", (unsigned long long)took);
     check(f.batch.resumes >= 10, "it waited %u times", f.batch.resumes);
+    for (uint32_t i = 1; i < 41; i++) {
+        int64_t before = 0, due = 0;
+        memcpy(&before, fake_batch_output(&f.batch, 0, i - 1, 1)->data, sizeof before);
+        memcpy(&due, fake_batch_output(&f.batch, 0, i, 1)->data, sizeof due);
+        check(due - before == 1500000, "response %u is due %lld ns after the one before", i,
+              (long long)(due - before));
+    }
     end(&f);
 }
 

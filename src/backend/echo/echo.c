@@ -17,6 +17,8 @@
  *                 with `count` responses as above. An interruption ends the answer under way, the
  *                 end of the input the whole. An INT64 output named `turn` is the number of the
  *                 input that is answered, counted by the stream itself; 0 for the greeting
+ *                 In repeat and chat an INT64 output named `due_ns` is the time at which this
+ *                 response was due, of CLOCK_MONOTONIC: those who measure compare with it
  *   accumulate    the sums of the inputs of all rows this instance has run since it was opened, or
  *                 since a row with the request parameter sequence_start=true
  *
@@ -74,8 +76,12 @@ enum mode {
 static const char *const mode_names[] = { "identity", "delay", "fail",      "fail_load",
                                           "repeat",   "chat",  "accumulate" };
 
+/* Outputs that repeat and chat fill with a number of their own: INT64, by their name. */
+enum own { OWN_NONE, OWN_TURN, OWN_DUE };
+
 struct declared {
     char *name; /* owned */
+    enum own own;
     enum penstock_dtype dtype;
     bool is_optional;
     uint32_t rank;
@@ -178,6 +184,11 @@ static int tensor_read(struct model *model, struct declared *ret, yyjson_val *va
                               PENSTOCK_RANK_MAX);
         ret->dims[ret->rank++] = yyjson_get_sint(dim);
     }
+    if (ret->dtype == PENSTOCK_INT64 && model->mode == MODE_CHAT && strcmp(name, "turn") == 0)
+        ret->own = OWN_TURN;
+    if (ret->dtype == PENSTOCK_INT64 && strcmp(name, "due_ns") == 0 &&
+        (model->mode == MODE_CHAT || model->mode == MODE_REPEAT))
+        ret->own = OWN_DUE;
     ret->is_optional = yyjson_get_bool(yyjson_obj_get(value, "optional"));
     ret->name = mem_strdup(name);
     return ret->name != NULL ? OK : host->fail(err, E_EXHAUSTED, "no memory for '%s'", name);
@@ -571,8 +582,13 @@ static bool zero_fill(struct instance *instance, struct penstock_batch *batch, u
     return true;
 }
 
-/* Fills every output that the row wants with its input. False when the row has failed. */
-static bool identity_fill(struct instance *instance, struct penstock_batch *batch, uint32_t row)
+static bool own_fill(struct instance *instance, struct penstock_batch *batch, uint32_t row,
+                     uint32_t index, const struct talk *talk);
+
+/* Fills every output that the row wants with its input. False when the row has failed. `talk` is
+ * NULL but for repeat and chat. */
+static bool identity_fill(struct instance *instance, struct penstock_batch *batch, uint32_t row,
+                          const struct talk *talk)
 {
     const struct model *model = instance->model;
     const struct penstock_host *host = model->host;
@@ -584,6 +600,11 @@ static bool identity_fill(struct instance *instance, struct penstock_batch *batc
 
         if (!host->wants(batch, row, i))
             continue;
+        if (model->outputs[i].own != OWN_NONE) {
+            if (!own_fill(instance, batch, row, i, talk))
+                return false;
+            continue;
+        }
         if (model->inputs_count > 0)
             input = host->input(batch, i % model->inputs_count);
         if (input == NULL || input->dtype != model->outputs[i].dtype) {
@@ -644,7 +665,7 @@ static void run_delay(struct instance *instance, struct penstock_batch *batch)
         return;
     }
     for (uint32_t row = 0; row < host->rows(batch); row++)
-        identity_fill(instance, batch, row);
+        identity_fill(instance, batch, row, NULL);
     host->done(batch, OK, NULL);
 }
 
@@ -716,57 +737,57 @@ static bool text_fill(struct instance *instance, struct penstock_batch *batch, u
     return true;
 }
 
-static bool is_turn(const struct declared *output)
+static uint64_t due_of(const struct talk *talk)
 {
-    return output->dtype == PENSTOCK_INT64 && strcmp(output->name, "turn") == 0;
+    return talk->delay_ns > 0 ? talk->begun_ns + talk->made * talk->delay_ns : clock_mono_ns();
 }
 
-static bool turn_fill(struct instance *instance, struct penstock_batch *batch, uint32_t index,
-                      int64_t turn)
+static bool own_fill(struct instance *instance, struct penstock_batch *batch, uint32_t row,
+                     uint32_t index, const struct talk *talk)
 {
     const struct penstock_host *host = instance->model->host;
     const struct declared *output = &instance->model->outputs[index];
     int64_t shape[PENSTOCK_RANK_MAX] = { 0 };
+    int64_t value = (int64_t)(output->own == OWN_TURN ? talk->turn : due_of(talk));
     struct err err = { .code = OK };
     size_t count = 1;
 
     for (uint32_t d = 0; d < output->rank; d++) {
         shape[d] = output->dims[d] < 0 ? 1 : output->dims[d];
         if (__builtin_mul_overflow(count, (size_t)shape[d], &count) || count > ZERO_BYTES_MAX / 8)
-            return zero_fill(instance, batch, 0, index); /* which says that it is too large */
+            return zero_fill(instance, batch, row, index); /* which says that it is too large */
     }
-    int64_t *memory = host->output(batch, 0, index, output->rank, shape, count * sizeof *memory,
+    int64_t *memory = host->output(batch, row, index, output->rank, shape, count * sizeof *memory,
                                    as_host_err(&err));
     if (memory == NULL && count > 0) {
-        fail_from(host, batch, 0, &err);
+        fail_from(host, batch, row, &err);
         return false;
     }
     for (size_t i = 0; i < count; i++)
-        memory[i] = turn;
+        memory[i] = value;
     return true;
 }
 
-/* One response of a conversation: the greeting, or the input again. */
-static bool chat_fill(struct instance *instance, struct penstock_batch *batch,
-                      const struct talk *talk, const char *greeting)
+/* The greeting, in every output that takes one text. */
+static bool greeting_fill(struct instance *instance, struct penstock_batch *batch,
+                          const struct talk *talk, const char *greeting)
 {
     const struct model *model = instance->model;
     const struct penstock_host *host = model->host;
 
-    if (greeting == NULL && !identity_fill(instance, batch, 0))
-        return false;
     for (uint32_t i = 0; i < model->outputs_count; i++) {
         const struct declared *output = &model->outputs[i];
+        bool is_filled;
         if (!host->wants(batch, 0, i))
             continue;
-        if (is_turn(output)) {
-            if (!turn_fill(instance, batch, i, (int64_t)talk->turn))
-                return false;
-        } else if (greeting != NULL) {
-            if (output->dtype == PENSTOCK_BYTES ? !text_fill(instance, batch, i, greeting)
-                                                : !zero_fill(instance, batch, 0, i))
-                return false;
-        }
+        if (output->own != OWN_NONE)
+            is_filled = own_fill(instance, batch, 0, i, talk);
+        else if (output->dtype == PENSTOCK_BYTES)
+            is_filled = text_fill(instance, batch, i, greeting);
+        else
+            is_filled = zero_fill(instance, batch, 0, i);
+        if (!is_filled)
+            return false;
     }
     return true;
 }
@@ -798,8 +819,7 @@ static enum go answer_more(struct instance *instance, struct penstock_batch *bat
         }
         if (host->credit(batch, talk->row) == 0)
             return GO_WAIT;
-        if (model->mode == MODE_CHAT ? !chat_fill(instance, batch, talk, NULL)
-                                     : !identity_fill(instance, batch, talk->row))
+        if (!identity_fill(instance, batch, talk->row, talk))
             return GO_OVER;
         host->emit(batch, talk->row);
         talk->made++;
@@ -849,7 +869,7 @@ static enum go greet(struct instance *instance, struct penstock_batch *batch, st
     if (greeting[0] != '\0') {
         if (host->credit(batch, 0) == 0)
             return GO_WAIT;
-        if (!chat_fill(instance, batch, talk, greeting))
+        if (!greeting_fill(instance, batch, talk, greeting))
             return GO_OVER;
         host->emit(batch, 0);
     }
@@ -1042,7 +1062,7 @@ static void echo_execute(void *context, struct penstock_batch *batch)
     case MODE_FAIL_LOAD:
     case MODE_IDENTITY:
         for (uint32_t row = 0; row < host->rows(batch); row++)
-            identity_fill(instance, batch, row);
+            identity_fill(instance, batch, row, NULL);
         break;
     }
     host->done(batch, OK, NULL);
