@@ -64,6 +64,15 @@ MUST_USE enum err_code grpc_watchers_register(struct grpc_watchers *watchers,
                                               struct metrics *metrics, struct err *err);
 uint64_t grpc_watchers_refused(const struct grpc_watchers *watchers); /* NULL: 0 */
 
+/* ModelStreamInfer, on all loops (kserve_grpc_stream.c). Any thread. */
+struct kserve_streams {
+    uint32_t requests_max; /* in flight on one stream: --stream-requests-max */
+    bool is_mlserver;      /* --stream-form: whose messages, where the metadata does not say */
+    _Atomic uint64_t open, total, requests, pauses;
+};
+MUST_USE enum err_code kserve_streams_register(struct kserve_streams *streams,
+                                               struct metrics *metrics, struct err *err);
+
 /* Is it the path of a method of a service that exists, whatever came to it? */
 bool grpc_is_path(struct slice path);
 

@@ -228,6 +228,7 @@ void kserve_infer_stream(struct exchange *x, const struct route_match *match);
 void kserve_generate(struct exchange *x, const struct route_match *match);
 void kserve_generate_stream(struct exchange *x, const struct route_match *match);
 void kserve_grpc_infer(struct call *call, const struct api *api);
+void kserve_grpc_stream(struct call *call, const struct api *api);
 
 void kserve_server(struct exchange *x, const struct route_match *match);
 void kserve_live(struct exchange *x, const struct route_match *match);

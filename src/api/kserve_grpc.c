@@ -292,9 +292,7 @@ static const struct grpc_method methods[] = {
     { "ModelConfig", begin_model_config_of, NULL },
     { "ModelStatistics", begin_statistics, NULL },
     { "RepositoryIndex", begin_repository_index, NULL },
-    { "ModelStreamInfer", NULL,
-      "streams are not built yet; make one ModelInfer call for each request, they share the "
-      "connection" },
+    { "ModelStreamInfer", kserve_grpc_stream, NULL },
     { "RepositoryModelLoad", NULL, no_control },
     { "RepositoryModelUnload", NULL, no_control },
     { "SystemSharedMemoryStatus", NULL, no_shared_memory },

@@ -424,7 +424,6 @@ TEST(grpc_says_what_there_is)
         { SERVICE "ModelInfr", "did you mean 'ModelInfer'?" },
         { "/org.pytorch.serve.grpc.openinference.GRPCInferenceService/ModelConfig",
           "has no method 'ModelConfig'" },
-        { SERVICE "ModelStreamInfer", "ModelStreamInfer: streams are not built yet" },
         { SERVICE "RepositoryModelLoad", "loads its models when it starts" },
         { SERVICE "RepositoryModelUnload", "loads its models when it starts" },
         { SERVICE "SystemSharedMemoryStatus",

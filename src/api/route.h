@@ -16,6 +16,7 @@ struct engine;
 struct grpc_watchers;
 struct metrics;
 struct push;
+struct kserve_streams;
 struct repository;
 struct resumables;
 struct uploads;
@@ -33,6 +34,7 @@ struct api {
     bool has_reflection;            /* --reflection */
     bool has_test_services;         /* --test-services */
     struct websocket_settings websocket; /* what every WebSocket begins with */
+    struct kserve_streams *streams; /* of ModelStreamInfer; NULL: tests */
     struct grpc_watchers *watchers; /* of health and events; NULL only where nobody watches */
     struct push *push;              /* the server's events; likewise */
     struct resumables *resumables;  /* streams that outlive their connection; NULL: none do */

@@ -5,7 +5,8 @@
  *          arena, and holds a reference of the exchange until call_end was called or on_gone came.
  *          Whoever works longer (an engine's request) takes an exchange_ref of its own.
  * In       call_read is the credit for one message; on_message follows once. Messages are
- *          decompressed and their size is checked. The first stays as long as the exchange does;
+ *          decompressed and their size is checked. The first stays as long as the exchange does
+ *          (unless keeps_none was set before call_read);
  *          a later one until the next call_read (when more credit than one stands: until on_message
  *          returns), and longer for who takes a reference of its holder or copies it.
  *          After the last one on_half_close comes, once (without credit too). Nothing is received
@@ -46,7 +47,10 @@ struct call_form {
 };
 
 /* A part of a message to send: the bytes stay as exchange_send wants it (in the exchange's arena,
- * constant, or kept by holder, of which one more reference is taken). */
+ * constant, or kept by holder, of which one more reference is taken). Over gRPC and gRPC-Web pieces
+ * smaller than CALL_COPIED_BYTES are copied and need stay only until call_send returns. */
+enum { CALL_COPIED_BYTES = 1024 };
+
 struct call_piece {
     struct slice bytes;
     struct buf *holder;
@@ -101,6 +105,8 @@ struct call {
     const struct call_user *user; /* set by who takes it, with user_data, before call_read */
     void *user_data;
     bool is_over; /* ended or gone */
+    bool keeps_none; /* set before call_read: the first message need not stay longer than others,
+                        for calls that may have very many */
     bool is_lone; /* set before call_read: one message is all there is to send, so
                                      its sender may not pause (--body-timeout) */
     /* -- inside -- */

@@ -86,7 +86,7 @@ static bool guard(struct grpc_call *g, struct err *err)
 /* The first goes with the arena, a later one when the next comes. Takes *buf. */
 static bool keep(struct grpc_call *g, struct buf **buf, struct err *err)
 {
-    if (!g->has_first) {
+    if (!g->has_first && !g->call.keeps_none) {
         if (arena_adopt(g->call.x->arena, buf))
             return true;
         err_set(err, E_EXHAUSTED, "no memory to hold a message; retry later");

@@ -14,7 +14,7 @@
 #include "base/utf8.h"
 
 enum {
-    COPY_MAX = 1024,         /* pieces below are copied */
+    COPY_MAX = CALL_COPIED_BYTES, /* pieces below are copied */
     COMPRESS_MIN = 1024,     /* messages below are not, unless ALWAYS */
     ARENA_MAX = 8 * 1024,    /* gathered in the arena */
     CHUNK_BYTES = 16 * 1024, /* of bufs behind that */

@@ -59,6 +59,7 @@ struct server {
     struct push *push;
     struct uploads *uploads;
     char node[NODE_NAME_MAX + 1];
+    struct kserve_streams streams;
     struct serve *serve;
     struct api api;
     bool is_misused; /* what failed is the command line */
@@ -228,6 +229,9 @@ static enum err_code open_server(struct server *server, const struct options *o,
     TRY(websocket_stats_register(server->websocket_stats, server->metrics, err));
     server->watchers.max = options_number(o, OPT_WATCHERS_MAX);
     TRY(grpc_watchers_register(&server->watchers, server->metrics, err));
+    server->streams.requests_max = options_u32(o, OPT_STREAM_REQUESTS_MAX);
+    server->streams.is_mlserver = options_number(o, OPT_STREAM_FORM) != 0;
+    TRY(kserve_streams_register(&server->streams, server->metrics, err));
     server->api = (struct api){
         .engine = server->stack.engine,
         .repository = server->stack.repository,
@@ -243,6 +247,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .watchers = &server->watchers,
         .push = server->push,
         .uploads = server->uploads,
+        .streams = &server->streams,
         .is_draining = &server->is_draining,
         .server_name = "penstock",
         .server_version = PENSTOCK_VERSION,

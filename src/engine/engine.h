@@ -50,6 +50,11 @@ const struct penstock_host *engine_host(struct engine *engine);
 void engine_drain(struct engine *engine);
 uint64_t engine_in_flight(const struct engine *engine); /* submitted and not yet freed; sessions too */
 
+/* Arenas for what a stream has in flight (pieces, runs, requests), kept by each loop for the next ones
+ * and charged to the budget. Loop thread. NULL: no memory. */
+struct arena *engine_arena_take(struct engine *engine, struct loop *loop);
+void engine_arena_give(struct engine *engine, struct loop *loop, struct arena **arena);
+
 /* For metrics; any thread. */
 struct engine_counts {
     uint64_t sessions_open, sessions_total;

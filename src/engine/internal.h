@@ -47,9 +47,6 @@ struct engine {
 };
 
 struct engine_loop *engine_loop_of(struct engine *engine, struct loop *loop);
-/* Arenas of pieces and runs, kept by each loop for the next ones. NULL: no memory. */
-struct arena *engine_arena_take(struct engine *engine, struct loop *loop);
-void engine_arena_give(struct engine *engine, struct loop *loop, struct arena **arena);
 
 /* -- requests ---------------------------------------------------------------------------------- */
 
