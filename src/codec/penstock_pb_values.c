@@ -9,6 +9,7 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/utf8.h"
 #include "codec/bytes.h"
 #include "codec/number.h"
 #include "codec/pb_packed.h"
@@ -255,7 +256,8 @@ static bool read_floats(struct slice list, uint8_t *out, uint64_t count, enum pe
 }
 
 /* BYTES: each element behind its length; *ret_size is what they took. */
-static bool read_strings(struct slice list, uint8_t *out, uint64_t count, size_t *ret_size)
+static bool read_strings(struct slice list, uint8_t *out, uint64_t count, bool is_text,
+                         size_t *ret_size)
 {
     struct pb_reader r;
     struct pb_field field;
@@ -265,7 +267,8 @@ static bool read_strings(struct slice list, uint8_t *out, uint64_t count, size_t
     while (pb_next(&r, &field)) {
         if (UNLIKELY(field.number != 1))
             continue;
-        if (field.wire != PB_LEN || count-- == 0)
+        if (field.wire != PB_LEN || count-- == 0 ||
+            (is_text && utf8_valid_prefix(field.bytes) != field.bytes.size))
             return false;
         uint32_t length = (uint32_t)field.bytes.size; /* PB_SIZE_MAX at most */
         memcpy(at, &length, sizeof length);
@@ -277,9 +280,11 @@ static bool read_strings(struct slice list, uint8_t *out, uint64_t count, size_t
     return count == 0 && !pb_failed(&r);
 }
 
-static HOT bool read_list(struct slice list, enum penstock_dtype dtype, uint64_t count,
-                          uint8_t *out, size_t *size)
+static HOT bool read_list(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
+                          uint64_t count, uint8_t *out, size_t *size)
 {
+    struct slice list = t->values;
+
     switch (dtype) {
     case PENSTOCK_BOOL: return read_numbers(list, out, count, PENSTOCK_BOOL);
     case PENSTOCK_UINT8: return read_numbers(list, out, count, PENSTOCK_UINT8);
@@ -290,7 +295,8 @@ static HOT bool read_list(struct slice list, enum penstock_dtype dtype, uint64_t
     case PENSTOCK_INT32: return read_numbers(list, out, count, PENSTOCK_INT32);
     case PENSTOCK_UINT64: return read_numbers(list, out, count, PENSTOCK_UINT64);
     case PENSTOCK_INT64: return read_numbers(list, out, count, PENSTOCK_INT64);
-    case PENSTOCK_BYTES: return read_strings(list, out, count, size);
+    case PENSTOCK_BYTES:
+        return read_strings(list, out, count, t->list == PENSTOCK_PB_STRINGS, size);
     default: return read_floats(list, out, count, dtype);
     }
 }
@@ -319,8 +325,14 @@ static enum err_code check_field(const struct penstock_pb_tensor *t, enum pensto
     uint64_t value;
     uint8_t half[2];
 
-    if (rows[dtype].wire == PB_LEN)
-        return OK;
+    if (rows[dtype].wire == PB_LEN) {
+        uint64_t at = (*index)++;
+        if (t->list != PENSTOCK_PB_STRINGS || utf8_valid_prefix(field->bytes) == field->bytes.size)
+            return OK;
+        return err_set(err, E_INVALID,
+                       "%s.strings.values[%llu]: it is not UTF-8, as strings must be; use 'bytes_list'",
+                       path, (unsigned long long)at);
+    }
     if (rows[dtype].wire == PB_VARINT && field->wire == PB_VARINT)
         return check_element(t, dtype, path, (*index)++, field->value, err);
     if (rows[dtype].wire == PB_VARINT) {
@@ -500,7 +512,7 @@ HOT enum err_code penstock_pb_values(const struct penstock_pb_tensor *t, enum pe
     if (UNLIKELY(t->is_json)) {
         json_path(words, path, t);
         TRY(read_json(t, dtype, count, words, arena, out, &size, err));
-    } else if (UNLIKELY(!read_list(t->values, dtype, count, out, &size))) {
+    } else if (UNLIKELY(!read_list(t, dtype, count, out, &size))) {
         return explain(t, dtype, count, path, err);
     }
     if (holder != NULL && dtype == PENSTOCK_BYTES)
