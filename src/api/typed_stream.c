@@ -295,7 +295,7 @@ static enum err_code open_with(struct typed_stream *t, struct model *model, stru
     if (t->sequence == NULL)
         return no_memory(err);
     TRY(hide_states(t, err));
-    if (t->method == TYPED_PREDICT_COLLECT)
+    if (t->method == TYPED_PREDICT_COLLECT && !model_takes_stream(model))
         settings.reduce = SESSION_STACK;
     if (card != NULL && card->has_reduce) {
         settings.reduce = card->reduce;

@@ -3,6 +3,7 @@
 #include "api/typed_stream.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "api/fake_stage.h"
 #include "api/grpc.h"
@@ -212,6 +213,12 @@ static bool up(void)
                    "backend: \"echo\"\n" MODE("repeat") DECOUPLED ONE_FLOAT
                    "parameters { key: \"count\" value { string_value: \"1000\" } }\n");
     stage_put_file("quick", "config.pbtxt", "backend: \"echo\"\n" DELAY("1") ONE_FLOAT);
+    stage_put_file(
+        "chat", "config.pbtxt",
+        "backend: \"echo\"\n" MODE("chat") "input [" TENSOR("text", "TYPE_STRING", "1") "]\noutput [" TENSOR(
+            "said", "TYPE_STRING",
+            "1") "]\nparameters { key: \"count\" value { string_value: \"2\" } }\n"
+                 "parameters { key: \"greeting\" value { string_value: \"hello\" } }\n");
     stage_put_file("broken", "config.pbtxt", "backend: \"echo\"\n" MODE("fail") ONE_FLOAT);
     stage_put_file("slow", "config.pbtxt", "backend: \"echo\"\n" DELAY("30000") ONE_FLOAT);
     require(stage_open());
@@ -567,6 +574,18 @@ TEST(typed_session_holds_messages_back)
     finish();
 }
 
+/* How many answers the answers say that they took the place of. */
+static unsigned merged_of(const char *json)
+{
+    unsigned sum = 0;
+
+    while ((json = strstr(json, "\"merged\":\"")) != NULL) {
+        json += strlen("\"merged\":\"");
+        sum += (unsigned)atoi(json);
+    }
+    return sum;
+}
+
 /* A reader that takes nothing pauses its own model: what is made meanwhile is bounded. */
 TEST(typed_streams_of_slow_readers)
 {
@@ -587,6 +606,23 @@ TEST(typed_streams_of_slow_readers)
         check(fake->waiting_most > 200 && fake->waiting_most < 200 + 65 * 33,
               "%s: %zu bytes waited", paths[i], fake->waiting_most);
         check(fake->sends >= 1000, "%u answers", fake->sends);
+        begin();
+        put_float(1, 1);
+        add();
+        fake = make(paths[i]);
+        fake->room = 200;
+        fake->takes = 100;
+        fake_header(fake, "penstock-when-slow", "latest");
+        stage_run();
+        check_status(fake, OK, "");
+        check(fake->sends >= 4 && fake->sends <= 500, "%s: %u of 1000 answers", paths[i],
+              fake->sends);
+        struct text json;
+        text_init(&json, 1 << 20);
+        put_answers(&json, fake, "many");
+        check(merged_of(text_cstr(&json)) + fake->sends >= 1000, "%u merged, %u sent\n%s",
+              merged_of(text_cstr(&json)), fake->sends, text_cstr(&json));
+        text_deinit(&json);
     }
     finish();
 }
@@ -662,6 +698,125 @@ TEST(typed_collect_folds)
     fake_header(fake, "penstock-reduce", "each");
     stage_run();
     check_status(fake, E_INVALID, "stream.interrupt is for PredictSession");
+    finish();
+}
+
+static struct fake *collect(const char *path, const char *reduce)
+{
+    struct fake *fake = make(path);
+
+    if (reduce != NULL)
+        fake_header(fake, "penstock-reduce", reduce);
+    stage_run();
+    return fake;
+}
+
+TEST(typed_collect_stacks)
+{
+    struct text row;
+
+    require(up());
+    text_init(&row, 1 << 16);
+    add_said("a");
+    build_str(&row, 1, "b");
+    build_message(&message, ROWS, &row);
+    build_str(&row, 1, "c");
+    build_message(&message, ROWS, &row);
+    add();
+    add_said("d");
+    struct text three_words = body;
+    body = (struct text){ 0 };
+    text_init(&body, 1 << 20);
+    text_slice_put(&body, text_slice(&three_words));
+    struct fake *fake = collect("/penstock.models.Words/PredictCollect", NULL);
+    check_status(fake, OK, "");
+    check_answers(
+        fake, "words",
+        "{\"rows\":[{\"said\":\"a\"},{\"said\":\"b\"},{\"said\":\"c\"},{\"said\":\"d\"}]}\n");
+    begin();
+    text_slice_put(&body, text_slice(&three_words));
+    fake = collect("/penstock.models.Words/PredictCollect", "last");
+    check_status(fake, OK, "");
+    check_answers(fake, "words", "{\"rows\":[{\"said\":\"d\"}]}\n");
+    begin();
+    add_said("a");
+    fake = collect("/penstock.models.Words/PredictCollect", NULL);
+    check_answers(fake, "words", "{\"said\":\"a\"}\n");
+    begin();
+    fake = collect("/penstock.models.Words/PredictCollect", NULL);
+    check_status(fake, E_INVALID, "no message came: PredictCollect takes at least one");
+    /* What is refused ends it at once. */
+    begin();
+    put_iris(0.5f);
+    add();
+    put_iris(510);
+    add();
+    fake = collect("/penstock.models.Iris/PredictCollect", NULL);
+    check_status(fake, E_INVALID, "message 2: sepal_length is 510");
+    check(fake->answer.size == 0, "an answer");
+    text_deinit(&three_words);
+    text_deinit(&row);
+    finish();
+}
+
+TEST(typed_streams_of_windows)
+{
+    require(up());
+    for (int i = 1; i <= 5; i++) {
+        put_float(1, (float)i);
+        add();
+    }
+    struct text five = body;
+    body = (struct text){ 0 };
+    text_init(&body, 1 << 20);
+    text_slice_put(&body, text_slice(&five));
+    struct fake *fake = collect("/penstock.models.Identity/PredictSession", "window(2)");
+    check_status(fake, OK, "");
+    check_answers(
+        fake, "identity",
+        "{\"rows\":[{\"y\":1.0},{\"y\":2.0}],\"stream\":{\"sequence\":\"1\",\"input\":\"2\"}}\n"
+        "{\"rows\":[{\"y\":3.0},{\"y\":4.0}],\"stream\":{\"sequence\":\"2\",\"input\":\"4\"}}\n");
+    begin();
+    text_slice_put(&body, text_slice(&five));
+    fake = collect("/penstock.models.Identity/PredictSession", "window(3,2,1)");
+    check_status(fake, OK, "");
+    check_answers(
+        fake, "identity",
+        "{\"rows\":[{\"y\":0.0},{\"y\":1.0},{\"y\":2.0}],\"stream\":{\"sequence\":\"1\",\"input\":\"2\"}}\n"
+        "{\"rows\":[{\"y\":2.0},{\"y\":3.0},{\"y\":4.0}],\"stream\":{\"sequence\":\"2\",\"input\":\"4\"}}\n");
+    begin();
+    text_slice_put(&body, text_slice(&five));
+    fake = collect("/penstock.models.Identity/PredictCollect", "window(2)");
+    check_status(fake, OK, "");
+    check_answers(fake, "identity", "{\"rows\":[{\"y\":3.0},{\"y\":4.0}]}\n");
+    begin();
+    text_slice_put(&body, text_slice(&five));
+    fake = collect("/penstock.models.Identity/PredictCollect", "window(6)");
+    check_status(fake, E_PRECONDITION, "what came fills no window");
+    text_deinit(&five);
+    finish();
+}
+
+/* The server speaks first, each input is answered, an interruption stops what is being said. */
+TEST(typed_session_of_a_model_that_speaks_first)
+{
+    require(up());
+    struct fake *fake = call("/penstock.models.Chat/PredictSession");
+    check_status(fake, OK, "");
+    check_answers(fake, "chat", "{\"said\":\"hello\",\"stream\":{\"sequence\":\"1\"}}\n");
+    begin();
+    add_said("a");
+    fake = call("/penstock.models.Chat/PredictSession");
+    check_status(fake, OK, "");
+    check_answers(fake, "chat",
+                  "{\"said\":\"hello\",\"stream\":{\"sequence\":\"1\"}}\n"
+                  "{\"said\":\"a\",\"stream\":{\"sequence\":\"2\",\"input\":\"1\"}}\n"
+                  "{\"said\":\"a\",\"stream\":{\"sequence\":\"3\",\"input\":\"1\"}}\n"
+                  "{\"stream\":{\"sequence\":\"4\",\"input\":\"1\",\"is_last\":true}}\n");
+    begin();
+    add_said("a");
+    check_status(call("/penstock.models.Chat/PredictCollect"), E_PRECONDITION,
+                 "call PredictSession");
     finish();
 }
 
@@ -770,9 +925,12 @@ TEST(typed_sessions_do_not_touch_the_heap_for_each_message)
 
 TEST(typed_streams_survive_every_fault)
 {
-    static const char *const paths[] = { "/penstock.models.Iris/PredictSession",
-                                         "/penstock.models.Iris/PredictStream",
-                                         "/penstock.models.Iris/PredictCollect" };
+    static const char *const paths[] = {
+        "/penstock.models.Iris/PredictSession", "/penstock.models.Iris/PredictStream",
+        "/penstock.models.Iris/PredictCollect", "/penstock.models.Iris/PredictCollect",
+        "/penstock.models.Iris/PredictSession",
+    };
+    static const char *const reduces_of[] = { "each", "each", "each", "stack", "window(2,1)" };
 
     require(up());
     put_iris(0.5f);
@@ -788,7 +946,7 @@ TEST(typed_streams_survive_every_fault)
             else
                 add_three();
             struct fake *fake = make(paths[i]);
-            fake_header(fake, "penstock-reduce", "each");
+            fake_header(fake, "penstock-reduce", reduces_of[i]);
             require(text_room(&fake->answer, 1 << 16) != NULL &&
                     text_room(&fake->headers, 4096) != NULL);
             fault_arm(nth);

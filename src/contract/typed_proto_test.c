@@ -1036,6 +1036,7 @@ TEST(typed_proto_refuses_wrong_wires)
     make(&m);
     m.at = pb_put_bytes(m.at, 1, slice_of("caf\xe9"));
     refuse(&s, &m, "text: byte 3 of the string is not UTF-8");
+    side_close(&s);
     require(side_open(&s, "mixed", test_mixed()));
     make(&m);
     m.at = pb_put_bytes(m.at, NUMBER_ROWS, slice_of(""));

@@ -676,6 +676,10 @@ bool model_is_decoupled(const struct model *model)
 {
     return (model->traits & PENSTOCK_BACKEND_DECOUPLED) != 0;
 }
+bool model_takes_stream(const struct model *model)
+{
+    return (model->traits & PENSTOCK_BACKEND_TAKES_STREAM) != 0;
+}
 uint64_t model_load_ns(const struct model *model)
 {
     return model->load_ns;

@@ -58,6 +58,8 @@ const char *model_platform(const struct model *model);
 const struct model_stats *model_stats(struct model *model, struct model_stats *sum);
 uint32_t model_instances(const struct model *model);
 bool model_is_decoupled(const struct model *model);
+/* Its backend takes a caller's input in pieces itself, and may speak first. */
+bool model_takes_stream(const struct model *model);
 uint64_t model_load_ns(const struct model *model); /* what loading took */
 
 /* How it runs now, and why, for `explain` and metrics: any thread. */
