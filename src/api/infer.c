@@ -125,15 +125,21 @@ static HOT void on_end(struct request *request, const struct err *err)
         infer_fail(infer, &failed);
 }
 
-static void on_free(struct request *request)
+void infer_free(struct infer *infer)
 {
-    struct infer *infer = request->user;
     struct exchange *x = infer->x;
 
     infer->request = NULL;
+    infer->rows = NULL;
+    infer->has_ended = true;
     loop_undefer(&infer->task);
     infer_stream_deinit(infer);
     exchange_unref(&x);
+}
+
+static void on_free(struct request *request)
+{
+    infer_free(request->user);
 }
 
 static const struct request_sink infer_sink = {
@@ -144,13 +150,21 @@ static const struct request_sink infer_sink = {
 
 /* -- the exchange's side --------------------------------------------------------------------- */
 
+static void cancel(struct infer *infer)
+{
+    if (infer->rows != NULL)
+        infer_rows_cancel(infer);
+    else
+        request_cancel(infer->request);
+}
+
 /* At the end of a turn, when the engine has returned. */
 static void on_task(struct loop_task *task)
 {
     struct infer *infer = CONTAINER_OF(task, struct infer, task);
 
     if (infer->must_cancel)
-        request_cancel(infer->request);
+        cancel(infer);
     else
         infer_stream_grant(infer);
 }
@@ -161,7 +175,7 @@ static void leave(struct infer *infer)
     if (infer->has_ended)
         return;
     if (infer->is_submitted)
-        request_cancel(infer->request);
+        cancel(infer);
     else
         drop(infer);
 }
@@ -209,7 +223,10 @@ static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline
     struct model *model = infer->model;
     model_unref(&model);
     /* Everything may be over when this returns: nothing of ours is touched behind it. */
-    engine_submit(request);
+    if (UNLIKELY(infer->rows != NULL))
+        infer_rows_start(infer);
+    else
+        engine_submit(request);
 }
 
 static uint64_t header_deadline(const struct infer *infer)

@@ -32,6 +32,7 @@
 #include "io/loop.h"
 
 struct infer;
+struct infer_rows;   /* infer_rows.c */
 struct infer_stream; /* infer_stream.c */
 
 struct infer_dialect {
@@ -101,6 +102,10 @@ struct infer {
     const char *field;    /* set by a dialect that fails: the path of what is wrong, or NULL */
     struct slice message; /* calls: the one message */
     struct infer_stream *stream; /* NULL: one answer */
+    /* Set by decode(), of a stream: the inputs have so many rows along their first dimension, and each
+     * is run and answered by itself, in order. 0: they are one question. */
+    uint64_t rows_apart;
+    struct infer_rows *rows; /* then, once submitted */
     bool is_submitted, has_ended, has_message;
     bool must_cancel;      /* ended for its caller, and the engine is to be told by `task` */
     struct loop_task task; /* at the end of the turn: cancels, or gives a stream credit */

@@ -33,4 +33,13 @@ void infer_stream_grant(struct infer *infer);  /* as much as the reader has room
 void infer_stream_stop(struct infer *infer);   /* the reader is gone */
 void infer_stream_deinit(struct infer *infer); /* last; idempotent */
 
+/* -- infer_rows.c ------------------------------------------------------------------------------- */
+/* Instead of submitting infer->request, which stays. Failures leave everything as it was. */
+MUST_USE enum err_code infer_rows_open(struct infer *infer, uint32_t credit, struct err *err);
+void infer_rows_start(struct infer *infer);
+void infer_rows_grant(struct infer *infer, uint32_t responses);
+void infer_rows_cancel(struct infer *infer);
+enum session_merge infer_stream_merge(const struct infer *infer);
+void infer_free(struct infer *infer); /* the engine has let go of it */
+
 #endif

@@ -55,6 +55,11 @@ void infer_when_slow(struct infer *infer, enum session_merge merge)
     infer->stream->has_merge = true;
 }
 
+enum session_merge infer_stream_merge(const struct infer *infer)
+{
+    return infer->stream->merge;
+}
+
 /* -- what was asked for ---------------------------------------------------------------------------- */
 
 static enum err_code read_when_slow(struct infer_stream *s, struct slice value, struct err *err)
@@ -179,6 +184,8 @@ enum err_code infer_stream_submit(struct infer *infer, struct err *err)
     if (UNLIKELY(p != NULL) && !s->has_merge)
         TRY(read_when_slow(s, slice_of(p->text), err));
     s->credit = credit_for(least_bytes(infer->request));
+    if (infer->rows_apart != 0)
+        return infer_rows_open(infer, s->credit, err);
     request_limit_credit(infer->request, s->credit);
     request_merge(infer->request, s->merge);
     return OK;
@@ -202,7 +209,10 @@ void infer_stream_grant(struct infer *infer)
         return; /* on_room tells */
     uint32_t more = wanted - s->credit;
     s->credit = wanted;
-    request_grant(infer->request, more);
+    if (infer->rows != NULL)
+        infer_rows_grant(infer, more);
+    else
+        request_grant(infer->request, more);
 }
 
 /* -- events --------------------------------------------------------------------------------------- */

@@ -239,6 +239,9 @@ static HOT enum err_code decode(struct infer *infer, struct slice body, struct e
     TRY(read_body(call, body, err));
     TRY(typed_read_end(&call->reader, request->inputs, request->has_input, err));
     typed_query_wants(&call->query, call->plan, request->wants);
+    if (UNLIKELY(infer->stream != NULL) && call->reader.is_list && call->plan->has_batch &&
+        !model_is_decoupled(infer->model))
+        infer->rows_apart = call->reader.rows;
     return OK;
 }
 
@@ -286,7 +289,9 @@ static uint64_t rows_of(const struct infer *infer, const struct response *respon
     const struct typed_call *call = (const struct typed_call *)infer;
     const struct typed_plan *plan = call->plan;
 
-    *ret_is_list = call->reader.is_list;
+    *ret_is_list = call->reader.is_list && infer->rows_apart == 0;
+    if (infer->rows_apart != 0)
+        return 1;
     if (!plan->has_batch || !model_is_decoupled(infer->request->model))
         return call->reader.rows;
     for (uint32_t i = 0; i < response->outputs_count; i++) {

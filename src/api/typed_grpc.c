@@ -98,7 +98,13 @@ static enum err_code decode_stream(struct infer *infer, struct slice message, st
         return err_set(err, E_INVALID, "%s.sequence is %llu; PredictStream takes one message", name,
                        (unsigned long long)asked.sequence);
     }
-    return decode(infer, message, err);
+    TRY(decode(infer, message, err));
+    if (g->reader.is_list && g->plan->has_batch && !model_is_decoupled(infer->model)) {
+        infer->rows_apart = g->reader.rows; /* each row has an answer of its own */
+        g->reader.rows = 1;
+        g->reader.is_list = false;
+    }
+    return OK;
 }
 
 static HOT enum err_code send_one(struct infer *infer, const struct response *response,
