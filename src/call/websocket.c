@@ -100,8 +100,8 @@ static void close_with(struct websocket_call *w, uint16_t code, struct slice rea
     websocket_in_deinit(w);
     websocket_wait(w);
     /* The peer's Close is waited for, whatever credit there was. */
-    if (!w->is_busy && w->call.x->loop != NULL)
-        loop_defer_early(w->call.x->loop, &w->task);
+    if (!w->is_busy)
+        websocket_in_go_on(w);
 }
 
 static void end(struct call *call, const struct err *status,
@@ -208,7 +208,7 @@ COLD static void break_stalled(struct websocket_call *w, bool is_slow)
 {
     struct err err = { 0 };
 
-    websocket_count(&w->stats->stalled, 1);
+    websocket_count(is_slow ? &w->stats->slow : &w->stats->stalled, 1);
     if (is_slow)
         err_set(&err, E_DEADLINE,
                 "a frame arrives at less than %llu bytes a second (--body-rate-min)",
@@ -228,10 +228,12 @@ static void on_due(struct timer *timer)
     struct err err = { 0 };
 
     if (w->state == WEBSOCKET_CLOSING) {
-        if (now >= w->closed_ns + settings->close_ns)
-            finish(w);
-        else
+        if (now < w->closed_ns + settings->close_ns) {
             websocket_wait(w);
+            return;
+        }
+        websocket_count(&w->stats->closes_unanswered, 1);
+        finish(w);
         return;
     }
     if (!is_read) {

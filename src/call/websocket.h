@@ -59,10 +59,12 @@ MUST_USE enum err_code websocket_stats_new(struct websocket_stats **ret, uint32_
 void websocket_stats_free(struct websocket_stats **stats);
 MUST_USE enum err_code websocket_stats_register(struct websocket_stats *stats,
                                                 struct metrics *metrics, struct err *err);
-/* Messages larger than message_bytes_max: for penstock_limit_hits_total, which has other limits
- * too. Any thread; NULL: 0. */
-uint64_t websocket_stats_limit_hits(const struct websocket_stats *stats);
-/* ... and frames that stood still or came too slowly. */
-uint64_t websocket_stats_stalled(const struct websocket_stats *stats);
+/* For penstock_limit_hits_total, which has other limits too. Any thread; NULL: none. */
+struct websocket_limit_hits {
+    uint64_t message;        /* larger than message_bytes_max, or than their ratio allows */
+    uint64_t stalled, slow;  /* messages that stood still, frames that came too slowly */
+    uint64_t pong, close;    /* pings and Closes that were not answered in time */
+};
+struct websocket_limit_hits websocket_stats_limit_hits(const struct websocket_stats *stats);
 
 #endif

@@ -387,6 +387,16 @@ void websocket_in_on_task(struct loop_task *task)
     run(CONTAINER_OF(task, struct websocket_call, task));
 }
 
+void websocket_in_go_on(struct websocket_call *w)
+{
+    struct loop *loop = w->call.x->loop;
+
+    if (loop != NULL)
+        loop_defer_early(loop, &w->task);
+    else /* in a test */
+        run(w);
+}
+
 void websocket_in_read(struct call *call)
 {
     struct websocket_call *w = websocket_of(call);
@@ -397,7 +407,7 @@ void websocket_in_read(struct call *call)
     if (w->is_busy || w->state != WEBSOCKET_OPEN)
         return;
     if (w->block.at < w->block.fill)
-        loop_defer_early(call->x->loop, &w->task);
+        websocket_in_go_on(w);
     else if (!call->x->has_offer)
         (void)offer(w); /* of the block: amid a frame an offer stands */
 }

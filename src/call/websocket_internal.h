@@ -25,7 +25,7 @@ struct websocket_loop_stats {
     _Atomic uint64_t messages_in, messages_out, compressed_in, compressed_out;
     _Atomic uint64_t pings, pings_unanswered;
     _Atomic uint64_t refused;                  /* handshakes */
-    _Atomic uint64_t limit_message, stalled;
+    _Atomic uint64_t limit_message, stalled, slow, closes_unanswered;
     _Atomic uint64_t closes[WEBSOCKET_CODES]; /* by the code they ended with */
     struct websocket_heap *heap;              /* owned; made with the first connection */
 };
@@ -125,6 +125,8 @@ void websocket_in_deinit(struct websocket_call *w); /* the call is over for its 
 void websocket_in_read(struct call *call);
 void websocket_in_on_body(struct exchange *x, size_t size, bool is_end);
 void websocket_in_on_task(struct loop_task *task);
+/* Looks at what is there, from the loop's turn. */
+void websocket_in_go_on(struct websocket_call *w);
 
 /* -- websocket_out.c -- */
 void websocket_out_send(struct call *call, const struct call_piece *pieces, uint32_t pieces_count,

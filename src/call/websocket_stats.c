@@ -101,12 +101,16 @@ enum err_code websocket_stats_register(struct websocket_stats *stats, struct met
     return metrics_add_source(metrics, render, stats, err);
 }
 
-uint64_t websocket_stats_limit_hits(const struct websocket_stats *stats)
+struct websocket_limit_hits websocket_stats_limit_hits(const struct websocket_stats *stats)
 {
-    return stats == NULL ? 0 : sum(stats, OF(limit_message));
-}
+    struct websocket_limit_hits hits = { 0 };
 
-uint64_t websocket_stats_stalled(const struct websocket_stats *stats)
-{
-    return stats == NULL ? 0 : sum(stats, OF(stalled));
+    if (stats == NULL)
+        return hits;
+    hits.message = sum(stats, OF(limit_message));
+    hits.stalled = sum(stats, OF(stalled));
+    hits.slow = sum(stats, OF(slow));
+    hits.pong = sum(stats, OF(pings_unanswered));
+    hits.close = sum(stats, OF(closes_unanswered));
+    return hits;
 }

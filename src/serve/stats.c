@@ -22,7 +22,9 @@ static const struct {
 static const char limit_hits[] = "penstock_limit_hits_total";
 
 /* The limits that are kept below: a family stands in one place. */
-static void put_limits_below(struct text *out, const struct api *api, const struct budget *budget)
+static void put_limits_below(struct text *out, const struct api *api,
+                             const struct websocket_limit_hits *websocket,
+                             const struct budget *budget)
 {
     struct engine_counts counts = { 0 };
 
@@ -31,7 +33,10 @@ static void put_limits_below(struct text *out, const struct api *api, const stru
     metrics_sample_u64(out, limit_hits, "limit=\"sessions-max\"", counts.sessions_refused);
     metrics_sample_u64(out, limit_hits, "limit=\"stream-pieces-max\"", counts.pieces_refused);
     metrics_sample_u64(out, limit_hits, "limit=\"max-message\"",
-                       api == NULL ? 0 : grpc_stats_limit_hits(api->grpc.stats));
+                       websocket->message +
+                           (api == NULL ? 0 : grpc_stats_limit_hits(api->grpc.stats)));
+    metrics_sample_u64(out, limit_hits, "limit=\"websocket-pong-timeout\"", websocket->pong);
+    metrics_sample_u64(out, limit_hits, "limit=\"websocket-close-timeout\"", websocket->close);
     metrics_sample_u64(out, limit_hits, "limit=\"watchers-max\"",
                        api == NULL ? 0 : grpc_watchers_refused(api->watchers));
     metrics_sample_u64(out, limit_hits, "limit=\"memory-limit\"",
@@ -55,6 +60,9 @@ static void render(void *context, struct text *out)
 {
     struct serve *serve = context;
     const struct budget *budget = serve->settings.budget;
+    const struct api *api = serve->settings.api;
+    struct websocket_limit_hits websocket =
+        websocket_stats_limit_hits(api == NULL ? NULL : api->websocket.stats);
     const char *before = "";
 
     metrics_family(out, "penstock_memory_used_bytes", "gauge",
@@ -80,8 +88,13 @@ static void render(void *context, struct text *out)
             metrics_family(out, name, slice_ends(slice_of(name), "_total") ? "counter" : "gauge",
                            counters[i].help);
         if (strcmp(before, name) != 0 && strcmp(name, limit_hits) == 0)
-            put_limits_below(out, serve->settings.api, budget);
+            put_limits_below(out, api, &websocket, budget);
         before = name;
+        /* A message of a WebSocket is kept to the limits of a body. */
+        if (counters[i].offset == offsetof(struct serve_stats, timeout_body))
+            sum += websocket.stalled;
+        else if (counters[i].offset == offsetof(struct serve_stats, rate_body))
+            sum += websocket.slow;
         metrics_sample_u64(out, name, counters[i].labels, sum);
     }
 }
