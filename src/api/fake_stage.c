@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "api/push.h"
+#include "base/clock.h"
 #include "engine/engine.h"
 #include "repository/repository.h"
 #include "telemetry/metrics.h"
@@ -169,8 +170,22 @@ struct fake *stage_make(enum exchange_method method, const char *path, struct sl
     return fake;
 }
 
+static struct timer *later;
+static uint32_t later_ms;
+
+void stage_later(struct timer *timer, uint32_t ms)
+{
+    later = timer;
+    later_ms = ms;
+}
+
 static void start_all(struct loop_msg *msg UNUSED)
 {
+    if (later != NULL)
+        insist(timer_start(stage.loop, later, loop_refresh_ns(stage.loop) + later_ms * NS_PER_MS,
+                           NULL) == OK,
+               "a timer", later_ms);
+    later = NULL;
     for (unsigned i = 0; i < stage.count; i++)
         require(fake_start(&stage.calls[i], &stage.api, tables, COUNT(tables)));
 }

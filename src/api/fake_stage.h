@@ -54,6 +54,8 @@ void stage_down(void);
  * routes, and one whose content-type says gRPC goes to grpc_dispatch. */
 struct fake *stage_make(enum exchange_method method, const char *path, struct slice body);
 void stage_run(void); /* runs everything made until all of it is over */
+/* Due so long after stage_run began. */
+void stage_later(struct timer *timer, uint32_t ms);
 void stage_drop_calls(void);
 
 #endif

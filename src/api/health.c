@@ -82,6 +82,10 @@ enum family_value {
     VALUE_QUEUED,
     VALUE_CANCELLED,
     VALUE_WASTED,
+    VALUE_RESPONSES,
+    VALUE_MERGED,
+    VALUE_PAUSED,
+    VALUE_PAUSED_SECONDS,
 };
 
 static const struct family {
@@ -118,6 +122,15 @@ static const struct family {
       "Requests whose caller left, or whose time was over, before the end.", VALUE_CANCELLED },
     { "penstock_model_wasted_compute_seconds_total", "counter",
       "Run time of requests that nobody waited for any more.", VALUE_WASTED },
+    { "penstock_model_responses_total", "counter",
+      "Responses given to callers, each of a stream's too.", VALUE_RESPONSES },
+    { "penstock_stream_merged_total", "counter",
+      "Responses that newer ones took the place of, as their readers were slow (when_slow).",
+      VALUE_MERGED },
+    { "penstock_stream_paused_total", "counter",
+      "Times that a slow reader's stream had no credit left for its model.", VALUE_PAUSED },
+    { "penstock_stream_paused_seconds_total", "counter",
+      "Time until those readers took some again.", VALUE_PAUSED_SECONDS },
 };
 
 static uint64_t gauge(const _Atomic int64_t *value)
@@ -148,11 +161,17 @@ static void put_family_sample(struct text *out, const struct family *f, const ch
     case VALUE_INLINE: value = load(&s->runs_inline); break;
     case VALUE_QUEUED: value = load(&s->runs_queued); break;
     case VALUE_CANCELLED: value = load(&s->cancelled_total); break;
+    case VALUE_RESPONSES: value = load(&s->responses); break;
+    case VALUE_MERGED: value = load(&s->merged_total); break;
+    case VALUE_PAUSED: value = load(&s->paused_total); break;
     case VALUE_LOAD_SECONDS:
         metrics_sample_f64(out, f->name, labels, (double)model_load_ns(model) / 1e9);
         return;
     case VALUE_WASTED:
         metrics_sample_f64(out, f->name, labels, (double)load(&s->wasted_compute_ns) / 1e9);
+        return;
+    case VALUE_PAUSED_SECONDS:
+        metrics_sample_f64(out, f->name, labels, (double)load(&s->paused_ns) / 1e9);
         return;
     }
     metrics_sample_u64(out, f->name, labels, value);

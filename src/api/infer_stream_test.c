@@ -9,6 +9,7 @@
 #include "api/infer.h"
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "repository/repository.h"
 #include "test/harness.h"
 
 #define REPEAT(count)                                                                         \
@@ -267,6 +268,52 @@ TEST(large_responses_wait_one_at_a_time)
     stage_down();
 }
 
+/* Counts the texts of all tokens together. */
+static size_t text_bytes(struct fake *fake)
+{
+    const char *at = answer_of(fake);
+    size_t bytes = 0;
+
+    while ((at = strstr(at, "\"token\":\"")) != NULL) {
+        at += strlen("\"token\":\"");
+        bytes += strcspn(at, "\"");
+    }
+    return bytes;
+}
+
+/* A reader of a hundred bytes a millisecond; nothing is made to wait for him. */
+TEST(who_wants_the_latest_is_given_less_and_the_end_at_once)
+{
+    enum { COUNT_OF = 4000 };
+    static const char *const ways[] = { "latest", "concat" };
+
+    if (!up())
+        return;
+    for (size_t i = 0; i < COUNT(ways); i++)
+        for (int in_query = 0; in_query <= 1; in_query++) {
+            char path[128], body[128];
+            snprintf(path, sizeof path, "/v2/models/tokens/generate_stream%s%s",
+                     in_query ? "?when_slow=" : "", in_query ? ways[i] : "");
+            snprintf(body, sizeof body, "{\"text\":\"abcde\",\"count\":%d%s%s%s}", COUNT_OF,
+                     in_query ? "" : ",\"when_slow\":\"", in_query ? "" : ways[i],
+                     in_query ? "" : "\"");
+            stage_drop_calls();
+            struct fake *slow = make(path, NULL, body);
+            slow->room = 8192;
+            slow->takes = 200;
+            stage_run();
+            unsigned events = count_of(slow, "data: ");
+            check(slow->status == 200 && events >= 1 && events < COUNT_OF / 2, "%s: %u: %u events",
+                  path, slow->status, events);
+            check(strstr(answer_of(slow), "error") == NULL, "%s: %s", path, answer_of(slow));
+            check(slow->waiting_most < 64 << 10, "%s: %zu bytes waited", path, slow->waiting_most);
+            if (i == 1)
+                check(text_bytes(slow) == COUNT_OF * strlen("abcde"), "%zu bytes of text",
+                      text_bytes(slow));
+        }
+    stage_down();
+}
+
 /* -- leaving ---------------------------------------------------------------------------------------- */
 
 static void leave_after(const char *path, const char *accept, const char *body, uint32_t ms)
@@ -324,6 +371,34 @@ TEST(a_reader_that_stops_holds_up_nobody)
     stage_run();
     check(fake->status == 200 && count_of(fake, "\"y\":1.0") == 1, "%s", answer_of(fake));
     check(count_of(stuck, "data: ") == 1, "%s", answer_of(stuck));
+    stage_down();
+}
+
+/* -- a model that goes ----------------------------------------------------------------------------- */
+
+static void close_repository(struct timer *timer UNUSED)
+{
+    repository_close(&stage.repository);
+}
+
+/* Unloading takes the model from the list; a stream under way keeps what it needs, and ends well. */
+TEST(a_model_that_is_unloaded_finishes_its_streams)
+{
+    struct timer timer = { .on_due = close_repository };
+
+    if (!up())
+        return;
+    struct fake *fake = make("/v2/models/tokens/generate_stream", NULL,
+                             "{\"text\":\"a\",\"count\":30,\"delay_ms\":5}");
+    struct fake *queued = make("/v2/models/slow/generate_stream", NULL,
+                               "{\"x\":1,\"delay_ms\":120}");
+    stage_later(&timer, 40);
+    stage_run();
+    check(stage.repository == NULL, "it was not unloaded meanwhile");
+    check(fake->status == 200 && count_of(fake, TOKEN("a")) == 30, "%u: %s", fake->status,
+          answer_of(fake));
+    check(queued->status == 200 && count_of(queued, "\"y\":1.0") == 1, "%u: %s", queued->status,
+          answer_of(queued));
     stage_down();
 }
 

@@ -259,6 +259,20 @@ def readers_that_stop_cost_little_and_hold_up_nobody():
         check(all(how == "cancelled" and made < 20000 for made, how in ended(server)), "%s", ended(server))
 
 
+@cases({"query": ("?when_slow=latest", {}), "parameter": ("", {"when_slow": "latest"})})
+def who_wants_the_latest_gets_the_last(query, more):
+    """Ten thousand are made while nobody reads: some are given, in order, and the last one is."""
+    body = json.dumps(generate(count=10000, size=1000, **more)).encode()
+    with serving() as server, small_wire(server) as wire:
+        wire.request("POST", "/v2/models/numbers/generate_stream" + query, body)
+        until(lambda: ended(server) == [(10000, "ended")], "the model does not wait", 20)
+        found = [number_of(event) for event in events_of(wire.reply().body)]
+        check(found == sorted(set(found)) and len(found) < 9000 and found[-1] == 9999, "%d numbers, the last %s", len(found),
+              found[-3:])
+        check((metric(server, "penstock_stream_merged_total", model="numbers") or 0) == 10000 - len(found), "counted: %s",
+              metric(server, "penstock_stream_merged_total", model="numbers"))
+
+
 @case
 def slow_readers_share_a_connection_with_others():
     """Streams of one HTTP/2 connection whose windows stay shut, and one that is read."""
