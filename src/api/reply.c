@@ -147,7 +147,8 @@ enum dialect api_dialect_of_path(struct slice path)
 {
     if (slice_is(path, "/v2") || slice_starts(path, "/v2/"))
         return DIALECT_KSERVE;
-    if (slice_is(path, "/models") || slice_starts(path, "/models/"))
+    if (slice_is(path, "/models") || slice_starts(path, "/models/") || slice_is(path, "/events") ||
+        slice_starts(path, "/streams/"))
         return DIALECT_TYPED;
     return DIALECT_PLAIN;
 }

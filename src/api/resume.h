@@ -56,8 +56,11 @@ struct resumable_user {
     /* Another connection follows and feeds from now on; what the broken one had sent and was not
      * received is lost: optional, to tell the caller up to where inputs came. */
     void (*on_attached)(struct resumable *r);
-    /* The caller closed its WebSocket on purpose (1000, 1001): it will not be back. */
+    /* The caller closed its WebSocket on purpose (1000, 1001): it will not be back. Stop as for
+     * on_expired. */
     void (*on_closed)(struct resumable *r);
+    /* The server stops: what is under way should come to its end, and the session with it. */
+    void (*on_drain)(struct resumable *r);
 };
 
 struct resumables_settings {
@@ -122,6 +125,6 @@ MUST_USE enum err_code resumable_attach_call(struct resumable *r, struct call *c
                                              struct err *err);
 void resumable_read(struct resumable *r); /* credit for one more input, of whoever feeds */
 
-extern const struct route_table resume_routes; /* /streams/{id} */
+/* resume_routes (route.h): GET and DELETE /streams/{id}. */
 
 #endif

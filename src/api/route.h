@@ -73,6 +73,7 @@ extern const struct route_table typed_routes;       /* /models... */
 extern const struct route_table health_routes;      /* /healthz /readyz /metrics / */
 extern const struct route_table echo_routes;        /* /echo */
 extern const struct route_table push_routes;        /* /events, /models/{model}/events */
+extern const struct route_table resume_routes;      /* /streams/{id} */
 
 /* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
  * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text; gRPC a Trailers-Only status

@@ -18,7 +18,7 @@
 #include "api/grpc.h"
 #include "api/node.h"
 #include "api/push.h"
-#include "api/session_call.h"
+#include "api/resume.h"
 #include "api/upload.h"
 #include "api/session_call.h"
 #include "base/block.h"
@@ -58,6 +58,7 @@ struct server {
     struct websocket_stats *websocket_stats;
     struct grpc_watchers watchers;
     struct push *push;
+    struct resumables *resumables;
     struct uploads *uploads;
     char node[NODE_NAME_MAX + 1];
     struct kserve_streams streams;
@@ -206,12 +207,30 @@ static enum err_code open_uploads(struct server *server, const struct options *o
     return uploads_register(server->uploads, server->metrics, err);
 }
 
+static enum err_code open_resumables(struct server *server, const struct options *o,
+                                     struct err *err)
+{
+    struct resumables_settings settings = {
+        .env = server->stack.env,
+        .node = server->node,
+        .time_ns = options_number(o, OPT_RESUME_TIME),
+        .streams_max = options_number(o, OPT_RESUME_STREAMS_MAX),
+        .events_max = options_number(o, OPT_RESUME_EVENTS_MAX),
+        .bytes_max = options_number(o, OPT_RESUME_BYTES_MAX),
+        .budget = &server->stack.budget,
+    };
+
+    TRY(resumables_new(&server->resumables, &settings, err));
+    return resumables_register(server->resumables, server->metrics, err);
+}
+
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
     static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
                                                         &session_routes,
                                                         &health_routes, &explain_routes,
-                                                        &echo_routes, &push_routes, &upload_routes };
+                                                        &echo_routes, &push_routes,
+                                                        &resume_routes, &upload_routes };
     const struct option_value *paths = &o->values[OPT_MODELS];
     uint32_t loops = options_u32(o, OPT_LOOPS);
 
@@ -223,6 +242,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
     TRY(name_node(server, o, err));
     TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
     TRY(open_push(server, o, err));
+    TRY(open_resumables(server, o, err));
     TRY(open_uploads(server, o, err));
     TRY(grpc_stats_new(&server->grpc_stats, loops, err));
     TRY(grpc_stats_register(server->grpc_stats, server->metrics, err));
@@ -247,6 +267,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .has_test_services = options_flag(o, OPT_TEST_SERVICES),
         .watchers = &server->watchers,
         .push = server->push,
+        .resumables = server->resumables,
         .uploads = server->uploads,
         .streams = &server->streams,
         .is_draining = &server->is_draining,
@@ -265,6 +286,7 @@ static void close_server(struct server *server)
     stack_close_models(&server->stack);
     serve_free(&server->serve);
     push_free(&server->push);
+    resumables_free(&server->resumables);
     uploads_free(&server->uploads);
     stack_close(&server->stack);
     metrics_free(&server->metrics);
@@ -516,6 +538,7 @@ static void wait_and_drain(struct server *server)
     say_stopping(server, grace_ms, signal_number);
     atomic_store(&server->is_draining, true);
     push_server(server->push, PUSH_SERVER_DRAINING);
+    resumables_drain(server->resumables);
     uploads_drain(server->uploads);
     wait_for_watchers(server);
     serve_drain(server->serve, grace_ms);
@@ -534,6 +557,7 @@ static void end_early(void *context)
     log_info("stopping while models load");
     atomic_store(&server->is_draining, true);
     push_server(server->push, PUSH_SERVER_DRAINING);
+    resumables_drain(server->resumables);
     uploads_drain(server->uploads);
     if (server->is_started) {
         wait_for_watchers(server);

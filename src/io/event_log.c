@@ -259,17 +259,21 @@ static enum err_code take_bytes(struct event_log *log, size_t size, struct buf *
     return OK;
 }
 
-static enum err_code append(struct event_log *log, uint32_t kind, struct slice bytes,
-                            struct err *err)
+static enum err_code append(struct event_log *log, uint32_t kind, const struct slice *pieces,
+                            uint32_t pieces_count, struct err *err)
 {
     const struct event_log_settings *s = &log->settings;
     struct buf *block = NULL;
     uint8_t *data = NULL;
+    size_t size = 0;
+
+    for (uint32_t i = 0; i < pieces_count; i++)
+        size += pieces[i].size;
 
     if (log->is_closed)
         return err_set(err, E_PRECONDITION, "the log is closed: nothing may be appended");
-    if (bytes.size > UINT32_MAX)
-        return err_set(err, E_RANGE, "an event of %zu bytes is larger than any may be", bytes.size);
+    if (size > UINT32_MAX)
+        return err_set(err, E_RANGE, "an event of %zu bytes is larger than any may be", size);
     if (!has_below(log, s->events_max, s->bytes_max)) {
         log->wants_room = true;
         return err_set(err, E_EXHAUSTED,
@@ -278,15 +282,15 @@ static enum err_code append(struct event_log *log, uint32_t kind, struct slice b
     }
     if (log->newest + 1 - log->oldest == log->ring_room)
         TRY(grow_ring(log, err));
-    TRY(take_bytes(log, bytes.size, &block, &data, err));
-    if (bytes.size > 0)
-        memcpy(data, bytes.data, bytes.size);
-    log->bytes_ever += bytes.size;
-    *entry_of(log, ++log->newest) = (struct entry){ .block = block,
-                                                    .data = data,
-                                                    .end = log->bytes_ever,
-                                                    .size = (uint32_t)bytes.size,
-                                                    .kind = kind };
+    TRY(take_bytes(log, size, &block, &data, err));
+    uint8_t *at = data;
+    for (uint32_t i = 0; i < pieces_count; at += pieces[i++].size)
+        if (pieces[i].size > 0)
+            memcpy(at, pieces[i].data, pieces[i].size);
+    log->bytes_ever += size;
+    *entry_of(log, ++log->newest) = (struct entry){
+        .block = block, .data = data, .end = log->bytes_ever, .size = (uint32_t)size, .kind = kind
+    };
     uint64_t stays = s->keeps_unread ? first_unread(log) : log->newest;
     while (log->oldest < stays && (log->newest + 1 - log->oldest > s->events_max ||
                                    bytes_from(log, log->oldest) > s->bytes_max))
@@ -313,8 +317,15 @@ static void tell(struct event_log *log)
 enum err_code event_log_append(struct event_log *log, uint32_t kind, struct slice bytes,
                                uint64_t *ret_number, struct err *err)
 {
+    return event_log_append_pieces(log, kind, &bytes, 1, ret_number, err);
+}
+
+enum err_code event_log_append_pieces(struct event_log *log, uint32_t kind,
+                                      const struct slice *pieces, uint32_t pieces_count,
+                                      uint64_t *ret_number, struct err *err)
+{
     pthread_mutex_lock(&log->lock);
-    enum err_code code = append(log, kind, bytes, err);
+    enum err_code code = append(log, kind, pieces, pieces_count, err);
     if (code == OK) {
         if (ret_number != NULL)
             *ret_number = log->newest;

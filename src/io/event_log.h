@@ -50,6 +50,10 @@ void event_log_unref(struct event_log **log);
  * which it became. E_EXHAUSTED: no memory, or keeps_unread and no room. E_PRECONDITION: closed. */
 MUST_USE enum err_code event_log_append(struct event_log *log, uint32_t kind, struct slice bytes,
                                         uint64_t *ret_number, struct err *err);
+/* The same of bytes in several places. */
+MUST_USE enum err_code event_log_append_pieces(struct event_log *log, uint32_t kind,
+                                               const struct slice *pieces, uint32_t pieces_count,
+                                               uint64_t *ret_number, struct err *err);
 /* Tells who waits, though nothing was appended. */
 void event_log_wake(struct event_log *log);
 /* Nothing follows; readers are told when they have read what there is. Of a log with a `writer` on
