@@ -3,6 +3,7 @@ module penstock/test/clients
 go 1.19
 
 require (
+	connectrpc.com/connect v1.14.0
 	github.com/fullstorydev/grpcurl v1.9.1
 	google.golang.org/grpc v1.64.1
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.4.0

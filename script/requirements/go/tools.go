@@ -4,6 +4,7 @@
 package tools
 
 import (
+	_ "connectrpc.com/connect"
 	_ "github.com/fullstorydev/grpcurl/cmd/grpcurl"
 	_ "google.golang.org/grpc"
 	_ "google.golang.org/grpc/cmd/protoc-gen-go-grpc"
