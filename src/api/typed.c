@@ -40,6 +40,8 @@ enum err_code typed_plan_of(struct model *model, const struct typed_plan **ret, 
 
     if (UNLIKELY(plan == NULL)) {
         TRY(typed_plan_new(&plan, model_name(model), model_signature(model), err));
+        plan->takes_stream = model_takes_stream(model);
+        plan->answers_many = plan->takes_stream || model_is_decoupled(model);
         plan = model_attach(model, ATTACHMENT_TYPED, plan, release_plan);
     }
     *ret = plan;
@@ -429,7 +431,7 @@ void typed_put_grpcurl(struct text *out, const struct exchange *x, const struct 
         text_str(out, "127.0.0.1:8000");
     text_byte(out, ' ');
     text_str(out, typed_proto_service(plan));
-    text_str(out, "/Predict");
+    text_str(out, plan->answers_many ? "/PredictStream" : "/Predict");
 }
 
 void typed_put_curl(struct text *out, const struct exchange *x, const char *model,

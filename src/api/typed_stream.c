@@ -263,11 +263,19 @@ static const struct call_session_dialect typed_stream_dialect = {
 
 /* -- beginning ----------------------------------------------------------------------------------- */
 
-/* What a stream keeps from run to run is shown to who asks for it. */
-static enum err_code hide_states(struct typed_stream *t, struct err *err)
+/* What a stream keeps from run to run is shown to who asks for it: by itself the engine does not give
+ * it out. */
+static enum err_code hide_states(struct typed_stream *t, struct session_settings *settings,
+                                 struct err *err)
 {
     const struct signature *s = t->plan->signature;
+    bool *wants = arena_alloc(t->cs.call->x->arena, MAX(s->outputs_count, 1u) * sizeof *wants);
 
+    if (wants == NULL)
+        return no_memory(err);
+    for (uint32_t i = 0; i < s->outputs_count; i++)
+        wants[i] = !s->outputs[i].is_hidden;
+    settings->wants = wants;
     for (uint32_t i = 0; i < t->plan->items_count; i++) {
         if (!s->outputs[t->plan->items[i].output].is_state)
             continue;
@@ -290,12 +298,12 @@ static enum err_code open_with(struct typed_stream *t, struct model *model, stru
     struct session_settings settings = { .reduce = SESSION_EACH };
 
     TRY(typed_plan_of(model, &t->plan, err));
-    t->answers_once = !model_is_decoupled(model);
+    t->answers_once = !t->plan->answers_many;
     t->sequence = arena_printf(call->x->arena, "%s.sequence", typed_proto_asked_name(t->plan));
     if (t->sequence == NULL)
         return no_memory(err);
-    TRY(hide_states(t, err));
-    if (t->method == TYPED_PREDICT_COLLECT && !model_takes_stream(model))
+    TRY(hide_states(t, &settings, err));
+    if (t->method == TYPED_PREDICT_COLLECT && !t->plan->takes_stream)
         settings.reduce = SESSION_STACK;
     if (card != NULL && card->has_reduce) {
         settings.reduce = card->reduce;

@@ -711,6 +711,29 @@ static struct fake *collect(const char *path, const char *reduce)
     return fake;
 }
 
+static void check_model(const char *path, const char *words)
+{
+    stage_drop_calls();
+    struct fake *fake = stage_make(METHOD_GET, path, slice_make("", 0));
+    stage_run();
+    struct text answer = fake->answer;
+    check(strstr(text_cstr(&answer), words) != NULL, "%s: %s\n  lacks %s", path, text_cstr(&answer),
+          words);
+    fake->answer = answer;
+}
+
+TEST(typed_stream_models_say_how_they_stream)
+{
+    require(up());
+    check_model("/models/ticks", ",\"streams\":{\"answers\":\"many\"},\"grpc\":");
+    check_model("/models/chat",
+                ",\"streams\":{\"answers\":\"many\",\"takes_stream\":true},\"grpc\":");
+    check_model("/models/ticks", " penstock.models.Ticks/PredictStream\"");
+    check_model("/models/iris", "],\"grpc\":{");
+    check_model("/models/iris", " penstock.models.Iris/Predict\"");
+    finish();
+}
+
 TEST(typed_collect_stacks)
 {
     struct text row;

@@ -68,7 +68,8 @@ struct typed_item {
 struct typed_plan {
     const struct signature *signature; /* borrowed: as long as the model */
     const char *model;
-    bool has_batch; /* the first dim of every tensor counts rows */
+    bool has_batch;                  /* the first dim of every tensor counts rows */
+    bool answers_many, takes_stream; /* set by who knows the model, before others see the plan */
     uint32_t inputs_count, fields_count, items_count;
     struct typed_input *inputs;
     struct typed_field *fields; /* the usual ones first: features, else titles; then other names */
@@ -173,7 +174,8 @@ static inline double typed_probability(double p)
 
 /* -- describing -------------------------------------------------------------------------------- */
 
-/* Appends members of a JSON object (no braces): title, description, inputs, outputs, example. */
+/* Appends members of a JSON object (no braces): title, description, inputs, outputs, example; and
+ * `streams`, of models that answer many times, take their input in pieces, or say so of themselves. */
 void typed_describe(struct text *out, const struct typed_plan *plan);
 
 #endif

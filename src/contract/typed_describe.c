@@ -93,7 +93,7 @@ static void put_input(struct text *out, const struct typed_plan *plan, uint32_t 
     const struct signature_tensor *t = in->tensor;
 
     put_tensor(out, t, in->title);
-    if (t->is_optional)
+    if (t->is_optional || t->is_state || t->is_constant)
         text_str(out, ",\"optional\":true");
     put_string(out, ",\"content_type\":", t->content_type);
     if (t->features_count != 0) {
@@ -173,6 +173,49 @@ static void put_grpc(struct text *out, const struct typed_plan *plan)
     text_byte(out, '}');
 }
 
+static void put_card(struct text *out, const struct signature *s)
+{
+    static const char *const reduces[] = { [SESSION_EACH] = "each",
+                                           [SESSION_STACK] = "stack",
+                                           [SESSION_LAST] = "last",
+                                           [SESSION_WINDOW] = "window" };
+    const struct stream_card *card = s->stream;
+
+    if (card->has_reduce)
+        text_printf(out, ",\"reduce\":\"%s\"", reduces[card->reduce]);
+    if (card->has_reduce && card->reduce == SESSION_WINDOW)
+        text_printf(out, ",\"window\":%llu,\"step\":%llu,\"pad\":%llu",
+                    (unsigned long long)card->window, (unsigned long long)card->step,
+                    (unsigned long long)card->pad);
+    for (uint32_t i = 0; i < card->states_count; i++) {
+        text_str(out, i == 0 ? ",\"state\":[" : ",");
+        text_json(out, slice_of(s->inputs[card->states[i].input].name));
+        text_str(out, i + 1 == card->states_count ? "]" : "");
+    }
+    for (uint32_t i = 0; i < card->constants_count; i++) {
+        text_str(out, i == 0 ? ",\"constants\":[" : ",");
+        text_json(out, slice_of(s->inputs[card->constants[i].input].name));
+        text_str(out, i + 1 == card->constants_count ? "]" : "");
+    }
+    for (uint32_t i = 0; i < card->marks_count; i++) {
+        text_str(out, i == 0 ? ",\"marks\":[" : ",");
+        text_json(out, slice_of(card->marks[i].name));
+        text_str(out, i + 1 == card->marks_count ? "]" : "");
+    }
+}
+
+/* How it takes streams, where there is something to say of it. */
+static void put_stream(struct text *out, const struct typed_plan *plan)
+{
+    if (!plan->answers_many && !plan->takes_stream && plan->signature->stream == NULL)
+        return;
+    text_printf(out, ",\"streams\":{\"answers\":\"%s\"%s", plan->answers_many ? "many" : "one",
+                plan->takes_stream ? ",\"takes_stream\":true" : "");
+    if (plan->signature->stream != NULL)
+        put_card(out, plan->signature);
+    text_byte(out, '}');
+}
+
 void typed_describe(struct text *out, const struct typed_plan *plan)
 {
     const struct signature *s = plan->signature;
@@ -201,6 +244,7 @@ void typed_describe(struct text *out, const struct typed_plan *plan)
         put_item(out, plan, &plan->items[i]);
     }
     text_byte(out, ']');
+    put_stream(out, plan);
     put_grpc(out, plan);
     if (plan->example != NULL) {
         text_str(out, ",\"example\":");
