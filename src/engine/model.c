@@ -337,6 +337,7 @@ static enum err_code apply_card(struct model *model, const struct model_spec *sp
             s->outputs[at].labels_may_differ &= file == NULL;
         }
     }
+    TRY(stream_apply(spec->card, config, s, model->host.arena, err));
     signature_decide_roles(s);
     s->service = spec->service;
     if (signature_check_labels(s, err) != OK || numbers_check(s, err) != OK)

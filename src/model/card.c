@@ -712,10 +712,203 @@ static enum err_code card_outputs(struct reader *r, const char *key, void *into)
     return read_tensors(r, key, true, &card->outputs, &card->outputs_count);
 }
 
+/* -- streams ----------------------------------------------------------------------------------- */
+
+/* A whole number from `least` to 2^53. */
+static enum err_code read_count(struct reader *r, const char *key, uint64_t least, uint64_t *ret)
+{
+    yaml_mark_t mark = r->event.start_mark;
+    double number = 0;
+
+    TRY(read_number(r, key, &number));
+    if (number < (double)least || number > 0x1p53 || number != floor(number))
+        return fail_at(r, mark, "'%s' is expected to be a whole number from %llu on", key,
+                       (unsigned long long)least);
+    *ret = (uint64_t)number;
+    return OK;
+}
+
+static enum err_code stream_reduce(struct reader *r, const char *key, void *into)
+{
+    static const char *const names[] = { [SESSION_EACH] = "each",
+                                         [SESSION_STACK] = "stack",
+                                         [SESSION_LAST] = "last",
+                                         [SESSION_WINDOW] = "window" };
+    struct card_stream *stream = into;
+
+    for (unsigned i = 0; is_scalar(r) && i < COUNT(names); i++)
+        if (slice_is(scalar(r), names[i])) {
+            stream->reduce = (enum session_reduce)i;
+            stream->has_reduce = true;
+            return next(r);
+        }
+    return fail_here(r, "'%s' is expected to be each, stack, last or window", key);
+}
+
+static enum err_code stream_window(struct reader *r, const char *key, void *into)
+{
+    return read_count(r, key, 1, &((struct card_stream *)into)->window);
+}
+static enum err_code stream_step(struct reader *r, const char *key, void *into)
+{
+    return read_count(r, key, 1, &((struct card_stream *)into)->step);
+}
+static enum err_code stream_pad(struct reader *r, const char *key, void *into)
+{
+    return read_count(r, key, 0, &((struct card_stream *)into)->pad);
+}
+static enum err_code stream_axis(struct reader *r, const char *key, void *into)
+{
+    yaml_mark_t mark = r->event.start_mark;
+    uint64_t axis = 0;
+
+    TRY(read_count(r, key, 0, &axis));
+    if (axis >= PENSTOCK_RANK_MAX)
+        return fail_at(r, mark, "'%s' is %llu; dimensions are counted from 0 to %u", key,
+                       (unsigned long long)axis, PENSTOCK_RANK_MAX - 1);
+    ((struct card_stream *)into)->axis = (int32_t)axis;
+    return OK;
+}
+
+/* One more of a list in the arena; NULL: the error is written. */
+static struct card_pair *one_more(struct reader *r, const char *key, struct card_pair **list,
+                                  uint32_t *count)
+{
+    size_t size = *count * sizeof **list;
+
+    if (*count == CARD_PAIRS_MAX) {
+        (void)fail_here(r, "there are more than %d of '%s'", CARD_PAIRS_MAX, key);
+        return NULL;
+    }
+    struct card_pair *more = arena_resize(r->arena, *list, size, size + sizeof **list);
+    if (more == NULL) {
+        (void)no_memory(r->err);
+        return NULL;
+    }
+    *list = more;
+    struct card_pair *pair = &more[(*count)++];
+    *pair = (struct card_pair){ .on = (double)NAN, .off = (double)NAN, .hold = 1 };
+    pair->line = (int)r->event.start_mark.line + 1;
+    return pair;
+}
+
+static enum err_code read_pairs(struct reader *r, const char *key, bool is_json,
+                                struct card_pair **list, uint32_t *count)
+{
+    TRY(enter(r, YAML_MAPPING_START_EVENT, key));
+    while (!is_end(r)) {
+        yaml_mark_t mark = r->event.start_mark;
+        struct card_pair *pair = one_more(r, key, list, count);
+        if (pair == NULL)
+            return r->err->code;
+        TRY(read_text(r, "an input's name", &pair->input));
+        for (uint32_t i = 0; i + 1 < *count; i++)
+            if (strcmp((*list)[i].input, pair->input) == 0)
+                return fail_at(r, mark, "'%.60s' is given twice", pair->input);
+        if (is_json)
+            TRY(read_json(r, pair->input, &pair->output));
+        else
+            TRY(read_text(r, pair->input, &pair->output));
+    }
+    return leave(r);
+}
+
+static enum err_code stream_state(struct reader *r, const char *key, void *into)
+{
+    struct card_stream *stream = into;
+
+    return read_pairs(r, key, false, &stream->states, &stream->states_count);
+}
+static enum err_code stream_constants(struct reader *r, const char *key, void *into)
+{
+    struct card_stream *stream = into;
+
+    return read_pairs(r, key, true, &stream->constants, &stream->constants_count);
+}
+
+static enum err_code mark_name(struct reader *r, const char *key, void *into)
+{
+    return read_text(r, key, &((struct card_pair *)into)->input);
+}
+static enum err_code mark_output(struct reader *r, const char *key, void *into)
+{
+    return read_text(r, key, &((struct card_pair *)into)->output);
+}
+static enum err_code mark_on(struct reader *r, const char *key, void *into)
+{
+    return read_number(r, key, &((struct card_pair *)into)->on);
+}
+static enum err_code mark_off(struct reader *r, const char *key, void *into)
+{
+    return read_number(r, key, &((struct card_pair *)into)->off);
+}
+static enum err_code mark_hold(struct reader *r, const char *key, void *into)
+{
+    yaml_mark_t mark = r->event.start_mark;
+    struct card_pair *pair = into;
+
+    TRY(read_count(r, key, 1, &pair->hold));
+    if (pair->hold > UINT32_MAX)
+        return fail_at(r, mark, "'%s' is expected to be %u at most", key, UINT32_MAX);
+    return OK;
+}
+
+static const struct key mark_keys[] = {
+    { "name", mark_name }, { "output", mark_output }, { "on", mark_on },
+    { "off", mark_off },   { "hold", mark_hold },
+};
+
+static enum err_code stream_marks(struct reader *r, const char *key, void *into)
+{
+    struct card_stream *stream = into;
+
+    TRY(enter(r, YAML_SEQUENCE_START_EVENT, key));
+    while (!is_end(r)) {
+        yaml_mark_t at = r->event.start_mark;
+        struct card_pair *mark = one_more(r, key, &stream->marks, &stream->marks_count);
+        if (mark == NULL)
+            return r->err->code;
+        TRY(read_mapping(r, "a mark", mark_keys, COUNT(mark_keys), mark));
+        if (mark->input == NULL || mark->output == NULL || isnan(mark->on))
+            return fail_at(r, at, "a mark needs name, output and on");
+        if (isnan(mark->off))
+            mark->off = mark->on;
+        if (mark->off > mark->on)
+            return fail_at(r, at, "off %g is greater than on %g", mark->off, mark->on);
+        for (uint32_t i = 0; i + 1 < stream->marks_count; i++)
+            if (strcmp(stream->marks[i].input, mark->input) == 0)
+                return fail_at(r, at, "the mark '%.60s' is listed twice", mark->input);
+    }
+    return leave(r);
+}
+
+static const struct key stream_keys[] = {
+    { "reduce", stream_reduce }, { "window", stream_window },       { "step", stream_step },
+    { "pad", stream_pad },       { "axis", stream_axis },           { "state", stream_state },
+    { "marks", stream_marks },   { "constants", stream_constants },
+};
+
+static enum err_code card_stream(struct reader *r, const char *key, void *into)
+{
+    struct card_stream *stream = &((struct card *)into)->stream;
+    yaml_mark_t mark = r->event.start_mark;
+
+    stream->is_there = true;
+    stream->axis = -1;
+    stream->line = (int)mark.line + 1;
+    TRY(read_mapping(r, key, stream_keys, COUNT(stream_keys), stream));
+    bool is_window = stream->has_reduce && stream->reduce == SESSION_WINDOW;
+    if (is_window && stream->window == 0)
+        return fail_at(r, mark, "reduce: window needs `window`, the rows of a run");
+    if (!is_window && (stream->window != 0 || stream->step != 0 || stream->pad != 0))
+        return fail_at(r, mark, "window, step and pad are for reduce: window");
+    return OK;
+}
+
 static const struct key card_keys[] = {
     { "title", card_title },   { "description", card_description }, { "license", card_license },
     { "inputs", card_inputs }, { "outputs", card_outputs },         { "example", card_example },
-    { "service", card_service },
+    { "service", card_service }, { "stream", card_stream },
 };
 
 static enum err_code read_card(struct reader *r, struct card *card)

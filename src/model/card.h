@@ -20,6 +20,16 @@
  *       label: {role: label, labels: [setosa, versicolor, virginica]}
  *       probabilities: {role: probabilities, labels_file: labels.txt}
  *     example: {sepal_length: 5.1, ...}
+ *     stream:                           # how it takes input in pieces; all of it is optional
+ *       reduce: window                  # each, stack, last or window: without a caller's word
+ *       window: 576                     # rows of a run
+ *       step: 512                       # the next run begins so many rows later; default: window
+ *       pad: 64                         # rows of zeros before the first
+ *       axis: 1                         # the dimension along which rows are counted
+ *       state: {state: stateN}          # input: the output that feeds the next run's
+ *       constants: {sr: 16000}          # inputs that nobody needs to send
+ *       marks:                          # told when a score begins and ceases to hold
+ *         - {name: speech, output: output, on: 0.5, off: 0.35, hold: 8}
  *
  * A feature or label may be a plain name; plain scalars are taken as the text that they are
  * (labels: [no, 1]). Unknown keys, wrong types, repeated keys, aliases (*name) and tags other than !!str are
@@ -32,7 +42,12 @@
 
 struct arena;
 
-enum { CARD_BYTES_MAX = 1 << 20, CARD_DEPTH_MAX = 16, CARD_LABELS_MAX = 100000 };
+enum {
+    CARD_BYTES_MAX = 1 << 20,
+    CARD_DEPTH_MAX = 16,
+    CARD_LABELS_MAX = 100000,
+    CARD_PAIRS_MAX = 256 /* states, constants, marks: of each */
+};
 
 struct card_tensor {
     const char *name;
@@ -41,10 +56,30 @@ struct card_tensor {
     int line;
 };
 
+/* A line of `stream: state`, `constants` or `marks`. */
+struct card_pair {
+    const char *input;  /* of a mark: its name */
+    const char *output; /* of a constant: its value as JSON */
+    double on, off;     /* of a mark; NaN: not said */
+    uint64_t hold;
+    int line;
+};
+
+struct card_stream {
+    bool is_there, has_reduce;
+    enum session_reduce reduce;
+    uint64_t window, step, pad; /* 0: not said */
+    int32_t axis;               /* -1: not said */
+    uint32_t states_count, constants_count, marks_count;
+    struct card_pair *states, *constants, *marks;
+    int line;
+};
+
 struct card {
     const char *title, *description, *license, *example_json, *service;
     uint32_t inputs_count, outputs_count;
     struct card_tensor *inputs, *outputs;
+    struct card_stream stream;
 };
 
 /* Parses; everything is in `arena`. */
@@ -55,6 +90,14 @@ MUST_USE enum err_code card_parse(struct card **ret, struct arena *arena, struct
  * would have one name. Labels files are the caller's to read: see signature_set_labels. */
 MUST_USE enum err_code card_apply(const struct card *card, struct signature *signature,
                                   struct arena *arena, struct err *err);
+struct model_config;
+
+/* signature->stream, from what model.yaml (card may be NULL) and config.pbtxt's sequence_batching
+ * { state } say; marks the tensors that are state or constant. Call it behind card_apply. E_INVALID
+ * when they name what the model lacks, or a value does not fit. */
+MUST_USE enum err_code stream_apply(const struct card *card, const struct model_config *config,
+                                    struct signature *signature, struct arena *arena,
+                                    struct err *err);
 /* One label a line (LF or CRLF); what follows the last line's end does not count, an empty line
  * elsewhere is an empty label. How many there are is compared by signature_check_labels. */
 MUST_USE enum err_code signature_set_labels(struct signature_tensor *tensor, struct slice text,

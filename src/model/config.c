@@ -25,6 +25,7 @@ enum {
     TENSORS_MAX = 4096,   /* inputs, outputs: each is compared with each */
     INSTANCES_MAX = 1024, /* of one group: each is a thread */
     GROUPS_MAX = 64,
+    STATES_MAX = 256,
     VERSIONS_MAX = 4096
 };
 
@@ -371,6 +372,56 @@ static enum err_code read_versions(struct model_config *config, yyjson_mut_val *
     return OK;
 }
 
+static enum err_code read_state(struct model_config *config, yyjson_mut_val *object, size_t index,
+                                struct config_state *state, struct err *err)
+{
+    uint32_t rank_max = PENSTOCK_RANK_MAX - (config->batch_max > 0);
+    yyjson_mut_val *initial = yyjson_mut_arr_get_first(yyjson_mut_obj_get(object, "initial_state"));
+    yyjson_mut_val *dtype = yyjson_mut_obj_get(object, "data_type");
+    char place[160];
+
+    state->input = state->output = "";
+    if (!get_text(config, object, "input_name", &state->input) ||
+        !get_text(config, object, "output_name", &state->output))
+        return no_memory(err);
+    if (state->input[0] == '\0' || state->output[0] == '\0')
+        return err_set(err, E_INVALID,
+                       "sequence_batching.state[%zu] needs input_name and output_name", index);
+    snprintf(place, sizeof place, "sequence_batching.state[%zu] '%.60s'", index, state->input);
+    if (dtype != NULL)
+        state->dtype = dtype_from_config(slice_of(yyjson_mut_get_str(dtype)));
+    yyjson_mut_val *dims = yyjson_mut_obj_get(initial, "dims");
+    if (dims == NULL)
+        dims = yyjson_mut_obj_get(object, "dims");
+    state->has_dims = dims != NULL;
+    return read_dims(dims, place, "dims", rank_max, &state->rank, state->dims, err);
+}
+
+static enum err_code read_states(struct model_config *config, yyjson_mut_val *list,
+                                 struct err *err)
+{
+    size_t total = yyjson_mut_arr_size(list), index, count;
+    yyjson_mut_val *each;
+
+    if (total > STATES_MAX)
+        return err_set(err, E_INVALID, "there are %zu of sequence_batching.state, the most is %d",
+                       total, STATES_MAX);
+    config->states = arena_zalloc(config->arena, total * sizeof *config->states);
+    if (config->states == NULL)
+        return no_memory(err);
+    yyjson_mut_arr_foreach(list, index, count, each)
+    {
+        TRY(read_state(config, each, index, &config->states[index], err));
+        for (size_t i = 0; i < index; i++)
+            if (strcmp(config->states[i].input, config->states[index].input) == 0)
+                return err_set(err, E_INVALID,
+                               "sequence_batching.state has the input '%s' twice",
+                               config->states[i].input);
+    }
+    config->states_count = (uint32_t)total;
+    return OK;
+}
+
 static void read_queue(struct model_config *config, yyjson_mut_val *dynamic)
 {
     yyjson_mut_val *policy = yyjson_mut_obj_get(dynamic, "default_queue_policy");
@@ -393,9 +444,15 @@ struct notices {
 static bool on_act(void *context, const struct schema_field *field, const char *path)
 {
     struct notices *n = context;
+    bool is_refusal = field->act == ACT_REFUSED;
+    const char *why = field->why;
 
-    n->code = add_notice(n->config, field->act == ACT_REFUSED,
-                         arena_printf(n->config->arena, "%s %s", path, field->why), n->err);
+    if (strcmp(path, "sequence_batching") == 0 && n->config->states_count == 0) {
+        is_refusal = true;
+        why = "is not built yet: the model would miss its control inputs and the state of a sequence";
+    }
+    n->code = add_notice(n->config, is_refusal, arena_printf(n->config->arena, "%s %s", path, why),
+                         n->err);
     return n->code == OK;
 }
 
@@ -430,6 +487,9 @@ static enum err_code read_members(struct model_config *config, struct err *err)
         : yyjson_mut_obj_get(root, "sequence_batching") != NULL   ? SCHEDULING_SEQUENCE
         : yyjson_mut_obj_get(root, "ensemble_scheduling") != NULL ? SCHEDULING_ENSEMBLE
                                                                   : SCHEDULING_NONE;
+    TRY(read_states(config,
+                    yyjson_mut_obj_get(yyjson_mut_obj_get(root, "sequence_batching"), "state"),
+                    err));
     read_queue(config, yyjson_mut_obj_get(root, "dynamic_batching"));
     config->is_decoupled =
         get_bool(yyjson_mut_obj_get(root, "model_transaction_policy"), "decoupled");
@@ -737,6 +797,35 @@ static enum err_code check_whole(const char *kind, const struct config_tensor *t
     return OK;
 }
 
+/* Triton does not list the state among the inputs, but a caller without a session sends it: it is
+ * listed as the model has it. */
+static enum err_code list_states(struct model_config *config, yyjson_mut_val *list,
+                                 const struct declared *declared, struct err *err)
+{
+    for (uint32_t i = 0; i < config->states_count; i++) {
+        const char *name = config->states[i].input;
+        const struct declared_tensor *d =
+            find_declared(declared->inputs, declared->inputs_count, name);
+        size_t size = config->inputs_count * sizeof *config->inputs;
+        if (d == NULL || find_tensor(config->inputs, config->inputs_count, name) != NULL)
+            continue;
+        struct config_tensor *more =
+            arena_resize(config->arena, config->inputs, size, size + sizeof *more);
+        yyjson_mut_val *object = yyjson_mut_obj(config->doc);
+        if (more == NULL || object == NULL)
+            return no_memory(err);
+        config->inputs = more;
+        struct config_tensor *t = &more[config->inputs_count];
+        *t = (struct config_tensor){ .name = name, .dtype = d->dtype };
+        TRY(check_batch_dim(config, "input", d, err));
+        take_dims(config, false, t, d);
+        if (!put_tensor(config, object, t, false) || !yyjson_mut_arr_append(list, object))
+            return no_memory(err);
+        config->inputs_count++;
+    }
+    return OK;
+}
+
 static enum err_code complete_tensors(struct model_config *config, yyjson_mut_val *root,
                                       const struct declared *declared, struct err *err)
 {
@@ -749,6 +838,8 @@ static enum err_code complete_tensors(struct model_config *config, yyjson_mut_va
         TRY(check_whole("input", config->inputs, config->inputs_count, err));
         return check_whole("output", config->outputs, config->outputs_count, err);
     }
+    if (config->inputs_count != 0)
+        TRY(list_states(config, inputs, declared, err));
     if (config->inputs_count == 0)
         TRY(fill_tensors(config, false, &config->inputs, &config->inputs_count, inputs,
                          declared->inputs, declared->inputs_count, err));

@@ -56,6 +56,15 @@ struct config_notice {
     const char *text;  /* "instance_group[1].rate_limiter is not built yet: ..." */
 };
 
+/* sequence_batching { state }: an output that a session feeds to the next run. */
+struct config_state {
+    const char *input, *output;
+    enum penstock_dtype dtype; /* PENSTOCK_INVALID: not said */
+    bool has_dims;
+    uint32_t rank;             /* without the batch dim if batch_max > 0 */
+    int64_t dims[PENSTOCK_RANK_MAX]; /* of initial_state, else of the state; -1: any */
+};
+
 struct model_config {
     struct yyjson_mut_doc *doc;   /* owned: the whole document, as /config writes it */
     const char *name, *platform, *backend; /* "" when not said */
@@ -69,6 +78,8 @@ struct model_config {
     uint32_t groups_count;
     struct config_instance_group *groups;
     enum config_scheduling scheduling;
+    uint32_t states_count;
+    struct config_state *states;
     bool is_decoupled;
     /* version_policy: latest n (default 1), all, or specific */
     bool versions_all;

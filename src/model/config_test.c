@@ -201,8 +201,11 @@ static const struct {
     { "dynamic_batching { default_queue_policy { timeout_action: DELAY } }", 'w',
       "dynamic_batching is not", 2 },
     { "sequence_batching {}", 'r', "sequence_batching is not built yet", 1 },
-    { "sequence_batching { oldest { max_candidate_sequences: 4 } state { input_name: 'a' } }", 'r',
-      "sequence_batching is not built yet", 1 },
+    { "sequence_batching { oldest { max_candidate_sequences: 4 } state { input_name: 'a' "
+      "output_name: 'b' } }",
+      'w', "sequence_batching is built for streams only", 1 },
+    { "sequence_batching { control_input { name: 'START' } }", 'r',
+      "sequence_batching is not built yet", 2 },
     { "ensemble_scheduling { step [{ model_name: 'a' }] }", 'r', "ensemble_scheduling is not", 1 },
     { "batch_input {}", 'r', "batch_input is not", 1 },
     { "batch_input []", 0, "", 0 },
@@ -460,6 +463,50 @@ TEST(config_documents)
 }
 
 /* --gpu-to-cpu: what asked for a GPU runs on the processor, and is said to; all else stays. */
+/* The state of sequences is for streams; what else belongs to sequences is refused beside it. */
+TEST(config_states)
+{
+    static const struct {
+        const char *text, *refusal, *failure;
+    } cases[] = {
+        { "state { input_name: 'a' output_name: 'b' dims: [2, -1] }", NULL, NULL },
+        { "state { input_name: 'a' output_name: 'b' } control_input { name: 'START' }",
+          "sequence_batching.control_input is not built yet", NULL },
+        { "state { input_name: 'a' output_name: 'b' } iterative_sequence: true",
+          "sequence_batching.iterative_sequence is not built yet", NULL },
+        { "state { input_name: 'a' output_name: 'b' initial_state { data_file: 'z' dims: 3 } }",
+          "sequence_batching.state[0].initial_state[0].data_file is not built yet", NULL },
+        { "state { input_name: 'a' }", NULL, "needs input_name and output_name" },
+        { "state { input_name: 'a' output_name: 'b' } state { input_name: 'a' output_name: 'c' }",
+          NULL, "has the input 'a' twice" },
+        { "state { input_name: 'a' output_name: 'b' dims: -2 }", NULL, "'a': dims" },
+    };
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        CLEANUP(config_free) struct model_config *c = NULL;
+        struct err err = { 0 };
+        char text[400];
+        snprintf(text, sizeof text, "sequence_batching { %s }", cases[i].text);
+        enum err_code code = config_parse(&c, slice_of(text), &err);
+        check((code == OK) == (cases[i].failure == NULL), "%s: %s", cases[i].text, err.text);
+        if (code != OK) {
+            check(cases[i].failure != NULL && strstr(err.text, cases[i].failure) != NULL, "%s: %s",
+                  cases[i].text, err.text);
+            continue;
+        }
+        const char *refusal = NULL;
+        for (uint32_t k = 0; k < c->notices_count; k++)
+            if (c->notices[k].is_refusal)
+                refusal = c->notices[k].text;
+        check((refusal == NULL) == (cases[i].refusal == NULL), "%s", cases[i].text);
+        check(refusal == NULL || strncmp(refusal, cases[i].refusal, strlen(cases[i].refusal)) == 0,
+              "%s: %s", cases[i].text, refusal);
+        check(c->states_count == 1 && strcmp(c->states[0].input, "a") == 0 &&
+                  strcmp(c->states[0].output, "b") == 0,
+              "%s", cases[i].text);
+    }
+}
+
 TEST(config_gpu_to_cpu)
 {
     CLEANUP(config_free) struct model_config *c = NULL;
