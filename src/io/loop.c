@@ -8,7 +8,12 @@
  * Watches. epoll gives back the address of the loop_fd. One that is unwatched while its event still
  * lies in this turn's array is struck out of the array, so its memory may go at once.
  *
- * Timers are a heap of (due, timer); each timer knows its place, so stopping needs no search.
+ * Timers are a heap of (due, timer); each timer knows its place, so stopping needs no search. Four
+ * children a node: what moves is half as much as with two, and each move writes to a timer that is
+ * rarely in the cache (2,000 paced streams).
+ *
+ * Waits end at the next quarter of a millisecond behind the soonest timer: streams that are due close
+ * together are served in one turn, and none comes late by more than its reader could tell.
  */
 #include "io/loop.h"
 
@@ -24,7 +29,10 @@
 #include "base/fault.h"
 #include "base/mem.h"
 
-enum { READY_MAX = 128, TIMERS_FIRST = 64 };
+enum { READY_MAX = 128, TIMERS_FIRST = 64, CHILDREN = 4 };
+
+#define WAIT_STEP_NS UINT64_C(250000)
+#define WAIT_MOST_NS (UINT64_C(3600) * NS_PER_S)
 
 struct due {
     uint64_t due_ns;
@@ -41,6 +49,8 @@ struct loop {
     uint32_t timers_count, timers_room;
     int ready_at, ready_count;
     bool is_running;
+    bool
+        is_coarse; /* no epoll_pwait2 here (Linux before 5.11, or a sandbox): waits whole milliseconds */
     /* Other threads write here: on a line of its own. */
     _Alignas(64) struct mpsc posted;
     _Atomic bool is_asleep, is_stopping;
@@ -179,29 +189,44 @@ static void timer_run(struct loop *loop)
     }
 }
 
-/* Milliseconds until the soonest timer, rounded up so that it is due when we wake. */
-static int wait_ms(const struct loop *loop)
+/* How long to wait for the soonest timer; UINT64_MAX: there is none. */
+static uint64_t wait_ns(const struct loop *loop)
 {
     if (loop->timers_count == 0)
-        return -1;
+        return UINT64_MAX;
     uint64_t due = loop->timers[0].due_ns;
     if (due <= loop->now_ns)
         return 0;
-    uint64_t ms = (due - loop->now_ns + NS_PER_MS - 1) / NS_PER_MS;
-    return (int)MIN(ms, (uint64_t)3600000);
+    uint64_t ns = MIN(due - loop->now_ns, WAIT_MOST_NS);
+    return (ns + WAIT_STEP_NS - 1) / WAIT_STEP_NS * WAIT_STEP_NS;
+}
+
+/* Not by libc's functions: those are cancellation points, with locked instructions. */
+static int wait_ready(struct loop *loop, uint64_t ns)
+{
+    if (LIKELY(!loop->is_coarse)) {
+        struct timespec time = { .tv_sec = (time_t)(ns / NS_PER_S),
+                                 .tv_nsec = (long)(ns % NS_PER_S) };
+        int count = (int)syscall(SYS_epoll_pwait2, loop->epoll_fd, loop->ready, READY_MAX,
+                                 ns == UINT64_MAX ? NULL : &time, NULL, 8);
+        if (LIKELY(count >= 0 || (errno != ENOSYS && errno != EPERM)))
+            return count;
+        loop->is_coarse = true;
+    }
+    int ms = ns == UINT64_MAX ? -1 : (int)((ns + NS_PER_MS - 1) / NS_PER_MS);
+    return (int)syscall(SYS_epoll_pwait, loop->epoll_fd, loop->ready, READY_MAX, ms, NULL, 8);
 }
 
 static void turn(struct loop *loop)
 {
-    int timeout = 0, count;
+    uint64_t wait = 0;
 
-    if (!has_deferred(loop) && (timeout = wait_ms(loop)) != 0) {
+    if (!has_deferred(loop) && (wait = wait_ns(loop)) != 0) {
         atomic_store(&loop->is_asleep, true);
         if (!mpsc_is_empty(&loop->posted) || atomic_load(&loop->is_stopping))
-            timeout = 0;
+            wait = 0;
     }
-    /* Not by libc's epoll_wait: that is a cancellation point, with locked instructions. */
-    count = (int)syscall(SYS_epoll_pwait, loop->epoll_fd, loop->ready, READY_MAX, timeout, NULL, 8);
+    int count = wait_ready(loop, wait);
     atomic_store_explicit(&loop->is_asleep, false, memory_order_relaxed);
     loop->now_ns = loop->env->mono_ns(loop->env);
     require(count >= 0 || errno == EINTR);
@@ -310,15 +335,15 @@ static void place(struct loop *loop, uint32_t at, struct due due)
 /* Moves the hole at `at` up or down to where `due` belongs. */
 static void settle(struct loop *loop, uint32_t at, struct due due)
 {
-    while (at > 0 && due.due_ns < loop->timers[(at - 1) / 2].due_ns) {
-        place(loop, at, loop->timers[(at - 1) / 2]);
-        at = (at - 1) / 2;
+    while (at > 0 && due.due_ns < loop->timers[(at - 1) / CHILDREN].due_ns) {
+        place(loop, at, loop->timers[(at - 1) / CHILDREN]);
+        at = (at - 1) / CHILDREN;
     }
     for (;;) {
-        uint32_t child = 2 * at + 1;
-        if (child + 1 < loop->timers_count &&
-            loop->timers[child + 1].due_ns < loop->timers[child].due_ns)
-            child++;
+        uint32_t child = CHILDREN * at + 1, end = MIN(child + CHILDREN, loop->timers_count);
+        for (uint32_t i = child + 1; i < end; i++)
+            if (loop->timers[i].due_ns < loop->timers[child].due_ns)
+                child = i;
         if (child >= loop->timers_count || loop->timers[child].due_ns >= due.due_ns)
             break;
         place(loop, at, loop->timers[child]);
