@@ -191,6 +191,7 @@ static enum err_code open_push(struct server *server, const struct options *o, s
     TRY(push_register(server->push, server->metrics, err));
     repository_watch(server->stack.repository,
                      (struct repository_watch){ push_on_change, server->push });
+    engine_watch_queues(server->stack.engine, (struct engine_watch){ push_on_queue, server->push });
     return OK;
 }
 

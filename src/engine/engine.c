@@ -105,6 +105,11 @@ void engine_free(struct engine **slot)
     mem_free(engine);
 }
 
+void engine_watch_queues(struct engine *engine, struct engine_watch watch)
+{
+    engine->watch = watch;
+}
+
 void engine_set_directory(struct engine *engine, struct engine_directory directory)
 {
     engine->directory = directory;

@@ -46,6 +46,16 @@ MUST_USE enum err_code engine_want_model(struct engine *engine, struct model **r
                                          struct err *err);
 const struct penstock_host *engine_host(struct engine *engine);
 
+/* Who is told when a model's queue is high (80 % of queue_max wait, or one was refused) and when half of
+ * that or less does again. Any thread, no lock held; `change` grows with each of a model's, as two may
+ * come in the wrong order. Set before loops start. */
+struct engine_watch {
+    void (*on_queue)(void *context, const char *model, const char *version, bool is_high,
+                     uint32_t queued, uint32_t queue_max, uint64_t change);
+    void *context;
+};
+void engine_watch_queues(struct engine *engine, struct engine_watch watch);
+
 /* Refuses new requests with E_UNAVAILABLE ("draining"); those admitted finish. Any thread. */
 void engine_drain(struct engine *engine);
 uint64_t engine_in_flight(const struct engine *engine); /* submitted and not yet freed; sessions too */

@@ -6,6 +6,7 @@
  */
 #include "engine/engine.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -431,6 +432,53 @@ static void submit_held(void)
         engine_submit(calls[i].request);
     check(timer_start(stage.loop, &go_timer, loop_now_ns(stage.loop) + 30 * NS_PER_MS, NULL) == OK,
           "timer");
+}
+
+/* What a watch of queues was told, from whatever thread. */
+static struct {
+    pthread_mutex_t lock;
+    unsigned count;
+    struct {
+        bool is_high;
+        uint32_t queued, queue_max;
+        uint64_t change;
+    } told[16];
+} watched = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void on_queue(void *context, const char *model, const char *version, bool is_high,
+                     uint32_t queued, uint32_t queue_max, uint64_t change)
+{
+    check(context == &watched && strcmp(model, "m") == 0 && strcmp(version, "1") == 0, "%s", model);
+    pthread_mutex_lock(&watched.lock);
+    require(watched.count < COUNT(watched.told));
+    watched.told[watched.count].is_high = is_high;
+    watched.told[watched.count].queued = queued;
+    watched.told[watched.count].queue_max = queue_max;
+    watched.told[watched.count++].change = change;
+    pthread_mutex_unlock(&watched.lock);
+}
+
+TEST(a_queue_is_told_when_it_is_high_and_when_it_is_not_any_more)
+{
+    if (!stage_up(plain, 0, EXECUTION_AUTO))
+        return;
+    engine_watch_queues(stage.engine, (struct engine_watch){ on_queue, &watched });
+    watched.count = 0;
+    for (unsigned i = 0; i < 5; i++)
+        run_once(NULL);
+    check(watched.count == 0, "who is run at once does not wait: %u", watched.count);
+    for (unsigned i = 0; i < 6; i++)
+        call_make(&calls[i], "hold", 1);
+    stage_run(submit_held); /* one runs, three wait, two are refused */
+    for (unsigned i = 0; i < 6; i++)
+        call_drop(&calls[i]);
+    check(watched.count == 2, "told %u times", watched.count);
+    check(watched.told[0].is_high && watched.told[0].queued == 3 &&
+              watched.told[0].queue_max == 3 && watched.told[0].change == 1,
+          "high at %u", watched.told[0].queued);
+    check(!watched.told[1].is_high && watched.told[1].queued == 1 && watched.told[1].change == 2,
+          "normal at %u", watched.told[1].queued);
+    stage_down();
 }
 
 TEST(a_full_queue_refuses_with_a_hint)

@@ -600,6 +600,7 @@ static struct request_private *next_request(struct instance *instance)
 {
     struct model *model = instance->model;
     struct env *env = model->engine->env;
+    struct queue_change change;
 
     for (;;) {
         pthread_mutex_lock(&model->lock);
@@ -616,7 +617,10 @@ static struct request_private *next_request(struct instance *instance)
             p->state = REQUEST_RUNNING;
             p->instance = instance;
             instance->is_running = true;
+            bool is_told = model_queue_changed(model, false, &change);
             pthread_mutex_unlock(&model->lock);
+            if (UNLIKELY(is_told))
+                model_tell_queue(model, &change);
             return p;
         }
         bool stops = model->is_stopping;

@@ -33,6 +33,7 @@ struct engine {
     struct env *env;
     struct engine_settings settings;
     struct engine_directory directory;
+    struct engine_watch watch;
     struct penstock_host host;
     atomic_bool is_draining;
     _Atomic int64_t in_flight;
@@ -348,6 +349,8 @@ struct model {
     struct list queue;             /* of request_private.queue_node */
     struct list idle;              /* of instance.idle_node */
     uint32_t queued, queue_max;
+    bool is_queue_high;            /* as was told */
+    uint64_t queue_changes;
     uint32_t woken;                /* instances on their way: so many requests do not wait */
     uint64_t queue_timeout_us;
     bool ignores_timeout;          /* a queue policy without allow_timeout_override */
@@ -366,6 +369,15 @@ void model_host_fill(struct penstock_host *host);
 
 /* Puts the request into the queue and wakes an instance; E_EXHAUSTED when it is full. */
 enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err);
+/* Under the mutex, when the queue has changed: true when somebody has to be told, by model_tell_queue
+ * and without it. */
+struct queue_change {
+    bool is_high;
+    uint32_t waiting;
+    uint64_t change;
+};
+bool model_queue_changed(struct model *model, bool was_refused, struct queue_change *ret);
+void model_tell_queue(struct model *model, const struct queue_change *change);
 /* Takes it out of the queue again; false when it is not there any more. */
 bool model_dequeue(struct model *model, struct request_private *p);
 

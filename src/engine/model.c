@@ -565,16 +565,44 @@ void model_unref(struct model **slot)
 
 /* -- the queue ----------------------------------------------------------------------------------- */
 
+bool model_queue_changed(struct model *model, bool was_refused, struct queue_change *ret)
+{
+    /* Those for whom an instance is on its way do not wait. */
+    uint64_t waiting = model->queued > model->woken ? model->queued - model->woken : 0;
+    uint64_t most = model->queue_max;
+    bool is_high = was_refused || 5 * waiting >= 4 * most;
+
+    if (most == 0 || model->engine->watch.on_queue == NULL)
+        return false;
+    if (is_high == model->is_queue_high || (!is_high && 2 * waiting > most))
+        return false;
+    model->is_queue_high = is_high;
+    *ret = (struct queue_change){ is_high, (uint32_t)waiting, ++model->queue_changes };
+    return true;
+}
+
+COLD void model_tell_queue(struct model *model, const struct queue_change *change)
+{
+    const struct engine_watch *watch = &model->engine->watch;
+
+    watch->on_queue(watch->context, model->host.name, model->host.version_text, change->is_high,
+                    change->waiting, model->queue_max, change->change);
+}
+
 enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err)
 {
     struct instance *idle = NULL;
+    struct queue_change change;
 
     pthread_mutex_lock(&model->lock);
     if (model->queue_max != 0 &&
         model->queued >= model->queue_max + model->woken &&
         list_is_empty(&model->idle)) {
         uint32_t queued = model->queued;
+        bool is_told = model_queue_changed(model, true, &change);
         pthread_mutex_unlock(&model->lock);
+        if (is_told)
+            model_tell_queue(model, &change);
         err_set(err, E_EXHAUSTED,
                 "Exceeds maximum queue size: %u requests wait for model '%s' already. Retry "
                 "later, or raise --queue-max or the model's instance count",
@@ -591,15 +619,19 @@ enum err_code model_enqueue(struct model *model, struct request_private *p, stru
         idle->is_woken = true;
         model->woken++;
     }
+    bool is_told = model_queue_changed(model, false, &change);
     pthread_mutex_unlock(&model->lock);
     if (idle != NULL)
         model->engine->env->worker_wake(model->engine->env, idle->worker);
+    if (UNLIKELY(is_told))
+        model_tell_queue(model, &change);
     return OK;
 }
 
 bool model_dequeue(struct model *model, struct request_private *p)
 {
-    bool was_queued;
+    struct queue_change change;
+    bool was_queued, is_told = false;
 
     pthread_mutex_lock(&model->lock);
     was_queued = p->state == REQUEST_QUEUED;
@@ -607,8 +639,11 @@ bool model_dequeue(struct model *model, struct request_private *p)
         list_remove(&p->queue_node);
         model->queued--;
         p->state = REQUEST_ENDED;
+        is_told = model_queue_changed(model, false, &change);
     }
     pthread_mutex_unlock(&model->lock);
+    if (UNLIKELY(is_told))
+        model_tell_queue(model, &change);
     return was_queued;
 }
 

@@ -268,6 +268,7 @@ static bool take_fresh(struct instance *instance, struct list *fresh, bool *ret_
 {
     struct model *model = instance->model;
     struct list_node *node;
+    struct queue_change change;
     bool is_idle = list_is_empty(&instance->again);
 
     if (instance->dues_count > 0 &&
@@ -295,7 +296,10 @@ static bool take_fresh(struct instance *instance, struct list *fresh, bool *ret_
     else if (!*ret_stops && instance->open_count < batches_max(instance) &&
              !list_has(&instance->idle_node))
         list_push(&model->idle, &instance->idle_node);
+    bool is_told = model_queue_changed(model, false, &change);
     pthread_mutex_unlock(&model->lock);
+    if (UNLIKELY(is_told))
+        model_tell_queue(model, &change);
     return is_idle;
 }
 
