@@ -32,7 +32,7 @@ static bool up(void)
                        "x", "TYPE_FP32", "1") "]\noutput [" TENSOR("y", "TYPE_FP32", "1") "]\n"
                    "parameters { key: \"code\" value { string_value: \"UNAVAILABLE\" } }\n");
     stage_put_file("slow", "config.pbtxt",
-                   "backend: \"echo\"\n" DELAY("5000") "input [" TENSOR(
+                   "backend: \"echo\"\n" DELAY("300") "input [" TENSOR(
                        "x", "TYPE_FP32", "1") "]\noutput [" TENSOR("y", "TYPE_FP32", "1") "]\n");
     return stage_open();
 }
@@ -119,7 +119,10 @@ TEST(each_route_streams_in_its_form)
           "data: {\"token\":\"a\\nb\"}\n\ndata: {\"token\":\"a\\nb\"}\n\ndata: "
           "{\"token\":\"a\\nb\"}\n\n" },
         /* Models that give one answer stream that one. */
-        { "/models/identity:predict", SSE, "{\"x\":[3]}", SSE_TYPE, "data: [{\"y\":3.0}]\n\n" },
+        { "/models/slow:predict", SSE, "{\"x\":3}", SSE_TYPE, "data: {\"y\":3.0}\n\n" },
+        /* And of rows one after the other. */
+        { "/models/identity:predict", SSE, "{\"x\":[3,4]}", SSE_TYPE,
+          "data: {\"y\":3.0}\n\ndata: {\"y\":4.0}\n\n" },
         { "/v2/models/identity/generate_stream", NULL, "{\"x\":[3,4]}", SSE_TYPE,
           "data: {\"model_name\":\"identity\",\"model_version\":\"1\",\"y\":[3.0,4.0]}\n\n" },
         { "/v2/models/identity/generate", NULL, "{\"x\":3}", "application/json",
