@@ -131,6 +131,13 @@ def go_folder():
     return folder
 
 
+def go_environment(folder):
+    """As script/bootstrap built with, and no network."""
+    return dict(os.environ, GOTOOLCHAIN="local", GOWORK="off", GOENV="off", GO111MODULE="on", CGO_ENABLED="0", GOPROXY="off",
+                GOSUMDB="off", GOFLAGS="-mod=readonly -trimpath -modcacherw", GOMODCACHE=os.path.join(folder, "mod"),
+                GOCACHE=os.path.join(folder, "build"), GOPATH=os.path.join(folder, "path"))
+
+
 def run(command, what, seconds=300, **others):
     """What a program printed; a failure shows it."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL, **others)

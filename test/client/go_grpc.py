@@ -4,17 +4,10 @@ import tempfile
 
 from harness import ROOT, case, check, equal, main, need_program, need
 from _client import echo, serving
-from _grpc import Reflected, channel, go_folder, run
+from _grpc import Reflected, channel, go_environment, go_folder, run
 
 MODULE = "penstock/test/clients"
 CHECKS = ["metadata", "infer", "gzip", "large", "many", "errors", "typed", "health"]
-
-
-def go_environment(folder):
-    """As script/bootstrap built with, and no network."""
-    return dict(os.environ, GOTOOLCHAIN="local", GOWORK="off", GOENV="off", GO111MODULE="on", CGO_ENABLED="0", GOPROXY="off",
-                GOSUMDB="off", GOFLAGS="-mod=readonly -trimpath -modcacherw", GOMODCACHE=os.path.join(folder, "mod"),
-                GOCACHE=os.path.join(folder, "build"), GOPATH=os.path.join(folder, "path"))
 
 
 def generate(over, where, folder):

@@ -5,8 +5,7 @@ import tempfile
 
 from harness import ROOT, Server, case, equal, main
 from _client import EXAMPLES
-from _grpc import go_folder, run
-from go_grpc import go_environment
+from _grpc import go_environment, go_folder, run
 
 CHECKS = ["unary", "metadata", "status", "stream", "deadline", "one_message", "gzip"]
 

@@ -6,27 +6,7 @@ import time
 from harness import case, cases, check, equal, main, need, raises
 from _client import IRIS_LABELS, echo, serving
 from _grpc import channel, iris_input, output, tensor
-
-SECONDS = 30
-DECOUPLED = b"model_transaction_policy { decoupled: true }\n"
-
-
-def repeat(name, **parameters):
-    """A decoupled model that answers `count` times."""
-    return echo(name, "FP32", mode="repeat", **parameters) + DECOUPLED
-
-
-MODELS = {
-    "slow": echo("slow", "FP32", mode="delay", delay_ms=300),
-    "tokens": repeat("tokens"),
-    "paced": repeat("paced", delay_ms=20),
-    "failing": echo("failing", "FP32", mode="fail", code="DATA_LOSS", text="bad luck"),
-    "endless": repeat("endless", count=100000000, delay_ms=1),
-}
-
-
-def numbers(*values):
-    return tensor("IN", need("numpy").array(values, dtype="float32"), "FP32")
+from _triton_stream import MODELS, SECONDS, is_final, numbers, repeat
 
 
 class Stream:
@@ -63,12 +43,6 @@ def stream(server, **others):
     finally:
         found.client.stop_stream()
         found.client.close()
-
-
-def is_final(result):
-    found = result.get_response().parameters
-    check("triton_final_response" in found, "no triton_final_response: %s", found)
-    return found["triton_final_response"].bool_param
 
 
 def metric(server, name):

@@ -3,12 +3,7 @@ import asyncio
 
 from harness import case, check, equal, main, need
 from _client import echo, serving
-from _grpc import tensor
-from triton_stream import MODELS, is_final
-
-
-def numbers(*values):
-    return tensor("IN", need("numpy").array(values, dtype="float32"), "FP32")
+from _triton_stream import MODELS, is_final, numbers
 
 
 def run(work, **more):
