@@ -7,7 +7,7 @@ from _client import echo, serving
 from _grpc import Reflected, channel, go_environment, go_folder, run
 
 MODULE = "penstock/test/clients"
-CHECKS = ["metadata", "infer", "gzip", "large", "many", "errors", "typed", "health"]
+CHECKS = ["metadata", "infer", "gzip", "large", "many", "errors", "typed", "streams", "health"]
 
 
 def generate(over, where, folder):

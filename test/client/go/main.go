@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"strings"
@@ -169,6 +170,43 @@ func main() {
 		fail("a wrong field: no details in %v", err)
 	}
 	fmt.Println("ok typed")
+
+	typed := models.NewIrisClient(connection)
+	many, err := typed.PredictStream(whole, &models.IrisPredictRequest{Measurements: []float32{6.3, 3.3, 6.0, 2.5}})
+	must(err, "PredictStream")
+	first, err := many.Recv()
+	must(err, "the answer of PredictStream")
+	if first.GetLabel() != "virginica" || first.GetStream().GetSequence() != 1 {
+		fail("PredictStream: %v", first)
+	}
+	if _, err = many.Recv(); err != io.EOF {
+		fail("PredictStream has an end: %v", err)
+	}
+	pieces, err := typed.PredictCollect(whole)
+	must(err, "PredictCollect")
+	for i := 0; i < 1000; i++ {
+		must(pieces.Send(&models.IrisPredictRequest{Measurements: []float32{5.1, 3.5, 1.4, 0.2},
+			Stream: &models.IrisPredictRequest_Stream{Sequence: uint64(i + 1)}}), "a piece")
+	}
+	stacked, err := pieces.CloseAndRecv()
+	must(err, "the answer of PredictCollect")
+	if len(stacked.GetRows()) != 1000 || stacked.GetRows()[999].GetLabel() != "setosa" {
+		fail("PredictCollect: %d rows", len(stacked.GetRows()))
+	}
+	session, err := typed.PredictSession(whole)
+	must(err, "PredictSession")
+	for i := 0; i < 100; i++ {
+		must(session.Send(&models.IrisPredictRequest{Measurements: []float32{5.1, 3.5, 1.4, 0.2}}), "a message")
+		reply, err := session.Recv()
+		must(err, "its answer")
+		if reply.GetLabel() != "setosa" || reply.GetStream().GetInput() != uint64(i+1) || !reply.GetStream().GetIsLast() {
+			fail("PredictSession, %d: %v", i, reply)
+		}
+	}
+	must(session.Send(&models.IrisPredictRequest{Measurements: []float32{1, 2}}), "a wrong message")
+	_, err = session.Recv()
+	expect(codes.InvalidArgument, "message 101: measurements: 2 values", err, "a wrong message")
+	fmt.Println("ok streams")
 
 	watching, unwatch := context.WithCancel(whole)
 	watch, err := health.NewHealthClient(connection).Watch(watching, &health.HealthCheckRequest{})
