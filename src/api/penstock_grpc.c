@@ -66,7 +66,7 @@ static HOT enum err_code decode(struct infer *infer, struct slice message UNUSED
     TRY(check_fields(infer, &v->pb, err));
     TRY(session_read_inputs(&v->pb, "", s, request->inputs, request->has_input, memory,
                             &infer->field, err));
-    TRY(session_read_outputs(&v->pb, "", s, request->wants, arena, &infer->field, err));
+    TRY(session_read_outputs(&v->pb, "", s, true, request->wants, arena, &infer->field, err));
     TRY(session_read_parameters(v->pb.parameters, "", arena, &request->parameters, &infer->field,
                                 err));
     TRY(session_read_slow(v->pb.when_slow, "", arena, &merge, &infer->field, err));

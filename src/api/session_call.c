@@ -72,11 +72,12 @@ struct talk {
     uint64_t grantable;       /* of Begin.credit and Grants; UINT64_MAX: as the transport takes them */
     uint64_t answers;
     struct penstock_pb_output *outputs; /* room to list those of a response */
+    const bool *wants;        /* by index */
     /* -- marks -- */
     const struct stream_card *card;
     struct mark_state *marks;
     struct penstock_pb_mark *told;
-    uint64_t windows, step, pad;
+    uint64_t window, windows, step, pad; /* rows; window 0: not of windows */
     struct loop_task task;
 };
 
@@ -414,7 +415,7 @@ static enum err_code fill_piece(struct talk *t, struct slice bytes, struct buf *
     struct session_memory memory = { .arena = piece->arena,
                                      .budget = t->out.budget,
                                      .holder = holder,
-                                     .axis = session_axis(s, t->reduce) };
+                                     .window = t->window };
 
     if (is_raw(t, is_text)) {
         if (t->has_raw_input)
@@ -552,10 +553,10 @@ static enum err_code wants_of(struct talk *t, const struct penstock_pb_request *
 
     if (wants == NULL)
         return session_no_memory(err);
-    TRY(session_read_outputs(pb, "begin.", s, wants, t->arena, ret_field, err));
+    TRY(session_read_outputs(pb, "begin.", s, false, wants, t->arena, ret_field, err));
     TRY(session_read_parameters(pb->parameters, "begin.", t->arena, &parameters, ret_field, err));
     TRY(session_read_slow(pb->when_slow, "begin.", t->arena, &settings->merge, ret_field, err));
-    settings->wants = wants;
+    settings->wants = t->wants = wants;
     settings->parameters = parameters;
     return OK;
 }
@@ -664,7 +665,7 @@ static void say_begun(struct talk *t, struct model *model)
         if (!s->inputs[i].is_hidden && !s->inputs[i].is_constant && !s->inputs[i].is_state)
             takes[begun.takes_count++] = takes[i];
     for (uint32_t i = 0; i < s->outputs_count; i++)
-        if (!s->outputs[i].is_hidden)
+        if (t->wants[i])
             gives[begun.gives_count++] = gives[i];
     begun.takes = takes;
     begun.gives = gives;
@@ -693,9 +694,10 @@ static enum err_code open(struct talk *t, struct model *model,
         TRY(prepare_raw(t, pb, s, ret_field, err));
     t->out.has_binary = t->out.is_json && pb->has_binary_outputs;
     t->reduce = settings.reduce;
+    t->window = t->reduce == SESSION_WINDOW ? settings.window : 0;
     t->step = settings.step != 0 ? settings.step : settings.window;
     t->pad = settings.pad;
-    t->answers_once = t->reduce == SESSION_EACH && !model_is_decoupled(model);
+    t->answers_once = t->reduce == SESSION_EACH && !model_is_decoupled(model) && !model_takes_stream(model);
     t->grantable = pb->credit == 0 ? UINT64_MAX : pb->credit;
     t->credit = settings.credit = take_grantable(t, credit_for(least_bytes(s)));
     if (pb->resume_seconds != 0)

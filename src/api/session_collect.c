@@ -2,6 +2,10 @@
  *
  * The first message says what is asked and may bring a piece; it stays as long as the call does, so its
  * bytes are used where they lie. Later ones are taken apart in the memory of their piece.
+ *
+ * Where each message is a run of its own (EACH: with state, a fold over the stream), the answer is what
+ * the last run gives. Which is the last is known at the end only, so each answer is written and kept in
+ * place of the one before.
  */
 #include "api/call_session.h"
 #include "api/grpc.h"
@@ -13,6 +17,9 @@ struct collect {
     struct penstock_pb_request first;
     struct penstock_pb_heads *heads;
     struct penstock_pb_output *outputs;
+    struct buf *last; /* owned: the answer so far, of EACH; NULL: none */
+    size_t last_size;
+    uint64_t window; /* rows; 0: not of windows */
     bool has_answer;
 };
 
@@ -42,15 +49,9 @@ static enum err_code open(struct collect *c, struct model *model, struct err *er
     if (wants == NULL)
         return session_no_memory(err);
     TRY(session_read_reduce(&c->first, "", s, SESSION_STACK, arena, &settings, &c->cs.field, err));
-    if (settings.reduce == SESSION_EACH) {
-        c->cs.field = "reduce.kind";
-        return err_set(err, E_INVALID,
-                       "reduce.kind: each input of a model that takes them one by one has an answer of "
-                       "its own; InferCollect has one for all. Use Session, or reduce by STACK, LAST or "
-                       "WINDOW");
-    }
-    TRY(session_read_outputs(&c->first, "", s, wants, arena, &c->cs.field, err));
+    TRY(session_read_outputs(&c->first, "", s, false, wants, arena, &c->cs.field, err));
     TRY(session_read_parameters(c->first.parameters, "", arena, &parameters, &c->cs.field, err));
+    c->window = settings.reduce == SESSION_WINDOW ? settings.window : 0;
     settings.wants = wants;
     settings.parameters = parameters;
     TRY(describe(c, model, err));
@@ -106,7 +107,7 @@ static HOT enum err_code read_piece(struct call_session *cs, const struct call_m
                                      .budget = cs->call->x->budget,
                                      .stays = cs->messages == 1,
                                      .holder = message->holder,
-                                     .axis = session_axis(s, cs->reduce) };
+                                     .window = c->window };
     struct penstock_pb_request later;
     const struct penstock_pb_request *pb = &c->first;
 
@@ -130,6 +131,21 @@ keep_field: /* it may lie in the piece, which goes */
     return err->code;
 }
 
+/* Keeps it in place of the one before; nothing of the response stays. */
+static enum err_code keep_answer(struct collect *c, const struct penstock_pb_answer *a,
+                                 struct err *err)
+{
+    CLEANUP(buf_unref) struct buf *buf = NULL;
+    struct penstock_pb_piece piece;
+    uint32_t pieces;
+
+    TRY(buf_new(&buf, c->cs.call->x->budget, penstock_pb_bound(c->heads, a, SIZE_MAX, &pieces), err));
+    (void)penstock_pb_write(c->heads, a, SIZE_MAX, buf_fill(buf), &piece, &c->last_size);
+    buf_unref(&c->last);
+    c->last = TAKE(buf);
+    return OK;
+}
+
 static enum err_code answer(struct call_session *cs, const struct session_response *response,
                             struct err *err)
 {
@@ -137,17 +153,21 @@ static enum err_code answer(struct call_session *cs, const struct session_respon
     struct session_out out = { .call = cs->call, .budget = cs->call->x->budget, .heads = c->heads };
     struct penstock_pb_answer a = {
         .kind = PENSTOCK_PB_INFERRED,
+        .sequence = 1,
         .id = c->first.id,
         .outputs = c->outputs,
         .outputs_count = session_outputs(response->response, c->outputs),
         .is_last = true,
     };
+    bool was_there = c->has_answer;
 
-    if (c->has_answer)
+    c->has_answer = true;
+    if (cs->reduce == SESSION_EACH)
+        return keep_answer(c, &a, err);
+    if (was_there)
         return err_set(err, E_PRECONDITION,
                        "model '%s' gives more than one answer, and InferCollect has one; use Session",
                        model_name(session_model(cs->session)));
-    c->has_answer = true;
     return session_put(&out, &a, err);
 }
 
@@ -155,11 +175,20 @@ static enum err_code end(struct call_session *cs, struct err *err)
 {
     struct collect *c = (struct collect *)cs;
 
+    if (c->last != NULL) {
+        struct call_piece piece = { slice_first(buf_bytes(c->last), c->last_size), c->last };
+        call_send(cs->call, &piece, 1);
+    }
     if (c->has_answer)
         return OK;
     return err_set(err, E_PRECONDITION,
-                   "model '%s' gave no answer: the inputs filled no window, or it has nothing to say",
+                   "model '%s' gave no answer: there were no inputs, or they filled no window",
                    model_name(session_model(cs->session)));
+}
+
+static void deinit(struct call_session *cs)
+{
+    buf_unref(&((struct collect *)cs)->last);
 }
 
 static const struct call_session_dialect collect_dialect = {
@@ -168,6 +197,7 @@ static const struct call_session_dialect collect_dialect = {
     .read = read_piece,
     .answer = answer,
     .end = end,
+    .deinit = deinit,
 };
 
 void session_collect(struct call *call, const struct api *api)

@@ -39,9 +39,21 @@ static COLD PRINTF_LIKE(4, 5) enum err_code at_field(const char **ret_field, str
 
 /* -- shapes --------------------------------------------------------------------------------------- */
 
-int32_t session_axis(const struct signature *s, enum session_reduce reduce)
+/* Along which the rows of a window are counted (engine/session.h); 0 as well when there is none. */
+static uint32_t axis_of(const struct signature *s, const struct signature_tensor *t,
+                        uint64_t window)
 {
-    return reduce == SESSION_WINDOW && s->stream != NULL ? MAX(s->stream->axis, 0) : 0;
+    if (window == 0)
+        return 0;
+    if (s->stream != NULL && s->stream->axis >= 0)
+        return (uint32_t)s->stream->axis;
+    for (uint32_t i = t->rank; i-- > 1;)
+        if (t->dims[i] != -1 && (uint64_t)t->dims[i] == window)
+            return i;
+    for (uint32_t i = 0; i < t->rank; i++)
+        if (t->dims[i] == -1)
+            return i;
+    return 0;
 }
 
 /* The model's shape with `count` elements in it. */
@@ -110,7 +122,7 @@ static void nested_shape(const struct signature_tensor *t, uint32_t rank,
 
 static enum err_code read_shape(const struct penstock_pb_tensor *from,
                                 const struct signature_tensor *t, const char *path,
-                                int32_t axis, struct penstock_tensor *out, uint64_t *ret_count,
+                                uint32_t axis, struct penstock_tensor *out, uint64_t *ret_count,
                                 struct err *err)
 {
     int64_t nested[PENSTOCK_RANK_MAX];
@@ -134,7 +146,7 @@ static enum err_code read_shape(const struct penstock_pb_tensor *from,
         return OK;
     }
     out->rank = t->rank;
-    return fill_shape(t, *ret_count, (uint32_t)axis, path, out->shape, err);
+    return fill_shape(t, *ret_count, axis, path, out->shape, err);
 }
 
 /* -- bytes ---------------------------------------------------------------------------------------- */
@@ -251,7 +263,7 @@ static HOT enum err_code read_input(const struct penstock_pb_tensor *from, const
         return at_field(ret_field, memory->arena, err, "%s", type_path);
     }
     struct penstock_tensor *out = &inputs[index];
-    if (UNLIKELY(read_shape(from, t, path, memory->axis, out, &count, err) != OK))
+    if (UNLIKELY(read_shape(from, t, path, axis_of(s, t, memory->window), out, &count, err) != OK))
         return at_field(ret_field, memory->arena, err, from->rank != 0 ? "%s.shape" : "%s", path);
     if (UNLIKELY(read_values(from, t->dtype, count, path, memory, &bytes, err) != OK))
         return at_field(ret_field, memory->arena, err, "%s", path);
@@ -314,7 +326,8 @@ enum err_code session_read_raw(struct slice bytes, uint32_t index, const struct 
     uint64_t count;
 
     snprintf(path, sizeof path, "binary message of '%.60s'", t->name);
-    TRY(read_shape(&from, t, path, memory.axis, &inputs[index], &count, err));
+    TRY(read_shape(&from, t, path, axis_of(s, t, memory.window), &inputs[index],
+                   &count, err));
     TRY(read_values(&from, t->dtype, count, path, &memory, &kept, err));
     set_input(&inputs[index], t, kept);
     has_input[index] = true;
@@ -408,11 +421,12 @@ enum err_code session_read_parameters(struct kserve_pb_parameters from, const ch
 }
 
 enum err_code session_read_outputs(const struct penstock_pb_request *from, const char *prefix,
-                                   const struct signature *s, bool *wants, struct arena *arena,
-                                   const char **ret_field, struct err *err)
+                                   const struct signature *s, bool has_state, bool *wants,
+                                   struct arena *arena, const char **ret_field, struct err *err)
 {
     for (uint32_t i = 0; i < s->outputs_count; i++)
-        wants[i] = from->outputs_count == 0 && !s->outputs[i].is_hidden;
+        wants[i] = from->outputs_count == 0 && !s->outputs[i].is_hidden &&
+                   (has_state || !s->outputs[i].is_state);
     for (uint32_t i = 0; i < from->outputs_count; i++) {
         char path[PATH_BYTES];
         uint32_t index;

@@ -20,12 +20,9 @@ struct session_memory {
     struct budget *budget;
     bool stays;         /* the message's bytes stay as long as the arena does */
     struct buf *holder; /* else: who takes a reference of it keeps them; NULL: they are copied */
-    int32_t axis;       /* along which an input without a shape is as long as it is; 0 as well when
-                           nothing is said of it */
+    uint64_t window;    /* of a session that collects windows: an input without a shape is as long as
+                           it is along the dimension of rows; 0: no such session */
 };
-
-/* Along which the rows of a session's inputs are counted; 0: as their shapes say. */
-int32_t session_axis(const struct signature *signature, enum session_reduce reduce);
 
 /* One message's inputs by index of the signature. `prefix`: "" or "input." */
 MUST_USE enum err_code session_read_inputs(const struct penstock_pb_request *from,
@@ -47,10 +44,11 @@ MUST_USE enum err_code session_find_raw(struct slice name, const struct signatur
 MUST_USE enum err_code session_read_parameters(struct kserve_pb_parameters from, const char *prefix,
                                                struct arena *arena, struct parameter **ret,
                                                const char **ret_field, struct err *err);
-/* Marks the outputs named; of no names all that the configuration lists. */
+/* Marks the outputs named; of no names all that the configuration lists, those that are a session's
+ * state only with `has_state`. */
 MUST_USE enum err_code session_read_outputs(const struct penstock_pb_request *from,
                                             const char *prefix, const struct signature *signature,
-                                            bool *wants, struct arena *arena,
+                                            bool has_state, bool *wants, struct arena *arena,
                                             const char **ret_field, struct err *err);
 MUST_USE enum err_code session_read_slow(int32_t when_slow, const char *prefix,
                                          struct arena *arena, enum session_merge *ret,

@@ -18,6 +18,7 @@
 #include "api/grpc.h"
 #include "api/node.h"
 #include "api/push.h"
+#include "api/session_call.h"
 #include "api/resume.h"
 #include "api/upload.h"
 #include "api/session_call.h"

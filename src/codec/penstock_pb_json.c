@@ -404,7 +404,7 @@ static enum err_code more_inputs(struct reader *r, struct penstock_pb_tensor **r
 /* {"x": [1, 2], "y": "hello"}, or a tensor by its name: {"x": {"shape": [2], "data": [1, 2]}} */
 static enum err_code read_inputs_by_name(struct reader *r)
 {
-    struct penstock_pb_tensor *t;
+    struct penstock_pb_tensor *t = NULL;
     bool has_more;
 
     READ(r, json_take(&r->c, '{', r->path, r->err));
@@ -428,7 +428,7 @@ static enum err_code read_inputs_by_name(struct reader *r)
 
 static enum err_code read_inputs(struct reader *r, void *into UNUSED)
 {
-    struct penstock_pb_tensor *t;
+    struct penstock_pb_tensor *t = NULL;
     bool has_more;
 
     if (json_peek(&r->c) == '{')

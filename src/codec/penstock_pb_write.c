@@ -193,6 +193,8 @@ size_t penstock_pb_bound(const struct penstock_pb_heads *heads, const struct pen
     size_t size = VARINT_FIELD_MAX + LEN_HEAD_MAX + body_size(heads, a);
 
     *ret_pieces = 1;
+    if (a->kind != PENSTOCK_PB_OUTPUT && a->kind != PENSTOCK_PB_INFERRED)
+        return size; /* it has none */
     for (uint32_t i = 0; i < a->outputs_count; i++) {
         if (a->outputs[i].bytes.size <= copy_max)
             continue;
