@@ -437,6 +437,14 @@ enum err_code resume_asked(const struct exchange *x, const struct api *api, uint
     return OK;
 }
 
+void resume_slack(const struct api *api, uint64_t *ret_events, size_t *ret_bytes)
+{
+    const struct resumables_settings *s = &api->resumables->settings;
+
+    *ret_events = MAX(s->events_max / 4, (uint64_t)1);
+    *ret_bytes = MAX(s->bytes_max / 4, (size_t)1);
+}
+
 /* Into the table; under the lock. */
 static enum err_code put_in(struct resumables *all, struct resumable *r, struct err *err)
 {
@@ -756,14 +764,19 @@ static void put_record(struct follower *f, uint64_t number, uint32_t kind, struc
         finish_as(f, E_EXHAUSTED, "no memory");
 }
 
+static void copy_status(struct resumable *r, struct err *ret)
+{
+    pthread_mutex_lock(&r->all->lock);
+    if (r->status != NULL)
+        *ret = *r->status;
+    pthread_mutex_unlock(&r->all->lock);
+}
+
 static void finish_at_end(struct follower *f)
 {
     struct err err = { 0 };
 
-    pthread_mutex_lock(&f->r->all->lock);
-    if (f->r->status != NULL)
-        err = *f->r->status;
-    pthread_mutex_unlock(&f->r->all->lock);
+    copy_status(f->r, &err);
     finish(f, &err);
 }
 
@@ -1223,6 +1236,19 @@ static bool is_read_to_its_end(struct follower *f)
                                  &f->first_number) == EVENT_READ_CLOSED;
 }
 
+static void answer_end(struct follower *f)
+{
+    struct exchange *x = f->x;
+    struct err err = { 0 };
+
+    copy_status(f->r, &err);
+    if (err.code == OK)
+        exchange_answer(x, 204, NULL, NULL, 0, slice_make("", 0), NULL);
+    else
+        api_fail(x, DIALECT_TYPED, 0, &err);
+    let_go(f);
+}
+
 static void handle_get(struct exchange *x, const struct route_match *match)
 {
     CLEANUP(resumable_unref) struct resumable *r = find(x, match);
@@ -1247,8 +1273,7 @@ static void handle_get(struct exchange *x, const struct route_match *match)
         return;
     }
     if (is_read_to_its_end(f)) {
-        let_go(f);
-        exchange_answer(x, 204, NULL, NULL, 0, slice_make("", 0), NULL);
+        answer_end(f);
         return;
     }
     if (!events_wanted(exchange_header(x, "accept"), &form))

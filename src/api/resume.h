@@ -87,6 +87,8 @@ const char *resumables_node(const struct resumables *all);
  * no number of seconds, E_UNIMPLEMENTED when the server keeps none. 0: no. */
 MUST_USE enum err_code resume_asked(const struct exchange *x, const struct api *api,
                                     uint64_t *ret_ns, struct err *err);
+/* How much a maker may have under way when there is no room any more, of the largest kind. */
+void resume_slack(const struct api *api, uint64_t *ret_events, size_t *ret_bytes);
 /* E_EXHAUSTED: too many. The maker holds it until resumable_end. `began_by` says loop and identity; no
  * reference of it is kept. */
 MUST_USE enum err_code resumable_new(struct resumable **ret, const struct api *api,
@@ -111,7 +113,8 @@ bool resumable_put_messages(struct resumable *r, const struct resumable_message 
 bool resumable_has_room(struct resumable *r);
 /* No more events; what was put stays to be read. The maker lets go of it. */
 void resumable_end(struct resumable **r);
-/* The same; calls that follow are closed with this status instead of OK. */
+/* The same; calls that follow are closed with this status instead of OK, and events are cut off (but for
+ * E_CANCELLED), so that nobody takes them for the whole. */
 void resumable_end_with(struct resumable **r, const struct err *status);
 
 /* The exchange follows from the first event: answers it (SSE, NDJSON) with `location` and what `more`
