@@ -172,6 +172,7 @@ static const struct infer_dialect infer_dialect = {
     .decode = decode,
     .encode = encode,
     .fail = fail_call,
+    .one_only = "the model gave another number of answers than one, which Infer takes; call InferStream",
 };
 
 static const struct infer_dialect stream_dialect = {
