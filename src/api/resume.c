@@ -1218,7 +1218,8 @@ static void fail_number(struct exchange *x, const struct resumable *r, uint64_t 
 
 static void follow_websocket(struct follower *f, const struct api *api)
 {
-    static const char *const protocols[] = { "penstock.v1", NULL };
+    static const char *const protocols[] = { "penstock.v1", "penstock.v1.json", "penstock.v1.proto",
+                                             NULL };
     const char *protocol = NULL;
     struct call *call = websocket_accept(f->x, &api->websocket, protocols, &protocol);
 

@@ -20,6 +20,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "api/resume.h"
 #include "api/session_internal.h"
 #include "base/buf.h"
 #include "base/mem.h"
@@ -49,7 +50,7 @@ struct talk {
     struct arena *arena;      /* what stays as long as the session: of the exchange, or its own */
     struct arena *own_arena;  /* owned; NULL: the exchange's */
     struct slice model, version; /* of a WebSocket's path; empty: Begin says */
-    bool is_socket, has_begun, is_finished, has_ended, must_cancel, is_draining;
+    bool is_socket, has_begun, has_begun_before, is_finished, has_ended, must_cancel, is_draining;
     bool answers_once;        /* the model gives one response an input */
     enum session_reduce reduce;
     uint64_t messages;        /* received */
@@ -69,6 +70,8 @@ struct talk {
     } interrupts[INTERRUPTS_MAX];
     /* -- answers -- */
     uint32_t credit;          /* responses that the model may make still */
+    uint32_t credit_max;
+    size_t credit_bytes;
     uint64_t grantable;       /* of Begin.credit and Grants; UINT64_MAX: as the transport takes them */
     uint64_t answers;
     struct penstock_pb_output *outputs; /* room to list those of a response */
@@ -118,7 +121,7 @@ static void say_end(struct talk *t, const struct err *err, const char *field)
     if (t->is_socket && session_put(&t->out, &end, &unsaid) != OK)
         unsaid.code = OK; /* the close says it */
     if (t->resumable != NULL)
-        session_log_end(&t->resumable, err);
+        resumable_end_with(&t->resumable, err);
     else if (t->call != NULL)
         call_end(t->call, err, field != NULL ? &details : NULL);
     t->call = t->out.call = NULL;
@@ -164,9 +167,10 @@ static HOT void put(struct talk *t, struct penstock_pb_answer *answer)
         fail(t, &err, NULL);
 }
 
-static uint32_t credit_for(size_t bytes_each)
+static uint32_t credit_for(const struct talk *t, size_t bytes_each)
 {
-    return (uint32_t)MIN((size_t)CREDIT, MAX((size_t)1, CREDIT_BYTES / MAX(bytes_each, (size_t)1)));
+    return (uint32_t)MIN((size_t)t->credit_max,
+                         MAX((size_t)1, t->credit_bytes / MAX(bytes_each, (size_t)1)));
 }
 
 /* Bytes that a response has at least: what the signature fixes. */
@@ -197,7 +201,7 @@ static uint32_t take_grantable(struct talk *t, uint32_t wanted)
 /* Granting may wake a thread, so it waits until half is used. */
 static void grant(struct talk *t)
 {
-    uint32_t wanted = credit_for(t->answers == 0 ? 0 : (size_t)(t->out.bytes / t->answers));
+    uint32_t wanted = credit_for(t, t->answers == 0 ? 0 : (size_t)(t->out.bytes / t->answers));
 
     if (t->session == NULL || t->has_ended || t->credit > wanted / 2 || t->grantable == 0 ||
         !session_has_room(&t->out))
@@ -380,7 +384,7 @@ static void read_next(struct talk *t)
     if (t->has_ended || t->is_holding)
         return;
     if (t->resumable != NULL)
-        session_log_read(t->resumable);
+        resumable_read(t->resumable);
     else if (t->call != NULL)
         call_read(t->call);
 }
@@ -649,8 +653,9 @@ static void say_begun(struct talk *t, struct model *model)
         .kind = PENSTOCK_PB_BEGUN,
         .model = slice_of(model_name(model)),
         .version = slice_of(model_version_text(model)),
-        .session = slice_of(t->resumable != NULL ? session_log_id(t->resumable) : ""),
+        .session = slice_of(t->resumable != NULL ? resumable_id(t->resumable) : ""),
         .inputs_at_once = session_pieces_max(t->session),
+        .received = t->has_begun_before ? t->messages : 0,
     };
 
     takes = session_describe(s->inputs, s->inputs_count, t->arena);
@@ -669,11 +674,13 @@ static void say_begun(struct talk *t, struct model *model)
             gives[begun.gives_count++] = gives[i];
     begun.takes = takes;
     begun.gives = gives;
+    t->has_begun_before = true;
     put(t, &begun);
 }
 
-static enum err_code become_resumable(struct talk *t, double seconds, const char **ret_field,
-                                      struct err *err);
+static enum err_code prepare_resumable(struct talk *t, double seconds, const char **ret_field,
+                                       struct err *err);
+static enum err_code become_resumable(struct talk *t, double seconds, struct err *err);
 
 static enum err_code open(struct talk *t, struct model *model,
                           const struct penstock_pb_request *pb, const char **ret_field,
@@ -687,6 +694,8 @@ static enum err_code open(struct talk *t, struct model *model,
                                          .deadline_ns = UINT64_MAX,
                                          .user = t };
 
+    if (pb->resume_seconds != 0)
+        TRY(prepare_resumable(t, pb->resume_seconds, ret_field, err));
     TRY(session_read_reduce(pb, "begin.", s, SESSION_EACH, t->arena, &settings, ret_field, err));
     TRY(wants_of(t, pb, s, &settings, ret_field, err));
     TRY(prepare_answers(t, model, err));
@@ -699,10 +708,9 @@ static enum err_code open(struct talk *t, struct model *model,
     t->pad = settings.pad;
     t->answers_once = t->reduce == SESSION_EACH && !model_is_decoupled(model) && !model_takes_stream(model);
     t->grantable = pb->credit == 0 ? UINT64_MAX : pb->credit;
-    t->credit = settings.credit = take_grantable(t, credit_for(least_bytes(s)));
-    if (pb->resume_seconds != 0)
-        TRY(become_resumable(t, pb->resume_seconds, ret_field, err));
-    return session_new(&t->session, t->api->engine, model, &settings, &sink, err);
+    t->credit = settings.credit = take_grantable(t, credit_for(t, least_bytes(s)));
+    TRY(session_new(&t->session, t->api->engine, model, &settings, &sink, err));
+    return pb->resume_seconds == 0 ? OK : become_resumable(t, pb->resume_seconds, err);
 }
 
 static void begin(struct talk *t, const struct penstock_pb_request *pb)
@@ -879,6 +887,8 @@ static struct talk *talk_new(struct call *call, const struct api *api)
     t->arena = call->x->arena;
     t->call = t->out.call = call;
     t->out.budget = call->x->budget;
+    t->credit_max = CREDIT;
+    t->credit_bytes = CREDIT_BYTES;
     t->task.run = on_task;
     call->user = &talk_user;
     call->user_data = t;
@@ -909,11 +919,87 @@ void session_begin_socket(struct call *call, const struct api *api, struct slice
 
 /* -- over calls that come and go -------------------------------------------------------------------- */
 
-static enum err_code become_resumable(struct talk *t UNUSED, double seconds UNUSED,
-                                      const char **ret_field, struct err *err)
+static void on_log_room(struct resumable *r)
 {
+    grant(resumable_user_data(r));
+}
+
+static void on_expired(struct resumable *r)
+{
+    struct talk *t = resumable_user_data(r);
+
+    if (!t->has_ended)
+        leave(t);
+    t->out.resumable = NULL;
+    resumable_end(&t->resumable);
+}
+
+static void on_input(struct resumable *r, const struct resumable_input *input)
+{
+    receive(resumable_user_data(r), input->bytes, input->holder, input->is_text);
+}
+
+/* Who comes back learns what of his arrived. */
+static void on_attached(struct resumable *r)
+{
+    struct talk *t = resumable_user_data(r);
+
+    if (!t->has_ended)
+        say_begun(t, session_model(t->session));
+}
+
+static const struct resumable_user resumable_user = {
+    .on_room = on_log_room,
+    .on_expired = on_expired,
+    .on_input = on_input,
+    .on_attached = on_attached,
+    .on_closed = on_expired,
+};
+
+/* Before anything is made that has to stay: the exchange may go before the session does. */
+static enum err_code prepare_resumable(struct talk *t, double seconds, const char **ret_field,
+                                       struct err *err)
+{
+    uint64_t events;
+    size_t bytes;
+
     *ret_field = "begin.resume_seconds";
-    return err_set(err, E_UNIMPLEMENTED,
-                   "begin.resume_seconds: sessions are not kept yet when their connection breaks; "
-                   "leave it out");
+    if (!(seconds > 0 && seconds <= RESUME_SECONDS_MAX))
+        return err_set(err, E_INVALID, "begin.resume_seconds: it is %g; it takes seconds, more than 0",
+                       seconds);
+    if (!t->is_socket)
+        return err_set(err, E_UNIMPLEMENTED,
+                       "begin.resume_seconds: a gRPC call ends with its connection; open "
+                       "/models/{model}/stream as a WebSocket to take it up again");
+    if (t->api->resumables == NULL)
+        return err_set(err, E_UNIMPLEMENTED,
+                       "begin.resume_seconds: this server keeps no streams (--resume-streams-max)");
+    *ret_field = NULL;
+    /* An input may be told twice over, as its answer and its end. */
+    resume_slack(t->api, &events, &bytes);
+    t->credit_max = (uint32_t)MIN((uint64_t)CREDIT, MAX(events / 2, (uint64_t)1));
+    t->credit_bytes = MIN((size_t)CREDIT_BYTES, MAX(bytes / 2, (size_t)1));
+    t->own_arena = arena_new(ARENA_BYTES, ARENA_MAX);
+    if (t->own_arena == NULL)
+        return session_no_memory(err);
+    arena_charge_to(t->own_arena, t->out.budget);
+    t->arena = t->own_arena;
+    return OK;
+}
+
+/* From here on the session keeps no call. */
+static enum err_code become_resumable(struct talk *t, double seconds, struct err *err)
+{
+    TRY(resumable_new(&t->resumable, t->api, t->x, (uint64_t)(seconds * 1e9), &resumable_user, t,
+                      err));
+    enum err_code code = resumable_attach_call(t->resumable, t->call, 0, err);
+    if (code != OK) {
+        resumable_end(&t->resumable);
+        return code;
+    }
+    t->out.resumable = t->resumable;
+    t->call = t->out.call = NULL;
+    struct exchange *x = TAKE(t->x);
+    exchange_unref(&x);
+    return OK;
 }

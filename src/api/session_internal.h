@@ -16,7 +16,6 @@
 #include "engine/session.h"
 
 struct resumable;
-struct resumable_message;
 
 /* Outputs up to this size are copied behind the heads: a piece of its own costs more. */
 enum { SESSION_COPY_MAX = 1024 };
@@ -54,14 +53,6 @@ struct session_out {
 MUST_USE enum err_code session_put(struct session_out *out, struct penstock_pb_answer *answer,
                                    struct err *err);
 bool session_has_room(struct session_out *out);
-
-/* -- streams that are taken up again (session_resume.c) -------------------------------------------- */
-
-bool session_log_put(struct resumable *r, const struct resumable_message *messages, uint32_t count);
-bool session_log_has_room(struct resumable *r);
-void session_log_read(struct resumable *r);
-void session_log_end(struct resumable **r, const struct err *why);
-const char *session_log_id(const struct resumable *r);
 
 /* -- the calls ------------------------------------------------------------------------------------ */
 

@@ -85,7 +85,7 @@ static enum err_code log_proto(struct session_out *out, const struct penstock_pb
         return no_memory(err);
     (void)penstock_pb_write(out->heads, answer, SIZE_MAX, memory, &piece, &used);
     struct resumable_message message = { piece.bytes, false };
-    bool is_put = session_log_put(out->resumable, &message, 1);
+    bool is_put = resumable_put_messages(out->resumable, &message, 1);
     out->bytes += used;
     if (memory != small)
         mem_free(memory);
@@ -138,7 +138,7 @@ static enum err_code log_json(struct session_out *out, const struct penstock_pb_
     messages[0] = (struct resumable_message){ json, true };
     for (uint32_t i = 1; i < count; i++)
         messages[i] = (struct resumable_message){ answer->outputs[i - 1].bytes, false };
-    bool is_put = session_log_put(out->resumable, messages, count);
+    bool is_put = resumable_put_messages(out->resumable, messages, count);
     if (messages != few)
         mem_free(messages);
     return is_put ? OK : log_is_full(err);
@@ -202,6 +202,6 @@ HOT enum err_code session_put(struct session_out *out, struct penstock_pb_answer
 bool session_has_room(struct session_out *out)
 {
     if (UNLIKELY(out->resumable != NULL))
-        return session_log_has_room(out->resumable);
+        return resumable_has_room(out->resumable);
     return out->call != NULL && call_room(out->call) != 0;
 }

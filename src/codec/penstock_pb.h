@@ -194,7 +194,7 @@ struct penstock_pb_answer {
     struct slice message, field;
     /* -- Begun -- */
     struct slice model, version, session;
-    uint64_t inputs_at_once;
+    uint64_t inputs_at_once, received;
     const struct penstock_pb_describe *takes, *gives;
     uint32_t takes_count, gives_count;
 };

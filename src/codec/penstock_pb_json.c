@@ -890,6 +890,7 @@ static enum err_code put_body(struct text *out, const struct penstock_pb_describ
         put_u64(out, "inputsAtOnce", a->inputs_at_once, &is_first);
         put_described(out, "inputs", a->takes, a->takes_count, &is_first);
         put_described(out, "outputs", a->gives, a->gives_count, &is_first);
+        put_u64(out, "received", a->received, &is_first);
         break;
     case PENSTOCK_PB_ANSWERED:
         put_u64(out, "input", a->input, &is_first);

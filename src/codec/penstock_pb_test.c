@@ -803,15 +803,15 @@ static const struct {
       "[\"ok\"]}],\"marks\":[{\"name\":\"speech\",\"isStart\":true,\"row\":512,\"score\":0.75},{\"name\":"
       "\"speech\",\"isStart\":false,\"row\":0,\"score\":0.25}],\"isLast\":true}}" },
     { { .kind = PENSTOCK_PB_BEGUN, .sequence = 1, .model = SLICE_LIT("m"), .version = SLICE_LIT("1"),
-        .inputs_at_once = 16, .takes = described, .takes_count = 1, .gives = described + 1,
+        .inputs_at_once = 16, .received = 5, .takes = described, .takes_count = 1, .gives = described + 1,
         .gives_count = 1 },
       "SessionResponse",
       "{\"sequence\":\"1\",\"begun\":{\"model\":\"m\",\"version\":\"1\",\"inputsAtOnce\":\"16\",\"inputs\":[{"
       "\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[\"-1\",\"3\"]}],\"outputs\":[{\"name\":\"label\","
-      "\"datatype\":\"BYTES\",\"shape\":[\"-1\"]}]}}",
+      "\"datatype\":\"BYTES\",\"shape\":[\"-1\"]}],\"received\":\"5\"}}",
       "{\"sequence\":1,\"begun\":{\"model\":\"m\",\"version\":\"1\",\"inputsAtOnce\":16,\"inputs\":[{\"name\":"
       "\"y\",\"datatype\":\"FP32\",\"shape\":[-1,3]}],\"outputs\":[{\"name\":\"label\",\"datatype\":\"BYTES\","
-      "\"shape\":[-1]}]}}" },
+      "\"shape\":[-1]}],\"received\":5}}" },
     { { .kind = PENSTOCK_PB_ANSWERED, .sequence = 7, .input = 9, .id = SLICE_LIT("a"), .code = E_INVALID,
         .message = SLICE_LIT("no"), .field = SLICE_LIT("f") },
       "SessionResponse",

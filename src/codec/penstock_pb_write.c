@@ -176,7 +176,7 @@ static size_t body_size(const struct penstock_pb_heads *heads, const struct pens
     case PENSTOCK_PB_BEGUN:
         return string_size(1, a->model) + string_size(2, a->version) + string_size(3, a->session) +
                uint_size(4, a->inputs_at_once) + describes_size(5, a->takes, a->takes_count) +
-               describes_size(6, a->gives, a->gives_count);
+               describes_size(6, a->gives, a->gives_count) + uint_size(7, a->received);
     case PENSTOCK_PB_ANSWERED:
         return uint_size(1, a->input) + string_size(2, a->id) + uint_size(3, a->code) +
                string_size(4, a->message) + string_size(5, a->field);
@@ -264,7 +264,7 @@ static uint8_t *put_begun(uint8_t *at, const struct penstock_pb_answer *a)
         at = put_describe(at, 5, &a->takes[i]);
     for (uint32_t i = 0; i < a->gives_count; i++)
         at = put_describe(at, 6, &a->gives[i]);
-    return at;
+    return put_uint(at, 7, a->received);
 }
 
 static void put_body(struct writer *w, const struct penstock_pb_heads *heads,
