@@ -54,7 +54,7 @@ struct stream {
     bool ends_at_err; /* triton_grpc_error, or MLServer's form */
     bool is_reading;  /* credit for a message is given */
     bool is_paused;   /* it would be, but for requests_max */
-    bool is_half_closed, is_over, is_let_go;
+    bool is_half_closed, is_draining, is_over, is_let_go;
 };
 
 struct entry {
@@ -130,6 +130,17 @@ static void end_ok(struct stream *s)
     mark_over(s);
 }
 
+static COLD void end_drained(struct stream *s)
+{
+    struct err err = { 0 };
+
+    err_set(&err, E_UNAVAILABLE,
+            "the server stops, or this connection is old: what came is answered; open the stream "
+            "again");
+    call_end(s->call, &err, NULL);
+    mark_over(s);
+}
+
 /* As in ModelInfer: a queue that is full is UNAVAILABLE, on which Triton's clients try again. */
 static COLD void end_with(struct stream *s, const struct err *why, const char *field)
 {
@@ -145,7 +156,7 @@ static COLD void end_with(struct stream *s, const struct err *why, const char *f
 
 static void read_next(struct stream *s)
 {
-    if (s->is_over || s->is_reading || s->is_half_closed)
+    if (s->is_over || s->is_reading || s->is_half_closed || s->is_draining)
         return;
     if (s->in_flight >= s->requests_max) {
         if (!s->is_paused)
@@ -202,6 +213,8 @@ static void go_on(struct stream *s)
         let_go(s);
     else if (s->is_half_closed && s->in_flight == 0)
         end_ok(s);
+    else if (s->is_draining && s->in_flight == 0)
+        end_drained(s);
     else
         read_next(s);
 }
@@ -686,6 +699,15 @@ static void on_room(struct call *call)
     read_next(s);
 }
 
+/* What is in flight is answered, and then it is over. */
+static void on_drain(struct call *call)
+{
+    struct stream *s = call->user_data;
+
+    s->is_draining = true;
+    go_on(s);
+}
+
 /* Nobody waits any more: what runs is told. */
 static void cancel_all(struct stream *s)
 {
@@ -739,6 +761,7 @@ static const struct call_user user = {
     .on_half_close = on_half_close,
     .on_room = on_room,
     .on_gone = on_gone,
+    .on_drain = on_drain,
 };
 
 /* -- the beginning ------------------------------------------------------------------------------------ */

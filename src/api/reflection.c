@@ -351,11 +351,21 @@ static void on_gone(struct call *call UNUSED, enum err_code why UNUSED)
 {
 }
 
+/* Nothing is under way between two requests. */
+static void on_drain(struct call *call)
+{
+    struct err err = { 0 };
+
+    err_set(&err, E_UNAVAILABLE, "the server stops, or this connection is old: ask again");
+    call_end(call, &err, NULL);
+}
+
 static const struct call_user user = {
     .on_message = on_message,
     .on_half_close = on_half_close,
     .on_room = on_room,
     .on_gone = on_gone,
+    .on_drain = on_drain,
 };
 
 static void handle(struct call *call, const struct api *api)

@@ -63,8 +63,9 @@ struct call_user {
     /* E_CANCELLED: the caller left. E_DEADLINE. Else the caller sent what is no message, or too
      * large a one: the code it was answered. */
     void (*on_gone)(struct call *call, enum err_code why);
-    /* Optional; once at most, of a WebSocket today: the server stops, so what is under way should come
-     * to its end and the call with it. Who has none hears on_gone (E_UNAVAILABLE) in its place. */
+    /* Optional; once at most: the server stops, or the connection is old, so what is under way should
+     * come to its end and the call with it. Of a WebSocket, who has none hears on_gone
+     * (E_UNAVAILABLE) in its place; a gRPC call goes on until the time is up (--drain-timeout). */
     void (*on_drain)(struct call *call);
 };
 

@@ -178,9 +178,19 @@ static void on_room(struct exchange *x)
         call->user->on_room(call);
 }
 
+static void on_drain(struct exchange *x)
+{
+    struct grpc_call *g = x->user_data;
+    struct call *call = &g->call;
+
+    if (!call->is_over && call->user != NULL && call->user->on_drain != NULL)
+        call->user->on_drain(call);
+}
+
 static const struct exchange_user exchange_user = {
     .on_body = grpc_in_on_body,
     .on_room = on_room,
+    .on_drain = on_drain,
     .on_gone = on_gone,
 };
 

@@ -26,7 +26,7 @@ struct seen {
     bool ends_at_half_close;
     /* -- what it was told -- */
     struct text all; /* every message: "<size>:" and its bytes */
-    uint32_t messages, compressed, half_closes, gone, rooms;
+    uint32_t messages, compressed, half_closes, gone, rooms, drains;
     enum err_code why;
     struct slice first, last; /* still there? */
     struct buf *last_holder;
@@ -86,7 +86,13 @@ static void on_gone(struct call *call, enum err_code why)
     call_send(call, NULL, 0);
 }
 
+static void on_drain(struct call *call)
+{
+    ((struct seen *)call->user_data)->drains++;
+}
+
 static const struct call_user user = {
+    .on_drain = on_drain,
     .on_message = on_message,
     .on_half_close = on_half_close,
     .on_room = on_room,
@@ -214,6 +220,21 @@ TEST(unary_call_byte_by_byte)
     check(slice_is(text_slice(&s.fake.trailers), "grpc-status: 0\n"), "%.*s",
           SLICE_ARG(text_slice(&s.fake.trailers)));
     check(s.gone == 0, "nobody left");
+    finish(&s);
+}
+
+TEST(the_user_hears_that_the_server_stops)
+{
+    struct seen s;
+
+    body_begin();
+    prepare(&s, text_slice(&body));
+    check_or_stop(accept_call(&s), "accepted");
+    s.fake.x.user->on_drain(&s.fake.x);
+    check(s.drains == 1 && !s.call->is_over, "and the call goes on");
+    end_ok(s.call);
+    s.fake.x.user->on_drain(&s.fake.x);
+    check(s.drains == 1, "not behind its end");
     finish(&s);
 }
 

@@ -232,6 +232,27 @@ def a_deadline_ends_the_stream():
         s.client.close()
 
 
+@case
+def a_server_that_stops_answers_what_came():
+    """An idle stream does not keep it; one with work gets its answers first."""
+    with serving(**MODELS) as server:
+        idle, busy = Stream(server), Stream(server)
+        busy.send("slow", 1)
+        deadline = time.monotonic() + 5
+        while metric(server, "penstock_kserve_stream_requests_total") < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        server.process.terminate()
+        idle.bad("the server stops")
+        equal(busy.good().as_numpy("OUT").tolist(), [1])
+        busy.bad("the server stops")
+        equal(server.process.wait(20), 0)
+        check(time.monotonic() - begun < 5, "it took %.1f s", time.monotonic() - begun)
+        idle.client.close()
+        busy.client.close()
+        server.start()      # as the block ends with stopping it
+
+
 # --- errors ------------------------------------------------------------------------------------------------------
 
 @case
