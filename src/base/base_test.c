@@ -3,6 +3,7 @@
 #include "base/block.h"
 #include "base/budget.h"
 #include "base/buf.h"
+#include "base/chunk.h"
 #include "base/fault.h"
 #include "base/map.h"
 #include "base/mem.h"
@@ -50,6 +51,55 @@ TEST(buf_is_charged_and_given_back)
     buf_unref(&second);
     check(budget_used(&budget) == 0, "given back");
     buf_unref(&second);
+}
+
+/* A piece that nobody holds is written over by the next; one that is held never is. */
+TEST(chunk_is_written_again_when_nobody_holds_it)
+{
+    struct budget budget;
+    struct chunk chunk = { 0 };
+    struct buf *holder = NULL, *held[64] = { 0 };
+    const uint8_t *at[64];
+
+    budget_init(&budget, 1 << 20);
+    uint8_t *first = chunk_room(&chunk, &budget, 100, &holder);
+    check_or_stop(first != NULL && holder != NULL, "room");
+    for (unsigned i = 0; i < 1000; i++) {
+        uint8_t *again = chunk_room(&chunk, &budget, 100, &holder);
+        check_or_stop(again == first, "piece %u lies elsewhere", i);
+        chunk_used(&chunk, 100);
+    }
+    check(budget_used(&budget) <= 1024, "%llu bytes for a piece at a time",
+          (unsigned long long)budget_used(&budget));
+    for (unsigned i = 0; i < COUNT(held); i++) {
+        uint8_t *piece = chunk_room(&chunk, &budget, 100, &holder);
+        check_or_stop(piece != NULL, "piece %u", i);
+        memset(piece, (int)i, 100);
+        chunk_used(&chunk, 100);
+        held[i] = buf_ref(holder);
+        at[i] = piece;
+    }
+    for (unsigned i = 0; i < COUNT(held); i++)
+        for (unsigned b = 0; b < 100; b++)
+            check_or_stop(at[i][b] == i, "piece %u was written over", i);
+    for (unsigned i = 0; i < COUNT(held); i++)
+        buf_unref(&held[i]);
+    check(chunk_room(&chunk, &budget, CHUNK_MOST + 1, &holder) != NULL, "more than the most");
+    chunk_drop(&chunk);
+    check(budget_used(&budget) == 0, "something is still charged");
+}
+
+TEST(chunk_without_memory_keeps_what_it_has)
+{
+    for_each_fault(nth) {
+        struct chunk chunk = { 0 };
+        struct buf *holder = NULL;
+        bool has_room = chunk_room(&chunk, NULL, 10, &holder) != NULL;
+        chunk_drop(&chunk);
+        if (!fault_fired())
+            break;
+        check(!has_room, "fault %u was silent", nth);
+    }
 }
 
 TEST(buf_is_charged_as_it_fills)
@@ -286,10 +336,20 @@ TEST(utf8_clauses)
         const char *text;
         size_t step;
     } cases[] = {
-        { "a", 1 },         { "\xc3\xa9", 2 },         { "\xe2\x82\xac", 3 }, { "\xf0\x9f\x98\x80", 4 },
-        { "\x80", 0 },      { "\xc0\x80", 0 },         { "\xe0\x80\x80", 0 }, { "\xed\xa0\x80", 0 },
-        { "\xf4\x90\x80\x80", 0 }, { "\xf5\x80\x80\x80", 0 }, { "\xc3", 0 },   { "\xe2\x82", 0 },
-        { "\xf0\x8f\xbf\xbf", 0 }, { "\xf4\x8f\xbf\xbf", 4 },
+        { "a", 1 },
+        { "\xc3\xa9", 2 },
+        { "\xe2\x82\xac", 3 },
+        { "\xf0\x9f\x98\x80", 4 },
+        { "\x80", 0 },
+        { "\xc0\x80", 0 },
+        { "\xe0\x80\x80", 0 },
+        { "\xed\xa0\x80", 0 },
+        { "\xf4\x90\x80\x80", 0 },
+        { "\xf5\x80\x80\x80", 0 },
+        { "\xc3", 0 },
+        { "\xe2\x82", 0 },
+        { "\xf0\x8f\xbf\xbf", 0 },
+        { "\xf4\x8f\xbf\xbf", 4 },
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         check(utf8_step(slice_of(cases[i].text)) == cases[i].step, "case %zu", i);

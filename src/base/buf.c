@@ -129,6 +129,12 @@ void buf_trim(struct buf *buf, size_t size)
     buf->size = size;
 }
 
+bool buf_is_alone(const struct buf *buf)
+{
+    /* Acquire: the others' last reads have finished before what is written now. */
+    return atomic_load_explicit(&buf->refs, memory_order_acquire) == 1;
+}
+
 struct buf *buf_ref(struct buf *buf)
 {
     if (buf != NULL)

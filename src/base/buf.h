@@ -43,6 +43,8 @@ uint8_t *buf_fill(struct buf *buf);            /* for writing; the buf must be u
 struct slice buf_bytes(const struct buf *buf); /* for reading */
 /* Makes the buf shorter without moving its bytes; unshared only. */
 void buf_trim(struct buf *buf, size_t size);
+/* Does nobody else hold it? Then it may be written again, whatever others have read of it. */
+bool buf_is_alone(const struct buf *buf);
 struct buf *buf_ref(struct buf *buf); /* one more holder; returns buf; NULL is fine */
 void buf_unref(struct buf **buf);     /* nulls *buf; NULL is fine */
 

@@ -1,8 +1,8 @@
 /* grpc_out.c - messages and status to the answer. SPDX-License-Identifier: Apache-2.0
  *
  * Pieces under COPY_MAX are gathered behind the prefix, larger ones are referred to. What is gathered
- * lies in the arena as long as a call sends little, and from then on in bufs that are given back when
- * they were sent: a stream may send for ever.
+ * of the first message lies in the arena, and of others in bufs that are given back when they were
+ * sent: a stream may send for ever.
  */
 #include "call/internal.h"
 
@@ -15,10 +15,9 @@
 
 enum {
     COPY_MAX = CALL_COPIED_BYTES, /* pieces below are copied */
-    COMPRESS_MIN = 1024,     /* messages below are not, unless ALWAYS */
-    ARENA_MAX = 8 * 1024,    /* gathered in the arena */
-    CHUNK_BYTES = 16 * 1024, /* of bufs behind that */
-    PIECES_MAX = 64,         /* compressed without asking for memory to list them */
+    COMPRESS_MIN = 1024,          /* messages below are not, unless ALWAYS */
+    ARENA_MAX = 8 * 1024,         /* gathered in the arena at once */
+    PIECES_MAX = 64,              /* compressed without asking for memory to list them */
     DETAIL_MAX = 768,
     HEADERS_MAX = 4 + 2 * CALL_METADATA_MAX + 3,
 };
@@ -98,27 +97,17 @@ static void respond(struct grpc_call *g, enum call_compress first)
 /* Room for `size` bytes until they are sent; *ret_holder keeps them. NULL: no memory. */
 static uint8_t *gather(struct grpc_call *g, size_t size, struct buf **ret_holder)
 {
-    if (g->chunk_room < size) {
-        uint8_t *memory = NULL;
-        if (g->chunk_arena + size <= ARENA_MAX &&
-            (memory = arena_alloc(g->call.x->arena, size)) != NULL) {
-            g->chunk_arena += size;
-            *ret_holder = NULL;
-            return memory;
-        }
-        size_t room = MAX(size, (size_t)CHUNK_BYTES);
-        buf_unref(&g->chunk_buf);
-        g->chunk_room = 0;
-        if (buf_new(&g->chunk_buf, g->call.x->budget, room, NULL) != OK)
-            return NULL;
-        g->chunk = buf_fill(g->chunk_buf);
-        g->chunk_room = room;
+    uint8_t *memory = NULL;
+
+    *ret_holder = NULL;
+    if (LIKELY(!g->has_sent) && size <= ARENA_MAX)
+        memory = arena_alloc(g->call.x->arena, size);
+    if (memory == NULL) {
+        memory = chunk_room(&g->chunk, g->call.x->budget, size, ret_holder);
+        if (memory != NULL)
+            chunk_used(&g->chunk, size);
     }
-    uint8_t *at = g->chunk;
-    g->chunk += size;
-    g->chunk_room -= size;
-    *ret_holder = g->chunk_buf;
-    return at;
+    return memory;
 }
 
 static size_t size_of(const struct call_piece *pieces, uint32_t count)
@@ -249,8 +238,7 @@ void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t 
     if (UNLIKELY(g->out_encoding != ENCODING_IDENTITY) && form.compress != CALL_COMPRESS_NEVER &&
         (total >= COMPRESS_MIN || g->settings->compression == GRPC_COMPRESSION_ALWAYS ||
          form.compress == CALL_COMPRESS_ALWAYS))
-        packed =
-            compress(g, pieces, pieces_count, total, form.compress == CALL_COMPRESS_ALWAYS);
+        packed = compress(g, pieces, pieces_count, total, form.compress == CALL_COMPRESS_ALWAYS);
     if (packed != NULL) {
         struct call_piece piece = { buf_bytes(packed), packed };
         grpc_count(&g->stats->compressed_out);
@@ -259,6 +247,7 @@ void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t 
         is_sent = send_message(g, pieces, pieces_count, total, false);
     }
     buf_unref(&packed);
+    g->has_sent = true;
     if (UNLIKELY(!is_sent))
         fail(g, E_EXHAUSTED, no_memory);
     else
@@ -386,7 +375,7 @@ void grpc_out_end(struct grpc_call *g, const struct err *status, const struct ca
 
 void grpc_out_deinit(struct grpc_call *g)
 {
-    buf_unref(&g->chunk_buf);
+    chunk_drop(&g->chunk);
 }
 
 void grpc_out_fail(struct exchange *x, struct grpc_type type, const struct err *status)

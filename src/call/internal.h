@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "base/arena.h"
+#include "base/chunk.h"
 #include "call/call.h"
 #include "call/grpc.h"
 #include "call/grpc_web.h"
@@ -79,10 +80,8 @@ struct grpc_call {
     /* -- out -- */
     bool is_torn; /* a part of a message was sent, and the rest of it cannot be */
     enum encoding out_encoding; /* of messages; once the headers are sent */
-    uint8_t *chunk;             /* memory to gather small pieces in */
-    size_t chunk_room;
-    struct buf *chunk_buf; /* owned; NULL: chunk lies in the arena */
-    size_t chunk_arena;    /* taken from the arena for it */
+    bool has_sent;              /* a message: what follows is gathered in chunk */
+    struct chunk chunk;         /* memory to gather small pieces in */
     enum err_code failure; /* of a message that could not be sent */
     const char *failure_text;
 };
