@@ -1,7 +1,9 @@
 /* arena.c - SPDX-License-Identifier: Apache-2.0
  *
  * A list of blocks; the newest serves. A piece larger than a quarter block gets a block of its own
- * behind the newest, so that one large piece does not waste the rest of the block in use.
+ * behind the newest, so that one large piece does not waste the rest of the block in use. Blocks of a
+ * store come in two sizes, the small one for the beginning; of the newest and the one before it, the
+ * one with more room left serves.
  */
 #include "base/arena.h"
 
@@ -12,7 +14,13 @@
 #include "base/buf.h"
 #include "base/mem.h"
 
-enum { PIECE_ALIGN = 16, BLOCK_MIN = 1024 };
+enum {
+    PIECE_ALIGN = 16,
+    BLOCK_MIN = 1024,
+    STORE_SMALL = 3840, /* with their heads */
+    STORE_LARGE = 16 * 1024,
+    STORE_KEEP_MAX = 64, /* of each */
+};
 
 struct block {
     struct block *next; /* older */
@@ -30,7 +38,9 @@ struct arena {
     struct block *first;
     struct adopted *adopted;
     size_t taken, cap;      /* in blocks behind the first */
-    struct budget *budget;  /* borrowed: taken is charged to it; NULL: to nobody */
+    size_t charged;         /* of taken, to the budget */
+    struct arena_store *store; /* borrowed; NULL: the heap */
+    struct budget *budget;  /* borrowed; NULL: nobody's */
     void *last;             /* most recent piece, for arena_resize */
 };
 
@@ -44,6 +54,67 @@ static struct block *block_new(size_t size)
     block->size = size;
     block->used = 0;
     return block;
+}
+
+static size_t store_bytes(int kind)
+{
+    return kind == 0 ? STORE_SMALL : STORE_LARGE;
+}
+
+void arena_store_init(struct arena_store *store)
+{
+    memset(store, 0, sizeof *store);
+}
+
+void arena_store_deinit(struct arena_store *store)
+{
+    for (int kind = 0; kind < 2; kind++)
+        while (store->kept[kind] != NULL) {
+            struct block *block = store->kept[kind];
+            store->kept[kind] = block->next;
+            mem_free(block);
+        }
+    arena_store_init(store);
+}
+
+static struct block *store_take(struct arena_store *store, int kind)
+{
+    struct block *block = store->kept[kind];
+
+    if (block == NULL)
+        return block_new(store_bytes(kind) - sizeof *block);
+    store->kept[kind] = block->next;
+    store->counts[kind]--;
+    block->next = NULL;
+    block->used = 0;
+    return block;
+}
+
+static void block_free(struct arena_store *store, struct block *block)
+{
+    for (int kind = 0; kind < 2 && store != NULL; kind++)
+        if (block->size == store_bytes(kind) - sizeof *block &&
+            store->counts[kind] < STORE_KEEP_MAX) {
+            block->next = store->kept[kind];
+            store->kept[kind] = block;
+            store->counts[kind]++;
+            return;
+        }
+    mem_free(block);
+}
+
+struct arena *arena_new_shared(struct arena_store *store, size_t cap_bytes)
+{
+    struct arena *arena = mem_zalloc(sizeof *arena);
+
+    if (arena == NULL)
+        return NULL;
+    arena->store = store;
+    arena->first = arena->now = store_take(store, 0);
+    arena->cap = cap_bytes;
+    if (arena->now == NULL)
+        mem_free_slot(&arena);
+    return arena;
 }
 
 struct arena *arena_new(size_t first_block_bytes, size_t cap_bytes)
@@ -73,17 +144,17 @@ void arena_reset(struct arena *arena)
     while (arena->now != arena->first) {
         struct block *old = arena->now;
         arena->now = old->next;
-        mem_free(old);
+        block_free(arena->store, old);
     }
     while (arena->first->next != NULL) {
         struct block *old = arena->first->next;
         arena->first->next = old->next;
-        mem_free(old);
+        block_free(arena->store, old);
     }
     arena->first->used = 0;
-    if (UNLIKELY(arena->taken != 0))
-        budget_give(arena->budget, arena->taken);
-    arena->taken = 0;
+    if (UNLIKELY(arena->charged != 0))
+        budget_give(arena->budget, arena->charged);
+    arena->taken = arena->charged = 0;
     arena->last = NULL;
 }
 
@@ -94,13 +165,22 @@ void arena_free(struct arena **slot)
     if (arena == NULL)
         return;
     arena_reset(arena);
-    mem_free(arena->first);
+    block_free(arena->store, arena->first);
     mem_free(arena);
 }
 
 static size_t align_up(size_t at, size_t align)
 {
     return (at + align - 1) & ~(align - 1);
+}
+
+/* What one block more costs the budget: of a store the first STORE_LARGE bytes cost nothing, as they
+ * come and go with every request. */
+static size_t price_of(const struct arena *arena, size_t room)
+{
+    size_t free_bytes = arena->store != NULL ? STORE_LARGE : 0, all = arena->taken + room;
+
+    return all <= free_bytes ? 0 : all - free_bytes - arena->charged;
 }
 
 void *arena_aligned(struct arena *arena, size_t align, size_t size)
@@ -116,16 +196,24 @@ void *arena_aligned(struct arena *arena, size_t align, size_t size)
     if (size > arena->cap || arena->taken > arena->cap - size || align > 64)
         return NULL;
     size_t usual = arena->first->size;
-    bool alone = size > usual / 4;
-    size_t room = alone ? size : usual;
-    if (!budget_take(arena->budget, room))
+    size_t room = size > usual / 4 ? size : usual;
+    int kind = -1;
+    if (arena->store != NULL && size <= STORE_LARGE - sizeof *block) {
+        kind = arena->taken > 0 || size > usual;
+        room = store_bytes(kind) - sizeof *block;
+    }
+    bool alone = room - size <= block->size - block->used;
+    size_t price = price_of(arena, room);
+    if (price != 0 && !budget_take(arena->budget, price))
         return NULL;
-    struct block *fresh = block_new(room);
+    struct block *fresh = kind >= 0 ? store_take(arena->store, kind) : block_new(room);
     if (fresh == NULL) {
-        budget_give(arena->budget, room);
+        if (price != 0)
+            budget_give(arena->budget, price);
         return NULL;
     }
     arena->taken += room;
+    arena->charged += price;
     fresh->used = size;
     if (alone) {
         fresh->next = block->next;

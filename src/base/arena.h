@@ -3,7 +3,8 @@
  * One thread at a time. Memory is not zeroed unless asked. A cap bounds what one request may take;
  * past it arena_alloc answers NULL, as when the heap is empty, and callers answer E_EXHAUSTED.
  * The first block is kept by arena_reset, so that a pooled arena serves small requests without
- * asking the heap.
+ * asking the heap. Arenas of one thread may share a store of blocks: their first is small, so that one
+ * that rests holds little, and those that follow come from the store and go back to it.
  */
 #ifndef BASE_ARENA_H
 #define BASE_ARENA_H
@@ -17,6 +18,16 @@ struct buf;
 
 MUST_USE struct arena *arena_new(size_t first_block_bytes, size_t cap_bytes); /* NULL: no memory */
 void arena_free(struct arena **arena);
+
+/* Blocks kept for the next taker; it outlives its arenas. */
+struct arena_store {
+    void *kept[2];
+    uint32_t counts[2];
+};
+
+void arena_store_init(struct arena_store *store);
+void arena_store_deinit(struct arena_store *store);
+MUST_USE struct arena *arena_new_shared(struct arena_store *store, size_t cap_bytes);
 /* What it takes behind the first block is charged there, and given back by arena_reset. Borrowed: it
  * outlives the arena. While nothing more than the first block is taken. */
 void arena_charge_to(struct arena *arena, struct budget *budget);

@@ -196,6 +196,55 @@ TEST(arena_is_charged_behind_its_first_block)
     check(arena_alloc(arena, 5000) != NULL && budget_used(&budget) == 5000, "and again");
 }
 
+/* Arenas of one store: what one gives back the next takes, without asking the heap. */
+TEST(arenas_share_a_store)
+{
+    struct arena_store store;
+    struct budget budget;
+    uint8_t *pieces[40];
+    size_t sizes[40];
+
+    arena_store_init(&store);
+    budget_init(&budget, 1 << 20);
+    for (int round = 0; round < 50; round++) {
+        CLEANUP(arena_free) struct arena *arena = arena_new_shared(&store, 1 << 20);
+        uint64_t before = mem_count();
+        check_or_stop(arena != NULL, "made");
+        arena_charge_to(arena, &budget);
+        for (size_t i = 0; i < COUNT(pieces); i++) {
+            sizes[i] = (size_t)test_random_below(i % 10 == 0 ? 6000 : 300);
+            pieces[i] = arena_aligned(arena, 16, sizes[i]);
+            check_or_stop(pieces[i] != NULL && ((uintptr_t)pieces[i] & 15) == 0, "piece");
+            memset(pieces[i], (int)i, sizes[i]);
+        }
+        for (size_t i = 0; i < COUNT(pieces); i++)
+            for (size_t j = 0; j < sizes[i]; j++)
+                check_or_stop(pieces[i][j] == (uint8_t)i, "piece %zu was written over", i);
+        check(round < 10 || mem_count() == before, "%llu allocations",
+              (unsigned long long)(mem_count() - before));
+        arena_reset(arena);
+        check(budget_used(&budget) == 0, "all given back");
+    }
+    {
+        CLEANUP(arena_free) struct arena *arena = arena_new_shared(&store, 1 << 20);
+        check_or_stop(arena != NULL, "made");
+        arena_charge_to(arena, &budget);
+        check(arena_alloc(arena, 3000) != NULL && arena_alloc(arena, 3000) != NULL &&
+                  budget_used(&budget) == 0,
+              "two small blocks cost nothing");
+        check(arena_alloc(arena, 40000) != NULL && budget_used(&budget) >= 27000,
+              "more is charged: %llu", (unsigned long long)budget_used(&budget));
+        fault_arm(1);
+        check(arena_alloc(arena, 50000) == NULL, "no memory");
+        fault_arm(0);
+        uint64_t used = budget_used(&budget);
+        check(arena_alloc(arena, 2 << 20) == NULL && budget_used(&budget) == used, "the cap");
+        arena_reset(arena);
+        check(budget_used(&budget) == 0, "all given back");
+    }
+    arena_store_deinit(&store);
+}
+
 TEST(arena_grows_caps_and_resets)
 {
     struct arena *arena = arena_new(1024, 100000);

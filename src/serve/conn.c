@@ -5,7 +5,6 @@
 #include "serve/output.h"
 
 enum {
-    ARENA_FIRST = 16 * 1024,
     ARENA_CAP = 64 * 1024 * 1024,
     RATE_GRACE_MS = 5000, /* of waiting, before a body's rate counts */
     EXCHANGES_KEEP_MAX = 64,
@@ -43,15 +42,14 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
 
     if (UNLIKELY(e == NULL))
         return NULL;
-    struct arena *arena = is_fresh ? arena_new(ARENA_FIRST, ARENA_CAP) : e->x.arena;
+    struct arena *arena = is_fresh ? arena_new_shared(&l->arenas, ARENA_CAP) : e->x.arena;
     if (UNLIKELY(arena == NULL)) {
         mem_free(e);
         return NULL;
     }
-    if (UNLIKELY(is_fresh)) /* small requests take the first block only, which is the pool's */
+    if (UNLIKELY(is_fresh)) /* small requests take what the store has */
         arena_charge_to(arena, l->serve->settings.budget);
     exchange_init(&e->x, ops, arena, l->loop);
-    e->input = NULL;
     e->match.route = NULL;
     e->dialect = DIALECT_PLAIN;
     e->more_count = 0;
@@ -67,7 +65,6 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
     e->x.begun_ns = begun_ns;
     memcpy(e->peer, conn->peer, sizeof e->peer);
     e->x.peer = slice_make(e->peer, conn->peer_size);
-    e->x.headers = (const struct header *)(const void *)e->fields;
     return e;
 }
 
@@ -77,7 +74,6 @@ void serve_exchange_release(struct exchange *x)
     struct serve_loop *l = e->l;
 
     require(loop_is_mine(l->loop));
-    http1_input_give(l, &e->input);
     arena_reset(x->arena);
     if (!pool_give(&l->exchanges, e)) {
         arena_free(&x->arena);
@@ -171,10 +167,9 @@ bool body_pace_is_slow(const struct body_pace *pace, struct serve_loop *l, uint6
 
 void serve_loop_pools_init(struct serve_loop *l)
 {
-    size_t fields = l->serve->limits.fields_max * sizeof(struct http1_field);
-
     list_init(&l->conns);
-    pool_init(&l->exchanges, sizeof(struct serve_exchange) + fields, EXCHANGES_KEEP_MAX);
+    arena_store_init(&l->arenas);
+    pool_init(&l->exchanges, sizeof(struct serve_exchange), EXCHANGES_KEEP_MAX);
     http1_pools_init(l);
     http2_pools_init(l);
     outputs_pools_init(l);
@@ -186,4 +181,6 @@ void serve_loop_pools_deinit(struct serve_loop *l)
     http1_pools_deinit(l);
     http2_pools_deinit(l);
     outputs_pools_deinit(l);
+    arena_store_deinit(&l->arenas);
+    mem_free(TAKE(l->fields));
 }

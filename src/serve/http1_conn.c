@@ -13,9 +13,9 @@
  * for a peer that does not read. Of requests that lie ready, pipeline_max are answered
  * in a turn before other connections get theirs.
  *
- * Memory. An idle connection holds none but itself. A head stays in the input it was received into
- * and the exchange holds that; body bytes go from there, or straight from the socket, into the
- * memory its reader offered. Small answers are copied behind their head, so that they leave as one
+ * Memory. An idle connection holds none but itself. A head is copied into its exchange's arena, so that
+ * what it was received into is free again at once; body bytes go from there, or straight from the
+ * socket, into the memory its reader offered. Small answers are copied behind their head, so that they leave as one
  * piece; large ones are sent from where they lie, and hold their buf or their exchange until then.
  *
  * Leaving. Half-close is departure on HTTP/1.1: whoever closes a connection looks the same at
@@ -121,7 +121,6 @@ static struct input *input_take(struct serve_loop *l, size_t room)
     }
     if (input == NULL)
         return NULL;
-    input->refs = 1;
     input->room = (uint32_t)room;
     input->is_pooled = room == INPUT_BYTES - sizeof *input;
     return input;
@@ -131,9 +130,7 @@ void http1_input_give(struct serve_loop *l, struct input **slot)
 {
     struct input *input = TAKE(*slot);
 
-    if (input == NULL || --input->refs > 0)
-        return;
-    if (!input->is_pooled || !pool_give(&l->inputs, input))
+    if (input != NULL && (!input->is_pooled || !pool_give(&l->inputs, input)))
         mem_free(input);
 }
 
@@ -421,8 +418,8 @@ COLD static void conn_fail(struct http1_conn *c, uint16_t status, const struct e
         if (c->input != NULL) {
             path = http1_target(&c->http, c->input->bytes + c->input_at);
             path = slice_first(path, slice_find(path, '?'));
-            e->input = c->input;
-            c->input->refs++;
+            char *copy = arena_strndup(e->x.arena, path.data, path.size);
+            path = slice_make(copy, copy == NULL ? 0 : path.size);
         }
         dialect = api_dialect_of_path(path);
     }
@@ -481,7 +478,7 @@ static bool input_make_room(struct http1_conn *c)
 
     if (c->input != NULL && c->input->room - c->input_end >= room / 4)
         return true;
-    if (c->input != NULL && c->input->refs == 1 && c->input_at >= c->input->room / 2) {
+    if (c->input != NULL && c->input_at >= c->input->room / 2) {
         memmove(c->input->bytes, c->input->bytes + c->input_at, unread);
     } else {
         if (unread >= room / 2) /* a long head: its limit is the parser's to watch */
@@ -550,12 +547,42 @@ static struct slice tunnel_of(const struct http1_conn *c, const struct exchange 
     return slice_make(NULL, 0);
 }
 
+/* Reads the complete head into the exchange's arena: nothing else of what was received is held while
+ * the request is under way, which may be for hours. NULL: no memory. */
+static enum http1_step read_head(struct http1_conn *c, struct serve_exchange *e, size_t head_size,
+                                 struct err *err)
+{
+    struct serve_loop *l = c->base.l;
+    struct exchange *x = &e->x;
+    struct http1 *h = &c->http;
+    uint8_t *head = arena_aligned(x->arena, 1, head_size);
+
+    if (UNLIKELY(l->fields == NULL))
+        l->fields = mem_alloc(l->serve->limits.fields_max * sizeof *l->fields);
+    if (UNLIKELY(head == NULL || l->fields == NULL)) {
+        output_no_memory(&c->out);
+        return HTTP1_MORE;
+    }
+    memcpy(head, c->input->bytes + c->input_at, head_size);
+    if (UNLIKELY(http1_parse(h, head, head_size, l->fields, err) == HTTP1_BAD))
+        return HTTP1_BAD;
+    size_t size = h->fields_count * sizeof *l->fields;
+    struct http1_field *fields = arena_alloc(x->arena, size);
+    if (UNLIKELY(fields == NULL)) {
+        output_no_memory(&c->out);
+        return HTTP1_MORE;
+    }
+    memcpy(fields, l->fields, size);
+    x->headers = (const struct header *)(const void *)fields;
+    x->headers_count = h->fields_count;
+    return HTTP1_HEAD;
+}
+
 /* The head of the next request is complete: makes its exchange and calls the handler. */
 static void begin_request(struct http1_conn *c, size_t head_size)
 {
     const struct serve_settings *settings = &c->base.l->serve->settings;
     struct http1 *h = &c->http;
-    uint8_t *head = c->input->bytes + c->input_at;
     struct serve_exchange *e = exchange_take(c);
     struct err err;
 
@@ -563,28 +590,26 @@ static void begin_request(struct http1_conn *c, size_t head_size)
         output_no_memory(&c->out);
         return;
     }
-    if (UNLIKELY(http1_parse(h, head, head_size, e->fields, &err) == HTTP1_BAD)) {
-        struct exchange *x = &e->x;
+    struct exchange *x = &e->x;
+    enum http1_step step = read_head(c, e, head_size, &err);
+    if (UNLIKELY(step != HTTP1_HEAD)) {
         exchange_unref(&x);
-        conn_malformed(c, &err);
+        if (step == HTTP1_BAD)
+            conn_malformed(c, &err);
         return;
     }
-    struct exchange *x = &e->x;
     x->method = (enum exchange_method)h->method;
     x->is_head = h->method == HTTP1_HEAD_METHOD;
     x->method_text = h->method_text;
     x->path = h->path;
     x->query = h->query;
     x->authority = h->authority;
-    x->headers_count = h->fields_count;
     x->body_size = h->body_size;
     x->body_is_over = h->body_size == 0;
     if (UNLIKELY(h->minor == 0))
         x->protocol = "HTTP/1.0";
     x->tunnel = tunnel_of(c, x);
     e->expects_continue = h->expects_continue;
-    e->input = c->input;
-    c->input->refs++;
     input_used(c, head_size);
 
     c->now = e;

@@ -62,8 +62,7 @@ enum {
     FRAME_BYTES_MAX = 256 * 1024,
     TARGET_BYTES_MAX = 8192,
     KEPT_FIRST = 4096,
-    STREAM_BYTES = 12 * 1024, /* of an exchange and its stream, beside the text of its head */
-    TEXT_SMALL = 4096,        /* of a head that lies in the first block of its arena */
+    STREAM_BYTES = 6 * 1024,  /* of an exchange and its stream, beside its head */
     FREE_BYTES = 64 * 1024,   /* of heads that are not charged */
     COVER_BYTES = 256 * 1024, /* charged at once */
     CHECK_MS = 1000,          /* how often streams are looked at, at most */
@@ -489,25 +488,26 @@ static void note_field(struct extras *extras, struct slice name, struct slice va
         *to = value;
 }
 
-static size_t text_bytes(const struct http2_head *head)
+static size_t head_bytes(const struct http2_head *head)
 {
-    size_t size = 0;
+    size_t size = head->count * sizeof(struct header);
 
     for (uint32_t i = 0; i < head->count; i++)
         size += head->fields[i].name.size + head->fields[i].value.size;
     return size;
 }
 
-/* Copies the fields, of `size` bytes in all, into the arena. False: no memory. */
+/* Copies the fields, which take `size` bytes, into the arena. False: no memory. */
 static bool copy_head(struct serve_exchange *e, const struct http2_head *head, size_t size,
                       struct extras *extras)
 {
     struct exchange *x = &e->x;
     uint32_t count = 0;
 
-    uint8_t *text = arena_alloc(x->arena, size + 1);
-    if (UNLIKELY(text == NULL))
+    struct header *fields = arena_alloc(x->arena, size + 1);
+    if (UNLIKELY(fields == NULL))
         return false;
+    uint8_t *text = (uint8_t *)(fields + head->count);
     for (uint32_t i = 0; i < head->count; i++) {
         struct slice name = head->fields[i].name, value = head->fields[i].value;
         struct slice value_copy = { text, value.size };
@@ -527,10 +527,11 @@ static bool copy_head(struct serve_exchange *e, const struct http2_head *head, s
         }
         note_field(extras, name, value_copy);
         memcpy(text, name.data, name.size);
-        e->fields[count].name = slice_make(text, name.size);
-        e->fields[count++].value = value_copy;
+        fields[count].name = slice_make(text, name.size);
+        fields[count++].value = value_copy;
         text += name.size;
     }
+    x->headers = fields;
     x->headers_count = count;
     return true;
 }
@@ -613,10 +614,8 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
     c->exchanges++;
     stat_add(&stats->http2_streams_open, 1);
     c->requests++;
-    size_t text = text_bytes(head);
-    /* What does not fit into its first block the arena charges itself. */
-    size_t held = STREAM_BYTES + (text <= TEXT_SMALL ? text : 0);
-    if (UNLIKELY(!hold(c, e, held) || !copy_head(e, head, text, &extras))) {
+    size_t size = head_bytes(head);
+    if (UNLIKELY(!hold(c, e, STREAM_BYTES + size) || !copy_head(e, head, size, &extras))) {
         /* An answer would hold it until the peer takes it; this one is gone with its frame. gRPC
          * clients read RESOURCE_EXHAUSTED from it. */
         http2_reset(c->h, s, HTTP2_ENHANCE_YOUR_CALM);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "base/arena.h"
 #include "base/list.h"
 #include "io/loop.h"
 #include "io/socket.h"
@@ -51,9 +52,8 @@ struct listener {
     char url[ADDRESS_TEXT_MAX + 8];
 };
 
-/* Memory that bytes are received into; the exchanges whose heads lie in it hold it. Loop's own. */
+/* Memory that bytes are received into; its connection's. Loop's own. */
 struct input {
-    uint32_t refs;
     uint32_t room;
     bool is_pooled;
     uint8_t bytes[];
@@ -72,7 +72,6 @@ struct serve_exchange {
     struct serve_loop *l;
     struct conn *conn; /* NULL once the connection has done with it */
     const struct listener *listener;
-    struct input *input;                  /* holds the head's bytes */
     struct route_match match;             /* lives as long as the exchange */
     enum dialect dialect;                 /* of errors made here */
     struct header more[HEADERS_MORE_MAX]; /* added to whatever is answered */
@@ -97,8 +96,6 @@ struct serve_exchange {
     bool has_sent;               /* what its answer has is all given to http2 */
     bool is_counted;
     bool was_slow; /* its body: nothing more of it is waited for */
-
-    struct http1_field fields[];
 };
 
 /* A listener as seen by one loop. */
@@ -116,6 +113,8 @@ struct serve_loop {
     struct worker *worker;
     struct list conns;
     struct pool conns_pool, http2_conns, exchanges, inputs, outputs, references;
+    struct arena_store arenas;     /* blocks of the exchanges' arenas */
+    struct http1_field *fields;    /* owned; heads are read into it, and what there is is kept */
     struct http2_heap *http2_heap; /* owned; made with its first HTTP/2 connection */
     uint8_t *http2_input;          /* owned; what is received for any of them */
     struct serve_stats stats;
