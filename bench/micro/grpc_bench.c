@@ -67,7 +67,11 @@ static void on_gone(struct call *call, enum err_code why)
     abort();
 }
 
-static const struct call_user user = { on_message, on_half_close, NULL, on_gone };
+static const struct call_user user = {
+    .on_message = on_message,
+    .on_half_close = on_half_close,
+    .on_gone = on_gone,
+};
 
 static const struct header headers[] = {
     { SLICE_LIT("te"), SLICE_LIT("trailers") },

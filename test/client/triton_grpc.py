@@ -1,5 +1,4 @@
 """tritonclient.grpc, the stock client of Triton, unchanged: every call it has, and every style of infer."""
-import contextlib
 import functools
 import threading
 import time
@@ -107,25 +106,6 @@ def unimplemented(call, *words):
     with serving() as server, client(server) as c:
         check_refused(lambda: call(c), "UNIMPLEMENTED", *words)
         check(c.is_server_live(), "not live")
-
-
-@case
-def stream_is_unimplemented():
-    """Streams come later; who tries one is told so, by the client's callback."""
-    with serving() as server, client(server) as c:
-        told, found = threading.Event(), []
-
-        def answer(result, error):
-            found.append((result, error))
-            told.set()
-        c.start_stream(answer)
-        with contextlib.suppress(need("tritonclient.utils").InferenceServerException):     # the answer may be there already
-            c.async_stream_infer("iris", [iris_input()])
-        check(told.wait(20), "the stream said nothing")
-        c.stop_stream()
-        result, error = found[0]
-        check(result is None and "UNIMPLEMENTED" in str(error.status()) and len(error.message()) > 15, "%s %s", result, error)
-        good(c.infer("iris", [iris_input()]))
 
 
 @cases({"input": (True,), "output": (False,)})

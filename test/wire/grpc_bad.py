@@ -277,7 +277,7 @@ def only_post(method, more):
 
 
 @cases({"json": ("application/json", (415,)), "none": (None, (415,)), "grpcish": ("application/grpcx", (415,)),
-        "web": ("application/grpc-web", (404, 415, 501))})
+        "web_json": ("application/grpc-web+json", (415,))})
 def content_types_that_are_not_grpc(value, statuses):
     """A path of gRPC without its content type is told what it is."""
     more = [("content-type", value)] if value else []
