@@ -169,7 +169,7 @@ static void on_task(struct loop_task *task)
         infer_stream_grant(infer);
 }
 
-static void leave(struct infer *infer)
+void infer_leave(struct infer *infer)
 {
     infer_stream_stop(infer);
     if (infer->has_ended)
@@ -182,7 +182,7 @@ static void leave(struct infer *infer)
 
 static void on_gone(struct exchange *x)
 {
-    leave(x->user_data);
+    infer_leave(x->user_data);
 }
 
 static void on_room(struct exchange *x)
@@ -350,7 +350,7 @@ void infer_begin(struct exchange *x, const struct route_match *match,
 
 static void on_call_gone(struct call *call, enum err_code why UNUSED)
 {
-    leave(call->user_data);
+    infer_leave(call->user_data);
 }
 
 static void on_call_room(struct call *call)

@@ -19,6 +19,8 @@ static inline bool infer_is_gone(const struct infer *infer)
 
 /* Answers with a failure, as long as nothing was answered. */
 void infer_fail(struct infer *infer, const struct err *err);
+/* Nobody reads any more: what is under way stops. Not from the sink. */
+void infer_leave(struct infer *infer);
 /* infer->timing, as it stands. */
 void infer_put_timing(struct infer *infer);
 /* From the sink, where has_ended is set: the engine is told at the end of the turn. */

@@ -7,12 +7,17 @@
  * credit's worth, whatever the model could make. Granting wakes a thread, so it waits until half of
  * the credit is used.
  *
+ * Resuming. A caller who asked for it follows a log, and so does whoever comes back; then the log is the
+ * reader, whose room counts, and the exchange is resume.c's. Until the first event there is nothing to
+ * come back to, and leaving is leaving.
+ *
  * Failing in flight. The sink may not cancel its request, and a response that cannot be written is
  * seen in the sink: the caller is told at once, the model at the end of the turn.
  */
 #include "api/infer_internal.h"
 
 #include "api/grpc.h"
+#include "api/resume.h"
 #include "base/buf.h"
 #include "model/dtype.h"
 
@@ -32,6 +37,9 @@ struct infer_stream {
     enum session_merge merge;
     bool has_merge;        /* the query or the dialect said so */
     bool has_begun;        /* the head is sent, or a message */
+    uint64_t keep_ns;      /* how long it may be resumed; 0: not at all */
+    struct resumable *kept; /* the log that takes its events, until they end */
+    bool is_kept;          /* it was begun so: the exchange is not ours any more */
     uint32_t credit;       /* responses that the model may make still */
     uint64_t count, bytes; /* responses given, and the bytes of them */
     struct arena *scratch; /* owned; NULL: nobody asked */
@@ -46,6 +54,8 @@ enum err_code infer_stream(struct infer *infer, enum events_form form, struct er
         (infer->stream = arena_zalloc(infer->x->arena, sizeof *infer->stream)) == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for a stream; retry later");
     infer->stream->form = form;
+    if (infer->call == NULL)
+        TRY(resume_asked(infer->x, infer->api, &infer->stream->keep_ns, err));
     return OK;
 }
 
@@ -102,6 +112,8 @@ enum err_code infer_stream_query(struct infer *infer, struct slice *ret_rest, st
             infer->stream->has_merge = true;
             continue;
         }
+        if (is_pair_of(pair, "resume"))
+            continue;
         if (rest.size != 0)
             text_byte(&rest, '&');
         text_slice_put(&rest, pair);
@@ -165,15 +177,26 @@ static size_t least_bytes(const struct request *request)
     return all;
 }
 
-static uint32_t credit_for(size_t bytes_each)
+static uint32_t credit_for(const struct infer *infer, size_t bytes_each)
 {
-    return (uint32_t)MIN((size_t)INFER_CREDIT,
-                         MAX((size_t)1, INFER_CREDIT_BYTES / MAX(bytes_each, (size_t)1)));
+    uint64_t most = INFER_CREDIT;
+    size_t bytes = INFER_CREDIT_BYTES;
+
+    if (UNLIKELY(infer->stream->keep_ns != 0)) {
+        uint64_t events;
+        size_t size;
+        resume_slack(infer->api, &events, &size);
+        most = MIN(most, events);
+        bytes = MIN(bytes, size);
+    }
+    return (uint32_t)MIN(most, MAX(bytes / MAX(bytes_each, (size_t)1), (size_t)1));
 }
 
-static uint32_t credit_wanted(const struct infer_stream *s)
+static uint32_t credit_wanted(const struct infer *infer)
 {
-    return credit_for(s->count == 0 ? 0 : (size_t)(s->bytes / s->count));
+    const struct infer_stream *s = infer->stream;
+
+    return credit_for(infer, s->count == 0 ? 0 : (size_t)(s->bytes / s->count));
 }
 
 enum err_code infer_stream_submit(struct infer *infer, struct err *err)
@@ -183,7 +206,7 @@ enum err_code infer_stream_submit(struct infer *infer, struct err *err)
 
     if (UNLIKELY(p != NULL) && !s->has_merge)
         TRY(read_when_slow(s, slice_of(p->text), err));
-    s->credit = credit_for(least_bytes(infer->request));
+    s->credit = credit_for(infer, least_bytes(infer->request));
     if (infer->rows_apart != 0)
         return infer_rows_open(infer, s->credit, err);
     request_limit_credit(infer->request, s->credit);
@@ -193,16 +216,25 @@ enum err_code infer_stream_submit(struct infer *infer, struct err *err)
 
 static size_t room_of(struct infer *infer)
 {
-    return infer->call != NULL ? call_room(infer->call) : events_room(&infer->stream->events);
+    struct infer_stream *s = infer->stream;
+
+    if (UNLIKELY(s->is_kept))
+        return s->kept != NULL && resumable_has_room(s->kept);
+    return infer->call != NULL ? call_room(infer->call) : events_room(&s->events);
+}
+
+static bool reader_is_gone(const struct infer *infer)
+{
+    return !infer->stream->is_kept && infer_is_gone(infer);
 }
 
 void infer_stream_grant(struct infer *infer)
 {
     struct infer_stream *s = infer->stream;
 
-    if (s == NULL || infer->has_ended || !s->has_begun || infer_is_gone(infer))
+    if (s == NULL || infer->has_ended || !s->has_begun || reader_is_gone(infer))
         return;
-    uint32_t wanted = credit_wanted(s);
+    uint32_t wanted = credit_wanted(infer);
     if (s->credit > wanted / 2)
         return;
     if (room_of(infer) == 0)
@@ -217,12 +249,42 @@ void infer_stream_grant(struct infer *infer)
 
 /* -- events --------------------------------------------------------------------------------------- */
 
-static void begin_events(struct infer *infer)
+static void on_log_room(struct resumable *r)
+{
+    infer_stream_grant(resumable_user_data(r));
+}
+
+static void on_log_expired(struct resumable *r)
+{
+    struct infer *infer = resumable_user_data(r);
+
+    resumable_end(&infer->stream->kept);
+    infer_leave(infer);
+}
+
+static const struct resumable_user log_user = { .on_room = on_log_room,
+                                                .on_expired = on_log_expired };
+
+static COLD enum err_code begin_kept(struct infer *infer, struct err *err)
 {
     struct infer_stream *s = infer->stream;
 
+    TRY(resumable_new(&s->kept, infer->api, infer->x, s->keep_ns, &log_user, infer, err));
+    s->has_begun = s->is_kept = true;
+    resumable_follow(s->kept, infer->x, infer->api, s->form, NULL, 0);
+    return OK;
+}
+
+/* The head. What fails has answered nothing. */
+static enum err_code begin_events(struct infer *infer, struct err *err)
+{
+    struct infer_stream *s = infer->stream;
+
+    if (UNLIKELY(s->keep_ns != 0))
+        return begin_kept(infer, err);
     s->has_begun = true;
     events_begin(&s->events, infer->x, s->form, infer->api->stream_heartbeat_ns, NULL, 0);
+    return OK;
 }
 
 /* Writes the event where it is to stay; E_RANGE without a text: more room is needed. */
@@ -244,10 +306,33 @@ static enum err_code no_memory(struct err *err)
     return err_set(err, E_EXHAUSTED, "no memory for one more response; retry later");
 }
 
-/* The first: nothing is answered before it can be written. */
-static enum err_code put_first(struct infer *infer, const struct response *response, struct err *err)
+/* One that was written elsewhere. */
+static enum err_code put_written(struct infer *infer, struct slice event, struct err *err)
 {
     static const struct slice none;
+    struct infer_stream *s = infer->stream;
+
+    if (!s->has_begun) {
+        TRY(begin_events(infer, err));
+        /* All that the model may make in this turn, in one piece. */
+        s->events.usual_bytes = MIN(s->credit * (event.size + 32), (size_t)EXPECTED_MAX);
+    }
+    s->bytes += event.size;
+    if (UNLIKELY(s->is_kept))
+        return resumable_put(s->kept, none, event)
+                   ? OK
+                   : err_set(err, E_EXHAUSTED,
+                             "an event of %zu bytes finds no room among those that are kept for who "
+                             "comes back (--resume-bytes-max, --memory-limit)",
+                             event.size);
+    /* Without memory it is cut off, and on_gone comes. */
+    events_put(&s->events, none, none, event);
+    return OK;
+}
+
+/* The first, before which nothing is answered; and each that goes to a log. */
+static enum err_code put_apart(struct infer *infer, const struct response *response, struct err *err)
+{
     uint8_t few[FIRST_MAX];
 
     for (int is_most = 0; is_most <= 1; is_most++) {
@@ -261,16 +346,7 @@ static enum err_code put_first(struct infer *infer, const struct response *respo
         enum err_code code = write_event(infer, response, memory, room, &size, err);
         if (code == E_RANGE && err->code == OK)
             continue;
-        if (code != OK)
-            return code;
-        begin_events(infer);
-        /* All that the model may make in this turn, in one piece. */
-        infer->stream->events.usual_bytes =
-            MIN(infer->stream->credit * (size + 32), (size_t)EXPECTED_MAX);
-        infer->stream->bytes += size;
-        /* Without memory it is cut off, and on_gone comes. */
-        events_put(&infer->stream->events, none, none, slice_make(memory, size));
-        return OK;
+        return code != OK ? code : put_written(infer, slice_make(memory, size), err);
     }
     return no_memory(err);
 }
@@ -281,8 +357,8 @@ static HOT enum err_code put_event(struct infer *infer, const struct response *r
     static const struct slice none;
     struct infer_stream *s = infer->stream;
 
-    if (UNLIKELY(!s->has_begun))
-        return put_first(infer, response, err);
+    if (UNLIKELY(!s->has_begun || s->is_kept))
+        return put_apart(infer, response, err);
     for (int is_most = 0; is_most <= 1; is_most++) {
         size_t size, room = infer->table->event_bound(infer, response, is_most != 0);
         uint8_t *memory = events_open(&s->events, none, none, room);
@@ -304,7 +380,7 @@ static HOT enum err_code put_event(struct infer *infer, const struct response *r
 static COLD void put_failure(struct infer *infer, const struct err *err)
 {
     static const struct slice none;
-    struct events *events = &infer->stream->events;
+    struct infer_stream *s = infer->stream;
     uint8_t memory[FAILURE_BYTES];
     struct text out;
 
@@ -316,9 +392,17 @@ static COLD void put_failure(struct infer *infer, const struct err *err)
         text_json(&out, slice_of(err->text));
         text_byte(&out, '}');
     }
-    if (text_failed(&out) || !events_put(events, none, none, text_slice(&out)))
+    if (UNLIKELY(s->is_kept)) {
+        /* Without its last event it is cut off, so that nobody takes it for the whole. */
+        if (!text_failed(&out) && resumable_put(s->kept, none, text_slice(&out)))
+            resumable_end(&s->kept);
+        else
+            resumable_end_with(&s->kept, err);
+        return;
+    }
+    if (text_failed(&out) || !events_put(&s->events, none, none, text_slice(&out)))
         exchange_abort(infer->x);
-    events_end(events);
+    events_end(&s->events);
 }
 
 /* -- the engine's side ------------------------------------------------------------------------- */
@@ -326,7 +410,7 @@ static COLD void put_failure(struct infer *infer, const struct err *err)
 static COLD void end_badly(struct infer *infer, const struct err *err)
 {
     infer->has_ended = true;
-    if (infer_is_gone(infer))
+    if (reader_is_gone(infer))
         return;
     if (!infer->stream->has_begun)
         infer_fail(infer, err);
@@ -342,7 +426,7 @@ HOT void infer_stream_response(struct infer *infer, const struct response *respo
     enum err_code code;
     struct err err;
 
-    if (UNLIKELY(infer_is_gone(infer)))
+    if (UNLIKELY(reader_is_gone(infer)))
         return;
     s->credit -= s->credit != 0;
     infer_err_clear(&err);
@@ -381,21 +465,26 @@ static void end_call(struct infer *infer)
 void infer_stream_end(struct infer *infer, const struct err *err)
 {
     struct infer_stream *s = infer->stream;
+    struct err failed;
 
     if (UNLIKELY(err->code != OK)) {
         end_badly(infer, err);
         return;
     }
     infer->has_ended = true;
-    if (infer_is_gone(infer))
+    if (reader_is_gone(infer))
         return;
     if (infer->call != NULL) {
         end_call(infer);
         return;
     }
-    if (!s->has_begun)
-        begin_events(infer);
-    events_end(&s->events);
+    infer_err_clear(&failed);
+    if (!s->has_begun && begin_events(infer, &failed) != OK)
+        infer_fail(infer, &failed);
+    else if (UNLIKELY(s->is_kept))
+        resumable_end(&s->kept);
+    else
+        events_end(&s->events);
 }
 
 void infer_stream_stop(struct infer *infer)
@@ -411,6 +500,7 @@ void infer_stream_deinit(struct infer *infer)
     if (s == NULL)
         return;
     events_stop(&s->events);
+    resumable_end(&s->kept);
     arena_free(&s->scratch);
     buf_unref(&s->chunk);
 }

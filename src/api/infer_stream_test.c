@@ -7,8 +7,10 @@
 
 #include "api/fake_stage.h"
 #include "api/infer.h"
+#include "api/resume.h"
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "io/env.h"
 #include "repository/repository.h"
 #include "test/harness.h"
 
@@ -428,6 +430,98 @@ TEST(a_response_that_is_no_json_is_told_and_stops_the_model)
           answer_of(fake));
     check(engine_in_flight(stage_engine) == 0, "the model was not stopped");
     stage_down();
+}
+
+/* -- streams that are kept ---------------------------------------------------------------------------- */
+
+static struct budget kept_budget;
+
+static void keep_streams(uint64_t events_max)
+{
+    struct resumables_settings settings = { .env = env_real(),
+                                            .node = "web-1",
+                                            .time_ns = 60 * NS_PER_S,
+                                            .streams_max = 10000,
+                                            .events_max = events_max,
+                                            .bytes_max = 64 << 10,
+                                            .budget = &kept_budget };
+
+    budget_init(&kept_budget, 64 << 20);
+    require(resumables_new(&stage.api.resumables, &settings, NULL) == OK);
+}
+
+static void keep_no_more(void)
+{
+    struct resumables *all = stage.api.resumables;
+
+    resumables_drain(all);
+    stage_down();
+    resumables_free(&all);
+    check(budget_used(&kept_budget) == 0, "%llu bytes are kept",
+          (unsigned long long)budget_used(&kept_budget));
+}
+
+TEST(a_kept_stream_has_ids_and_waits_for_its_reader)
+{
+    if (!up())
+        return;
+    keep_streams(8); /* a credit of two */
+    struct fake *slow = make("/v2/models/tokens/generate_stream?resume=5", NULL,
+                             "{\"text\":\"abcde\",\"count\":300}");
+    slow->room = 2000;
+    slow->takes = 2000;
+    stage_run();
+    check(slow->status == 200 && count_of(slow, TOKEN("abcde")) == 300, "%u: %s", slow->status,
+          answer_of(slow));
+    check(count_of(slow, "id: web-1.") == 300, "%u ids", count_of(slow, "id: web-1."));
+    check(slice_starts(fake_answer_header(slow, "location"), "/streams/web-1."), "%.*s",
+          SLICE_ARG(fake_answer_header(slow, "location")));
+    keep_no_more();
+}
+
+/* Whoever began it leaves: it goes on until its time is up. */
+TEST(a_kept_stream_outlives_its_first_reader)
+{
+    struct fake *fake;
+
+    if (!up())
+        return;
+    keep_streams(1000);
+    fake = make("/v2/models/tokens/generate_stream?resume=0.1", NULL,
+                "{\"text\":\"a\",\"count\":1000000,\"delay_ms\":5}");
+    fake->gone_ms = 50;
+    uint64_t begun = clock_mono_ns();
+    stage_run(); /* until the exchange is given back, which is when the model has ended */
+    uint64_t took = (clock_mono_ns() - begun) / NS_PER_MS;
+    check(took >= 140 && took < 3000, "it was kept for %llu ms", (unsigned long long)took);
+    check(engine_in_flight(stage_engine) == 0, "the model was not stopped");
+    keep_no_more();
+}
+
+TEST(kept_streams_survive_every_fault)
+{
+    if (!up())
+        return;
+    keep_streams(100);
+    stage.block_bytes = 512;
+    call("/v2/models/tokens/generate_stream?resume=5", NULL, "{\"text\":\"hi\",\"count\":5}");
+    for_each_fault(nth) {
+        fault_arm(0);
+        stage_drop_calls();
+        struct fake *fake = make("/v2/models/tokens/generate_stream?resume=5", NULL,
+                                 "{\"text\":\"hi\",\"count\":5}");
+        fault_arm(nth);
+        stage_run();
+        bool fired = fault_fired();
+        fault_arm(0);
+        check(fake->status != 0 || fake->is_aborted, "fault %u: no answer", nth);
+        if (fake->status == 200 && !fake->is_aborted && !text_failed(&fake->answer) &&
+            strstr(answer_of(fake), "\"error\"") == NULL)
+            check(count_of(fake, TOKEN("hi")) == 5, "fault %u: %s", nth, answer_of(fake));
+        if (!fired)
+            break;
+    }
+    keep_no_more();
 }
 
 /* -- memory ------------------------------------------------------------------------------------------ */

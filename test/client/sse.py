@@ -387,6 +387,123 @@ def a_thousand_who_leave_leave_nothing():
         equal(metric(server, "nv_inference_pending_request_count", model="crowd"), 0)
 
 
+# --- resuming ---------------------------------------------------------------------------------------------------
+
+def read_events(wire, count):
+    """The first `count` (id, number) of an answer on this connection, which goes on."""
+    while wire.data.count(b"\n\n") < count:
+        check(wire.more(), "the connection ended: %r", wire.data[-200:])
+    blocks = [block.split(b"\r\n")[-1] if block.startswith(b"\r\n") else block for block in wire.data.split(b"\n\n")[:count]]
+    return [event_of(block.decode()) for block in blocks]
+
+
+def event_of(block):
+    lines = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
+    return lines["id"], number_of(json.loads(lines["data"]))
+
+
+def begin_kept(server, wire, query="?resume=30", **parameters):
+    """The stream's place, its head being read."""
+    wire.request("POST", "/v2/models/crowd/generate_stream" + query, json.dumps(generate(**parameters)).encode())
+    while b"\r\n\r\n" not in wire.data:
+        wire.more()
+    text, wire.data = wire.data.split(b"\r\n\r\n", 1)
+    check(text.startswith(b"HTTP/1.1 200"), "%r", text)
+    return dict(line.lower().split(b": ", 1) for line in text.split(b"\r\n")[1:])[b"location"].decode()
+
+
+@cases({http: (http,) for http in VERSIONS})
+def resumes_where_it_broke(http):
+    with serving() as server:
+        with Wire(server) as wire:
+            place = begin_kept(server, wire, count=60, delay_ms=10)
+            check(place.startswith("/streams/"), "%s", place)
+            found = read_events(wire, 5)
+        equal([number for _, number in found], list(range(5)))
+        httpx = need("httpx")
+        http1, http2, _ = VERSIONS[http]
+        with httpx.Client(http1=http1, http2=http2, timeout=60) as client:
+            reply = client.get(server.url + place, headers={"accept": SSE, "last-event-id": found[4][0]})
+            equal(reply.status_code, 200)
+            rest = [event_of(block) for block in reply.text.split("\n\n") if "data: " in block]
+            equal([number for _, number in rest], list(range(5, 60)), "behind the break")
+            lines = client.get(server.url + place + "?after=58", headers={"accept": NDJSON})
+            equal([number_of(line) for line in lines_of(lines.content)], [58, 59])
+        equal([how for _, how in ended(server)], ["ended"], "the model went on")
+
+
+@case
+def what_is_kept_ends_as_its_stream_did():
+    with serving() as server:
+        for parameters, numbers, error in (({"count": 0}, [], None), ({"count": 3}, [0, 1, 2], None),
+                                           ({"count": 9, "fail_at": 2}, [0, 1], 'it failed "on" purpose')):
+            with Wire(server) as wire:
+                begin_kept(server, wire, **parameters)
+                while not wire.data.endswith(b"0\r\n\r\n"):
+                    check(wire.more(), "the end")
+                data = [json.loads(line[6:]) for line in wire.data.split(b"\n") if line.startswith(b"data: ")]
+            equal([number_of(event) for event in data if "error" not in event], numbers)
+            equal([event["error"] for event in data if "error" in event], [error] if error else [])
+        # the first event fixes the status here too
+        status, headers, body = server.call("POST", "/v2/models/numbers/generate_stream?resume=30",
+                                            json.dumps(generate(fail_at=0)).encode())
+        equal((status, headers.get("location")), (500, None))
+
+
+@case
+def nobody_comes_back():
+    """Kept for half a second, then the model is stopped; DELETE does it at once."""
+    with serving() as server:
+        with Wire(server) as wire:
+            place = begin_kept(server, wire, "?resume=0.5", count=10 ** 9, delay_ms=5)
+            read_events(wire, 2)
+        begun = time.monotonic()
+        until(lambda: ended(server), "it expires", 10)
+        check(0.3 < time.monotonic() - begun < 5 and ended(server)[0][1] == "cancelled", "%s", ended(server))
+        equal(server.call("GET", place, headers={"accept": SSE})[0], 410)
+        with Wire(server) as wire:
+            place = begin_kept(server, wire, count=10 ** 9, delay_ms=5)
+            read_events(wire, 2)
+            equal(server.call("DELETE", place)[0] // 100, 2)
+            until(lambda: len(ended(server)) == 2 and ended(server)[1][1] == "cancelled", "it is cancelled")
+
+
+@case
+def a_kept_stream_waits_for_its_reader():
+    """What nobody has read is bounded, and the model waits."""
+    with serving(options=["--resume-events-max", "100"]) as server:
+        with small_wire(server) as wire:
+            begin_kept(server, wire, count=20000, size=1000)
+            time.sleep(0.5)
+            equal(ended(server), [], "the model waits")
+            found = [event_of(block)[1] for block in wire._chunked().decode().split("\n\n") if "data: " in block]
+            equal(found, list(range(20000)))
+        until(lambda: ended(server) == [(20000, "ended")], "the run ends")
+
+
+@case
+def resume_takes_a_number():
+    with serving() as server:
+        for value in ("x", "-1", "1e3", ""):
+            status, _, body = server.call("POST", "/v2/models/numbers/generate_stream?resume=" + value, b'{"SEED": 1}')
+            check(status == 400 and b"seconds" in body, "%s: %d %s", value, status, body)
+        status, headers, body = server.call("POST", "/models/numbers:predict?resume=30&outputs=NUMBER", b'{"SEED": 1}',
+                                            {"accept": NDJSON})
+        equal((status, len(lines_of(body)), headers["location"][:9]), (200, 3, "/streams/"))
+        status, headers, body = server.call("POST", "/v2/models/numbers/infer_stream", json.dumps(infer()).encode(),
+                                            {"x-resume": "5"})
+        equal((status, headers["location"][:9]), (200, "/streams/"))
+    with serving(options=["--resume-streams-max", "0"]) as server:
+        equal(server.call("POST", "/v2/models/numbers/generate_stream?resume=5", b'{"SEED": 1}')[0], 501)
+    with serving(options=["--resume-streams-max", "1"]) as server:
+        path = "/v2/models/numbers/generate_stream?resume=5"
+        equal(server.call("POST", path, b'{"SEED": 1}')[0], 200)
+        status, headers, body = server.call("POST", path, b'{"SEED": 1}')
+        check(status in (429, 503) and b"--resume-streams-max" in body, "%d %s", status, body)
+        status, headers, body = server.call("POST", path, b'{"SEED": 1, "count": 1000000000}')
+        until(lambda: ended(server)[-1][1] == "cancelled", "the model of one that was refused is stopped")
+
+
 # --- time -----------------------------------------------------------------------------------------------------
 
 @case
