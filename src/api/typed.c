@@ -240,6 +240,7 @@ static HOT enum err_code decode(struct infer *infer, struct slice body, struct e
     TRY(typed_read_begin(&call->reader, call->plan, infer->x->arena, infer->x->budget, err));
     TRY(read_body(call, body, err));
     TRY(typed_read_end(&call->reader, request->inputs, request->has_input, err));
+    typed_read_rest(call->plan, request->inputs, request->has_input);
     typed_query_wants(&call->query, call->plan, request->wants);
     if (UNLIKELY(infer->stream != NULL) && call->reader.is_list && call->plan->has_batch &&
         !model_is_decoupled(infer->model))

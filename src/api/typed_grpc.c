@@ -43,9 +43,11 @@ static HOT enum err_code decode(struct infer *infer, struct slice message, struc
     if (LIKELY(code == OK))
         code = typed_read_end(&g->reader, request->inputs, request->has_input, err);
     infer->field = g->reader.field;
-    if (LIKELY(code == OK))
-        typed_query_wants(&g->query, g->plan, request->wants);
-    return code;
+    if (UNLIKELY(code != OK))
+        return code;
+    typed_read_rest(g->plan, request->inputs, request->has_input);
+    typed_query_wants(&g->query, g->plan, request->wants);
+    return OK;
 }
 
 static HOT enum err_code encode(struct infer *infer, struct err *err)

@@ -143,4 +143,66 @@ static inline const struct signature *test_free_matrix(void)
     return &signature;
 }
 
+/* readings FP32 [-1,3] -> verdict INT64 [1]: rows that are stacked into one question; and a state. */
+static inline const struct signature *test_readings(void)
+{
+    static const struct feature features[] = {
+        { "temperature", "C", NULL, -50, 200, 20, 0 },
+        { "vibration", NULL, NULL, 0, 30, 1, 0 },
+        { "current", "A", NULL, 0, 100, 12, 0 },
+    };
+    static struct signature_tensor inputs[] = {
+        { .name = "readings",
+          .dtype = PENSTOCK_FP32,
+          .rank = 2,
+          .dims = { -1, 3 },
+          .features_count = 3,
+          .features = features,
+          NO_LIMITS },
+        { .name = "before",
+          .dtype = PENSTOCK_FP32,
+          .rank = 1,
+          .dims = { 2 },
+          .is_state = true,
+          NO_LIMITS },
+    };
+    static struct signature_tensor output = {
+        .name = "verdict", .dtype = PENSTOCK_INT64, .rank = 1, .dims = { 1 }, NO_LIMITS
+    };
+    static const struct stream_card card = { .has_reduce = true,
+                                             .reduce = SESSION_STACK,
+                                             .axis = -1 };
+    static const struct signature signature = {
+        .inputs_count = 2, .outputs_count = 1, .inputs = inputs, .outputs = &output, .stream = &card
+    };
+    return &signature;
+}
+
+/* samples FP32 [-1,576]: windows along the second dimension. */
+static inline const struct signature *test_samples(void)
+{
+    static struct signature_tensor inputs[] = {
+        { .name = "samples", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 576 }, NO_LIMITS },
+        { .name = "rate",
+          .dtype = PENSTOCK_INT64,
+          .rank = 1,
+          .dims = { 1 },
+          .is_constant = true,
+          NO_LIMITS },
+    };
+    static struct signature_tensor output = {
+        .name = "speech", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 1 }, NO_LIMITS
+    };
+    static const struct stream_card card = { .has_reduce = true,
+                                             .reduce = SESSION_WINDOW,
+                                             .window = 576,
+                                             .step = 512,
+                                             .pad = 64,
+                                             .axis = -1 };
+    static const struct signature signature = {
+        .inputs_count = 2, .outputs_count = 1, .inputs = inputs, .outputs = &output, .stream = &card
+    };
+    return &signature;
+}
+
 #endif

@@ -47,6 +47,9 @@ struct typed_input {
     bool has_limits;    /* min or max, of it or of a feature */
     bool has_features;  /* each of which is a field */
     bool is_required;   /* not optional, hidden, state or constant */
+    bool is_of_rows;    /* its first dim counts rows */
+    bool has_axis;      /* streams bring its rows along a later one ... */
+    uint32_t axis;      /* ... this one of a row; those before it are 1 then */
 };
 
 enum typed_item_kind { ITEM_LABEL, ITEM_PROBABILITY, ITEM_VALUE };
@@ -68,7 +71,8 @@ struct typed_item {
 struct typed_plan {
     const struct signature *signature; /* borrowed: as long as the model */
     const char *model;
-    bool has_batch;                  /* the first dim of every tensor counts rows */
+    bool has_batch; /* the first dim of every tensor counts rows */
+    bool has_rows;  /* that of the inputs does; without a batch they are one question in all */
     bool answers_many, takes_stream; /* set by who knows the model, before others see the plan */
     uint32_t inputs_count, fields_count, items_count;
     struct typed_input *inputs;
@@ -151,6 +155,11 @@ MUST_USE enum err_code typed_read_npy(struct typed_reader *r, struct slice name,
 /* Checks that nothing is missing and fills the request's inputs (by index of the signature). */
 MUST_USE enum err_code typed_read_end(struct typed_reader *r, struct penstock_tensor *inputs,
                                       bool *has_input, struct err *err);
+
+/* Of a call that is no stream: the state that a stream would begin with, where the caller left it
+ * out. */
+void typed_read_rest(const struct typed_plan *plan, struct penstock_tensor *inputs,
+                     bool *has_input);
 
 /* -- answering --------------------------------------------------------------------------------- */
 

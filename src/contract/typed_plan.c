@@ -31,10 +31,28 @@ static enum err_code no_memory(const char *model, struct err *err)
 
 /* -- inputs ------------------------------------------------------------------------------------ */
 
-static void set_input(struct typed_input *in, const struct signature *s,
-                      const struct signature_tensor *t, bool has_batch)
+/* In protobuf a list of samples is a list, whatever dimensions of 1 stand before it. */
+static void set_axis(struct typed_input *in, const struct signature *s)
 {
-    uint32_t skip = has_batch && t->rank != 0 ? 1 : 0;
+    const struct stream_card *card = s->stream;
+    const struct signature_tensor *t = in->tensor;
+    uint32_t axis;
+
+    if (card == NULL || !card->has_reduce || card->reduce == SESSION_EACH ||
+        card->reduce == SESSION_LAST || t->is_hidden || t->is_state || t->is_constant ||
+        in->row_rank != t->rank || !signature_rows_axis(card, card->reduce, card->window, t, &axis))
+        return;
+    in->has_axis = axis != 0;
+    in->axis = axis;
+    for (uint32_t i = 0; i < axis; i++)
+        in->has_axis &= t->dims[i] == -1 || t->dims[i] == 1;
+}
+
+static void set_input(struct typed_input *in, const struct signature *s,
+                      const struct signature_tensor *t, bool has_batch, bool has_rows)
+{
+    bool is_of_rows = has_batch || (has_rows && !t->is_state && !t->is_constant);
+    uint32_t skip = is_of_rows && t->rank != 0 ? 1 : 0;
 
     *in = (struct typed_input){
         .tensor = t,
@@ -45,7 +63,9 @@ static void set_input(struct typed_input *in, const struct signature *s,
         .has_limits = !isnan(t->min) || !isnan(t->max),
         .has_features = numbers_has_features(s, t),
         .is_required = !t->is_optional && !t->is_hidden && !t->is_state && !t->is_constant,
+        .is_of_rows = skip == 1,
     };
+    set_axis(in, s);
     in->is_fixed = shape_count(in->row_rank, in->row_dims, &in->row_count);
     for (uint32_t i = 0; i < t->features_count; i++)
         in->has_limits |= !isnan(t->features[i].min) || !isnan(t->features[i].max);
@@ -364,6 +384,7 @@ enum err_code typed_plan_new(struct typed_plan **ret, const char *model, const s
         .signature = s,
         .model = model,
         .has_batch = s->is_batchable || s->batch_max != 0,
+        .has_rows = s->is_batchable || s->batch_max != 0 || signature_takes_rows(s),
         .inputs_count = s->inputs_count,
         .only_input = find_only_input(s),
         .arena = arena,
@@ -371,7 +392,7 @@ enum err_code typed_plan_new(struct typed_plan **ret, const char *model, const s
     plan->inputs = arena_alloc(arena, MAX(s->inputs_count, 1u) * sizeof *plan->inputs);
     enum err_code code = plan->inputs == NULL ? no_memory(model, err) : OK;
     for (uint32_t i = 0; code == OK && i < s->inputs_count; i++)
-        set_input(&plan->inputs[i], s, &s->inputs[i], plan->has_batch);
+        set_input(&plan->inputs[i], s, &s->inputs[i], plan->has_batch, plan->has_rows);
     if (code == OK)
         code = make_fields(plan, err);
     if (code == OK)

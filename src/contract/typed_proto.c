@@ -369,7 +369,8 @@ static struct message_field request_field(const struct typed_plan *plan,
     struct message_field f = {
         .number = numbered->number,
         .kind = is_bytes ? KIND_BYTES : kind_of(in->tensor->dtype),
-        .form = form_of(in->row_rank, in->row_dims),
+        .form = in->has_axis ? form_of(in->row_rank - in->axis, in->row_dims + in->axis)
+                             : form_of(in->row_rank, in->row_dims),
         .title = in->title,
         .input = numbered->tensor,
         .feature = numbered->feature,
@@ -529,7 +530,7 @@ static enum err_code name_request(struct typed_proto *proto, const struct typed_
             TRY(reserve(names, tensor_names[kind], err));
     TRY(name_fields(names, &proto->request, err));
     TRY(name_ours(names, "options", &proto->options_name, err));
-    if (plan->has_batch)
+    if (plan->has_rows)
         TRY(name_ours(names, "rows", &proto->rows_name, err));
     return name_ours(names, "stream", &proto->asked_name, err);
 }
@@ -806,7 +807,8 @@ static void put_response(struct writer *w)
 const struct typed_proto_method typed_proto_methods[TYPED_METHODS] = {
     [TYPED_PREDICT] = { "Predict", "One question, one answer.", false, false },
     [TYPED_PREDICT_STREAM] = { "PredictStream",
-                               "One question, the answers as the model makes them.", false, true },
+                               "One question, the answers as the model makes them; rows are answered one by one.",
+                               false, true },
     [TYPED_PREDICT_COLLECT] = { "PredictCollect",
                                 "A question in pieces, one answer to the whole of it.", true,
                                 false },

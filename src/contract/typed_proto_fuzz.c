@@ -245,17 +245,20 @@ static void name_all(struct slice lines)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const struct signature *(*const models[])(
-        void) = { test_iris, test_spam, test_mixed, test_free_strings, test_free_matrix };
+        void) = { test_iris,        test_spam,     test_mixed,  test_free_strings,
+                  test_free_matrix, test_readings, test_samples };
     static struct side sides[COUNT(models)];
 
     if (size < 1)
         return 0;
+    /* 5 is names; what came later is behind it. */
     unsigned model = data[0] % (COUNT(models) + 1);
     struct slice rest = slice_make(data + 1, size - 1);
-    if (model == COUNT(models)) {
+    if (model == 5) {
         name_all(rest);
         return 0;
     }
+    model -= model > 5;
     if (sides[model].plan == NULL)
         open_side(&sides[model], "m", models[model]());
     read_message(&sides[model], rest);

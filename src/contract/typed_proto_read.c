@@ -176,13 +176,20 @@ static HOT enum err_code put_number(const struct rows *w, const char *name,
     }
 }
 
+/* Where all rows are one question, one list may hold many. */
+static bool is_flat_rows(const struct typed_plan *plan, const struct typed_input *in)
+{
+    return in->is_of_rows && !plan->has_batch && in->is_fixed && in->row_count != 0;
+}
+
 /* Room for `count` more elements of the row being read; a row of a fixed size has no more. */
 static enum err_code room_for(struct rows *w, uint32_t input, uint64_t count, size_t bytes)
 {
     const struct typed_input *in = &w->plan->inputs[input];
     struct pending *p = &w->pending[input];
 
-    if (UNLIKELY(in->is_fixed && count > in->row_count - p->count))
+    if (UNLIKELY(in->is_fixed && !in->has_axis && !is_flat_rows(w->plan, in) &&
+                 count > in->row_count - p->count))
         return err_set(w->err, E_INVALID, "%s: one row takes %llu values, and there are more",
                        in->title, (unsigned long long)in->row_count);
     return typed_column_room(w->r, &w->r->columns[input], p->bytes + bytes, w->err);
@@ -499,6 +506,8 @@ static enum err_code shape_by_count(struct rows *w, const struct typed_input *in
 
     for (uint32_t i = 0; i < in->row_rank; i++) {
         shape[i] = in->row_dims[i];
+        if (UNLIKELY(in->has_axis && i <= in->axis))
+            shape[i] = i < in->axis ? 1 : -1;
         if (shape[i] == -1)
             free_at = i;
         else if (__builtin_mul_overflow(fixed, (uint64_t)shape[i], &fixed))
@@ -541,9 +550,12 @@ static enum err_code close_whole(struct rows *w, uint32_t input, enum message_fo
     struct pending *p = &w->pending[input];
     int64_t shape[PENSTOCK_RANK_MAX];
     enum err_code limits = OK;
+    uint64_t rows = 1;
 
+    if (form == FORM_MANY && is_flat_rows(w->plan, in) && p->count % in->row_count == 0)
+        rows = p->count / in->row_count;
     TRY(form == FORM_TENSOR ? shape_as_said(w, in, p, shape)
-                            : shape_by_count(w, in, p->count, shape));
+                            : shape_by_count(w, in, p->count / MAX(rows, 1u), shape));
     TRY(typed_set_shape(w->r, in, c, shape, w->err));
     if (form == FORM_ONE && in->element == 0)
         TRY(typed_append_bytes(w->r, c, p->text, w->err));
@@ -557,7 +569,7 @@ static enum err_code close_whole(struct rows *w, uint32_t input, enum message_fo
     p->count = 0;
     p->rank = 0;
     c->is_given = false;
-    c->rows++;
+    c->rows += rows;
     return OK;
 }
 

@@ -167,6 +167,8 @@ static const struct {
     { "all.dtypes", test_all },
     { "1st names", test_names },
     { "string_features", test_string_features },
+    { "readings", test_readings },
+    { "samples", test_samples },
 };
 
 /* -- both sides -------------------------------------------------------------------------------- */
@@ -438,7 +440,7 @@ TEST(typed_proto_contract_of_spam)
         "service Spam {\n"
         "  // One question, one answer.\n"
         "  rpc Predict(SpamPredictRequest) returns (SpamPredictResponse);\n"
-        "  // One question, the answers as the model makes them.\n"
+        "  // One question, the answers as the model makes them; rows are answered one by one.\n"
         "  rpc PredictStream(SpamPredictRequest) returns (stream SpamPredictResponse);\n"
         "  // A question in pieces, one answer to the whole of it.\n"
         "  rpc PredictCollect(stream SpamPredictRequest) returns (SpamPredictResponse);\n"
@@ -1304,6 +1306,78 @@ TEST(typed_proto_stream_of_models_that_have_one)
     check(proto_type_field_by_number(s.response, NUMBER_STREAM, &field) &&
               strcmp(field.name, "stream_3") == 0,
           "%s", field.name);
+    side_close(&s);
+}
+
+/* Rows that are one question: by features, as a whole, or many; a state is no row. */
+TEST(typed_proto_rows_of_one_question)
+{
+    static const float two[] = { 1, 2, 3, 4, 5, 6 };
+    static const struct {
+        const char *message;
+        int64_t rows;
+        const char *words;
+    } cases[] = {
+        { "{\"temperature\":1,\"vibration\":2,\"current\":3}", 1, NULL },
+        { "{\"readings\":[1,2,3]}", 1, NULL },
+        { "{\"rows\":[{\"temperature\":1,\"vibration\":2,\"current\":3},{\"readings\":[4,5,6]}]}",
+          2, NULL },
+        { "{\"readings\":[1,2,3,4,5,6]}", 2, NULL },
+        { "{\"readings\":[1,2,3,4]}", 0, "readings: 4 values; one row takes shape [3]" },
+        { "{\"readings\":[1,2,3],\"before\":[7,8]}", 1, NULL },
+        { "{\"temperature\":1,\"vibration\":2}", 0, "field 'current' is missing" },
+        { "{\"temperature\":1,\"vibration\":31,\"current\":3}", 0, "vibration is 31" },
+    };
+    struct side s;
+
+    require(side_open(&s, "readings", test_readings()));
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct got got;
+        read_message(&s, message_of(&s, cases[i].message), &got);
+        check((got.code == OK) == (cases[i].words == NULL), "%s: %s", cases[i].message,
+              got.err.text);
+        if (got.code != OK) {
+            check(strstr(got.err.text, cases[i].words) != NULL, "%s", got.err.text);
+            continue;
+        }
+        const struct penstock_tensor *t = &got.inputs[0];
+        check(t->rank == 2 && t->shape[0] == cases[i].rows && t->shape[1] == 3 &&
+                  memcmp(t->data, two, t->size) == 0,
+              "%s: %lld rows", cases[i].message, (long long)t->shape[0]);
+        check(got.reader.rows == 1 && !got.reader.is_list, "%s: one answer", cases[i].message);
+        check(got.has[1] == (i == 5) &&
+                  (i != 5 || (got.inputs[1].rank == 1 && got.inputs[1].size == 8)),
+              "%s: the state", cases[i].message);
+    }
+    struct got got;
+    read_json(&s, "[{\"temperature\":1,\"vibration\":2,\"current\":3},{\"readings\":[4,5,6]}]",
+              &got);
+    check(got.code == OK && got.inputs[0].shape[0] == 2 && got.reader.rows == 1 &&
+              !got.reader.is_list,
+          "%s", got.err.text);
+    read_json(&s, "{\"readings\":[[1,2,3],[4,5,6]],\"before\":[7,8]}", &got);
+    check(got.code == OK && got.inputs[0].shape[0] == 2 && got.inputs[1].shape[0] == 2, "%s",
+          got.err.text);
+    side_close(&s);
+}
+
+/* Samples come as they come, whatever stands before them in the model's shape. */
+TEST(typed_proto_rows_along_another_dimension)
+{
+    struct side s;
+    struct got got;
+    struct maker m;
+    static uint8_t samples[4 * 700];
+
+    require(side_open(&s, "samples", test_samples()));
+    for (size_t count = 1; count <= 700; count += 233) {
+        make(&m);
+        m.at = pb_put_bytes(m.at, 1, slice_make(samples, 4 * count));
+        read_message(&s, made(&s, &m), &got);
+        check(got.code == OK && got.inputs[0].rank == 2 && got.inputs[0].shape[0] == 1 &&
+                  got.inputs[0].shape[1] == (int64_t)count && !got.has[1],
+              "%zu: %s", count, got.err.text);
+    }
     side_close(&s);
 }
 

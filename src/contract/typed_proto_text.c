@@ -157,7 +157,9 @@ static void request_words(struct page *p, const struct message_field *f, struct 
     if (t->is_optional)
         add_sentence(words, "Optional");
     if (t->is_state)
-        add_sentence(words, "Optional: streams keep it from run to run");
+        add_sentence(
+            words,
+            "Optional: streams keep it from run to run, and begin as a call without it does");
     if (t->is_constant)
         add_sentence(words, "Optional: the model has a value for it");
     add_limits(words, t->min, t->max, t->unit);
@@ -296,9 +298,11 @@ static void put_request(struct page *p)
     put_fields(p, &p->proto->request, true, true);
     put_field(p, "", "Options", p->proto->options_name, p->proto->options_name, NUMBER_OPTIONS);
     if (p->proto->rows_name != NULL) {
-        put_comment(p,
-                    slice_of("Many rows in one call, in place of the fields above: the answer has "
-                             "as many."));
+        put_comment(p, slice_of(p->plan->has_batch
+                                    ? "Many rows in one call, in place of the fields above: the "
+                                      "answer has as many."
+                                    : "Many rows in one message, in place of the fields above: all "
+                                      "of them are one question."));
         put_field(p, "repeated", "Row", p->proto->rows_name, p->proto->rows_name, NUMBER_ROWS);
     }
     put_comment(p, slice_of("Of the methods that take more than one message."));

@@ -76,7 +76,7 @@ static COLD enum err_code wrong_shape(struct typed_reader *r, const struct typed
     r->shows_example = true;
     shape_text(got, sizeof got, rank, shape);
     shape_text(row, sizeof row, in->row_rank, in->row_dims);
-    if (!r->plan->has_batch)
+    if (!in->is_of_rows)
         return err_set(err, E_INVALID, "%s: got shape %s; it takes %s%s", in->title, got, row,
                        in->is_fixed ? "" : " (-1: any)");
     return err_set(err, E_INVALID,
@@ -100,7 +100,7 @@ static enum err_code match(struct typed_reader *r, const struct typed_input *in,
     *ret_is_list = false;
     if (is_single && rank == 0)
         return OK;
-    if (r->plan->has_batch) {
+    if (in->is_of_rows) {
         if (is_single && rank == 1)
             is_list = true; /* of scalars, which stand for rows of one element */
         else if (rank == row_rank + 1)
@@ -555,7 +555,7 @@ static enum err_code read_list(struct typed_reader *r, struct json_cursor *at, s
 {
     uint64_t row = 0;
 
-    if (!r->plan->has_batch)
+    if (!r->plan->has_rows)
         return err_set(err, E_INVALID,
                        "model '%s' takes one object at a time: it has no batch dimension",
                        r->plan->model);
@@ -600,7 +600,7 @@ static HOT enum err_code read_json_body(struct typed_reader *r, struct slice bod
         TRY(read_object(r, &at, err));
         TRY(close_row(r, err));
     } else if (first == '[' && (inside(&at) == '{' || r->plan->only_input < 0 ||
-                                (inside(&at) == ']' && r->plan->has_batch))) {
+                                (inside(&at) == ']' && r->plan->has_rows))) {
         TRY(read_list(r, &at, err));
     } else if (first != 0 && r->plan->only_input >= 0) {
         enum err_code code = read_whole(r, (uint32_t)r->plan->only_input, &at, err);
@@ -746,10 +746,10 @@ static enum err_code raw_numbers(struct typed_reader *r, uint32_t index, struct 
                        "a .npy file (application/x-npy) or JSON",
                        in->title, free_dims);
     if (fixed == 0 || value.size == 0 || value.size % fixed != 0 ||
-        (free_dims == 0 && !r->plan->has_batch && value.size != fixed))
+        (free_dims == 0 && !in->is_of_rows && value.size != fixed))
         return err_set(err, E_INVALID, "%s: %zu raw bytes; it takes %s%llu (%s, little-endian)",
                        in->title, value.size,
-                       free_dims != 0 || r->plan->has_batch ? "a multiple of " : "",
+                       free_dims != 0 || in->is_of_rows ? "a multiple of " : "",
                        (unsigned long long)fixed, dtype_name(in->tensor->dtype));
     if (free_dims != 0)
         shape[free_at] = (int64_t)(value.size / fixed);
@@ -886,7 +886,7 @@ static enum err_code check_rows(struct typed_reader *r, struct err *err)
     for (uint32_t i = 0; i < r->plan->inputs_count; i++) {
         const struct typed_input *in = &r->plan->inputs[i];
         uint64_t rows = r->columns[i].rows;
-        if (rows == 0)
+        if (rows == 0 || (rows == 1 && r->plan->has_rows && !in->is_of_rows))
             continue;
         if (most != NULL && rows != r->rows)
             return err_set(err, E_INVALID, "%s has %llu rows, %s has %llu: all must agree",
@@ -900,6 +900,11 @@ static enum err_code check_rows(struct typed_reader *r, struct err *err)
         return err_set(err, E_INVALID, "the list of rows is empty");
     }
     r->rows = MAX(r->rows, (uint64_t)1);
+    if (r->plan->has_batch)
+        return OK;
+    /* Rows of one question: its answer has none. */
+    r->rows = 1;
+    r->is_list = false;
     return OK;
 }
 
@@ -930,4 +935,18 @@ HOT enum err_code typed_read_end(struct typed_reader *r, struct penstock_tensor 
         t->owner = NULL;
     }
     return OK;
+}
+
+void typed_read_rest(const struct typed_plan *plan, struct penstock_tensor *inputs, bool *has_input)
+{
+    const struct stream_card *card = plan->signature->stream;
+
+    for (uint32_t i = 0; card != NULL && i < card->states_count; i++) {
+        uint32_t input = card->states[i].input;
+        if (has_input[input])
+            continue;
+        inputs[input] = card->states[i].initial;
+        inputs[input].owner = NULL; /* the model's */
+        has_input[input] = true;
+    }
 }

@@ -55,35 +55,6 @@ static bool is_data(const struct signature_tensor *t)
     return !t->is_hidden && !t->is_state && !t->is_constant;
 }
 
-/* See session.h. False: there is no such dimension. */
-static bool find_axis(const struct session *s, const struct signature_tensor *t, uint32_t *ret)
-{
-    const struct stream_card *card = s->model->signature->stream;
-    uint64_t window = s->settings.window;
-    uint32_t free_count = 0;
-
-    *ret = 0;
-    if (card != NULL && card->axis >= 0) {
-        *ret = (uint32_t)card->axis;
-        return *ret < t->rank;
-    }
-    if (s->settings.reduce == SESSION_STACK)
-        return t->rank > 0;
-    for (uint32_t i = t->rank; i-- > 1;) {
-        if (t->dims[i] != -1 && (uint64_t)t->dims[i] == window) {
-            *ret = i;
-            return true;
-        }
-    }
-    for (uint32_t i = 0; i < t->rank; i++) {
-        if (t->dims[i] != -1)
-            continue;
-        if (free_count++ == 0)
-            *ret = i;
-    }
-    return free_count > 0 || (t->rank > 0 && (uint64_t)t->dims[0] == window);
-}
-
 enum err_code rows_new(struct session *s, struct err *err)
 {
     const struct signature *signature = s->model->signature;
@@ -105,7 +76,7 @@ enum err_code rows_new(struct session *s, struct err *err)
         if (!is_data(t))
             continue;
         has_data = true;
-        bool fits = find_axis(s, t, &c->axis);
+        bool fits = signature_rows_axis(signature->stream, s->settings.reduce, window, t, &c->axis);
         for (uint32_t d = 0; fits && d < c->axis; d++)
             fits = t->dims[d] == -1 || t->dims[d] == 1;
         if (fits && s->settings.reduce == SESSION_WINDOW)

@@ -35,9 +35,17 @@ static bool has_batch(const struct signature *s)
     return s->is_batchable || s->batch_max != 0;
 }
 
+/* Dimensions in front of those of one row. */
+static uint32_t lead_of(const struct signature *s, const struct signature_tensor *t)
+{
+    bool is_row = has_batch(s) || (!t->is_state && !t->is_constant && signature_takes_rows(s));
+
+    return is_row && t->rank != 0 ? 1 : 0;
+}
+
 bool numbers_has_features(const struct signature *s, const struct signature_tensor *t)
 {
-    uint32_t skip = has_batch(s) && t->rank != 0 ? 1 : 0;
+    uint32_t skip = lead_of(s, t);
     uint64_t count;
 
     return t->features_count != 0 && shape_count(t->rank - skip, t->dims + skip, &count) &&

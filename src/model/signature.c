@@ -20,6 +20,53 @@ static const struct signature_tensor *find(const struct signature_tensor *list, 
     return NULL;
 }
 
+bool signature_rows_axis(const struct stream_card *card, enum session_reduce reduce,
+                         uint64_t window, const struct signature_tensor *t, uint32_t *ret)
+{
+    uint32_t free_count = 0;
+
+    *ret = 0;
+    if (card != NULL && card->axis >= 0) {
+        *ret = (uint32_t)card->axis;
+        return *ret < t->rank;
+    }
+    if (reduce == SESSION_STACK)
+        return t->rank > 0;
+    for (uint32_t i = t->rank; i-- > 1;) {
+        if (t->dims[i] != -1 && (uint64_t)t->dims[i] == window) {
+            *ret = i;
+            return true;
+        }
+    }
+    for (uint32_t i = 0; i < t->rank; i++) {
+        if (t->dims[i] != -1)
+            continue;
+        if (free_count++ == 0)
+            *ret = i;
+    }
+    return free_count > 0 || (t->rank > 0 && (uint64_t)t->dims[0] == window);
+}
+
+bool signature_takes_rows(const struct signature *s)
+{
+    const struct stream_card *card = s->stream;
+    uint32_t axis, count = 0;
+
+    if (card == NULL || !card->has_reduce || s->is_batchable || s->batch_max != 0 ||
+        (card->reduce != SESSION_STACK && card->reduce != SESSION_WINDOW))
+        return false;
+    for (uint32_t i = 0; i < s->inputs_count; i++) {
+        const struct signature_tensor *t = &s->inputs[i];
+        if (t->is_hidden || t->is_state || t->is_constant)
+            continue;
+        if (!signature_rows_axis(card, card->reduce, card->window, t, &axis) || axis != 0 ||
+            t->dims[0] != -1)
+            return false;
+        count++;
+    }
+    return count != 0;
+}
+
 const struct signature_tensor *signature_input(const struct signature *s, struct slice name,
                                                uint32_t *ret_index)
 {

@@ -109,6 +109,14 @@ struct signature {
     const struct stream_card *stream; /* NULL: nothing is said of streams */
 };
 
+/* The dimension along which rows of this input are counted where pieces become one tensor (STACK,
+ * WINDOW): what the card says (NULL: nothing), else as docs/model-yaml.md has it. False: none. */
+bool signature_rows_axis(const struct stream_card *card, enum session_reduce reduce,
+                         uint64_t window, const struct signature_tensor *t, uint32_t *ret);
+/* Is the model fed with rows that its card makes into one question, so that its answer has none?
+ * [-1,3] of `reduce: stack`. */
+bool signature_takes_rows(const struct signature *s);
+
 /* NULL when there is none of that name, or it is hidden. */
 const struct signature_tensor *signature_input(const struct signature *s, struct slice name,
                                                uint32_t *ret_index);

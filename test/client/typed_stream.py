@@ -7,38 +7,7 @@ import time
 from harness import case, cases, check, equal, main, need, raises
 from _client import echo, serving
 from _grpc import UNLIMITED, Reflected, as_dict, channel, status
-
-SECONDS = 30
-
-
-class Stub:
-    """What protoc's generator makes of a typed service: a method for each, which takes dicts."""
-
-    def __init__(self, found, over, service):
-        parse = need("google.protobuf.json_format").ParseDict
-        self.classes = {}
-        for method in found.service(service).methods:
-            asked, answered = found.classes(service, method.name)
-            kind = "%s_%s" % ("stream" if method.client_streaming else "unary", "stream" if method.server_streaming else "unary")
-            call = getattr(over, kind)("/%s/%s" % (service, method.name), request_serializer=asked.SerializeToString,
-                                       response_deserializer=answered.FromString)
-            self.classes[method.name] = (asked, answered)
-            setattr(self, method.name, self._method(call, asked, parse, method.client_streaming))
-
-    @staticmethod
-    def _method(call, asked, parse, is_stream):
-        def make(request):
-            return parse(request, asked()) if isinstance(request, dict) else request
-
-        def one(request, timeout=SECONDS, **others):
-            return call(make(request), timeout=timeout, **others)
-
-        def many(requests=None, timeout=SECONDS, **others):
-            if requests is None or hasattr(requests, "__aiter__"):
-                return call(requests, timeout=timeout, **others)
-            return call((make(request) for request in requests), timeout=timeout, **others)
-        return many if is_stream else one
-
+from _typed import Stub
 
 FIELDS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 ROWS = [(5.1, 3.5, 1.4, 0.2), (6.7, 3.1, 4.7, 1.5), (6.3, 3.3, 6.0, 2.5)]
@@ -105,8 +74,9 @@ def predict_stream():
         equal(list(Stub(found, over, "penstock.models.None").PredictStream({"IN": 7})), [], "a model without answers")
         one, = iris(over).PredictStream(iris_row(2))
         equal((one.label, one.stream.sequence), ("virginica", 1))
-        rows, = iris(over).PredictStream({"rows": [iris_row(0), iris_row(1)], "options": {"outputs": ["label"]}})
-        equal(as_dict(rows), {"rows": [{"label": "setosa"}, {"label": "versicolor"}], "stream": {"sequence": "1"}})
+        rows = iris(over).PredictStream({"rows": [iris_row(0), iris_row(1)], "options": {"outputs": ["label"]}})
+        equal([as_dict(row) for row in rows], [{"label": "setosa", "stream": {"sequence": "1"}},
+                                               {"label": "versicolor", "stream": {"sequence": "2"}}], "row by row")
 
 
 @case
@@ -176,6 +146,9 @@ def aio():
         found = Reflected(over)
         found.service("penstock.models.Iris")
         asyncio.run(work(server, found))
+        until = time.monotonic() + 10
+        while metric(server, "penstock_sessions_open") != 0 and time.monotonic() < until:
+            time.sleep(0.02)
         equal(metric(server, "penstock_sessions_open"), 0, "sessions are left")
 
 
