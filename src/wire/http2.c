@@ -56,6 +56,8 @@ enum {
     IGNORED_PRICE = 4096, /* bytes of ignored frames for one of a store */
     REQUEST_REFUND = 4,   /* HEADERS, end, window, and one more */
     SENT_REFUND = 2,
+    SENT_PRICE = 32, /* bytes of an answer for one frame: callers of gRPC give windows back for each
+                        message, and many messages leave in one frame */
     GOAWAY_TEXT_MAX = 100,
     STREAMS_UNBOUNDED = INT32_MAX, /* what nghttp2 thinks: see put_settings */
 };
@@ -890,7 +892,7 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
     case NGHTTP2_DATA:
     case NGHTTP2_HEADERS:
         h->frames_sent++;
-        refund(h, SENT_REFUND + (int64_t)(frame->hd.length / 1024));
+        refund(h, SENT_REFUND + (int64_t)(frame->hd.length / SENT_PRICE));
         s = stream_of(h, frame->hd.stream_id);
         if (UNLIKELY(s == NULL))
             break;

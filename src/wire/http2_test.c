@@ -925,6 +925,21 @@ TEST(busy_peers_and_patient_ones_are_no_flood)
     check(http2_failure(server.h) == HTTP2_FINE, "patient");
     close_both();
 
+    /* A stream of small messages, ten in a frame, each of which its reader gives a window or two for. */
+    static const uint8_t messages[10 * 50];
+    open_both();
+    ask(&client, "/a", false);
+    talk(&client, &server, 0);
+    http2_respond(server.h, server.last, 200, NULL, 0, NULL, 0);
+    for (int i = 0; i < 100; i++) {
+        http2_data(server.h, server.last, slice_make(messages, sizeof messages), NULL);
+        for (uint64_t k = 0; k < 15; k++)
+            http2_ping(client.h, k);
+        talk(&client, &server, 0);
+    }
+    check(http2_failure(server.h) == HTTP2_FINE, "windows of messages");
+    close_both();
+
     /* Every other stream is cancelled, long after its answer began. */
     open_both();
     for (int i = 0; i < 100; i++) {
