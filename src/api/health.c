@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+#include "api/push.h"
 #include "api/reply.h"
 #include "api/typed.h"
 #include "base/clock.h"
@@ -410,7 +411,12 @@ static void put_page(struct text *out, const struct exchange *x, const struct ap
     text_str(out, "<p>All models: <a href=\"/models\">/models</a> &middot; "
                   "<a href=\"/v2\">/v2</a> &middot; <a href=\"/v2/models/stats\">statistics</a> "
                   "&middot; <a href=\"/metrics\">/metrics</a> &middot; "
-                  "<a href=\"/readyz\">/readyz</a></p></body></html>\n");
+                  "<a href=\"/readyz\">/readyz</a> &middot; <a href=\"/events\">/events</a>");
+    if (api->push != NULL) { /* a name of letters, digits and the like */
+        text_str(out, "</p><p>node ");
+        text_str(out, push_node(api->push));
+    }
+    text_str(out, "</p></body></html>\n");
 }
 
 /* A browser names text/html; who asks for JSON and not for HTML gets JSON. */
