@@ -696,10 +696,10 @@ TEST(too_large)
     check(strncmp(answer_of(&s.fake), "close 1009 ", 11) == 0, "by fragments");
     finish(&s);
 
-    input_begin(); /* 4 MiB of zeros in 4 KB */
+    input_begin(); /* 4 MiB and a zero in 4 KB */
     struct websocket_heap *heap = websocket_heap_new();
     struct websocket_deflate agreed = { true, 15 };
-    struct slice all = slice_make(zeros, MESSAGE_MAX);
+    struct slice all = slice_make(zeros, MESSAGE_MAX + 1);
     struct buf *packed = websocket_deflate(heap, &agreed, NULL, &all, 1);
     put_frame(0xc2, buf_bytes(packed).data, buf_bytes(packed).size);
     buf_unref(&packed);

@@ -5,7 +5,7 @@
  * to send). The states of a heap's thread are shared by all its connections.
  *
  * A message is inflated once it is complete. What comes out is bounded by the message limit and, past
- * the first MiB, by RATIO times what came in: a bomb costs at most that much memory, and it is
+ * the first 8 MiB, by RATIO times what came in: a bomb costs at most that much memory, and it is
  * charged to the budget as it comes.
  */
 #ifndef WIRE_WEBSOCKET_DEFLATE_H
@@ -18,7 +18,7 @@ struct buf;
 
 enum {
     WEBSOCKET_RATIO_MAX = 100,
-    WEBSOCKET_RATIO_FREE = 1 << 20, /* bytes inflated that nobody counts */
+    WEBSOCKET_RATIO_FREE = 8 << 20, /* bytes inflated that nobody counts */
     WEBSOCKET_AGREED_BYTES = 128
 };
 
