@@ -198,6 +198,23 @@ TEST(what_fails_before_the_first_response_is_no_stream)
     stage_down();
 }
 
+TEST(lines_to_paste_ask_for_a_stream)
+{
+    if (!up())
+        return;
+    struct fake *fake = stage_make(METHOD_GET, "/models/tokens", slice_make("", 0));
+    stage_run();
+    check(strstr(answer_of(fake), "curl -N http://localhost:8000/models/tokens:predict -H 'accept: "
+                                  "text/event-stream' -d '") != NULL,
+          "%s", answer_of(fake));
+    stage_drop_calls();
+    fake = stage_make(METHOD_GET, "/models/identity", slice_make("", 0));
+    stage_run();
+    check(strstr(answer_of(fake), "curl http://localhost:8000/models/identity:predict -d '") != NULL,
+          "%s", answer_of(fake));
+    stage_down();
+}
+
 /* -- time ------------------------------------------------------------------------------------------- */
 
 TEST(a_deadline_before_the_first_is_a_status_and_then_an_event)

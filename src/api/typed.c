@@ -211,8 +211,9 @@ static COLD enum err_code one_response_only(const struct infer *infer, struct er
 {
     return err_set(err, E_UNIMPLEMENTED,
                    "model '%s' answers with any number of responses: ask for a stream of them with "
-                   "the header 'accept: text/event-stream' or 'accept: application/x-ndjson'",
-                   model_name(infer->model));
+                   "the header 'accept: text/event-stream' or 'accept: application/x-ndjson' (curl "
+                   "-N -H ...; penstock call %s --stream)",
+                   model_name(infer->model), model_name(infer->model));
 }
 
 static enum err_code begin(struct infer *infer, struct err *err)
@@ -440,7 +441,7 @@ void typed_put_curl(struct text *out, const struct exchange *x, const char *mode
 {
     if (plan->example == NULL)
         return;
-    text_str(out, "curl ");
+    text_str(out, plan->answers_many ? "curl -N " : "curl ");
     if (is_plain_authority(x->authority)) {
         /* curl takes [..] for a range unless told otherwise. */
         if (x->authority.data[0] == '[')
@@ -453,7 +454,8 @@ void typed_put_curl(struct text *out, const struct exchange *x, const char *mode
     }
     text_str(out, "/models/");
     typed_put_segment(out, slice_of(model));
-    text_str(out, ":predict -d ");
+    text_str(out, plan->answers_many ? ":predict -H 'accept: text/event-stream' -d "
+                                     : ":predict -d ");
     put_argument(out, plan->example);
 }
 
