@@ -20,6 +20,7 @@ def generate(over, where, folder):
     # what grpc-go has inside itself must not be registered twice: reflection's own messages are left out
     files = [f for f in files if not f.package.startswith("grpc.reflection")]
     options = ["M%s=%s/stubs/%s" % (f.name, MODULE, f.package.replace(".", "_")) for f in files]
+    options.append("Mgoogle/protobuf/struct.proto=google.golang.org/protobuf/types/known/structpb")
     command = [need_program("protoc"), "--descriptor_set_in=" + path]
     for kind in ("go", "go-grpc"):
         command.append("--plugin=protoc-gen-%s=%s" % (kind, os.path.join(folder, "bin", "protoc-gen-" + kind)))
