@@ -158,7 +158,8 @@ struct penstock_host {
      * UINT64_MAX: none. */
     void (*resume_after)(struct penstock_batch *batch, uint64_t nanoseconds);
     /* TAKES_STREAM only. Gives back the piece before (its input()s end) and takes the next one.
-     * Giving back is what lets the caller send more. At execute() nothing is taken yet. */
+     * Giving back is what lets the caller send more. At execute() nothing is taken yet. While there
+     * is an interruption that interrupted() has not told, it says NONE once, and resume() comes. */
     enum penstock_next_input (*next_input)(struct penstock_batch *batch);
     /* The caller's number of the piece that is taken, 1 for the first; 0: none is. */
     uint64_t (*input_sequence)(const struct penstock_batch *batch);

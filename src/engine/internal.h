@@ -243,6 +243,8 @@ bool open_give_up(struct request_private *p);
 void open_worker_main(void *arg);
 /* Loop thread: something that the batch may wait for is there. */
 void open_wake(struct request_private *p);
+/* The running side: resumes it soon, whatever it waits for. */
+void open_again(struct open_batch *open);
 void host_fill_open(struct penstock_host *host);
 void open_close(struct instance *instance);
 static inline bool model_is_concurrent(uint32_t traits)
@@ -273,6 +275,7 @@ struct stream {
     struct stream_piece *taken;      /* the running side's */
     uint64_t taken_number;
     uint32_t interrupts_seen;
+    bool was_held;                   /* next_input held a piece back for an interruption */
     /* Loop thread: the backend is done with that piece. */
     void (*on_given_back)(struct stream *stream, struct stream_piece *piece);
 };

@@ -389,6 +389,14 @@ void open_wake(struct request_private *p)
     pthread_mutex_unlock(&model->lock);
 }
 
+void open_again(struct open_batch *open)
+{
+    if (is_on_loop(open))
+        loop_defer(open->batch.row->pub.loop, &open->task);
+    else if (!list_has(&open->again_node))
+        list_push(&open->batch.instance->again, &open->again_node);
+}
+
 /* -- what the backend calls -------------------------------------------------------------------------- */
 
 static void **host_context(struct penstock_batch *batch)
@@ -412,13 +420,10 @@ static void host_resume_after(struct penstock_batch *batch, uint64_t ns)
         return;
     now = ns == 0 ? 0 : env_now(p->engine);
     due = ns > UINT64_MAX - 1 - now ? UINT64_MAX - 1 : now + ns;
-    if (is_on_loop(open)) {
-        /* Without memory for a timer it resumes too early, which it may. */
-        if (ns == 0 || timer_start(p->pub.loop, &open->timer, due, NULL) != OK)
-            loop_defer(p->pub.loop, &open->task);
-    } else if ((ns == 0 || !due_start(open, due)) && !list_has(&open->again_node)) {
-        list_push(&batch->instance->again, &open->again_node);
-    }
+    /* Without memory for its time it resumes too early, which it may. */
+    if (ns == 0 || (is_on_loop(open) ? timer_start(p->pub.loop, &open->timer, due, NULL) != OK
+                                     : !due_start(open, due)))
+        open_again(open);
 }
 
 void host_fill_open(struct penstock_host *host)

@@ -271,7 +271,16 @@ static void answer_piece(struct piece *piece, enum err_code code, const char *te
     piece->code = code;
     piece->retry_after_ms = retry_after_ms;
     piece->text = text;
-    list_push(&piece->session->answered, &piece->node);
+    /* By its number: an interruption ends pieces that wait before the one that the backend has. */
+    struct list *list = &piece->session->answered;
+    struct list_node *after = list->head.prev;
+    while (after != &list->head &&
+           CONTAINER_OF(after, struct piece, node)->pub.number > piece->pub.number)
+        after = after->prev;
+    piece->node.prev = after;
+    piece->node.next = after->next;
+    after->next->prev = &piece->node;
+    after->next = &piece->node;
 }
 
 /* A piece that was dropped before it ran, or whose rows are collected: only EACH tells. */
@@ -384,7 +393,7 @@ static void on_run_response(struct request *request, struct response *response)
     uint64_t number = s->takes_stream ? p->now_piece : piece->pub.number;
     struct err err = { .code = OK };
 
-    if (s->has_ended)
+    if (s->has_ended || s->is_cancelled)
         return;
     if (is_stale(s, piece, p)) {
         if (s->settings.merge == SESSION_PAUSE && s->credit != UINT32_MAX)
@@ -825,6 +834,17 @@ static bool is_complete(const struct session *s)
     return true;
 }
 
+/* Not before its last answer is given, nor before the piece in front of it is told. */
+static bool may_tell(struct session *s, const struct piece *piece)
+{
+    struct list_node *node = list_first(&s->out);
+
+    if (s->kept != NULL && s->kept->piece <= piece->pub.number)
+        return false;
+    return node == NULL ||
+           CONTAINER_OF(node, struct piece, node)->pub.number > piece->pub.number;
+}
+
 /* One thing at a time; false: nothing is left to do now. */
 static bool step(struct session *s)
 {
@@ -852,13 +872,10 @@ static bool step(struct session *s)
         return true;
     }
     node = list_first(&s->answered);
-    if (node != NULL) {
-        struct piece *piece = CONTAINER_OF(node, struct piece, node);
-        if (s->kept == NULL || s->kept->piece != piece->pub.number) {
-            list_remove(node);
-            tell_piece(s, piece);
-            return true;
-        }
+    if (node != NULL && may_tell(s, CONTAINER_OF(node, struct piece, node))) {
+        list_remove(node);
+        tell_piece(s, CONTAINER_OF(node, struct piece, node));
+        return true;
     }
     if (s->pieces_freed > 0) {
         uint32_t pieces = s->pieces_freed;

@@ -96,9 +96,17 @@ static enum penstock_next_input host_next_input(struct penstock_batch *batch)
     }
     give_back(stream);
     lock(stream);
-    struct list_node *node = list_pop(&stream->pieces);
-    bool is_finished = stream->is_finished;
+    /* A piece that was sent behind an interruption must not be taken for one that it is about: the
+     * backend is to ask interrupted() first, and comes again. One that never asks goes on. */
+    bool is_held = stream->interrupts_seen != stream->interrupts && !stream->was_held;
+    struct list_node *node = is_held ? NULL : list_pop(&stream->pieces);
+    bool is_finished = stream->is_finished && !is_held;
+    if (!is_held)
+        stream->interrupts_seen = stream->interrupts;
     unlock(stream);
+    stream->was_held = is_held;
+    if (is_held)
+        open_again(p->open);
     if (node == NULL)
         return is_finished ? PENSTOCK_INPUT_END : PENSTOCK_INPUT_NONE;
     stream->taken = CONTAINER_OF(node, struct stream_piece, node);
@@ -123,6 +131,7 @@ static bool host_interrupted(struct penstock_batch *batch)
     bool is_interrupted = stream->interrupts_seen != stream->interrupts;
     stream->interrupts_seen += is_interrupted;
     unlock(stream);
+    stream->was_held = false;
     return is_interrupted;
 }
 
