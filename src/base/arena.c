@@ -37,11 +37,11 @@ struct arena {
     struct block *now;
     struct block *first;
     struct adopted *adopted;
-    size_t taken, cap;      /* in blocks behind the first */
-    size_t charged;         /* of taken, to the budget */
+    size_t taken, cap;         /* in blocks behind the first */
+    size_t charged;            /* of taken, to the budget */
     struct arena_store *store; /* borrowed; NULL: the heap */
-    struct budget *budget;  /* borrowed; NULL: nobody's */
-    void *last;             /* most recent piece, for arena_resize */
+    struct budget *budget;     /* borrowed; NULL: nobody's */
+    void *last;                /* most recent piece, for arena_resize */
 };
 
 static struct block *block_new(size_t size)
@@ -302,4 +302,9 @@ bool arena_adopt(struct arena *arena, struct buf **buf)
 size_t arena_used(const struct arena *arena)
 {
     return arena->taken + arena->first->used;
+}
+
+size_t arena_slack(const struct arena *arena)
+{
+    return arena->now->size - MIN(align_up(arena->now->used, PIECE_ALIGN), arena->now->size);
 }

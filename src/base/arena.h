@@ -46,5 +46,7 @@ MUST_USE char *arena_printf(struct arena *arena, const char *format, ...) PRINTF
 MUST_USE bool arena_adopt(struct arena *arena, struct buf **buf);
 
 size_t arena_used(const struct arena *arena);
+/* Bytes that it can give without taking one more block. */
+size_t arena_slack(const struct arena *arena);
 
 #endif

@@ -69,7 +69,7 @@ TEST(chunk_is_written_again_when_nobody_holds_it)
         check_or_stop(again == first, "piece %u lies elsewhere", i);
         chunk_used(&chunk, 100);
     }
-    check(budget_used(&budget) <= 1024, "%llu bytes for a piece at a time",
+    check(budget_used(&budget) <= 512, "%llu bytes for a piece at a time",
           (unsigned long long)budget_used(&budget));
     for (unsigned i = 0; i < COUNT(held); i++) {
         uint8_t *piece = chunk_room(&chunk, &budget, 100, &holder);

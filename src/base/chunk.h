@@ -14,7 +14,7 @@
 struct budget;
 struct buf;
 
-enum { CHUNK_FIRST = 1024 - 128, CHUNK_MOST = 16 * 1024 };
+enum { CHUNK_FIRST = 448, CHUNK_MOST = 16 * 1024 };
 
 struct chunk {
     struct buf *buf; /* owned; NULL: none */

@@ -1,8 +1,9 @@
 /* grpc_out.c - messages and status to the answer. SPDX-License-Identifier: Apache-2.0
  *
  * Pieces under COPY_MAX are gathered behind the prefix, larger ones are referred to. What is gathered
- * of the first message lies in the arena, and of others in bufs that are given back when they were
- * sent: a stream may send for ever.
+ * of the first message lies in the arena, as does what little fits there beside it, so that a stream
+ * that rests holds nothing more; all else lies in bufs that are given back when they were sent, as a
+ * stream may send for ever.
  */
 #include "call/internal.h"
 
@@ -16,7 +17,8 @@
 enum {
     COPY_MAX = CALL_COPIED_BYTES, /* pieces below are copied */
     COMPRESS_MIN = 1024,          /* messages below are not, unless ALWAYS */
-    ARENA_MAX = 8 * 1024,         /* gathered in the arena at once */
+    ARENA_MAX = 8 * 1024,         /* of the first message, gathered in the arena */
+    FEW_BYTES = 256,              /* and of those behind it */
     PIECES_MAX = 64,              /* compressed without asking for memory to list them */
     DETAIL_MAX = 768,
     HEADERS_MAX = 4 + 2 * CALL_METADATA_MAX + 3,
@@ -100,8 +102,11 @@ static uint8_t *gather(struct grpc_call *g, size_t size, struct buf **ret_holder
     uint8_t *memory = NULL;
 
     *ret_holder = NULL;
-    if (LIKELY(!g->has_sent) && size <= ARENA_MAX)
+    if (LIKELY(!g->has_sent) ? size <= ARENA_MAX
+                             : size <= g->few && size <= arena_slack(g->call.x->arena)) {
         memory = arena_alloc(g->call.x->arena, size);
+        g->few -= g->has_sent ? (uint32_t)size : 0;
+    }
     if (memory == NULL) {
         memory = chunk_room(&g->chunk, g->call.x->budget, size, ret_holder);
         if (memory != NULL)
@@ -247,6 +252,8 @@ void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t 
         is_sent = send_message(g, pieces, pieces_count, total, false);
     }
     buf_unref(&packed);
+    if (LIKELY(!g->has_sent))
+        g->few = FEW_BYTES;
     g->has_sent = true;
     if (UNLIKELY(!is_sent))
         fail(g, E_EXHAUSTED, no_memory);

@@ -80,8 +80,9 @@ struct grpc_call {
     /* -- out -- */
     bool is_torn; /* a part of a message was sent, and the rest of it cannot be */
     enum encoding out_encoding; /* of messages; once the headers are sent */
-    bool has_sent;              /* a message: what follows is gathered in chunk */
-    struct chunk chunk;         /* memory to gather small pieces in */
+    bool has_sent;      /* a message: what follows is gathered in chunk */
+    uint32_t few;       /* bytes that may still be gathered in the arena behind the first message */
+    struct chunk chunk; /* memory to gather small pieces in */
     enum err_code failure; /* of a message that could not be sent */
     const char *failure_text;
 };
