@@ -13,7 +13,7 @@
  *          every token that was due meanwhile. What is told is of --seconds in the middle, between
  *          two marks, when all streams run. Tokens that came in one read with another of their
  *          stream are counted: were they written apart? It spins, as waking up would be late by more
- *          than what is measured.
+ *          than what is measured (--sleep: it does not; for a machine that has other work).
  * hold     (--hold) opens all streams and says so; for each line "wake" on standard input it tells when
  *          each had its next event. Times run from the first that had one.
  * stop     (--stop-after N) opens all streams and reads no more of each after N tokens: HTTP/1.1 and
@@ -97,7 +97,7 @@ static struct {
     struct bytes request; /* of a WebSocket: a message; of gRPC: body and prefix */
     struct bytes hello;   /* WebSocket: the first message */
     const char *token, *until;
-    bool has_request, has_hello, has_due;
+    bool has_request, has_hello, has_due, is_sleepy;
     uint64_t tokens, stop_after;
     double seconds, warmup, ramp;
 } options;
@@ -934,7 +934,7 @@ static void run_paced(uint64_t *ret_from, uint64_t *ret_to, uint64_t *ret_cpu)
             *ret_cpu = cpu_ns() - cpu;
             say("end");
         }
-        poll_once(0);
+        poll_once(options.is_sleepy ? 1 : 0);
         if (now > give_up)
             die("streams have not ended 60 s after what was measured");
         if (ended_count == streams_count)
@@ -1034,7 +1034,7 @@ static void run(void)
 static const char usage[] =
     "usage: streamgen --port N --wire sse|ndjson|websocket|grpc [--request FILE] [--token TEXT]\n"
     "                 [--tokens N] [--connections 16] [--streams 1] [--sources 1] [--cpu N]\n"
-    "                 [--path PATH] [--hello FILE] [--until TEXT] [--due]\n"
+    "                 [--path PATH] [--hello FILE] [--until TEXT] [--due] [--sleep]\n"
     "                 [--seconds 5] [--warmup 1 | --ramp SECONDS | --hold | --stop-after N]\n"
     "FILE holds a whole HTTP/1.1 request, the body of a gRPC call with its prefix, or a WebSocket\n"
     "message; --hello is the message before it, --until what the last message of a stream holds.\n"
@@ -1069,6 +1069,10 @@ static void options_read(int argc, char **argv)
         const char *name = argv[i];
         if (strcmp(name, "--due") == 0) {
             options.has_due = true;
+            continue;
+        }
+        if (strcmp(name, "--sleep") == 0) {
+            options.is_sleepy = true;
             continue;
         }
         if (strcmp(name, "--hold") == 0) {

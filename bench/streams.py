@@ -221,6 +221,7 @@ def closed(flow, seconds, tokens=READY_TOKENS):
 
 def paced(flow, seconds, connections, streams):
     arguments = ("--tokens", paced_tokens(seconds), "--ramp", 1, "--seconds", seconds, "--due", "--sources", SOURCES)
+    arguments += ("--sleep",) if os.environ.get("BENCH_SLEEP") else ()
     with Generator(flow, *arguments, connections=connections, streams=streams) as generator:
         generator.mark("begin")
         begin = Clocks(flow.server)
