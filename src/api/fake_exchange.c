@@ -90,8 +90,8 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
 
 static void take_later(struct fake *fake)
 {
-    require(timer_start(fake->x.loop, &fake->take, loop_refresh_ns(fake->x.loop) + NS_PER_MS, NULL) ==
-            OK);
+    require(timer_start(fake->x.loop, &fake->take, loop_refresh_ns(fake->x.loop) + NS_PER_MS,
+                        NULL) == OK);
 }
 
 static void on_take(struct timer *timer)

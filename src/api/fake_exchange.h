@@ -30,7 +30,7 @@ struct fake {
     uint32_t sends;
     bool is_aborted, is_released;
     size_t waiting, waiting_most; /* bytes sent and not taken, where there is a room */
-    int64_t answer_size; /* as announced */
+    int64_t answer_size;          /* as announced */
     /* -- inside -- */
     struct header request_headers[FAKE_HEADERS_MAX];
     struct route_match match;

@@ -37,7 +37,12 @@ static const struct signature *model(void)
           .dims = { 2 },
           .is_optional = true,
           NO_LIMITS },
-        { .name = "state", .dtype = PENSTOCK_FP32, .rank = 1, .dims = { 1 }, .is_hidden = true, NO_LIMITS },
+        { .name = "state",
+          .dtype = PENSTOCK_FP32,
+          .rank = 1,
+          .dims = { 1 },
+          .is_hidden = true,
+          NO_LIMITS },
     };
     static struct signature_tensor outputs[] = {
         { .name = "text", .dtype = PENSTOCK_BYTES, .rank = 1, .dims = { 1 }, NO_LIMITS },
@@ -154,8 +159,8 @@ TEST(elements_are_the_models)
           "%.*s", SLICE_ARG(element));
     check(*(const uint8_t *)r.inputs[FLAG].data == 1, "the flag");
     const float *wide = r.inputs[WIDE].data;
-    check(r.inputs[WIDE].size == 12 && wide[0] == 1 && wide[1] == -25 && wide[2] == 0.1f, "%f %f %f",
-          (double)wide[0], (double)wide[1], (double)wide[2]);
+    check(r.inputs[WIDE].size == 12 && wide[0] == 1 && wide[1] == -25 && wide[2] == 0.1f,
+          "%f %f %f", (double)wide[0], (double)wide[1], (double)wide[2]);
     const int32_t *grid = r.inputs[GRID].data;
     check(r.inputs[GRID].size == 8 && grid[0] == 1 && grid[1] == -2, "the grid");
     check(!r.has[ONE] && !r.has[HALF] && !r.has[STATE], "those that were not given");
@@ -170,9 +175,12 @@ TEST(other_keys_are_parameters)
         const char *key, *text;
         enum parameter_kind kind;
     } wanted[] = {
-        { "max_tokens", "5", PARAMETER_INT },         { "temperature", "0.5", PARAMETER_DOUBLE },
-        { "stop", "\n", PARAMETER_STRING },           { "stream", "false", PARAMETER_BOOL },
-        { "seed", "18446744073709551615", PARAMETER_UINT }, { "inner", "-3", PARAMETER_INT },
+        { "max_tokens", "5", PARAMETER_INT },
+        { "temperature", "0.5", PARAMETER_DOUBLE },
+        { "stop", "\n", PARAMETER_STRING },
+        { "stream", "false", PARAMETER_BOOL },
+        { "seed", "18446744073709551615", PARAMETER_UINT },
+        { "inner", "-3", PARAMETER_INT },
         { "state", "1", PARAMETER_INT }, /* a hidden input is nobody's */
     };
     read_body("{" REST ",\"id\":\"a\\\"b\",\"max_tokens\":5,\"temperature\":0.5,\"stop\":\"\\n\","
@@ -188,8 +196,8 @@ TEST(other_keys_are_parameters)
             i++;
         count++;
         check_or_stop(i < COUNT(wanted), "%s is not wanted", p->key);
-        check(p->kind == wanted[i].kind && strcmp(p->text, wanted[i].text) == 0, "%s: %d %s", p->key,
-              (int)p->kind, p->text);
+        check(p->kind == wanted[i].kind && strcmp(p->text, wanted[i].text) == 0, "%s: %d %s",
+              p->key, (int)p->kind, p->text);
     }
     check(count == COUNT(wanted), "%u parameters", count);
     drop();
@@ -208,12 +216,17 @@ TEST(bad_bodies_are_told_what_is_wrong)
         { "{", "the request" },
         { "{}", "expected 2 inputs but got 0 inputs for model 'mock': there is no 'prompt'" },
         { "{\"abc\":123}", "expected 2 inputs but got 0" },
-        { "{\"prompt\":\"x\"}", "expected 2 inputs but got 1 inputs for model 'mock': there is no 'flag'" },
+        { "{\"prompt\":\"x\"}",
+          "expected 2 inputs but got 1 inputs for model 'mock': there is no 'flag'" },
         { "{\"prompt\":123,\"flag\":false}", "attempt to access JSON non-string as string" },
-        { "{\"prompt\":\"x\",\"flag\":\"false\"}", "attempt to access JSON non-boolean as boolean" },
-        { "{\"prompt\":true,\"flag\":123}", "Unable to parse 'prompt': attempt to access JSON non-string" },
-        { "{\"flag\":\"no\",\"prompt\":true}", "Unable to parse 'flag': attempt to access JSON non-boolean" },
-        { "{\"prompt\":{\"USER\":\"x\"},\"flag\":true}", "attempt to access JSON non-string as string" },
+        { "{\"prompt\":\"x\",\"flag\":\"false\"}",
+          "attempt to access JSON non-boolean as boolean" },
+        { "{\"prompt\":true,\"flag\":123}",
+          "Unable to parse 'prompt': attempt to access JSON non-string" },
+        { "{\"flag\":\"no\",\"prompt\":true}",
+          "Unable to parse 'flag': attempt to access JSON non-boolean" },
+        { "{\"prompt\":{\"USER\":\"x\"},\"flag\":true}",
+          "attempt to access JSON non-string as string" },
         { "{\"prompt\":null,\"flag\":true}", "attempt to access JSON non-string as string" },
         { "{" REST ",\"wide\":\"5\"}", "attempt to access JSON non-number as number" },
         { "{" REST ",\"grid\":[1,1.5]}", "input 'grid'" },
@@ -223,12 +236,15 @@ TEST(bad_bodies_are_told_what_is_wrong)
         { "{" REST ",\"list\":[1]}", "parameter 'list' has invalid type" },
         { "{" REST ",\"none\":null}", "parameter 'none' has invalid type" },
         { "{" REST ",\"parameters\":5}", "'{'" },
-        { "{" REST ",\"parameters\":{\"parameters\":{}}}", "parameter 'parameters' has invalid type" },
+        { "{" REST ",\"parameters\":{\"parameters\":{}}}",
+          "parameter 'parameters' has invalid type" },
         { "{" REST ",\"parameters\":{\"a\":{}}}", "parameter 'a' has invalid type" },
-        { "{" REST ",\"parameters\":{},\"parameters\":{}}", "'parameters' already exists in request" },
+        { "{" REST ",\"parameters\":{},\"parameters\":{}}",
+          "'parameters' already exists in request" },
         { "{" REST ",\"prompt\":\"again\"}", "input 'prompt' already exists in request" },
         { "{" REST ",\"parameters\":{\"flag\":true}}", "input 'flag' already exists in request" },
-        { "{" REST ",\"a\":1,\"parameters\":{\"a\":1}}", "parameter 'a' already exists in request" },
+        { "{" REST ",\"a\":1,\"parameters\":{\"a\":1}}",
+          "parameter 'a' already exists in request" },
         { "{" REST ",\"id\":5}", "id" },
         { "{" REST ",\"id\":\"a\",\"id\":\"b\"}", "'id' already exists in request" },
         { "{" REST ",\"triton_x\":1}", "parameter keys starting with 'triton_' are reserved" },
@@ -244,7 +260,8 @@ TEST(bad_bodies_are_told_what_is_wrong)
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         read_body(cases[i].body);
-        check((r.code == E_INVALID || (r.code == E_UNIMPLEMENTED && strstr(cases[i].words, "not built"))) &&
+        check((r.code == E_INVALID ||
+               (r.code == E_UNIMPLEMENTED && strstr(cases[i].words, "not built"))) &&
                   strstr(r.err.text, cases[i].words) != NULL,
               "%s: %d %s", cases[i].body, (int)r.code, r.err.text);
         drop();
@@ -321,10 +338,9 @@ TEST(answers_are_named_and_single_elements_bare)
     read_body("{" REST ",\"id\":\"\\u0001\"}");
     check_or_stop(r.code == OK, "%s", r.err.text);
     fill(outputs, 1);
-    check_generated(outputs,
-                    "{\"id\":\"\\u0001\",\"model_name\":\"mock\",\"model_version\":\"3\","
-                    "\"text\":\"a\\\"\\nb\",\"score\":0.5,"
-                    "\"ma\\\"ny\":[1,-2,3,-9223372036854775808]}");
+    check_generated(outputs, "{\"id\":\"\\u0001\",\"model_name\":\"mock\",\"model_version\":\"3\","
+                             "\"text\":\"a\\\"\\nb\",\"score\":0.5,"
+                             "\"ma\\\"ny\":[1,-2,3,-9223372036854775808]}");
     drop();
     read_body("{" REST "}");
     fill(outputs, 2);
@@ -333,8 +349,7 @@ TEST(answers_are_named_and_single_elements_bare)
                              "\"text\":\"a\\\"\\nb\",\"score\":[0.5,NaN]}");
     fill(outputs, 0);
     outputs[0].is_set = outputs[2].is_set = false;
-    check_generated(outputs,
-                    "{\"model_name\":\"mock\",\"model_version\":\"3\",\"score\":[]}");
+    check_generated(outputs, "{\"model_name\":\"mock\",\"model_version\":\"3\",\"score\":[]}");
     outputs[1].is_set = false;
     check_generated(outputs, "{\"model_name\":\"mock\",\"model_version\":\"3\"}");
     drop();
@@ -366,13 +381,12 @@ TEST(bounds_hold)
                 struct err err = { 0 };
                 struct text out;
                 text_init_fixed(&out, exact, room);
-                check((is_event ? kserve_event_write(&out, r.plan, &r.request, outputs, memory(),
-                                                     &err)
-                                : kserve_generate_write(&out, r.plan, &r.request, outputs, &err)) ==
-                          OK,
+                check((is_event
+                           ? kserve_event_write(&out, r.plan, &r.request, outputs, memory(), &err)
+                           : kserve_generate_write(&out, r.plan, &r.request, outputs, &err)) == OK,
                       "%s", err.text);
-                check(!text_failed(&out) || (!is_most && !is_plain), "%u bytes, %s: %zu are too few",
-                      size, is_plain ? "plain" : "escaped", room);
+                check(!text_failed(&out) || (!is_most && !is_plain),
+                      "%u bytes, %s: %zu are too few", size, is_plain ? "plain" : "escaped", room);
                 free(exact);
             }
         drop();
@@ -391,19 +405,22 @@ TEST(an_event_is_an_inference_response)
     text_init_arena(&out, r.arena, 16);
     check(kserve_event_write(&out, r.plan, &r.request, outputs, memory(), &err) == OK, "%s",
           err.text);
-    check(strcmp(text_cstr(&out),
-                 "{\"id\":\"7\",\"model_name\":\"mock\",\"model_version\":\"3\",\"outputs\":[{\"name\":"
-                 "\"text\",\"datatype\":\"BYTES\",\"shape\":[1],\"data\":[\"a\\\"\\nb\"]},{\"name\":"
-                 "\"score\",\"datatype\":\"FP32\",\"shape\":[1],\"data\":[0.5]}]}") == 0,
-          "%s", text_cstr(&out));
+    check(
+        strcmp(
+            text_cstr(&out),
+            "{\"id\":\"7\",\"model_name\":\"mock\",\"model_version\":\"3\",\"outputs\":[{\"name\":"
+            "\"text\",\"datatype\":\"BYTES\",\"shape\":[1],\"data\":[\"a\\\"\\nb\"]},{\"name\":"
+            "\"score\",\"datatype\":\"FP32\",\"shape\":[1],\"data\":[0.5]}]}") == 0,
+        "%s", text_cstr(&out));
     drop();
 }
 
 /* Every cut of a good body is refused, and reads nothing behind it. */
 TEST(cut_bodies_are_refused)
 {
-    static const char body[] = "{\"prompt\":[\"h\\u00e9\"],\"flag\":true,\"wide\":[[1.5e3,2]],\"id\":\"x\","
-                               "\"parameters\":{\"a\":-1.5,\"b\":false,\"grid\":[1,2]},\"c\":\"d\"}";
+    static const char body[] =
+        "{\"prompt\":[\"h\\u00e9\"],\"flag\":true,\"wide\":[[1.5e3,2]],\"id\":\"x\","
+        "\"parameters\":{\"a\":-1.5,\"b\":false,\"grid\":[1,2]},\"c\":\"d\"}";
     char cut[sizeof body];
 
     for (size_t size = 0; size < sizeof body - 1; size++) {

@@ -52,7 +52,8 @@ struct infer_dialect {
     /* optional: answers with a failure; else api_fail does, or, over a call, call_end with err and
      * infer->field. Of a stream only as long as nothing was answered. */
     void (*fail)(struct infer *infer, const struct err *err);
-    const char *one_only; /* optional: what is said when the model gives none or several responses */
+    const char
+        *one_only; /* optional: what is said when the model gives none or several responses */
 
     /* -- streams ------------------------------------------------------------------------------- */
     bool is_stream; /* always; else infer_stream says so */
@@ -68,8 +69,7 @@ struct infer_dialect {
     /* Over a call: makes one message, in infer_room's memory where its bytes are not an output's with
      * an owner, and sends it by call_send. What fails ends the call. The response is there only until
      * it returns. */
-    enum err_code (*message)(struct infer *infer, const struct response *response,
-                             struct err *err);
+    enum err_code (*message)(struct infer *infer, const struct response *response, struct err *err);
     /* optional, over a call: a message behind the last, when the model has ended well. */
     void (*message_end)(struct infer *infer);
 };

@@ -35,16 +35,16 @@ struct infer_stream {
     struct events events;
     enum events_form form;
     enum session_merge merge;
-    bool has_merge;        /* the query or the dialect said so */
-    bool has_begun;        /* the head is sent, or a message */
-    uint64_t keep_ns;      /* how long it may be resumed; 0: not at all */
+    bool has_merge;         /* the query or the dialect said so */
+    bool has_begun;         /* the head is sent, or a message */
+    uint64_t keep_ns;       /* how long it may be resumed; 0: not at all */
     struct resumable *kept; /* the log that takes its events, until they end */
-    bool is_kept;          /* it was begun so: the exchange is not ours any more */
-    uint32_t credit;       /* responses that the model may make still */
-    uint64_t count, bytes; /* responses given, and the bytes of them */
-    struct arena *scratch; /* owned; NULL: nobody asked */
-    struct buf *chunk;     /* owned; NULL: none */
-    uint8_t *chunk_at;     /* what of it is not used yet: the rest is being sent */
+    bool is_kept;           /* it was begun so: the exchange is not ours any more */
+    uint32_t credit;        /* responses that the model may make still */
+    uint64_t count, bytes;  /* responses given, and the bytes of them */
+    struct arena *scratch;  /* owned; NULL: nobody asked */
+    struct buf *chunk;      /* owned; NULL: none */
+    uint8_t *chunk_at;      /* what of it is not used yet: the rest is being sent */
     size_t chunk_left;
 };
 
@@ -74,19 +74,20 @@ enum session_merge infer_stream_merge(const struct infer *infer)
 
 static enum err_code read_when_slow(struct infer_stream *s, struct slice value, struct err *err)
 {
-    static const char *const names[] = { [SESSION_PAUSE] = "pause",
-                                         [SESSION_LATEST] = "latest",
-                                         [SESSION_CONCAT] = "concat" };
+    static const char *const names[] = {
+        [SESSION_PAUSE] = "pause", [SESSION_LATEST] = "latest", [SESSION_CONCAT] = "concat"
+    };
 
     for (unsigned i = 0; i < COUNT(names); i++)
         if (slice_is(value, names[i])) {
             s->merge = (enum session_merge)i;
             return OK;
         }
-    return err_set(err, E_INVALID,
-                   "when_slow is '%.*s'; it takes pause (the model waits for a slow reader), latest "
-                   "(only the newest answer waits) or concat (texts that wait are joined)",
-                   SLICE_ARG(slice_first(value, 40)));
+    return err_set(
+        err, E_INVALID,
+        "when_slow is '%.*s'; it takes pause (the model waits for a slow reader), latest "
+        "(only the newest answer waits) or concat (texts that wait are joined)",
+        SLICE_ARG(slice_first(value, 40)));
 }
 
 static bool is_pair_of(struct slice pair, const char *key)
@@ -321,17 +322,19 @@ static enum err_code put_written(struct infer *infer, struct slice event, struct
     if (UNLIKELY(s->is_kept))
         return resumable_put(s->kept, none, event)
                    ? OK
-                   : err_set(err, E_EXHAUSTED,
-                             "an event of %zu bytes finds no room among those that are kept for who "
-                             "comes back (--resume-bytes-max, --memory-limit)",
-                             event.size);
+                   : err_set(
+                         err, E_EXHAUSTED,
+                         "an event of %zu bytes finds no room among those that are kept for who "
+                         "comes back (--resume-bytes-max, --memory-limit)",
+                         event.size);
     /* Without memory it is cut off, and on_gone comes. */
     events_put(&s->events, none, none, event);
     return OK;
 }
 
 /* The first, before which nothing is answered; and each that goes to a log. */
-static enum err_code put_apart(struct infer *infer, const struct response *response, struct err *err)
+static enum err_code put_apart(struct infer *infer, const struct response *response,
+                               struct err *err)
 {
     uint8_t few[FIRST_MAX];
 

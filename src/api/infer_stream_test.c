@@ -14,14 +14,16 @@
 #include "repository/repository.h"
 #include "test/harness.h"
 
-#define REPEAT(count)                                                                         \
-    "backend: \"echo\"\nmodel_transaction_policy { decoupled: true }\n" MODE("repeat")        \
-    "parameters { key: \"count\" value { string_value: \"" count "\" } }\n"
+#define REPEAT(count)                                                         \
+    "backend: \"echo\"\nmodel_transaction_policy { decoupled: true }\n" MODE( \
+        "repeat") "parameters { key: \"count\" value { string_value: \"" count "\" } }\n"
 
-static const char tokens[] = REPEAT("3") "input [" TENSOR("text", "TYPE_STRING", "1") "]\noutput [" TENSOR(
-    "token", "TYPE_STRING", "1") "]\n";
-static const char numbers[] = REPEAT("2") "input [" TENSOR("x", "TYPE_FP32", "-1, 2") "]\noutput [" TENSOR(
-    "y", "TYPE_FP32", "-1, 2") "]\n";
+static const char tokens[] =
+    REPEAT("3") "input [" TENSOR("text", "TYPE_STRING",
+                                 "1") "]\noutput [" TENSOR("token", "TYPE_STRING", "1") "]\n";
+static const char numbers[] =
+    REPEAT("2") "input [" TENSOR("x", "TYPE_FP32", "-1, 2") "]\noutput [" TENSOR("y", "TYPE_FP32",
+                                                                                 "-1, 2") "]\n";
 
 static bool up(void)
 {
@@ -29,10 +31,12 @@ static bool up(void)
         return false;
     stage_put_file("tokens", "config.pbtxt", tokens);
     stage_put_file("numbers", "config.pbtxt", numbers);
-    stage_put_file("fail", "config.pbtxt",
-                   "backend: \"echo\"\n" MODE("fail") "input [" TENSOR(
-                       "x", "TYPE_FP32", "1") "]\noutput [" TENSOR("y", "TYPE_FP32", "1") "]\n"
-                   "parameters { key: \"code\" value { string_value: \"UNAVAILABLE\" } }\n");
+    stage_put_file(
+        "fail", "config.pbtxt",
+        "backend: \"echo\"\n" MODE("fail") "input [" TENSOR("x", "TYPE_FP32", "1") "]\noutput [" TENSOR(
+            "y", "TYPE_FP32",
+            "1") "]\n"
+                 "parameters { key: \"code\" value { string_value: \"UNAVAILABLE\" } }\n");
     stage_put_file("slow", "config.pbtxt",
                    "backend: \"echo\"\n" DELAY("300") "input [" TENSOR(
                        "x", "TYPE_FP32", "1") "]\noutput [" TENSOR("y", "TYPE_FP32", "1") "]\n");
@@ -81,10 +85,10 @@ static bool has_type(const struct fake *fake, const char *type)
 #define SSE_TYPE "text/event-stream; charset=utf-8"
 #define SSE      "text/event-stream"
 #define NDJSON   "application/x-ndjson"
-#define X                                                                                \
+#define X                                                                                   \
     "{\"inputs\":[{\"name\":\"x\",\"shape\":[1,2],\"datatype\":\"FP32\",\"data\":[1,2.5]}]" \
     ",\"id\":\"7\"}"
-#define Y                                                                                   \
+#define Y                                                                                      \
     "{\"id\":\"7\",\"model_name\":\"numbers\",\"model_version\":\"1\",\"outputs\":[{\"name\":" \
     "\"y\",\"datatype\":\"FP32\",\"shape\":[1,2],\"data\":[1.0,2.5]}]}"
 #define TOKEN(text) "{\"model_name\":\"tokens\",\"model_version\":\"1\",\"token\":\"" text "\"}"
@@ -98,11 +102,13 @@ TEST(each_route_streams_in_its_form)
     } cases[] = {
         { "/v2/models/tokens/generate_stream", NULL, "{\"text\":\"hi\"}", SSE_TYPE,
           "data: " TOKEN("hi") "\n\ndata: " TOKEN("hi") "\n\ndata: " TOKEN("hi") "\n\n" },
-        { "/v2/models/tokens/versions/1/generate_stream", "*/*", "{\"text\":[\"\\\"\"],\"count\":1}",
-          SSE_TYPE, "data: " TOKEN("\\\"") "\n\n" },
-        { "/v2/models/tokens/generate_stream", NDJSON, "{\"text\":\"hi\",\"parameters\":{\"count\":2}}",
-          NDJSON, TOKEN("hi") "\n" TOKEN("hi") "\n" },
-        { "/v2/models/tokens/generate_stream", NULL, "{\"text\":\"hi\",\"count\":0}", SSE_TYPE, "" },
+        { "/v2/models/tokens/versions/1/generate_stream", "*/*",
+          "{\"text\":[\"\\\"\"],\"count\":1}", SSE_TYPE, "data: " TOKEN("\\\"") "\n\n" },
+        { "/v2/models/tokens/generate_stream", NDJSON,
+          "{\"text\":\"hi\",\"parameters\":{\"count\":2}}", NDJSON,
+          TOKEN("hi") "\n" TOKEN("hi") "\n" },
+        { "/v2/models/tokens/generate_stream", NULL, "{\"text\":\"hi\",\"count\":0}", SSE_TYPE,
+          "" },
         { "/v2/models/tokens/generate_stream?when_slow=latest&x=y", NULL,
           "{\"text\":\"hi\",\"count\":1}", SSE_TYPE, "data: " TOKEN("hi") "\n\n" },
         { "/v2/models/tokens/generate", NULL, "{\"text\":\"hi\",\"count\":1}", "application/json",
@@ -113,8 +119,8 @@ TEST(each_route_streams_in_its_form)
         { "/v2/models/numbers/versions/1/infer_stream", NDJSON, X, NDJSON, Y "\n" Y "\n" },
         { "/models/numbers:predict", SSE, "{\"x\":[1,2.5]}", SSE_TYPE,
           "data: {\"y\":[1.0,2.5]}\n\ndata: {\"y\":[1.0,2.5]}\n\n" },
-        { "/models/numbers:predict?when_slow=concat&precision=1", NDJSON,
-          "{\"x\":[[1,2.5],[3,4]]}", NDJSON,
+        { "/models/numbers:predict?when_slow=concat&precision=1", NDJSON, "{\"x\":[[1,2.5],[3,4]]}",
+          NDJSON,
           "[{\"y\":[1.0,2.0]},{\"y\":[3.0,4.0]}]\n[{\"y\":[1.0,2.0]},{\"y\":[3.0,4.0]}]\n" },
         { "/models/tokens:predict", SSE ";q=0.9, application/json;q=0.1", "{\"text\":\"a\\nb\"}",
           SSE_TYPE,
@@ -190,8 +196,8 @@ TEST(what_fails_before_the_first_response_is_no_stream)
         return;
     for (size_t i = 0; i < COUNT(cases); i++) {
         struct fake *fake = call(cases[i].path, cases[i].accept, cases[i].body);
-        check(fake->status == cases[i].status && has_type(fake, "application/json"),
-              "%s %s: %u %s", cases[i].path, cases[i].body, fake->status, answer_of(fake));
+        check(fake->status == cases[i].status && has_type(fake, "application/json"), "%s %s: %u %s",
+              cases[i].path, cases[i].body, fake->status, answer_of(fake));
         check(strstr(answer_of(fake), cases[i].words) != NULL, "%s: %s", cases[i].path,
               answer_of(fake));
     }
@@ -210,7 +216,8 @@ TEST(lines_to_paste_ask_for_a_stream)
     stage_drop_calls();
     fake = stage_make(METHOD_GET, "/models/identity", slice_make("", 0));
     stage_run();
-    check(strstr(answer_of(fake), "curl http://localhost:8000/models/identity:predict -d '") != NULL,
+    check(strstr(answer_of(fake), "curl http://localhost:8000/models/identity:predict -d '") !=
+              NULL,
           "%s", answer_of(fake));
     stage_down();
 }
@@ -370,8 +377,8 @@ TEST(who_leaves_without_reading_frees_a_model_that_waits)
 {
     if (!up())
         return;
-    struct fake *fake = make("/v2/models/tokens/generate_stream", NULL,
-                             "{\"text\":\"a\",\"count\":1000000000}");
+    struct fake *fake =
+        make("/v2/models/tokens/generate_stream", NULL, "{\"text\":\"a\",\"count\":1000000000}");
     fake->room = 2000;
     fake->takes = 0;
     fake->gone_ms = 50;
@@ -412,8 +419,8 @@ TEST(a_model_that_is_unloaded_finishes_its_streams)
         return;
     struct fake *fake = make("/v2/models/tokens/generate_stream", NULL,
                              "{\"text\":\"a\",\"count\":30,\"delay_ms\":5}");
-    struct fake *queued = make("/v2/models/slow/generate_stream", NULL,
-                               "{\"x\":1,\"delay_ms\":120}");
+    struct fake *queued =
+        make("/v2/models/slow/generate_stream", NULL, "{\"x\":1,\"delay_ms\":120}");
     stage_later(&timer, 40);
     stage_run();
     check(stage.repository == NULL, "it was not unloaded meanwhile");

@@ -38,7 +38,9 @@ static void answer(const struct kserve_plan *plan, const struct kserve_request *
     struct text out;
 
     for (uint32_t i = 0; i < plan->signature->outputs_count; i++)
-        outputs[i] = (struct response_output){ input != NULL, input != NULL ? *input : (struct penstock_tensor){ 0 } };
+        outputs[i] =
+            (struct response_output){ input != NULL,
+                                      input != NULL ? *input : (struct penstock_tensor){ 0 } };
     for (int is_event = 0; is_event <= 1; is_event++) {
         size_t room = is_event ? kserve_event_bound(plan, request, outputs, true)
                                : kserve_generate_bound(plan, request, outputs, true);
@@ -74,9 +76,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct kserve_memory memory = { arena, &budget };
     require(arena != NULL && plan != NULL && plan->signature->inputs_count <= COUNT(inputs));
     budget_init(&budget, 64 << 20);
-    enum err_code code =
-        kserve_read_generate(&request, (struct kserve_inputs){ inputs, has }, plan,
-                             slice_make(data + 1, size - 1), memory, &err);
+    enum err_code code = kserve_read_generate(&request, (struct kserve_inputs){ inputs, has }, plan,
+                                              slice_make(data + 1, size - 1), memory, &err);
     require((code == OK) == (err.text[0] == '\0'));
     const struct penstock_tensor *last = NULL;
     for (uint32_t i = 0; code == OK && i < plan->signature->inputs_count; i++)

@@ -32,9 +32,8 @@ static COLD enum err_code misfit(const struct signature_tensor *t, uint64_t coun
 {
     char shape[160];
 
-    return err_set(err, E_INVALID,
-                   "input '%s': %llu element%s cannot have its shape, %s (-1: any)", t->name,
-                   (unsigned long long)count, count == 1 ? "" : "s",
+    return err_set(err, E_INVALID, "input '%s': %llu element%s cannot have its shape, %s (-1: any)",
+                   t->name, (unsigned long long)count, count == 1 ? "" : "s",
                    shape_text(shape, sizeof shape, t->rank, t->dims));
 }
 
@@ -79,10 +78,11 @@ static COLD enum err_code wrong_kind(struct reader *r, const struct signature_te
             ? first == 't' || first == 'f'
             : first == '-' || (first >= '0' && first <= '9') || first == '[' || first == ']')
         return err_wrap(err, "input '%s'", t->name);
-    return err_set(err, E_INVALID,
-                   "Unable to parse '%s': attempt to access JSON non-%s as %s: the input takes %ss. "
-                   "%s",
-                   t->name, kind, kind, kind, why.text);
+    return err_set(
+        err, E_INVALID,
+        "Unable to parse '%s': attempt to access JSON non-%s as %s: the input takes %ss. "
+        "%s",
+        t->name, kind, kind, kind, why.text);
 }
 
 /* The value of an input: a scalar, or a list. The key has been read. */
@@ -113,8 +113,8 @@ static enum err_code read_input(struct reader *r, uint32_t index, struct err *er
                        "nested as its shape is, %s (-1: any)",
                        t->name, rank, shape_text(want, sizeof want, t->rank, t->dims));
     }
-    enum err_code code = kserve_read_elements(&bytes, &size, t->dtype, count, &r->c, t->name,
-                                              r->memory, err);
+    enum err_code code =
+        kserve_read_elements(&bytes, &size, t->dtype, count, &r->c, t->name, r->memory, err);
     if (UNLIKELY(code == E_RANGE && err->code == OK))
         return misfit(t, count, err);
     if (UNLIKELY(code != OK))
@@ -159,8 +159,7 @@ static enum err_code read_id(struct reader *r, struct err *err)
         return err_set(err, E_INVALID, "'id' already exists in request");
     r->has_id = true;
     TRY(json_string(&r->c, r->memory.arena, &r->request->id, "id", err));
-    r->request->id_text =
-        arena_strndup(r->memory.arena, r->request->id.data, r->request->id.size);
+    r->request->id_text = arena_strndup(r->memory.arena, r->request->id.data, r->request->id.size);
     return r->request->id_text == NULL ? no_memory(err) : OK;
 }
 
@@ -214,8 +213,8 @@ static enum err_code check_inputs(struct reader *r, struct err *err)
     if (missing == NULL)
         return OK;
     return err_set(err, E_INVALID,
-                   "expected %u inputs but got %u inputs for model '%.*s': there is no '%s'", wanted,
-                   given, SLICE_ARG(r->plan->model_name), missing);
+                   "expected %u inputs but got %u inputs for model '%.*s': there is no '%s'",
+                   wanted, given, SLICE_ARG(r->plan->model_name), missing);
 }
 
 enum err_code kserve_read_generate(struct kserve_request *ret, struct kserve_inputs inputs,

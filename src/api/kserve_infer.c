@@ -47,8 +47,7 @@ static enum err_code begin(struct infer *infer, struct err *err)
     struct kserve_infer *k = (struct kserve_infer *)infer;
     enum events_form form;
 
-    if (UNLIKELY(infer->headers.accept.data != NULL &&
-                 events_wanted(infer->headers.accept, &form)))
+    if (UNLIKELY(infer->headers.accept.data != NULL && events_wanted(infer->headers.accept, &form)))
         TRY(begin_events(infer, form, err));
     else if (UNLIKELY(infer->stream == NULL && model_is_decoupled(infer->model)))
         return one_response_only(err);
@@ -209,11 +208,10 @@ static HOT enum err_code event_write(struct infer *infer, const struct response 
     return kserve_event_write(out, k->plan, &k->request, response->outputs, memory, err);
 }
 
-#define KSERVE_DIALECT(first)                                                                       \
+#define KSERVE_DIALECT(first)                                                                      \
     {                                                                                              \
         .dialect = DIALECT_KSERVE, .size = sizeof(struct kserve_infer), .begin = (first),          \
-        .decode = decode, .encode = encode, .event_bound = event_bound,                            \
-        .event_write = event_write                                                                 \
+        .decode = decode, .encode = encode, .event_bound = event_bound, .event_write = event_write \
     }
 
 static const struct infer_dialect infer_dialect = KSERVE_DIALECT(begin);

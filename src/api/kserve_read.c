@@ -150,8 +150,8 @@ static enum err_code read_number(struct parameter *p, struct json_cursor *c, str
     return p->text == NULL ? no_memory(err) : OK;
 }
 
-enum err_code kserve_read_parameter(struct parameter *p, struct json_cursor *c,
-                                    struct arena *arena, const char *path, struct err *err)
+enum err_code kserve_read_parameter(struct parameter *p, struct json_cursor *c, struct arena *arena,
+                                    const char *path, struct err *err)
 {
     uint8_t first = json_peek(c);
 

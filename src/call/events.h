@@ -26,7 +26,7 @@ struct events {
     uint64_t heartbeat_ns; /* 0: none */
     bool is_begun, is_over;
     /* -- inside -- */
-    bool is_open;        /* an event is being written */
+    bool is_open; /* an event is being written */
     struct timer timer;
     struct loop_task flush;
     struct buf *filling; /* events of this turn; NULL: none */

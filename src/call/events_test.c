@@ -123,8 +123,7 @@ static void put_some(void)
     check_or_stop(at != NULL, "no room");
     memset(at, 'x', 5000);
     events_discard(e);
-    check(stage.fake.pieces_count == 0, "%u pieces before the turn's end",
-          stage.fake.pieces_count);
+    check(stage.fake.pieces_count == 0, "%u pieces before the turn's end", stage.fake.pieces_count);
 }
 
 TEST(sse_is_lines_and_an_empty_one)
@@ -204,8 +203,8 @@ TEST(events_of_a_turn_are_one_piece_as_they_were_put)
     }
     const char *text = sent();
     for (unsigned i = 0; i < 3 * many; i++)
-        check_or_stop(text[i * 101] == 'a' + (int)(i % many % 26) && text[i * 101 + 99] == text[i * 101] &&
-                          text[i * 101 + 100] == '\n',
+        check_or_stop(text[i * 101] == 'a' + (int)(i % many % 26) &&
+                          text[i * 101 + 99] == text[i * 101] && text[i * 101 + 100] == '\n',
                       "event %u", i);
     check(budget_used(&stage.fake.budget) == 0, "%llu bytes are kept between turns",
           (unsigned long long)budget_used(&stage.fake.budget));
@@ -349,7 +348,8 @@ static void sweep(void)
     begin_beating();
     many = 20;
     for (unsigned i = 0; i < many && !stage.events.is_over; i++)
-        if (!events_put(&stage.events, none, none, slice_of("0123456789012345678901234567890123456789")))
+        if (!events_put(&stage.events, none, none,
+                        slice_of("0123456789012345678901234567890123456789")))
             break;
     events_end(&stage.events);
 }
@@ -418,9 +418,21 @@ TEST(accept_chooses)
 
 TEST(any_accept_is_read)
 {
-    static const char *const words[] = { "text/event-stream", "application/json", "*/*", ";", ",",
-                                         "q=", "0.5", "1", " ", "\t", "=", "application/x-ndjson",
-                                         ".", "q=0.", "\x80" };
+    static const char *const words[] = { "text/event-stream",
+                                         "application/json",
+                                         "*/*",
+                                         ";",
+                                         ",",
+                                         "q=",
+                                         "0.5",
+                                         "1",
+                                         " ",
+                                         "\t",
+                                         "=",
+                                         "application/x-ndjson",
+                                         ".",
+                                         "q=0.",
+                                         "\x80" };
     char text[256];
 
     for (unsigned round = 0; round < 20000; round++) {
