@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--fault-at", type=int, default=None)
     options = parser.parse_args()
     for row in readings(options.rows, options.seed, options.fault_at):
-        print(json.dumps(dict(zip(("temperature", "vibration", "current"), (round(float(v), 4) for v in row)))))
+        print(json.dumps({"readings": [round(float(value), 4) for value in row]}))
 
 
 if __name__ == "__main__":

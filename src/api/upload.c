@@ -185,6 +185,9 @@ static void end(struct upload *u, const struct err *err)
 
     if (u->is_over)
         return;
+    if (how.code == OK && u->json.size == 0)
+        err_set(&how, E_PRECONDITION,
+                "what came is less than the model runs on (its window), so there is no answer");
     if (how.code == OK && text_failed(&u->json))
         err_set(&how, E_EXHAUSTED, "no memory for the answer");
     if (how.code == OK && buf_new(&answer, NULL, u->json.size, &how) == OK)
@@ -768,6 +771,8 @@ static enum err_code open_session(struct upload *u, struct slice query, struct e
     bool *wants = arena_zalloc(u->arena, s->outputs_count + 1);
     if (wants == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for an upload; retry later");
+    for (uint32_t i = 0; i < s->outputs_count; i++)
+        wants[i] = !s->outputs[i].is_hidden;
     typed_query_wants(&u->query, u->plan, wants);
     settings.wants = wants;
     return session_new(&u->session, u->api->engine, u->model, &settings, &session_sink, err);
@@ -978,10 +983,11 @@ static void look(struct exchange *x, const struct route_match *match)
 }
 
 static const struct route routes[] = {
-    { 1 << METHOD_POST, "/models/{model}:upload", create, DIALECT_TYPED },
-    { 1 << METHOD_POST, "/models/{model}/versions/{version}:upload", create, DIALECT_TYPED },
+    { 1 << METHOD_POST | ROUTE_ANY_SIZE, "/models/{model}:upload", create, DIALECT_TYPED },
+    { 1 << METHOD_POST | ROUTE_ANY_SIZE, "/models/{model}/versions/{version}:upload", create,
+      DIALECT_TYPED },
     { 1 << METHOD_GET, "/uploads/{id}", look, DIALECT_TYPED },
-    { 1 << METHOD_PATCH, "/uploads/{id}", append, DIALECT_TYPED },
+    { 1 << METHOD_PATCH | ROUTE_ANY_SIZE, "/uploads/{id}", append, DIALECT_TYPED },
     { 1 << METHOD_DELETE, "/uploads/{id}", cancel, DIALECT_TYPED },
 };
 const struct route_table upload_routes = { routes, COUNT(routes) };

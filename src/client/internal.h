@@ -42,6 +42,7 @@ struct client_exchange {
     struct piece *at;   /* the next to be sent, from offset; NULL: all that is there is sent */
     size_t offset;
     size_t unsent_bytes;
+    size_t kept_bytes; /* of all pieces, sent or not */
     bool is_open;       /* more of the body may come */
     bool is_chunked;    /* HTTP/1.1 without a length: pieces carry the chunks' frames */
     bool is_sent;       /* head and body are in the socket */

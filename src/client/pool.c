@@ -455,6 +455,7 @@ static struct piece *put_piece(struct client_exchange *x, struct slice bytes, st
         x->offset = 0;
     }
     x->unsent_bytes += bytes.size;
+    x->kept_bytes += bytes.size;
     x->wants_room = true;
     return piece;
 }
@@ -469,6 +470,7 @@ static bool put_chunk(struct client_exchange *x, struct slice bytes, struct buf 
     int size = snprintf(head->frame, sizeof head->frame, "%zx\r\n", bytes.size);
     head->bytes = slice_make(head->frame, (size_t)size);
     x->unsent_bytes += (size_t)size;
+    x->kept_bytes += (size_t)size;
     return put_piece(x, bytes, holder) != NULL && put_piece(x, slice_of("\r\n"), NULL) != NULL;
 }
 
@@ -640,6 +642,7 @@ struct piece *exchange_piece_after(struct client_exchange *x, struct piece *piec
 
 static void free_piece(struct client_exchange *x, struct piece *piece)
 {
+    x->kept_bytes -= piece->bytes.size;
     list_remove(&piece->node);
     buf_unref(&piece->holder);
     if (piece != &x->first)
@@ -651,15 +654,12 @@ static void free_piece(struct client_exchange *x, struct piece *piece)
 void exchange_drop_sent(struct client_exchange *x)
 {
     struct list_node *n = list_first(&x->pieces), *next;
-    size_t kept = 0;
 
     /* A body that goes on for long is not kept for another try. */
-    for (; n != NULL && n != (x->at == NULL ? NULL : &x->at->node); n = list_next(&x->pieces, n))
-        kept += CONTAINER_OF(n, struct piece, node)->bytes.size;
-    if (!x->is_open || (kept <= REPEAT_BYTES_MAX && !x->has_begun))
+    if (!x->is_open || (x->kept_bytes <= REPEAT_BYTES_MAX && !x->has_begun))
         return;
-    x->is_kept_no_more = true;
-    for (n = list_first(&x->pieces); n != NULL && (x->at == NULL || n != &x->at->node); n = next) {
+    for (; n != NULL && (x->at == NULL || n != &x->at->node); n = next) {
+        x->is_kept_no_more = true;
         next = list_next(&x->pieces, n);
         free_piece(x, CONTAINER_OF(n, struct piece, node));
     }

@@ -154,6 +154,20 @@ enum dialect serve_dialect_of(const struct exchange *x)
     return grpc_is_call(x) ? DIALECT_GRPC : api_dialect_of_path(x->path);
 }
 
+COLD bool serve_takes_any_size(struct serve_exchange *e)
+{
+    struct exchange *x = &e->x;
+    struct router_result found;
+    struct err err;
+
+    if (e->match.route != NULL)
+        return (e->match.route->methods & ROUTE_ANY_SIZE) != 0;
+    return !grpc_is_call(x) &&
+           router_find(e->l->serve->router, x->method, x->path, x->arena, &found, &err) ==
+               ROUTER_FOUND &&
+           (found.match.route->methods & ROUTE_ANY_SIZE) != 0;
+}
+
 void serve_dispatch(struct serve_exchange *e)
 {
     struct exchange *x = &e->x;

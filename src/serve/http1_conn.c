@@ -620,7 +620,8 @@ static void begin_request(struct http1_conn *c, size_t head_size)
     stat_add(&c->base.l->stats.requests, 1);
     if (UNLIKELY(!h->is_keep_alive))
         c->is_closing = true;
-    if (UNLIKELY(h->body_size > 0 && (uint64_t)h->body_size > settings->body_bytes_max)) {
+    if (UNLIKELY(h->body_size > 0 && (uint64_t)h->body_size > settings->body_bytes_max) &&
+        !serve_takes_any_size(e)) {
         stat_add(&c->base.l->stats.limit_body, 1);
         err_set(&err, E_RANGE,
                 "the body has %lld bytes; the most is %llu, and --max-body raises it",
@@ -778,7 +779,8 @@ static bool deliver(struct http1_conn *c)
         }
         e->expects_continue = false;
         body_pace_got(&c->pace, now, filled);
-        if (UNLIKELY(c->pace.bytes > settings->body_bytes_max) && !e->is_tunnel) {
+        if (UNLIKELY(c->pace.bytes > settings->body_bytes_max) && !e->is_tunnel &&
+            !serve_takes_any_size(e)) {
             stat_add(&c->base.l->stats.limit_body, 1);
             err_set(&err, E_RANGE,
                     "the body has more than %llu bytes, the most that is accepted; --max-body "

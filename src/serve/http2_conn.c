@@ -640,7 +640,7 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
     }
     stat_add(&stats->requests, 1);
     if (UNLIKELY(x->body_size > 0 && (uint64_t)x->body_size > settings->body_bytes_max) &&
-        (e->dialect = serve_dialect_of(x)) != DIALECT_GRPC) {
+        (e->dialect = serve_dialect_of(x)) != DIALECT_GRPC && !serve_takes_any_size(e)) {
         stat_add(&stats->limit_body, 1);
         err_set(&err, E_RANGE,
                 "the body has %lld bytes; the most is %llu, and --max-body raises it",
@@ -722,7 +722,7 @@ static bool count_body(struct http2_conn *c, struct serve_exchange *e, size_t si
     e->expects_continue = false;
     /* A gRPC stream may go on for ever; its messages have a limit of their own. */
     if (LIKELY(e->pace.bytes <= settings->body_bytes_max || e->dialect == DIALECT_GRPC) ||
-        e->is_tunnel)
+        e->is_tunnel || serve_takes_any_size(e))
         return true;
     stat_add(&c->base.l->stats.limit_body, 1);
     err_set(&err, E_RANGE,

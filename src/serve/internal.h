@@ -199,6 +199,9 @@ void http2_limits_init(struct http2_limits *limits, const struct serve_settings 
 /* -- dispatch.c -- */
 /* Host, Origin, route; then the handler, or an answer made here. */
 void serve_dispatch(struct serve_exchange *e);
+/* May the body of this request be larger than --max-body? Of one that has a route, as of one that has
+ * not been dispatched yet. */
+bool serve_takes_any_size(struct serve_exchange *e);
 /* What an error looks like that is found before the handler. */
 enum dialect serve_dialect_of(const struct exchange *x);
 
