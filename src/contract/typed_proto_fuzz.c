@@ -67,7 +67,11 @@ static void look_at(const struct typed_reader *r, const struct penstock_tensor *
     struct err err = { 0 };
     uint64_t count;
 
-    require(signature_check_shape(r->plan->inputs[index].tensor, t->rank, t->shape, &err) == OK);
+    /* Of streams the rows along that dimension are as many as they are. */
+    struct signature_tensor want = *r->plan->inputs[index].tensor;
+    if (r->plan->inputs[index].has_axis)
+        want.dims[r->plan->inputs[index].axis] = -1;
+    require(signature_check_shape(&want, t->rank, t->shape, &err) == OK);
     require(shape_count(t->rank, t->shape, &count));
     if (t->dtype == PENSTOCK_BYTES)
         require(bytes_check(slice_make(t->data, t->size), count, t->name, &err) == OK);
