@@ -95,7 +95,9 @@ struct carrier {
     struct buf *chunk; /* owned */
     size_t at, size;   /* of the chunk: what was taken of it, what there is */
     uint64_t offset;   /* as its caller says; then what is so */
-    bool is_end, makes_whole, is_gone, is_creator, is_away, is_whole;
+    bool is_end, makes_whole, is_creator, is_whole;
+    bool is_here; /* the upload's loop has it; that loop's own */
+    bool is_away, is_gone; /* it was sent there and is not back; its exchange is gone: its home's own */
     struct err err;
     struct buf *answer; /* owned */
 };
@@ -144,6 +146,7 @@ static void reply(struct carrier *c, enum verdict verdict)
 {
     struct upload *u = c->upload;
 
+    c->is_here = false;
     if (verdict != GO_ON && u->current == c)
         u->current = NULL;
     c->verdict = verdict;
@@ -204,8 +207,9 @@ static void end(struct upload *u, const struct err *err)
         session_piece_discard(u->session, &u->piece);
     buf_unref(&u->bytes);
     model_unref(&u->model);
-    if (u->current != NULL)
+    if (u->current != NULL && u->current->is_here)
         reply(u->current, RESULT);
+    u->current = NULL; /* who is at home is told when it comes */
     rest(u);
 }
 
@@ -334,7 +338,7 @@ static void consume_all(struct upload *u)
 {
     struct err err = { 0 };
 
-    while (u->current != NULL && u->current->is_away && !u->is_finishing) {
+    if (u->current != NULL && u->current->is_here && !u->is_finishing) {
         struct carrier *c = u->current;
         if (u->offset + (c->size - c->at) > u->all->settings.bytes_max) {
             err_set(&err, E_RANGE, "the upload has more than %" PRIu64
@@ -359,7 +363,6 @@ static void consume_all(struct upload *u)
             part_ends(u, c);
         else
             reply(c, GO_ON);
-        return;
     }
 }
 
@@ -457,7 +460,7 @@ static void attach(struct upload *u, struct carrier *c)
         return;
     }
     /* A connection that broke may not know it yet: the newer one goes on. */
-    if (u->current != NULL && u->current->is_away)
+    if (u->current != NULL && u->current->is_here)
         reply(u->current, SUPERSEDED);
     u->current = c;
     timer_stop(u->loop, &u->expiry);
@@ -473,7 +476,7 @@ static void on_away(struct loop_msg *msg)
     struct upload *u = c->upload;
     struct err err = { 0 };
 
-    c->is_away = true;
+    c->is_here = true;
     switch (c->task) {
     case ATTACH: attach(u, c); break;
     case DATA:
