@@ -13,6 +13,7 @@ enum { WEBSOCKET_BITS_MIN = 9, WEBSOCKET_BITS_MAX = 15 }; /* of a window, that z
 struct websocket_heap {
     struct wslay_frame_context *frames; /* owned; NULL: none is made */
     struct slice in;                    /* what wslay is given */
+    uint64_t skip;                      /* bytes of payload that it is told of and not shown */
     uint8_t out[WEBSOCKET_HEAD_MAX];    /* what it gave */
     size_t out_size;
     uint8_t mask[4];
