@@ -280,12 +280,14 @@ TEST(health_list)
         ",\"penstock.models.Iris\":" SERVING,
         ",\"words\":" SERVING "}}",
     };
+    check_or_stop(json != NULL, "no list");
     for (size_t i = 0; i < COUNT(wanted); i++)
         check(strstr(json, wanted[i]) != NULL, "%s\n  lacks %s", json, wanted[i]);
     atomic_store(&stage.is_draining, true);
     stage.api.has_reflection = false;
     fake = ask_health("List", "");
     json = json_of("grpc.health.v1.HealthListResponse", message_at(fake, 0));
+    check_or_stop(json != NULL, "no list");
     check(strstr(json, "\""
                        "SERVING\"") == NULL &&
               strstr(json, NOT_SERVING) != NULL,
