@@ -125,6 +125,7 @@ static const char *session(const char *const *json, size_t piece)
 
 static void check_has(const char *found, const char *words)
 {
+    require(found != NULL);
     check(strstr(found, words) != NULL, "%s\n  lacks %s", found, words);
 }
 

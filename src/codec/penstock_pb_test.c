@@ -515,6 +515,7 @@ TEST(random_sessions_from_protobuf_are_those_from_json)
         text_init(&json, 1 << 20);
         require(proto_to_json(m, proto_builtin(), &json, &err) == OK);
         char *one = mem_strdup(read_as(SESSION, bytes));
+        require(one != NULL);
         const char *other = read_as(JSON, text_slice(&json));
         inputs += penstock_pb_peek(bytes) == PENSTOCK_PB_INPUT;
         check(penstock_pb_peek(bytes) == penstock_pb_peek_json(text_slice(&json)), "%s",
