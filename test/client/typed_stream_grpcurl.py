@@ -1,11 +1,16 @@
 """grpcurl and the typed streams: requests on standard input, one after the other."""
+import contextlib
+import io
 import json
 import os
+import re
 import subprocess
+import types
 
-from harness import case, check, equal, main
+from harness import ROOT, case, check, equal, main
 from _client import echo, serving
-from _grpc import go_folder
+from _grpc import Reflected, channel, go_folder
+from _typed import Stub
 
 ROWS = [(5.1, 3.5, 1.4, 0.2), (6.7, 3.1, 4.7, 1.5), (6.3, 3.3, 6.0, 2.5)]
 
@@ -15,12 +20,7 @@ def grpcurl(server, method, requests, *options):
     program = os.path.join(go_folder(), "bin", "grpcurl")
     done = subprocess.run([program, "-plaintext", "-max-time", "30", "-d", "@", *options, server.address, method],
                           capture_output=True, text=True, timeout=60, input="\n".join(json.dumps(r) for r in requests))
-    answers, text, decoder = [], done.stdout.strip(), json.JSONDecoder()
-    while text:
-        answer, size = decoder.raw_decode(text)
-        answers.append(answer)
-        text = text[size:].strip()
-    return done.returncode, answers, done.stderr
+    return done.returncode, messages(done.stdout), done.stderr
 
 
 def iris(i):
@@ -69,6 +69,57 @@ def both_ways():
         status, answers, said = grpcurl(server, "penstock.models.Iris/PredictSession", [iris(0), {"measurements": [1, 2]}])
         check(status != 0 and len(answers) == 1 and "message 2: measurements: 2 values" in said, "%d %s %s", status, answers, said)
         check('"field": "measurements"' in said, "%s", said)
+
+
+def section():
+    """What docs/grpc.md says of typed streams."""
+    with open(os.path.join(ROOT, "docs", "grpc.md"), encoding="utf-8") as file:
+        return re.search(r"^### Typed streams$(.*?)^## ", file.read(), re.M | re.S).group(1)
+
+
+def messages(text):
+    answers, decoder = [], json.JSONDecoder()
+    text = text.strip()
+    while text:
+        answer, size = decoder.raw_decode(text)
+        answers.append(answer)
+        text = text[size:].strip()
+    return answers
+
+
+@case
+def the_lines_of_the_page_work_when_pasted():
+    path = os.path.join(go_folder(), "bin") + ":" + os.environ["PATH"]
+    lines = re.findall(r"^    \$ (echo .*?\|\n +grpcurl .*?)$", section(), re.M)
+    equal(len(lines), 3, lines)
+    found = []
+    with serving() as server:
+        for line in lines:
+            done = subprocess.run(["sh", "-c", line.replace("localhost:8000", server.address)], capture_output=True, text=True,
+                                  timeout=60, env=dict(os.environ, PATH=path))
+            equal(done.returncode, 0, done.stderr)
+            found.append(messages(done.stdout))
+    shown = json.JSONDecoder().raw_decode(re.search(r"^    \{$.*?^    \}$", section(), re.M | re.S).group(0).strip())[0]
+    equal(found[0][0], shown, "the first answer is not what the page shows")
+    equal([a["label"] for a in found[0]], ["virginica", "setosa"])
+    equal([row["label"] for row in found[1][0]["rows"]], ["virginica", "setosa"])
+    equal(found[2][0]["label"], "setosa")
+
+
+@case
+def the_pages_python_works():
+    code = re.search(r"^    rows = \[5\.1.*?(?=^\S)", section(), re.M | re.S).group(0)
+    code = "\n".join(line[4:] for line in code.splitlines())
+    told = re.findall(r"# (.*)$", code, re.M)
+    printed = io.StringIO()
+    with serving() as server, channel(server) as over:
+        iris = Stub(Reflected(over), over, "penstock.models.Iris")
+        pb = types.SimpleNamespace(IrisPredictRequest=iris.classes["Predict"][0])
+        with contextlib.redirect_stdout(printed):
+            exec(code, {"iris": iris, "iris_pb2": pb})
+    first, second, whole = printed.getvalue().splitlines()
+    equal("%s, then %s" % (first, second), told[0])
+    equal(whole, told[1])
 
 
 if __name__ == "__main__":
