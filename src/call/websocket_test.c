@@ -124,7 +124,7 @@ struct seen {
     struct call *call;
     struct text log; /* "text hello|half-close|gone CANCELLED|" */
     uint32_t messages;
-    struct slice first;
+    struct slice first, last;
     uint8_t *first_copy;
     uint64_t hash; /* of all bytes of messages */
     bool holds_back, ends_at_half_close, ends_at_message, echoes, has_drain;
@@ -157,6 +157,7 @@ static void on_message(struct call *call, const struct call_message *message)
     else
         text_printf(&s->log, " %.*s|", SLICE_ARG(message->bytes));
     s->hash = hash_of(s->hash, message->bytes);
+    s->last = message->bytes;
     if (s->messages++ == 0) {
         s->first = message->bytes;
         s->first_copy = malloc(message->bytes.size + 1);
@@ -827,6 +828,38 @@ TEST(a_full_block_waits)
         check(s.fake.delivered <= (size_t)i * 310 + 1100, "%zu bytes taken", s.fake.delivered);
     }
     finish(&s);
+}
+
+/* A message stays where it lies until the next is asked for, whatever else is received meanwhile. */
+TEST(a_later_message_stays_until_the_next_is_read)
+{
+    for (size_t size = 1; size < 1010; size += 37) {
+        struct seen s;
+        char text[1024];
+        input_begin();
+        put_text("first");
+        memset(text, 'a', sizeof text);
+        put_frame(0x81, text, size);
+        for (int i = 0; i < 40; i++)
+            put_frame(0x89, "some bytes to be answered", 25);
+        memset(text, 'b', sizeof text);
+        put_frame(0x81, text, size);
+        prepare(&s);
+        s.holds_back = true;
+        s.fake.body = text_slice(&input);
+        check_or_stop(accept_call(&s), "accepted");
+        for (uint32_t i = 1; i <= 3; i++) {
+            call_read(s.call);
+            while (s.fake.delivered < s.fake.body.size && fake_deliver(&s.fake, 100)) {
+                if (i != 2 || s.messages != 2)
+                    continue;
+                for (size_t j = 0; j < s.last.size; j++)
+                    check_or_stop(s.last.data[j] == 'a', "byte %zu of %zu was written over", j, size);
+            }
+            check(s.messages == i, "%zu: %u of %u", size, s.messages, i);
+        }
+        finish(&s);
+    }
 }
 
 /* -- memory ---------------------------------------------------------------------------------------- */

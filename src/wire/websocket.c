@@ -214,7 +214,6 @@ static enum websocket_step begin_frame(struct websocket *ws, struct websocket_ev
             ws->in_message = ws->is_begun = true;
             ws->is_text = opcode == WEBSOCKET_TEXT;
             ws->is_compressed = frame.rsv != 0;
-            ws->utf8_need = 0;
         }
     }
     ws->has_frame = true;
