@@ -52,6 +52,9 @@ ssize_t socket_send(int fd, const void *data, size_t size);
 ssize_t socket_send_pieces(int fd, struct iovec *pieces, size_t count);
 void socket_finish(int fd);   /* no more bytes from us: FIN after what is queued */
 size_t socket_unsent(int fd); /* bytes the peer has not acknowledged; 0 when unknown */
+/* Takes about so many bytes and no more that are not on their way yet; by itself the kernel takes 4 MB
+ * for a reader that has stopped. What is on its way has no bound: a fast connection stays full. */
+void socket_bound(int fd, size_t bytes);
 void socket_close(int *fd);
 
 #endif

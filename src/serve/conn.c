@@ -5,6 +5,7 @@
 #include "serve/output.h"
 
 enum {
+    UNSENT_MAX = 128 * 1024, /* of a stream, in the kernel and not on its way */
     ARENA_CAP = 64 * 1024 * 1024,
     RATE_GRACE_MS = 5000, /* of waiting, before a body's rate counts */
     EXCHANGES_KEEP_MAX = 64,
@@ -21,7 +22,16 @@ void conn_init(struct conn *conn, const struct conn_kind *kind, struct serve_loo
     conn->kind = kind;
     conn->l = l;
     conn->listener = listener;
+    conn->is_bounded = false;
     list_push(&l->conns, &conn->node);
+}
+
+void conn_bound(struct conn *conn, int fd)
+{
+    if (LIKELY(conn->is_bounded))
+        return;
+    conn->is_bounded = true;
+    socket_bound(fd, UNSENT_MAX);
 }
 
 /* -- exchanges --------------------------------------------------------------------------------- */

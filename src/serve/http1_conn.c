@@ -52,7 +52,7 @@
 enum {
     INPUT_BYTES = 16 * 1024,      /* received at once; with its header, one pooled input */
     COPY_MAX = 4096,              /* answers' pieces up to this are copied behind their head */
-    ROOM_BYTES = 256 * 1024,      /* output that may wait before exchange_room is 0 */
+    ROOM_BYTES = 64 * 1024,       /* output that may wait before exchange_room is 0 */
     AHEAD_OUTPUT_MAX = 64 * 1024, /* output that may wait before the next request is begun */
     TURN_BYTES_MAX = 1024 * 1024, /* received for one connection before others get their turn */
     TURN_ROUNDS_MAX = 8,          /* of a producer that refills what was sent */
@@ -300,6 +300,7 @@ static size_t op_room(struct exchange *x)
     struct serve_exchange *e = of(x);
     struct http1_conn *c = conn_of(e);
 
+    conn_bound(&c->base, c->watch.fd);
     e->wants_room = c->out.bytes >= ROOM_BYTES;
     return e->wants_room ? 0 : ROOM_BYTES - c->out.bytes;
 }

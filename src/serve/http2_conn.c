@@ -54,7 +54,7 @@
 enum {
     RECEIVE_BYTES = 256 * 1024, /* at once */
     PULL_BYTES = 256 * 1024,    /* of frames made at once */
-    ROOM_BYTES = 256 * 1024,    /* of an answer that may wait before exchange_room is 0 */
+    ROOM_BYTES = 64 * 1024,     /* of an answer that may wait before exchange_room is 0 */
     TURN_BYTES_MAX = 1024 * 1024,
     TURN_ROUNDS_MAX = 8,
     STREAM_WINDOW = 256 * 1024,
@@ -286,6 +286,7 @@ static size_t op_room(struct exchange *x)
     struct serve_exchange *e = of(x);
     size_t queued = http2_stream_queued(e->stream);
 
+    conn_bound(&conn_of(e)->base, conn_of(e)->watch.fd);
     e->wants_room = queued >= ROOM_BYTES;
     if (!e->wants_room)
         return ROOM_BYTES - queued;

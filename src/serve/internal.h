@@ -40,6 +40,7 @@ struct conn {
     struct list_node node; /* in its loop's conns */
     struct serve_loop *l;
     const struct listener *listener;
+    bool is_bounded; /* its socket: conn_bound */
     uint8_t peer_size;
     char peer[PEER_TEXT_MAX];
 };
@@ -159,6 +160,9 @@ void listener_drain(struct serve_loop *l);
 struct conn *conn_of_node(struct list_node *node);
 void conn_init(struct conn *conn, const struct conn_kind *kind, struct serve_loop *l,
                const struct listener *listener);
+/* Its answer is made as there is room for it: the kernel is not to take megabytes of it for a reader
+ * who has stopped. Answers that are there anyway are sent faster without. */
+void conn_bound(struct conn *conn, int fd);
 /* A fresh exchange of this connection, held once; NULL: no memory. */
 struct serve_exchange *serve_exchange_take(struct conn *conn, const struct exchange_ops *ops,
                                            uint64_t begun_ns);

@@ -9,6 +9,7 @@
 
 enum {
     OUTPUT_BYTES = 16 * 1024, /* of one pooled piece, with its header */
+    SMALL_BYTES = 48,         /* between two references: the end of a chunk, the size of the next */
     PIECES_MAX = 64,          /* of one sendmsg */
     KEEP_MAX = 64,
     KEEP_REFERENCES_MAX = 256,
@@ -30,7 +31,7 @@ static struct output *take(struct serve_loop *l, size_t room)
     struct output *o;
     int is_fresh;
 
-    if (room == 0)
+    if (room <= SMALL_BYTES)
         o = pool_take(&l->references, &is_fresh);
     else if (room <= OUTPUT_BYTES - sizeof *o)
         o = pool_take(&l->outputs, &is_fresh);
@@ -39,7 +40,7 @@ static struct output *take(struct serve_loop *l, size_t room)
     if (o == NULL)
         return NULL;
     o->is_pooled = room <= OUTPUT_BYTES - sizeof *o;
-    o->room = room == 0 ? 0 : (uint32_t)MAX(room, OUTPUT_BYTES - sizeof *o);
+    o->room = room <= SMALL_BYTES ? (uint32_t)room : (uint32_t)MAX(room, OUTPUT_BYTES - sizeof *o);
     o->next = NULL;
     o->data = o->bytes;
     o->size = 0;
@@ -55,7 +56,7 @@ static void give(struct serve_loop *l, struct output *o)
         buf_unref(&o->holder);
         exchange_unref(&x);
     }
-    if (!o->is_pooled || !pool_give(o->room == 0 ? &l->references : &l->outputs, o))
+    if (!o->is_pooled || !pool_give(o->room <= SMALL_BYTES ? &l->references : &l->outputs, o))
         mem_free(o);
 }
 
@@ -97,7 +98,10 @@ uint8_t *output_room(struct outputs *out, size_t size)
         if (LIKELY(size <= o->room - used))
             return o->bytes + used;
     }
-    o = take(out->l, size);
+    if (out->first != NULL && o->room == 0 && size <= SMALL_BYTES)
+        o = take(out->l, SMALL_BYTES);
+    else
+        o = take(out->l, MAX(size, (size_t)SMALL_BYTES + 1));
     if (UNLIKELY(o == NULL)) {
         output_no_memory(out);
         return NULL;
@@ -210,7 +214,7 @@ bool output_is_taken(struct outputs *out, int fd)
 void outputs_pools_init(struct serve_loop *l)
 {
     pool_init(&l->outputs, OUTPUT_BYTES, KEEP_MAX);
-    pool_init(&l->references, sizeof(struct output), KEEP_REFERENCES_MAX);
+    pool_init(&l->references, sizeof(struct output) + SMALL_BYTES, KEEP_REFERENCES_MAX);
 }
 
 void outputs_pools_deinit(struct serve_loop *l)

@@ -1476,17 +1476,22 @@ bool http2_data(struct http2 *h, struct http2_stream *s, struct slice bytes, str
     require(s->head != NULL);
     if (bytes.size == 0)
         return true;
-    struct piece *piece = heap_take(h->heap, sizeof *piece);
-    if (UNLIKELY(piece == NULL))
-        return stream_fail(s);
-    piece->next = NULL;
-    piece->bytes = bytes;
-    piece->holder = buf_ref(holder);
-    if (s->last != NULL)
-        s->last->next = piece;
-    else
-        s->first = piece;
-    s->last = piece;
+    struct piece *piece = s->last;
+    if (piece != NULL && piece->holder == holder &&
+        piece->bytes.data + piece->bytes.size == bytes.data) {
+        piece->bytes.size += bytes.size; /* messages of a stream lie one behind the other */
+    } else {
+        if (UNLIKELY((piece = heap_take(h->heap, sizeof *piece)) == NULL))
+            return stream_fail(s);
+        piece->next = NULL;
+        piece->bytes = bytes;
+        piece->holder = buf_ref(holder);
+        if (s->last != NULL)
+            s->last->next = piece;
+        else
+            s->first = piece;
+        s->last = piece;
+    }
     s->queued += bytes.size;
     h->is_bulky |= bytes.size >= BULKY_MIN;
     touch(s);
