@@ -104,7 +104,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct slice rest = slice_make(data + 1, size - 1);
     run(&whole, data[0], rest, SIZE_MAX);
     run(&bytes, data[0], rest, 1);
-    run(&pieces, data[0], rest, 2 + (data[0] >> 3) * 37);
+    run(&pieces, data[0], rest, 2 + (size_t)(data[0] >> 3) * 37);
     if ((data[0] & 4) == 0) { /* who holds back answers pings at other times */
         require(whole.hash == bytes.hash && whole.messages == bytes.messages);
         require(whole.hash == pieces.hash && whole.messages == pieces.messages);
