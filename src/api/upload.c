@@ -77,6 +77,7 @@ struct upload {
     size_t filled;
     struct carrier *current; /* that feeds; borrowed */
     bool is_consuming, has_pushed, is_finishing;
+    bool is_forgotten; /* out of the table: nothing would hold it for a timer */
     struct timer expiry;
     struct loop_msg drain_msg;
     _Atomic bool drain_is_posted;
@@ -133,6 +134,7 @@ static bool forget(struct upload *u)
     struct upload *found = map_remove(all->by_id, slice_of(u->id));
     atomic_store_explicit(&all->now, map_count(all->by_id), memory_order_relaxed);
     pthread_mutex_unlock(&all->mutex);
+    u->is_forgotten = true;
     bool was_there = found != NULL;
     upload_unref(&found);
     return was_there;
@@ -166,7 +168,7 @@ static void rest(struct upload *u)
 {
     struct err ignored = { 0 };
 
-    if (u->current != NULL)
+    if (u->current != NULL || u->is_forgotten)
         return;
     pthread_mutex_lock(&u->all->mutex);
     bool is_draining = u->all->is_draining;
@@ -403,7 +405,7 @@ static void on_response(struct session *session, const struct session_response *
 
     session_grant(session, 1);
     if (!u->is_over && write_answer(u, response->response, &err) != OK)
-        end(u, &err);
+        give_up(u, &err);
 }
 
 static void on_piece_end(struct session *session, const struct session_piece *piece UNUSED,
@@ -412,7 +414,7 @@ static void on_piece_end(struct session *session, const struct session_piece *pi
     struct upload *u = session_user(session);
 
     if (err->code != OK)
-        end(u, err);
+        give_up(u, err);
 }
 
 static void on_credit(struct session *session, uint32_t pieces UNUSED)

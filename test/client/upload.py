@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 
-from harness import BINARY, ROOT, Server, case, cases, check, equal, main
+from harness import BINARY, ROOT, Server, case, cases, check, equal, main, models
 
 EXAMPLES = os.path.join(ROOT, "examples", "streams", "models")
 PART = "application/partial-upload"
@@ -225,6 +225,68 @@ def rows_of_numbers():
         status, _, answer = ask(server, "POST", "/models/anomaly:upload", bytes(12 * 50))
         equal(status, 200, str(answer))
         equal((answer["label"], answer["odd_share"], answer["worst_row"]), ("anomaly", 1.0, 0))
+
+
+class Sender:
+    """A part on a connection of its own, of which only the beginning is sent."""
+
+    def __init__(self, server, path, offset, size, data):
+        self.socket = socket.create_connection((server.host, server.port), timeout=10)
+        self.socket.sendall(b"PATCH %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\nupload-offset: %d\r\n\r\n%s"
+                            % (path.encode(), size, offset, data))
+
+    def status(self, data=b""):
+        self.socket.sendall(data)
+        return int(self.socket.recv(4096).split()[1])
+
+
+def gauge(server, name):
+    text = server.get("/metrics")[1]
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    return [int(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + " ")][0]
+
+
+def until(condition, text, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        check(time.monotonic() < end, text)
+        time.sleep(0.02)
+
+
+@cases({"one loop": ("1",), "two loops": ("2",)})
+def given_up_under_its_connections(loops):
+    """One connection took over from another; both learn of the DELETE when they go on, and nothing of the upload is left."""
+    with serving("--loops", loops, "--upload-time", "300ms") as server:
+        for leaves in (False, True):
+            path = begin(server)
+            first = Sender(server, path, 0, 5000, bytes(1000))
+            until(lambda: ask(server, "HEAD", path)[1]["upload-offset"] == "1000", "the first part does not arrive")
+            second = Sender(server, path, 1000, 5000, bytes(1000))
+            until(lambda: ask(server, "HEAD", path)[1]["upload-offset"] == "2000", "the second part does not arrive")
+            equal(ask(server, "DELETE", path)[0], 204)
+            equal(ask(server, "HEAD", path)[0], 404)
+            if not leaves:
+                equal(first.status(bytes(4000)), 499)
+                equal(second.status(bytes(10)), 499)
+            first.socket.close()
+            second.socket.close()
+            until(lambda: gauge(server, "penstock_sessions_open") == 0, "its session is open")
+        time.sleep(0.5)         # longer than an upload is kept
+        equal(gauge(server, "penstock_uploads"), 0)
+
+
+@case
+def its_model_fails():
+    """The stream of an upload that failed is closed at once, not when the upload is forgotten."""
+    config = (b'backend: "echo"\nmax_batch_size: 0\ninput [{ name: "IN" data_type: TYPE_UINT8 dims: [ -1 ] }]\n'
+              b'output [{ name: "OUT" data_type: TYPE_UINT8 dims: [ -1 ] }]\n'
+              b'parameters { key: "mode" value { string_value: "fail" } }\n'
+              b'parameters { key: "text" value { string_value: "it hurts" } }\n')
+    with models({"fails/config.pbtxt": config, "fails/1/.keep": b""}) as folder, Server(folder, options=("--upload-chunk", "1KiB")) as server:
+        status, _, answer = ask(server, "POST", "/models/fails:upload", bytes(100000))
+        equal(status, 500, str(answer))
+        check("it hurts" in answer["error"]["message"], "%s", answer)
+        until(lambda: gauge(server, "penstock_sessions_open") == 0, "its stream stays open")
 
 
 # --- penstock call --upload --------------------------------------------------------------------------
