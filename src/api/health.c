@@ -121,7 +121,7 @@ static const struct family {
       VALUE_QUEUED },
     { "penstock_model_cancelled_total", "counter",
       "Requests whose caller left, or whose time was over, before the end.", VALUE_CANCELLED },
-    { "penstock_model_wasted_compute_seconds_total", "counter",
+    { "penstock_wasted_compute_seconds_total", "counter",
       "Run time of requests that nobody waited for any more.", VALUE_WASTED },
     { "penstock_model_responses_total", "counter",
       "Responses given to callers, each of a stream's too.", VALUE_RESPONSES },
@@ -238,7 +238,8 @@ static void put_histogram(struct text *out, struct text *labels,
 static void put_histograms(struct text *out, struct text *labels,
                            const struct repository_snapshot *snapshot)
 {
-    static const char total[] = "penstock_request_seconds", stages[] = "penstock_stage_seconds";
+    static const char total[] = "penstock_request_seconds", stages[] = "penstock_stage_seconds",
+                      cancel[] = "penstock_cancel_seconds";
     struct model_stats sum;
 
     metrics_family(
@@ -248,6 +249,12 @@ static void put_histograms(struct text *out, struct text *labels,
         if (snapshot->entries[i].model != NULL)
             put_histogram(out, labels, &snapshot->entries[i], total, NULL,
                           &model_stats(snapshot->entries[i].model, &sum)->total);
+    metrics_family(out, cancel, "histogram",
+                   "Time from when nobody waited for a run any more to its end.");
+    for (uint32_t i = 0; i < snapshot->count; i++)
+        if (snapshot->entries[i].model != NULL)
+            put_histogram(out, labels, &snapshot->entries[i], cancel, NULL,
+                          &model_stats(snapshot->entries[i].model, &sum)->cancel);
     metrics_family(out, stages, "histogram", "Time of each stage of a request.");
     for (uint32_t i = 0; i < snapshot->count; i++)
         for (size_t k = 0; snapshot->entries[i].model != NULL && k < STAGES; k++)

@@ -182,6 +182,11 @@ static void settle(struct instance *instance)
 
     if (instance->is_settling || instance->is_entered)
         return;
+    if (list_is_empty(&instance->done) && list_is_empty(&instance->waiting))
+        return;
+    /* The last request may hold the last reference of a model that is unloaded. On a thread of its
+     * own the model waits for that to end. */
+    struct model *model = instance->is_inline ? model_ref(instance->model) : NULL;
     instance->is_settling = true;
     for (;;) {
         if ((node = list_pop(&instance->done)) != NULL) {
@@ -195,6 +200,7 @@ static void settle(struct instance *instance)
         }
     }
     instance->is_settling = false;
+    model_unref(&model);
 }
 
 /* -- on an instance's thread ------------------------------------------------------------------------ */

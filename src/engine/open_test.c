@@ -725,6 +725,26 @@ TEST(a_deadline_ends_the_waiting_for_a_reader)
     }
 }
 
+static void unload(void)
+{
+    submit(0, "after", NULL);
+    model_unref(&stage.model); /* the request has the last reference now */
+}
+
+TEST(a_model_that_is_unloaded_finishes_what_runs)
+{
+    bool up;
+
+    on_both(up)
+    {
+        stage_run(unload, all_free);
+        check(calls[0].responses == 1 && calls[0].err.code == OK, "%s", calls[0].err.text);
+        arena_free(&calls[0].arena);
+        loop_free(&stage.loop);
+        engine_free(&stage.engine);
+    }
+}
+
 TEST(a_concurrent_backend_needs_resume)
 {
     struct err err = { 0 };

@@ -429,6 +429,8 @@ static void release(struct request_private *p)
     if (p->has_timer)
         timer_stop(p->pub.loop, &p->timer);
     loop_undefer(&p->task);
+    if (p->given != 0)
+        model_stat_add(&shard_of(p)->responses, p->given);
     kept_drop(p);
     response_drop(&p->response);
     p->pub.sink->on_free(&p->pub);

@@ -33,6 +33,8 @@ static void session_free(struct session *session);
 static void submit(struct session *session, struct piece *piece);
 static void free_run(struct piece *piece);
 static void on_given_back(struct stream *stream, struct stream_piece *of_stream);
+static bool may_tell(struct session *session, const struct piece *piece);
+static void tell_piece(struct session *session, struct piece *piece);
 
 /* -- life ---------------------------------------------------------------------------------------- */
 
@@ -395,6 +397,14 @@ static void on_run_response(struct request *request, struct response *response)
 
     if (s->has_ended || s->is_cancelled)
         return;
+    /* The ends of the pieces before it come first. */
+    for (struct list_node *node; s->takes_stream && (node = list_first(&s->answered)) != NULL;) {
+        struct piece *before = CONTAINER_OF(node, struct piece, node);
+        if (before->pub.number >= number || !may_tell(s, before))
+            break;
+        list_remove(node);
+        tell_piece(s, before);
+    }
     if (is_stale(s, piece, p)) {
         if (s->settings.merge == SESSION_PAUSE && s->credit != UINT32_MAX)
             request_grant(request, 1); /* it did not reach the reader */
@@ -495,7 +505,7 @@ static void on_given_back(struct stream *stream, struct stream_piece *of_stream)
         answer_piece(piece, E_CANCELLED, interrupted, 0);
     else
         answer_piece(piece, OK, "", 0);
-    loop_defer(s->loop, &s->task); /* the backend is being called */
+    pump(s);
 }
 
 /* -- pieces in ------------------------------------------------------------------------------------- */

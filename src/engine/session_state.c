@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "engine/session_internal.h"
 
-static const uint32_t no_output = UINT32_MAX;
+#define NO_OUTPUT UINT32_MAX
 
 enum err_code fed_new(struct session *s, struct err *err)
 {
@@ -32,7 +32,7 @@ enum err_code fed_new(struct session *s, struct err *err)
     for (uint32_t i = 0; i < card->constants_count; i++) {
         struct fed *fed = &s->fed[card->states_count + i];
         fed->input = card->constants[i].input;
-        fed->output = no_output;
+        fed->output = NO_OUTPUT;
         fed->now = card->constants[i].value;
     }
     return OK;
@@ -96,7 +96,7 @@ void fed_give(struct session *s, struct request *request)
             request->inputs[fed->input].owner = NULL; /* the session holds it until the run is over */
             request->has_input[fed->input] = true;
         }
-        if (fed->output != no_output)
+        if (fed->output != NO_OUTPUT)
             request->wants[fed->output] = true;
     }
 }
@@ -105,7 +105,7 @@ enum err_code fed_keep(struct session *s, struct response *response, struct err 
 {
     for (uint32_t i = 0; i < s->fed_count; i++) {
         struct fed *fed = &s->fed[i];
-        if (fed->output == no_output || !response->outputs[fed->output].is_set)
+        if (fed->output == NO_OUTPUT || !response->outputs[fed->output].is_set)
             continue;
         struct response_output *output = &response->outputs[fed->output];
         TRY(keep(s, &fed->next, &output->tensor, true, err));

@@ -1247,6 +1247,7 @@ static void rnd_response(struct session *session, const struct session_response 
     check(rnd.given <= rnd.granted, "never more than was granted");
     check(r->piece >= rnd.piece, "in the order of the pieces");
     rnd.piece = r->piece;
+    check(rnd.merges || rnd.told + 1 >= r->piece, "the ends of those before it come first");
     if (r->piece == 0)
         return;
     check_or_stop(r->piece <= rnd.pushed, "of a piece that was pushed");
