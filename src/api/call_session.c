@@ -213,7 +213,7 @@ static void on_drain(struct call *call)
     struct call_session *cs = call->user_data;
     struct err err = { 0 };
 
-    if (cs->has_ended || cs->has_failure || cs->reduce != SESSION_EACH || cs->table->end != NULL)
+    if (cs->has_ended || cs->has_failure || cs->reduce != SESSION_EACH || cs->collects)
         return;
     err_set(&err, E_UNAVAILABLE, "the server stops: what came was answered; begin a new stream");
     err.retry_after_ms = 1000;

@@ -70,6 +70,7 @@ struct call_session {
     uint64_t answers;  /* responses given */
     const char *field; /* set by a dialect that fails: the path of what is wrong, or NULL */
     bool has_ended;    /* the call was ended, or is gone */
+    bool collects;     /* set by a dialect: one answer to all, which a server that stops waits for */
     /* -- inside -- */
     struct call_message held; /* waits for credit; more is not read meanwhile */
     bool has_held, is_half_closed, must_cancel, has_failure, was_open, merges;

@@ -204,6 +204,8 @@ void session_collect(struct call *call, const struct api *api)
 {
     struct call_session *cs = call_session_begin(call, api, &collect_dialect);
 
-    if (cs != NULL)
-        call_session_start(cs);
+    if (cs == NULL)
+        return;
+    cs->collects = true;
+    call_session_start(cs);
 }

@@ -1,11 +1,12 @@
 """The four patterns of penstock.models.<Model> by grpcio: stubs made from what reflection says, sync and aio."""
 import asyncio
+import os
 import queue
 import threading
 import time
 
-from harness import case, cases, check, equal, main, need, raises
-from _client import echo, serving
+from harness import Server, case, cases, check, equal, main, models, need, raises
+from _client import EXAMPLES, echo, serving
 from _grpc import UNLIMITED, Reflected, as_dict, channel, status
 from _typed import Stub
 
@@ -225,6 +226,34 @@ def slow_readers_pause_their_own_model():
         for i in range(20000):
             equal(next(call).stream.sequence, i + 1)
         call.cancel()
+
+
+@case
+def a_server_that_stops():
+    """What came is answered, then the conversation ends: nobody waits for it to be cut."""
+    grpc = need("grpc")
+    waiting = queue.Queue()
+    layout = {"iris": os.path.join(EXAMPLES, "iris")}
+    with models(layout) as folder:
+        server = Server(folder).start()
+        try:
+            with channel(server) as over:
+                answers = iris(over).PredictSession(iter(waiting.get, None))
+                waiting.put(iris_row(1))
+                equal(next(answers).label, "versicolor")
+                began, ends = time.monotonic(), []
+                stopping = threading.Thread(target=lambda: ends.append(server.stop()))
+                stopping.start()
+                with raises(grpc.RpcError) as caught:
+                    next(answers)
+                equal(status(caught.error), "UNAVAILABLE")
+                check("the server stops" in caught.error.details(), "%s", caught.error.details())
+                waiting.put(None)
+                stopping.join()
+                equal(ends, [0])
+                check(time.monotonic() - began < 10, "it took %.1f s to stop", time.monotonic() - began)
+        finally:
+            server.kill()
 
 
 # --- what is wrong -------------------------------------------------------------------------------------------------
