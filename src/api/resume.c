@@ -42,7 +42,8 @@ enum {
     KIND_MESSAGES =
         1 << 30, /* of a record: messages, how many; else the size of the event's name */
     LOCATION_MAX = ID_MAX + 16,
-    RETRY_MS = 1000
+    RETRY_MS = 1000,
+    LOOK_MIN_NS = 100000000 /* between two looks at a stream that is read, however short it is kept */
 };
 
 struct digest {
@@ -326,7 +327,8 @@ static void on_expiry(struct timer *timer)
     bool is_out = false;
 
     pthread_mutex_lock(&all->lock);
-    due = (r->readers > 0 ? now : r->idle_since_ns) + r->keep_ns;
+    due = r->readers > 0 ? now + MAX(r->keep_ns, (uint64_t)LOOK_MIN_NS)
+                         : r->idle_since_ns + r->keep_ns;
     if (due <= now)
         is_out = take_out(r, nobody_came);
     pthread_mutex_unlock(&all->lock);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "api/fake_exchange.h"
 #include "base/budget.h"
@@ -223,7 +224,8 @@ static void make(void *arg)
     struct exchange *x = &m->began->fake.x;
 
     start_visit(m->began);
-    enum err_code code = resumable_new(&m->r, &api, x, m->keep_ms * NS_PER_MS,
+    uint64_t keep_ns = m->keep_ms == 0 ? 1 : m->keep_ms * NS_PER_MS;
+    enum err_code code = resumable_new(&m->r, &api, x, keep_ns,
                                        m->is_session ? &session_user : &stream_user, m, &m->err);
     if (code != OK)
         api_fail(x, DIALECT_TYPED, 0, &m->err);
@@ -626,6 +628,26 @@ TEST(the_maker_waits_for_its_slowest_reader_and_without_one_at_the_bound)
           text_cstr(&back->fake.answer));
     on_loop(end_stream, NULL);
     settle(5);
+    end();
+}
+
+TEST(one_that_is_hardly_kept_does_not_wake_its_loop_for_ever)
+{
+    struct rusage before, after;
+
+    begin(2, 40, 1 << 20);
+    make_stream(0, NULL); /* a nanosecond */
+    settle(5);
+    getrusage(RUSAGE_SELF, &before);
+    settle(300);
+    getrusage(RUSAGE_SELF, &after);
+    check(after.ru_nvcsw - before.ru_nvcsw < 100, "%ld wake-ups within 300 ms, of a stream that rests",
+          after.ru_nvcsw - before.ru_nvcsw);
+    put_many(2);
+    check(maker.expired == 0, "it is read");
+    on_loop(break_off, &maker.began->fake);
+    settle(400);
+    check(maker.expired == 1 && maker.r == NULL, "nobody reads, and it stays");
     end();
 }
 
