@@ -517,11 +517,18 @@ def idle_flows(server, count):
                                                     path="/penstock.v1.Events/Watch"), count // 100, 100, 6)}
 
 
-def wake_all(server, number):
-    """Something that all who watch are told: a model is loaded again."""
-    status, text = server.post("/v2/repository/models/tokens/load", {})
-    if status != 200:
-        raise Failed("the model was not loaded: %s" % text)
+SLOW_QUEUE = 4
+
+
+def wake_all(server):
+    """Something that all who watch are told: the queue of a slow model is full. It is empty again when this returns."""
+    def ask():
+        server.post("/v2/models/slow/infer", {"inputs": [{"name": "IN", "shape": [1], "datatype": "FP32", "data": [0.5]}]})
+    callers = [threading.Thread(target=ask, daemon=True) for _ in range(SLOW_QUEUE + 3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
 
 
 def settled_rss(server):
@@ -537,8 +544,10 @@ def settled_rss(server):
 
 
 def idle_server(stack):
-    options = ("--connections-max", 2 * IDLE_STREAMS, "--watchers-max", 2 * IDLE_STREAMS, "--idle-timeout", "1h", "--write-timeout", "1h")
-    return stack.enter_context(Penstock(stack.enter_context(models(layout(1))), options=options))
+    options = ("--connections-max", 2 * IDLE_STREAMS, "--watchers-max", 2 * IDLE_STREAMS, "--queue-max", SLOW_QUEUE,
+               "--idle-timeout", "1h", "--write-timeout", "1h")
+    slow = {"slow/config.pbtxt": _lib.identity_config("slow", [1], mode="delay", delay_ms=100), "slow/1/.keep": b""}
+    return stack.enter_context(Penstock(stack.enter_context(models({**layout(1), **slow})), options=options))
 
 
 def run_idle(options, wanted):
@@ -552,7 +561,7 @@ def run_idle(options, wanted):
             with contextlib.ExitStack() as stack:
                 server = idle_server(stack)
                 flow, connections, streams, limit = idle_flows(server, count)[name]
-                wake_all(server, 0)     # what loads once for all, is loaded
+                wake_all(server)     # what loads once for all, is loaded
                 before = settled_rss(server)
                 generator = stack.enter_context(Generator(flow, "--hold", "--sources", SOURCES, connections=connections,
                                                           streams=streams))
@@ -563,7 +572,7 @@ def run_idle(options, wanted):
                     time.sleep(0.5)
                     generator.tell("wake")
                     generator.mark("armed")
-                    wake_all(server, number)
+                    wake_all(server)
                     one = generator.mark("woken")
                     if one["woken"] != count:
                         raise Failed("%d of %d streams were told" % (one["woken"], count))
@@ -650,8 +659,16 @@ class Client:
         self.bytes += len(data)
         return data.decode().rstrip("\r\n")
 
-    def body(self, headers):
-        data = self.file.read(int(headers["content-length"]))
+    def rest(self):
+        """What comes until nothing has come for 20 ms."""
+        self.connection.settimeout(0.02)
+        data = b""
+        with contextlib.suppress(OSError):
+            while True:
+                piece = self.file.read1(65536)
+                if not piece:
+                    break
+                data += piece
         self.bytes += len(data)
         return data
 
@@ -700,21 +717,25 @@ class Pushed(Watcher):
 
 
 class Polling(Watcher):
-    """Who asks every now and then, on a connection that stays."""
+    """Who asks every now and then for what has come since, by GET /streams/{id}?after=N, and hangs up when nothing more comes:
+    the server has no document of a stream that could be asked for instead."""
 
     def __init__(self, server, steps, seconds, path):
         super().__init__(server, steps)
-        self.seconds, self.name = seconds, "polling each %g s" % seconds
-        self.request = ("GET %s HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n\r\n" % path).encode()
+        self.server, self.seconds, self.path, self.name = server, seconds, path, "polling each %g s" % seconds
 
     def watch(self):
         begun = time.monotonic()
         while len(self.seen) < self.steps:
-            status, headers = self.client.ask(self.request)
-            body = self.client.body(headers)
+            client = Client(self.server)
+            status, _ = client.ask(("GET %s?after=%d HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/x-ndjson\r\n\r\n" %
+                                    (self.path, len(self.seen))).encode())
             if status != 200:
-                raise Failed("polling was answered %d: %r" % (status, body[:200]))
-            self.knows(json.loads(body)["newest"])
+                raise Failed("polling was answered %d" % status)
+            self.knows(len(self.seen) + client.rest().count(b"due_ns"))
+            self.client.requests += client.requests
+            self.client.bytes += client.bytes
+            client.close()
             begun += self.seconds
             time.sleep(max(0, begun - time.monotonic()))
 

@@ -376,6 +376,18 @@ def counts_messages_of_grpc(connections, streams):
     equal(found["tokens"], 7 * found["streams"])
 
 
+@cases({"generate_stream": ("sse", "/v2/models/tokens/generate_stream", "text/event-stream"),
+        "predict": ("sse", "/models/tokens:predict", "text/event-stream"),
+        "ndjson": ("ndjson", "/models/tokens:predict", "application/x-ndjson")})
+def counts_events_of_the_server(wire, path, accept):
+    body = b'{"TEXT": "hi"}'
+    request = b"POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\naccept: %s\r\ncontent-length: %d\r\n\r\n%s" % (
+        path.encode(), accept.encode(), len(body), body)
+    status, found, errors = counts_of_the_server(wire, 7, "--connections", 4, request=request)
+    equal((status, errors), (0, ""))
+    equal(found["tokens"], 7 * found["streams"])
+
+
 @case
 def a_call_of_another_number_of_messages_ends_the_run():
     status, _, errors = counts_of_the_server("grpc", 8, "--token", "token", "--path", "/penstock.v1.Inference/InferStream",
