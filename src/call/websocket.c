@@ -111,8 +111,7 @@ static void end(struct call *call, const struct err *status,
     enum err_code code = status->code == OK ? w->failure : status->code;
 
     if (UNLIKELY(w->failure != OK && status->code == OK))
-        close_with(w, websocket_close_code(code),
-                   slice_of("no memory for a message; retry later"));
+        close_with(w, websocket_close_code(code), slice_of("no memory for a message; retry later"));
     else if (w->is_draining && (code == OK || code == E_UNAVAILABLE))
         close_with(w, WEBSOCKET_GOING_AWAY, slice_of(status->text));
     else
@@ -127,15 +126,16 @@ void websocket_break(struct websocket_call *w, uint16_t code, const struct err *
         websocket_out_close(w, code, slice_of(err->text));
     }
     w->state = WEBSOCKET_CLOSING;
-    tell_gone(w, code == WEBSOCKET_TOO_BIG || code == WEBSOCKET_TRY_LATER ? E_EXHAUSTED : err->code);
+    tell_gone(w,
+              code == WEBSOCKET_TOO_BIG || code == WEBSOCKET_TRY_LATER ? E_EXHAUSTED : err->code);
     finish(w);
 }
 
 void websocket_closed(struct websocket_call *w, uint16_t code)
 {
     struct call *call = &w->call;
-    bool is_good = code == WEBSOCKET_NORMAL || code == WEBSOCKET_GOING_AWAY ||
-                   code == WEBSOCKET_NO_CODE;
+    bool is_good =
+        code == WEBSOCKET_NORMAL || code == WEBSOCKET_GOING_AWAY || code == WEBSOCKET_NO_CODE;
 
     if (w->state == WEBSOCKET_OPEN && is_good && !call->is_over && call->user != NULL &&
         call->user->on_half_close != NULL)
@@ -200,8 +200,7 @@ static bool is_slow(const struct websocket_call *w, uint64_t now)
 
     return w->frame_ns != 0 && w->settings->rate_min != 0 && w->call.x->has_offer &&
            passed >= RATE_GRACE_MS * NS_PER_MS &&
-           (double)w->frame_got * (double)NS_PER_S <
-               (double)w->settings->rate_min * (double)passed;
+           (double)w->frame_got * (double)NS_PER_S < (double)w->settings->rate_min * (double)passed;
 }
 
 COLD static void break_stalled(struct websocket_call *w, bool is_slow)
@@ -333,8 +332,7 @@ bool websocket_is_asked(const struct exchange *x)
 /* The memory that connections share: the loop's, or one of its own. */
 static bool take_heap(struct websocket_call *w)
 {
-    struct websocket_heap **slot =
-        w->settings->stats != NULL ? &w->stats->heap : &w->own_heap;
+    struct websocket_heap **slot = w->settings->stats != NULL ? &w->stats->heap : &w->own_heap;
 
     if (*slot == NULL)
         *slot = websocket_heap_new();

@@ -34,8 +34,8 @@ struct websocket_settings {
     uint64_t pong_ns;         /* how long its answer may take */
     uint64_t close_ns;        /* how long the peer may take to answer a Close */
     uint64_t stall_ns;        /* how long a message may stand still; 0: for ever. --body-timeout */
-    uint64_t rate_min;        /* bytes a second of a frame, after a grace; 0: any. --body-rate-min */
-    bool has_deflate;         /* --websocket-deflate */
+    uint64_t rate_min; /* bytes a second of a frame, after a grace; 0: any. --body-rate-min */
+    bool has_deflate;  /* --websocket-deflate */
     struct websocket_stats *stats; /* or NULL */
 };
 
@@ -61,9 +61,9 @@ MUST_USE enum err_code websocket_stats_register(struct websocket_stats *stats,
                                                 struct metrics *metrics, struct err *err);
 /* For penstock_limit_hits_total, which has other limits too. Any thread; NULL: none. */
 struct websocket_limit_hits {
-    uint64_t message;        /* larger than message_bytes_max, or than their ratio allows */
-    uint64_t stalled, slow;  /* messages that stood still, frames that came too slowly */
-    uint64_t pong, close;    /* pings and Closes that were not answered in time */
+    uint64_t message;       /* larger than message_bytes_max, or than their ratio allows */
+    uint64_t stalled, slow; /* messages that stood still, frames that came too slowly */
+    uint64_t pong, close;   /* pings and Closes that were not answered in time */
 };
 struct websocket_limit_hits websocket_stats_limit_hits(const struct websocket_stats *stats);
 

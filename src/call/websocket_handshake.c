@@ -97,8 +97,8 @@ COLD static bool refuse_protocol(struct exchange *x, const char *const *ours)
 
     list[0] = '\0';
     for (; *ours != NULL && size < sizeof list; ours++)
-        size += (size_t)snprintf(list + size, sizeof list - size, "%s%s", size > 0 ? ", " : "",
-                                 *ours);
+        size +=
+            (size_t)snprintf(list + size, sizeof list - size, "%s%s", size > 0 ? ", " : "", *ours);
     return refuse(x, 400,
                   "none of the subprotocols '%.*s' is spoken here; those that are: %s (or leave "
                   "Sec-WebSocket-Protocol out)\n",
@@ -121,10 +121,11 @@ static bool check(struct exchange *x)
                       SLICE_ARG(slice_first(x->path, QUOTE_MAX)));
     }
     if (!slice_is(version, "13"))
-        return refuse(x, 426,
-                      "the version of WebSocket that is spoken here is 13, and Sec-WebSocket-Version "
-                      "is '%.*s'\n",
-                      SLICE_ARG(slice_first(version, QUOTE_MAX)));
+        return refuse(
+            x, 426,
+            "the version of WebSocket that is spoken here is 13, and Sec-WebSocket-Version "
+            "is '%.*s'\n",
+            SLICE_ARG(slice_first(version, QUOTE_MAX)));
     if (!is_http1(x))
         return true;
     if (count_of(x, "sec-websocket-key") != 1 ||

@@ -186,8 +186,8 @@ static bool incoming_room(struct websocket_call *w, size_t size)
         in->room = w->ws.is_final ? size : MAX(size, 2 * in->room);
     }
     in->room = MIN(MAX(in->room, (size_t)1), w->settings->message_bytes_max);
-    if (buf_new_partly(&fresh, w->call.x->budget, in->room, MIN(in->room, MAX(in->got, (size_t)STEP)),
-                       NULL) != OK)
+    if (buf_new_partly(&fresh, w->call.x->budget, in->room,
+                       MIN(in->room, MAX(in->got, (size_t)STEP)), NULL) != OK)
         return false;
     if (in->got > 0)
         memcpy(buf_fill(fresh), buf_bytes(in->buf).data, in->got);
@@ -368,8 +368,9 @@ void websocket_in_on_body(struct exchange *x, size_t size, bool is_end)
         struct websocket_event event;
         struct err err = { 0 };
         size_t used;
-        enum websocket_step step = websocket_next(
-            &w->ws, buf_fill(w->incoming.buf) + w->incoming.got, size, &used, &event, &err);
+        enum websocket_step step =
+            websocket_next(&w->ws, buf_fill(w->incoming.buf) + w->incoming.got, size, &used, &event,
+                           &err);
         w->is_into_message = false;
         w->is_busy = true;
         if (!on_step(w, step, &event, true, &err))

@@ -24,7 +24,7 @@ struct websocket_loop_stats {
     _Alignas(64) _Atomic uint64_t connections, connections_open;
     _Atomic uint64_t messages_in, messages_out, compressed_in, compressed_out;
     _Atomic uint64_t pings, pings_unanswered;
-    _Atomic uint64_t refused;                  /* handshakes */
+    _Atomic uint64_t refused; /* handshakes */
     _Atomic uint64_t limit_message, stalled, slow, closes_unanswered;
     _Atomic uint64_t closes[WEBSOCKET_CODES]; /* by the code they ended with */
     struct websocket_heap *heap;              /* owned; made with the first connection */

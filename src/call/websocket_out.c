@@ -105,8 +105,7 @@ static struct buf *compress(struct websocket_call *w, const struct call_piece *p
         return NULL;
     for (uint32_t i = 0; i < count; i++)
         slices[i] = pieces[i].bytes;
-    struct buf *packed =
-        websocket_deflate(w->heap, &w->deflate, w->call.x->budget, slices, count);
+    struct buf *packed = websocket_deflate(w->heap, &w->deflate, w->call.x->budget, slices, count);
     if (slices != few)
         mem_free(slices);
     return packed;

@@ -79,8 +79,9 @@ static void render(void *context, struct text *out)
         before = rows[i].name;
         metrics_sample_u64(out, before, rows[i].labels, sum(stats, rows[i].offset));
     }
-    metrics_family(out, closes, "counter", "WebSockets by the code they ended with; other: "
-                                           "applications' own");
+    metrics_family(out, closes, "counter",
+                   "WebSockets by the code they ended with; other: "
+                   "applications' own");
     for (uint32_t i = 0; i < WEBSOCKET_CODES; i++) {
         char labels[32];
         struct text text;

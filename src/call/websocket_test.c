@@ -336,8 +336,8 @@ TEST(handshake)
             fake_header(&s.fake, "sec-websocket-protocol", rows[i].protocol);
         if (rows[i].extensions != NULL)
             fake_header(&s.fake, "sec-websocket-extensions", rows[i].extensions);
-        s.call = websocket_accept(&s.fake.x, &s.settings, rows[i].takes_any ? NULL : protocols,
-                                  &agreed);
+        s.call =
+            websocket_accept(&s.fake.x, &s.settings, rows[i].takes_any ? NULL : protocols, &agreed);
         fake_flush(&s.fake);
         check(s.fake.x.status == rows[i].status, "%s: %u", rows[i].name, s.fake.x.status);
         check((s.call != NULL) == (rows[i].status == 101), "%s: a call", rows[i].name);
@@ -394,9 +394,8 @@ TEST(handshake_with_headers_in_parts)
 
 TEST(messages_of_every_size_in_every_piece)
 {
-    static const size_t sizes[] = { 0,    1,    5,    125,   126,    900,    1009,   1010,
-                                    1011, 1018, 1024, 1025,  2000,   4000,   70000,  1 << 20,
-                                    3 << 20 };
+    static const size_t sizes[] = { 0,    1,    5,    125,  126,  900,   1009,    1010,   1011,
+                                    1018, 1024, 1025, 2000, 4000, 70000, 1 << 20, 3 << 20 };
     static const size_t pieces[] = { 1 << 30, 100000, 1000, 7, 1 };
     uint8_t *bytes = malloc(MESSAGE_MAX);
 
@@ -427,8 +426,8 @@ TEST(messages_of_every_size_in_every_piece)
         run(&s, piece);
         check(s.messages == 3 && s.hash == expected, "%zu bytes by %zu: %u messages, %s", size,
               piece, s.messages, text_cstr(&s.log));
-        check(strcmp(answer_of(&s.fake), is_fragmented ? "pong p|pong p|pong p|close 1000 |"
-                                                       : "close 1000 |") == 0,
+        check(strcmp(answer_of(&s.fake),
+                     is_fragmented ? "pong p|pong p|pong p|close 1000 |" : "close 1000 |") == 0,
               "%zu by %zu: %s", size, piece, answer_of(&s.fake));
         check(s.fake.x.is_ended, "ended");
         finish(&s);
@@ -444,8 +443,8 @@ TEST(small_ones_one_behind_the_other)
         input_begin();
         for (int i = 0; i < 500; i++) {
             char text[64];
-            int size = snprintf(text, sizeof text, "message %d %.*s", i, i % 20,
-                                "....................");
+            int size =
+                snprintf(text, sizeof text, "message %d %.*s", i, i % 20, "....................");
             put_frame(0x81, text, (size_t)size);
             expected = hash_of(expected, slice_make(text, (size_t)size));
         }
@@ -641,8 +640,8 @@ TEST(violations)
         { "close code 999", 0x88, "\x03\xe7", 2, "gone INVALID_ARGUMENT|", 1002 },
         { "close reason", 0x88, "\x03\xe8\xff", 3, "gone INVALID_ARGUMENT|", 1007 },
         { "compressed and damaged", 0xc2, "\xff\xff\xff", 3, "gone INVALID_ARGUMENT|", 1007 },
-        { "compressed, no UTF-8", 0xc1, "\x00\x01\x00\xfe\xff\xff\x00", 7,
-          "gone INVALID_ARGUMENT|", 1007 },
+        { "compressed, no UTF-8", 0xc1, "\x00\x01\x00\xfe\xff\xff\x00", 7, "gone INVALID_ARGUMENT|",
+          1007 },
     };
 
     for (size_t i = 0; i < COUNT(rows) * 2; i++) {
@@ -757,8 +756,8 @@ TEST(messages_of_many_pieces)
     run(&s, SIZE_MAX);
     memset(large, 'z', sizeof large);
     struct call_piece pieces[] = {
-        { slice_of("<"), NULL },         { slice_make(large, sizeof large), NULL },
-        { slice_of("-"), NULL },         { slice_of(">"), NULL },
+        { slice_of("<"), NULL },           { slice_make(large, sizeof large), NULL },
+        { slice_of("-"), NULL },           { slice_of(">"), NULL },
         { slice_make(large, 4096), NULL }, { slice_make(NULL, 0), NULL },
     };
     call_send(s.call, pieces, COUNT(pieces));
@@ -854,7 +853,8 @@ TEST(a_later_message_stays_until_the_next_is_read)
                 if (i != 2 || s.messages != 2)
                     continue;
                 for (size_t j = 0; j < s.last.size; j++)
-                    check_or_stop(s.last.data[j] == 'a', "byte %zu of %zu was written over", j, size);
+                    check_or_stop(s.last.data[j] == 'a', "byte %zu of %zu was written over", j,
+                                  size);
             }
             check(s.messages == i, "%zu: %u of %u", size, s.messages, i);
         }
@@ -875,8 +875,8 @@ TEST(no_memory_is_said)
     prepare(&s);
     require(budget_take(&s.fake.budget, (64 << 20) - (1 << 20)));
     run(&s, 65536);
-    expect(&s, "gone RESOURCE_EXHAUSTED|",
-           "close 1013 no memory for a message; retry later|", "the budget is spent");
+    expect(&s, "gone RESOURCE_EXHAUSTED|", "close 1013 no memory for a message; retry later|",
+           "the budget is spent");
     budget_give(&s.fake.budget, (64 << 20) - (1 << 20));
     finish(&s);
     free(bytes);

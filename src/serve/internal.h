@@ -79,7 +79,7 @@ struct serve_exchange {
     uint32_t more_count;
     int64_t promised; /* body bytes the head announced; -1: not known */
     bool drops_body, is_chunked, is_aborted, wants_room, expects_continue;
-    bool is_tunnel;  /* granted: x.tunnel says which */
+    bool is_tunnel;   /* granted: x.tunnel says which */
     bool knows_drain; /* on_drain was called */
     char peer[PEER_TEXT_MAX];
 
@@ -93,8 +93,8 @@ struct serve_exchange {
     size_t held;   /* by its head, as its connection counts */
     struct body_pace pace;
     uint64_t lingers_ns, lingered; /* its answer is out: until when, and how much was dropped */
-    uint64_t sent_mark, sent_ns; /* how far its answer had got, and when that was seen */
-    bool has_sent;               /* what its answer has is all given to http2 */
+    uint64_t sent_mark, sent_ns;   /* how far its answer had got, and when that was seen */
+    bool has_sent;                 /* what its answer has is all given to http2 */
     bool is_counted;
     bool was_slow; /* its body: nothing more of it is waited for */
 };

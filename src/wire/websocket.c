@@ -267,8 +267,9 @@ static enum websocket_step on_close(struct websocket *ws, struct websocket_event
         ret->code = (uint16_t)(ws->control[0] << 8 | ws->control[1]);
         reason = slice_skip(reason, 2);
         if (!websocket_code_is_sendable(ret->code))
-            return BAD(WEBSOCKET_PROTOCOL_ERROR, "a Close frame has the code %u, which may not "
-                                                 "be sent",
+            return BAD(WEBSOCKET_PROTOCOL_ERROR,
+                       "a Close frame has the code %u, which may not "
+                       "be sent",
                        ret->code);
         if (utf8_valid_prefix(reason) != reason.size)
             return BAD(WEBSOCKET_BAD_DATA, "the reason of a Close frame is not UTF-8");

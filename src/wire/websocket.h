@@ -43,7 +43,7 @@ enum websocket_code {
     WEBSOCKET_GOING_AWAY = 1001,
     WEBSOCKET_PROTOCOL_ERROR = 1002,
     WEBSOCKET_UNSUPPORTED = 1003,
-    WEBSOCKET_NO_CODE = 1005, /* never sent: the Close frame had none */
+    WEBSOCKET_NO_CODE = 1005,  /* never sent: the Close frame had none */
     WEBSOCKET_ABNORMAL = 1006, /* never sent: there was no Close frame */
     WEBSOCKET_BAD_DATA = 1007,
     WEBSOCKET_POLICY = 1008,
@@ -62,27 +62,28 @@ enum {
 };
 
 enum websocket_step {
-    WEBSOCKET_MORE,  /* all bytes are used and more are needed */
-    WEBSOCKET_DATA,  /* a piece of a message */
-    WEBSOCKET_PING,  /* to be answered with the same bytes */
+    WEBSOCKET_MORE, /* all bytes are used and more are needed */
+    WEBSOCKET_DATA, /* a piece of a message */
+    WEBSOCKET_PING, /* to be answered with the same bytes */
     WEBSOCKET_PONG,
     WEBSOCKET_CLOSE, /* the peer's last word; to be answered with a Close frame if none was sent */
     WEBSOCKET_BAD    /* event.code is what to close with, err says what was wrong */
 };
 
 struct websocket_event {
-    struct slice data; /* DATA: in the bytes given, may be empty; PING, PONG: the payload, CLOSE: the
+    struct slice
+        data;      /* DATA: in the bytes given, may be empty; PING, PONG: the payload, CLOSE: the
                           reason, both until the next call */
-    uint16_t code;     /* CLOSE, BAD */
+    uint16_t code; /* CLOSE, BAD */
     bool is_first, is_last; /* DATA: of its message */
 };
 
 /* One connection. Its members are to be read only. */
 struct websocket {
     enum websocket_role role;
-    bool has_deflate;           /* RSV1 may be set on the first frame of a message */
-    bool is_over;               /* CLOSE or BAD came */
-    size_t message_bytes_max;   /* of one message, as it travels */
+    bool has_deflate;            /* RSV1 may be set on the first frame of a message */
+    bool is_over;                /* CLOSE or BAD came */
+    size_t message_bytes_max;    /* of one message, as it travels */
     struct websocket_heap *heap; /* borrowed: outlives it */
 
     /* -- the message that is being received: from its first frame's head to its last byte -- */
@@ -121,8 +122,7 @@ size_t websocket_head(struct websocket_heap *heap, enum websocket_opcode opcode,
 void websocket_mask(uint8_t *bytes, size_t size, const uint8_t mask[4], uint64_t at);
 /* The payload of a Close frame: code and as much of the reason as fits, cut at a character. A code
  * that may not be sent makes it empty. */
-size_t websocket_close_put(uint16_t code, struct slice reason,
-                           uint8_t out[WEBSOCKET_CONTROL_MAX]);
+size_t websocket_close_put(uint16_t code, struct slice reason, uint8_t out[WEBSOCKET_CONTROL_MAX]);
 /* May a Close frame carry it (RFC 6455 7.4)? */
 bool websocket_code_is_sendable(uint16_t code);
 

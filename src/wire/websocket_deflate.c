@@ -184,7 +184,10 @@ static z_stream *inflate_take(struct websocket_heap *heap)
  * those are cheap to begin anew. */
 static z_stream *deflate_take(struct websocket_heap *heap, size_t size, unsigned most)
 {
-    unsigned bits = MIN(size <= 1024 ? 10u : size <= 4096 ? 12u : (unsigned)WEBSOCKET_BITS_MAX, most);
+    unsigned bits = MIN(size <= 1024   ? 10u
+                        : size <= 4096 ? 12u
+                                       : (unsigned)WEBSOCKET_BITS_MAX,
+                        most);
     z_stream **slot = &heap->deflate[bits - WEBSOCKET_BITS_MIN];
 
     if (*slot != NULL)
@@ -311,10 +314,11 @@ enum err_code websocket_inflate(struct websocket_heap *heap, struct buf **ret,
     buf = out.buf;
     if (code != OK) {
         if (code == E_RANGE && out.most < out_max)
-            return err_set(err, E_RANGE,
-                           "a compressed message inflates to over %d times its size: send it plain, "
-                           "or in parts",
-                           WEBSOCKET_RATIO_MAX);
+            return err_set(
+                err, E_RANGE,
+                "a compressed message inflates to over %d times its size: send it plain, "
+                "or in parts",
+                WEBSOCKET_RATIO_MAX);
         return code;
     }
     if (buf != NULL && out.used > 0) {

@@ -38,8 +38,7 @@ static void take_message(struct trace *t, const struct websocket *ws, struct sli
     t->messages++;
     require(message.size <= MESSAGE_MAX);
     if (ws->is_compressed) {
-        enum err_code code =
-            websocket_inflate(ws->heap, &plain, NULL, message, INFLATED_MAX, &err);
+        enum err_code code = websocket_inflate(ws->heap, &plain, NULL, message, INFLATED_MAX, &err);
         require((code == OK) == (err.text[0] == '\0'));
         require(code == OK || plain == NULL);
         if (plain != NULL) {

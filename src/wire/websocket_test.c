@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/buf.h"
 #include "base/budget.h"
+#include "base/buf.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "base/utf8.h"
@@ -90,9 +90,7 @@ static void run(struct websocket *ws, const uint8_t *bytes, size_t size, size_t 
 
     text_init(&message, 1 << 20);
     for (size_t at = 0; at < size;) {
-        size_t part = step == 0          ? size
-                      : step == SIZE_MAX ? 1 + (size_t)test_random_below(9)
-                                         : step;
+        size_t part = step == 0 ? size : step == SIZE_MAX ? 1 + (size_t)test_random_below(9) : step;
         part = MIN(part, size - at);
         uint8_t *piece = malloc(part);
         if (piece == NULL)
@@ -113,7 +111,10 @@ static void run(struct websocket *ws, const uint8_t *bytes, size_t size, size_t 
                 if (!event.is_last)
                     break;
                 check(!ws->in_message, "in_message behind the last");
-                note(log, ws->is_compressed ? "packed" : ws->is_text ? "text" : "binary",
+                note(log,
+                     ws->is_compressed ? "packed"
+                     : ws->is_text     ? "text"
+                                       : "binary",
                      text_slice(&message));
                 message.size = 0;
                 break;
@@ -146,8 +147,8 @@ struct row {
     bool is_client; /* who reads is */
 };
 
-#define LONG_125                                                                                   \
-    "0123456789012345678901234567890123456789012345678901234567890123456789"                      \
+#define LONG_125                                                             \
+    "0123456789012345678901234567890123456789012345678901234567890123456789" \
     "0123456789012345678901234567890123456789012345678901234"
 
 static const struct row rows[] = {
@@ -158,11 +159,7 @@ static const struct row rows[] = {
     { "empty binary", { { 0x82, NULL, 0, 0 } }, "binary|", false, false },
     { "two", { { 0x81, "a", 0, 0 }, { 0x82, "b", 0, 0 } }, "text a|binary b|", false, false },
     { "16 bits of length", { { 0x82, "abcd", 0, REPEAT_200 } }, "binary (800)|", false, false },
-    { "a client reads a server",
-      { { 0x81, "hello", 0, UNMASKED } },
-      "text hello|",
-      false,
-      true },
+    { "a client reads a server", { { 0x81, "hello", 0, UNMASKED } }, "text hello|", false, true },
     /* 5.1: masks */
     { "unmasked from a client", { { 0x81, "hello", 0, UNMASKED } }, "bad 1002|", false, false },
     { "unmasked and empty", { { 0x81, NULL, 0, UNMASKED } }, "bad 1002|", false, false },
@@ -171,7 +168,11 @@ static const struct row rows[] = {
     /* 5.2: lengths in their shortest form, 63 bits */
     { "5 in 16 bits", { { 0x82, "hello", 0, LENGTH_16 } }, "bad 1002|", false, false },
     { "5 in 64 bits", { { 0x82, "hello", 0, LENGTH_64 } }, "bad 1002|", false, false },
-    { "800 in 64 bits", { { 0x82, "abcd", 0, LENGTH_64 | REPEAT_200 } }, "bad 1002|", false, false },
+    { "800 in 64 bits",
+      { { 0x82, "abcd", 0, LENGTH_64 | REPEAT_200 } },
+      "bad 1002|",
+      false,
+      false },
     { "2^63", { { 0x82, NULL, 0, LENGTH_HUGE } }, "bad 1002|", false, false },
     /* 5.2: reserved bits */
     { "RSV1", { { 0xc1, "x", 0, 0 } }, "bad 1002|", false, false },
@@ -199,7 +200,11 @@ static const struct row rows[] = {
       false,
       false },
     /* 5.4: fragmentation */
-    { "two fragments", { { 0x01, "hel", 0, 0 }, { 0x80, "lo", 0, 0 } }, "text hello|", false, false },
+    { "two fragments",
+      { { 0x01, "hel", 0, 0 }, { 0x80, "lo", 0, 0 } },
+      "text hello|",
+      false,
+      false },
     { "four, some empty",
       { { 0x02, NULL, 0, 0 }, { 0x00, "a", 0, 0 }, { 0x00, NULL, 0, MORE }, { 0x80, "b", 0, 0 } },
       "binary ab|",
@@ -237,11 +242,7 @@ static const struct row rows[] = {
       "text ab|bad 1002|",
       false,
       false },
-    { "text within text",
-      { { 0x01, "a", 0, 0 }, { 0x81, "b", 0, 0 } },
-      "bad 1002|",
-      false,
-      false },
+    { "text within text", { { 0x01, "a", 0, 0 }, { 0x81, "b", 0, 0 } }, "bad 1002|", false, false },
     { "binary within text",
       { { 0x01, "a", 0, 0 }, { 0x02, "b", 0, 0 } },
       "bad 1002|",
@@ -253,11 +254,7 @@ static const struct row rows[] = {
       "bad 1002|",
       true,
       false },
-    { "compressed, in parts",
-      { { 0x41, "a", 0, 0 }, { 0x80, "\xff", 0, 0 } },
-      NULL,
-      true,
-      false },
+    { "compressed, in parts", { { 0x41, "a", 0, 0 }, { 0x80, "\xff", 0, 0 } }, NULL, true, false },
     /* 5.5: control frames */
     { "ping of 125", { { 0x89, LONG_125, 0, 0 } }, "ping (125)|", false, false },
     { "ping of 126", { { 0x89, LONG_125 "x", 0, 0 } }, "bad 1002|", false, false },
@@ -275,8 +272,19 @@ static const struct row rows[] = {
     /* 7.1.5, 7.4: close codes */
     { "close without a code", { { 0x88, NULL, 0, 0 } }, "close 1005|", false, false },
     { "half a code", { { 0x88, "\x03", 1, 0 } }, "bad 1002|", false, false },
-    { "1000 bye", { { 0x88, "\x03\xe8""bye", 5, 0 } }, "close 1000 bye|", false, false },
-    { "close of 125", { { 0x88, "\x03\xe9" LONG_125, 125, 0 } }, "close 1001 (123)|", false, false },
+    { "1000 bye",
+      { { 0x88,
+          "\x03\xe8"
+          "bye",
+          5, 0 } },
+      "close 1000 bye|",
+      false,
+      false },
+    { "close of 125",
+      { { 0x88, "\x03\xe9" LONG_125, 125, 0 } },
+      "close 1001 (123)|",
+      false,
+      false },
     { "1003", { { 0x88, "\x03\xeb", 2, 0 } }, "close 1003|", false, false },
     { "1007", { { 0x88, "\x03\xef", 2, 0 } }, "close 1007|", false, false },
     { "1014", { { 0x88, "\x03\xf6", 2, 0 } }, "close 1014|", false, false },
@@ -336,7 +344,11 @@ static const struct row rows[] = {
       false },
     { "binary may be anything", { { 0x82, "\xff\xfe", 0, 0 } }, "binary \xff\xfe|", false, false },
     /* limits */
-    { "one byte too many, announced", { { 0x82, NULL, 0, LENGTH_MORE } }, "bad 1009|", false, false },
+    { "one byte too many, announced",
+      { { 0x82, NULL, 0, LENGTH_MORE } },
+      "bad 1009|",
+      false,
+      false },
     { "too many by fragments",
       { { 0x02, "abcd", 0, REPEAT_200 }, { 0x80, "a", 0, REPEAT_200 }, { 0x81, "z", 0, 0 } },
       "binary (1000)|text z|",
@@ -394,8 +406,11 @@ TEST(every_clause_whole_and_in_pieces)
 TEST(refused_at_the_head)
 {
     static const struct frame early[] = {
-        { 0x82, NULL, 0, LENGTH_MORE }, { 0x81, "x", 0, UNMASKED }, { 0x83, "x", 0, 0 },
-        { 0xc1, "x", 0, 0 },            { 0x80, "x", 0, 0 },
+        { 0x82, NULL, 0, LENGTH_MORE },
+        { 0x81, "x", 0, UNMASKED },
+        { 0x83, "x", 0, 0 },
+        { 0xc1, "x", 0, 0 },
+        { 0x80, "x", 0, 0 },
     };
     struct websocket_heap *heap = websocket_heap_new();
 
@@ -454,8 +469,7 @@ TEST(heads_are_written)
         uint8_t out[WEBSOCKET_HEAD_MAX], by_hand[WEBSOCKET_HEAD_MAX] = { 0 };
         size_t at = 2, got = websocket_head(heap, opcode, is_final, is_compressed, size,
                                             is_masked ? some_mask : NULL, out);
-        by_hand[0] =
-            (uint8_t)(opcode | (is_final ? 0x80 : 0) | (is_compressed ? 0x40 : 0));
+        by_hand[0] = (uint8_t)(opcode | (is_final ? 0x80 : 0) | (is_compressed ? 0x40 : 0));
         by_hand[1] = (uint8_t)((is_masked ? 0x80 : 0) | (size > 65535 ? 127
                                                          : size > 125 ? 126
                                                                       : size));
@@ -494,8 +508,8 @@ TEST(utf8_in_pieces_as_in_one)
         uint8_t bytes[24];
         size_t size = 0, count = (size_t)test_random_below(6);
         while (count-- > 0) {
-            static const uint32_t points[] = { 'a', 0x7f, 0x80, 0x7ff, 0x800, 0xd7ff, 0xe000,
-                                               0xffff, 0x10000, 0x10ffff };
+            static const uint32_t points[] = { 'a',    0x7f,   0x80,   0x7ff,   0x800,
+                                               0xd7ff, 0xe000, 0xffff, 0x10000, 0x10ffff };
             size += utf8_put(bytes + size, points[test_random_below(COUNT(points))]);
         }
         if (size > 0 && test_random_below(2) == 0)
@@ -737,8 +751,8 @@ TEST(bombs_cost_little)
           err.text);
     check(out != NULL && buf_bytes(out).size == WEBSOCKET_RATIO_FREE, "so many zeros");
     buf_unref(&out);
-    check(websocket_inflate(heap, &out, NULL, buf_bytes(packed), WEBSOCKET_RATIO_FREE - 1,
-                            &err) == E_RANGE,
+    check(websocket_inflate(heap, &out, NULL, buf_bytes(packed), WEBSOCKET_RATIO_FREE - 1, &err) ==
+              E_RANGE,
           "a byte less is too little");
     buf_unref(&packed);
     free(zeros);
@@ -764,8 +778,9 @@ TEST(faults)
             (void)websocket_head(heap, WEBSOCKET_TEXT, true, false, 5, some_mask, head);
             struct buf *packed = pack(heap, 15, slice_of(LONG_125 LONG_125));
             buf_unref(&packed);
-            enum err_code code = websocket_inflate(
-                heap, &out, NULL, slice_make("\xf2\x48\xcd\xc9\xc9\x07\x00", 7), 1000, &err);
+            enum err_code code =
+                websocket_inflate(heap, &out, NULL, slice_make("\xf2\x48\xcd\xc9\xc9\x07\x00", 7),
+                                  1000, &err);
             check(code == OK || code == E_EXHAUSTED, "%d: %s", code, err.text);
             buf_unref(&out);
         }
