@@ -829,13 +829,17 @@ TEST(typed_session_of_a_model_that_speaks_first)
     check_answers(fake, "chat", "{\"said\":\"hello\",\"stream\":{\"sequence\":\"1\"}}\n");
     begin();
     add_said("a");
+    add_said("b");
     fake = call("/penstock.models.Chat/PredictSession");
     check_status(fake, OK, "");
     check_answers(fake, "chat",
                   "{\"said\":\"hello\",\"stream\":{\"sequence\":\"1\"}}\n"
                   "{\"said\":\"a\",\"stream\":{\"sequence\":\"2\",\"input\":\"1\"}}\n"
                   "{\"said\":\"a\",\"stream\":{\"sequence\":\"3\",\"input\":\"1\"}}\n"
-                  "{\"stream\":{\"sequence\":\"4\",\"input\":\"1\",\"is_last\":true}}\n");
+                  "{\"stream\":{\"sequence\":\"4\",\"input\":\"1\",\"is_last\":true}}\n"
+                  "{\"said\":\"b\",\"stream\":{\"sequence\":\"5\",\"input\":\"2\"}}\n"
+                  "{\"said\":\"b\",\"stream\":{\"sequence\":\"6\",\"input\":\"2\"}}\n"
+                  "{\"stream\":{\"sequence\":\"7\",\"input\":\"2\",\"is_last\":true}}\n");
     begin();
     add_said("a");
     check_status(call("/penstock.models.Chat/PredictCollect"), E_PRECONDITION,
