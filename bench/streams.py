@@ -543,6 +543,17 @@ def settled_rss(server):
     return before
 
 
+def wait_quiet(server, seconds=20):
+    """Until the server does nothing: what stuck readers may have waiting for them has been made."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        before = cpu_ns(server.pid)
+        time.sleep(0.5)
+        if cpu_ns(server.pid) - before < 5e6:
+            return
+    say("            the server is still busy after %d s" % seconds)
+
+
 def idle_server(stack):
     options = ("--connections-max", 2 * IDLE_STREAMS, "--watchers-max", 2 * IDLE_STREAMS, "--queue-max", SLOW_QUEUE,
                "--idle-timeout", "1h", "--write-timeout", "1h")
@@ -610,6 +621,7 @@ def run_stuck(options, wanted):
                 generator = stack.enter_context(Generator(flow, "--stop-after", 50, "--sources", SOURCES, connections=connections,
                                                           streams=streams))
                 generator.mark("stopped")
+                wait_quiet(server)
                 begin = settled_rss(server)
                 cpu = cpu_ns(server.pid)
                 time.sleep(1)
