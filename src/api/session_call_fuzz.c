@@ -14,6 +14,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+enum { KEPT_MAX = 1 << 16 }; /* by instances, for the next stream */
+
 static const char *const paths[] = {
     "/penstock.v1.Inference/Session", "/penstock.v1.Inference/InferCollect",
     "/penstock.v1.Inference/InferStream", "/penstock.v1.Inference/Infer",
@@ -80,7 +82,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     stage_run();
     require(fake->status == 200 && fake_answer_header(fake, "grpc-status").size != 0);
     check_answers(fake, which == 0 ? 1 : 5);
-    require(engine_in_flight(stage_engine) == 0 && budget_used(&stage_budget) == 0);
-    stage_drop_calls();
+    require(engine_in_flight(stage_engine) == 0);
+    stage_drop_calls(); /* with what lay in the exchange's arena */
+    require(budget_used(&stage_budget) <= KEPT_MAX); /* at the end stage_down looks for 0 */
     return 0;
 }
