@@ -761,8 +761,8 @@ static HOT void receive(struct talk *t, struct slice bytes, struct buf *holder, 
 {
     enum penstock_pb_kind kind = PENSTOCK_PB_INPUT;
 
-    if (t->has_ended)
-        return;
+    if (t->has_ended || t->is_draining)
+        return; /* what came before it is answered, and then it ends */
     t->messages++;
     if (!is_raw(t, is_text))
         kind = is_text ? penstock_pb_peek_json(bytes) : penstock_pb_peek(bytes);
@@ -899,8 +899,10 @@ void session_begin_call(struct call *call, const struct api *api)
 {
     struct talk *t = talk_new(call, api);
 
-    if (t != NULL)
-        call_read(call);
+    if (t == NULL)
+        return;
+    call->keeps_none = true; /* what is needed of Begin is copied */
+    call_read(call);
 }
 
 void session_begin_socket(struct call *call, const struct api *api, struct slice model,
@@ -965,8 +967,9 @@ static enum err_code prepare_resumable(struct talk *t, double seconds, const cha
 
     *ret_field = "begin.resume_seconds";
     if (!(seconds > 0 && seconds <= RESUME_SECONDS_MAX))
-        return err_set(err, E_INVALID, "begin.resume_seconds: it is %g; it takes seconds, more than 0",
-                       seconds);
+        return err_set(err, E_INVALID,
+                       "begin.resume_seconds: it is %g; it takes seconds, more than 0 and up to %d",
+                       seconds, RESUME_SECONDS_MAX);
     if (!t->is_socket)
         return err_set(err, E_UNIMPLEMENTED,
                        "begin.resume_seconds: a gRPC call ends with its connection; open "

@@ -1,6 +1,6 @@
 /* session_send.c - SPDX-License-Identifier: Apache-2.0
  *
- * What is small is written on the stack: calls copy pieces below CALL_COPY_MAX. What is larger gets a
+ * What is small is written on the stack: calls copy pieces below CALL_COPIED_BYTES. What is larger gets a
  * buf of its size, and outputs that the runtime keeps are sent from where they lie.
  */
 #include "api/session_internal.h"
@@ -10,7 +10,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 
-enum { FEW = 9, SMALL_BYTES = CALL_COPY_MAX - 1, JSON_BYTES_MAX = 1 << 30 };
+enum { FEW = 9, SMALL_BYTES = CALL_COPIED_BYTES - 1, JSON_BYTES_MAX = 1 << 30 };
 
 COLD enum err_code session_no_memory(struct err *err)
 {
@@ -150,7 +150,7 @@ static enum err_code send_binary(struct session_out *out, const struct penstock_
     CLEANUP(buf_unref) struct buf *copy = NULL;
     struct call_piece piece = { output->bytes, output->holder };
 
-    if (piece.holder == NULL && piece.bytes.size >= CALL_COPY_MAX)
+    if (piece.holder == NULL && piece.bytes.size >= CALL_COPIED_BYTES)
         TRY(copy_piece(&piece, out->budget, &copy, err));
     call_send_as(out->call, &piece, 1, (struct call_form){ .is_text = false });
     return OK;

@@ -89,8 +89,6 @@ struct call_ops {
 enum call_carrier { CALL_GRPC, CALL_GRPC_WEB, CALL_WEBSOCKET };
 
 enum { CALL_METADATA_MAX = 16, CALL_METADATA_BYTES_MAX = 4096 };
-/* Pieces with less bytes are copied when they are sent: nobody has to keep them. */
-enum { CALL_COPY_MAX = 1024 };
 
 struct call_fields {
     struct header fields[CALL_METADATA_MAX];
