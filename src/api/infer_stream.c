@@ -340,7 +340,7 @@ static enum err_code put_apart(struct infer *infer, const struct response *respo
 
     for (int is_most = 0; is_most <= 1; is_most++) {
         CLEANUP(buf_unref) struct buf *buf = NULL;
-        size_t size, room = infer->table->event_bound(infer, response, is_most != 0);
+        size_t size = 0, room = infer->table->event_bound(infer, response, is_most != 0);
         uint8_t *memory = few;
         if (room > sizeof few) {
             TRY(buf_new(&buf, infer->x->budget, room, err));
@@ -363,7 +363,7 @@ static HOT enum err_code put_event(struct infer *infer, const struct response *r
     if (UNLIKELY(!s->has_begun || s->is_kept))
         return put_apart(infer, response, err);
     for (int is_most = 0; is_most <= 1; is_most++) {
-        size_t size, room = infer->table->event_bound(infer, response, is_most != 0);
+        size_t size = 0, room = infer->table->event_bound(infer, response, is_most != 0);
         uint8_t *memory = events_open(&s->events, none, none, room);
         if (UNLIKELY(memory == NULL))
             return OK; /* cut off: on_gone comes */

@@ -752,6 +752,21 @@ static enum err_code choose_input(struct upload *u, struct err *err)
     return OK;
 }
 
+/* State is shown to who asks for it, as in every stream. */
+static enum err_code hide_states(struct upload *u, struct err *err)
+{
+    const struct signature *s = u->plan->signature;
+
+    if (u->query.items != NULL)
+        return OK;
+    u->query.items = arena_alloc(u->arena, u->plan->items_count + 1);
+    if (u->query.items == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for an upload; retry later");
+    for (uint32_t i = 0; i < u->plan->items_count; i++)
+        u->query.items[i] = !s->outputs[u->plan->items[i].output].is_state;
+    return OK;
+}
+
 static enum err_code open_session(struct upload *u, struct slice query, struct err *err)
 {
     const struct signature *s = model_signature(u->model);
@@ -780,6 +795,7 @@ static enum err_code open_session(struct upload *u, struct slice query, struct e
         wants[i] = !s->outputs[i].is_hidden;
     typed_query_wants(&u->query, u->plan, wants);
     settings.wants = wants;
+    TRY(hide_states(u, err));
     return session_new(&u->session, u->api->engine, u->model, &settings, &session_sink, err);
 }
 

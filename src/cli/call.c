@@ -466,7 +466,10 @@ void call_add_example(const struct call *call, struct err *err)
         return;
     text_init_fixed(&line, bytes, sizeof bytes - 1);
     text_str(&line, "; for example: penstock call ");
-    text_str(&line, options_flag(call->options, OPT_GRPC) ? "--grpc " : "");
+    const char *answers = yyjson_get_str(yyjson_obj_get(
+        yyjson_obj_get(yyjson_doc_get_root(call->about), "streams"), "answers"));
+    bool is_stream = answers != NULL && strcmp(answers, "many") == 0;
+    text_str(&line, is_stream ? "--stream " : options_flag(call->options, OPT_GRPC) ? "--grpc " : "");
     print_shell(&line, slice_of(call->model));
     example_flags(&line, slice_of(json));
     mem_free(json);

@@ -31,6 +31,23 @@ struct chat {
 
 /* -- the model ----------------------------------------------------------------------------------- */
 
+static enum err_code check_answer(const struct chat *chat, struct err *err)
+{
+    yyjson_val *outputs = yyjson_obj_get(yyjson_doc_get_root(chat->call->about), "outputs"), *output;
+    size_t at, count;
+
+    yyjson_arr_foreach(outputs, at, count, output)
+    {
+        const char *type = yyjson_get_str(yyjson_obj_get(output, "type"));
+        if (type != NULL && strcmp(type, "string") == 0)
+            return OK;
+    }
+    return err_set(err, E_INVALID,
+                   "model '%s' does not answer in text, so there is nothing to talk about; --stream "
+                   "takes one JSON object a line and prints any answer",
+                   chat->call->model);
+}
+
 static enum err_code find_input(struct chat *chat, struct err *err)
 {
     yyjson_val *inputs = yyjson_obj_get(yyjson_doc_get_root(chat->call->about), "inputs"), *input;
@@ -48,7 +65,7 @@ static enum err_code find_input(struct chat *chat, struct err *err)
         texts++;
     }
     if (texts == 1 && chat->input != NULL)
-        return OK;
+        return check_answer(chat, err);
     return err_set(err, E_INVALID,
                    "model '%s' takes %s text input%s, and --chat talks to models that take one; "
                    "--stream sends any inputs, one JSON object a line",

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -49,6 +50,30 @@ struct upload {
     struct err why;
     struct answer *answer; /* owned */
 };
+
+/* Ctrl-C: says how to go on, and ends. Made before, as a handler can make nothing. */
+static char good_bye[2048];
+static size_t good_bye_size;
+
+static void on_interrupt(int number)
+{
+    ssize_t wrote = write(STDERR_FILENO, good_bye, good_bye_size);
+
+    (void)wrote;
+    _exit(128 + number);
+}
+
+static void say_good_bye_when_interrupted(const struct upload *u)
+{
+    struct sigaction action = { .sa_handler = on_interrupt };
+    int size = snprintf(good_bye, sizeof good_bye,
+                        "\npenstock: interrupted; to go on: penstock call %s --upload %s --resume %s\n",
+                        u->call->model, u->path, u->location + strlen("/uploads/"));
+
+    good_bye_size = MIN((size_t)MAX(size, 0), sizeof good_bye - 1);
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+}
 
 /* -- words --------------------------------------------------------------------------------------- */
 
@@ -322,6 +347,7 @@ static enum err_code run(struct upload *u, struct err *err)
     } else {
         TRY(begin(u, err));
     }
+    say_good_bye_when_interrupted(u);
     u->begun_ns = clock_mono_ns();
     u->begun_at = u->at;
     enum err_code code = send_all(u, err);

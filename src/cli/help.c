@@ -38,7 +38,7 @@ const struct verb_row verb_rows[] = {
       "  penstock call spam --text @mail.txt --timing\n"
       "  penstock call --grpc spam --text \"You have won a prize\" --wire\n"
       "  penstock call --grpc inference.GRPCInferenceService/ServerLive -d '{}'\n"
-      "  penstock call story --stream --prompt \"Once upon a time\"\n"
+      "  penstock call repeat --stream --text \"Once upon a time\"\n"
       "  penstock call anomaly --stream < readings.jsonl\n"
       "  penstock call bytes --upload disk.img\n"
       "\n"

@@ -38,7 +38,7 @@ def ask(server, method, path, body=None, headers=()):
 
 
 def begin(server, more=()):
-    status, headers, _ = ask(server, "POST", "/models/bytes:upload", b"", {"upload-complete": "?0", **dict(more)})
+    status, headers, _ = ask(server, "POST", "/models/bytes:upload?outputs=total,counts_next", b"", {"upload-complete": "?0", **dict(more)})
     equal(status, 201)
     equal(headers["upload-offset"], "0")
     equal(headers["upload-complete"], "?0")
@@ -56,15 +56,14 @@ def check_answer(answer, data):
     counts = [0] * 256
     for byte in data:
         counts[byte] += 1
-    if "counts_next" in answer:
-        equal(answer["counts_next"], counts)
+    equal(answer["counts_next"], counts)
 
 
 @cases({"empty": (0,), "small": (10,), "chunk": (1 << 20,), "more": ((5 << 20) + 77,)})
 def in_one_request(size):
     data = data_of(size)
     with serving() as server:
-        status, headers, answer = ask(server, "POST", "/models/bytes:upload", data)
+        status, headers, answer = ask(server, "POST", "/models/bytes:upload?outputs=total,counts_next", data)
         if size == 0:
             equal(status, 400)
             check("empty" in answer["error"]["message"], "%s", answer)
@@ -189,7 +188,7 @@ def given_up():
 def limits():
     with serving("--uploads-max", "2", "--upload-bytes-max", "2MiB") as server:
         paths = [begin(server), begin(server)]
-        status, headers, answer = ask(server, "POST", "/models/bytes:upload", b"abc")
+        status, headers, answer = ask(server, "POST", "/models/bytes:upload?outputs=total,counts_next", b"abc")
         equal(status, 429, str(answer))
         check("--uploads-max" in answer["error"]["message"], "%s", answer)
         check("retry-after" in headers or "Retry-After" in headers, "%s", headers)
@@ -352,7 +351,7 @@ def the_command(*words):
     with serving() as server, tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        done = call(server.port, "bytes", "--upload", file.name, *words)
+        done = call(server.port, "bytes", "--upload", file.name, "--outputs", "total,counts_next", *words)
         equal(done.returncode, 0, done.stderr)
         check_answer(json.loads(done.stdout), data)
 
@@ -364,10 +363,41 @@ def the_command_is_cut():
         file.write(data)
         file.flush()
         cutter = Cutter(server, [4 << 20, 1 << 20, 100])
-        done = call(cutter.port, "bytes", "--upload", file.name)
+        done = call(cutter.port, "bytes", "--upload", file.name, "--outputs", "total,counts_next")
         equal(done.returncode, 0, done.stderr)
         check(cutter.cuts >= 1, "nothing was cut")
         check_answer(json.loads(done.stdout), data)
+
+
+@case
+def state_is_shown_to_who_asks():
+    with serving() as server:
+        answer = ask(server, "POST", "/models/bytes:upload", b"abc")[2]
+        equal(sorted(answer), ["entropy", "label", "total"])
+
+
+@case
+def the_command_is_interrupted():
+    """Ctrl-C says how to go on, and that works."""
+    data = data_of(64 << 20)
+    with serving() as server, tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        caller = subprocess.Popen([BINARY, "call", "bytes", "--upload", file.name, "-s", server.url], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + 30
+        while b"penstock_uploads_begun_total 1" not in server.call("GET", "/metrics")[2] and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        caller.send_signal(2)
+        said, error = caller.communicate(timeout=60)
+        if caller.returncode == 0:
+            return                  # it was quicker than we are
+        equal(caller.returncode, 130)
+        words = error.split("penstock call ", 1)[1].split()
+        done = call(server.port, *words, "--outputs", "total")
+        equal(done.returncode, 0, done.stderr)
+        equal(json.loads(done.stdout)["total"], len(data))
 
 
 @case

@@ -38,7 +38,8 @@ def graph():
         helper.make_node("Log", ["shares_safe"], ["logs"]),
         helper.make_node("Mul", ["shares", "logs"], ["terms"]),
         helper.make_node("ReduceSum", ["terms", "axis"], ["nats"], keepdims=1),
-        helper.make_node("Div", ["nats", "minus_ln2"], ["bits"]),
+        helper.make_node("Div", ["nats", "minus_ln2"], ["signed_bits"]),
+        helper.make_node("Abs", ["signed_bits"], ["bits"]),           # no -0
         helper.make_node("Cast", ["bits"], ["entropy"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["counts_next", "printable"], ["printed"]),
         helper.make_node("ReduceSum", ["printed", "axis"], ["printed_total"], keepdims=1),
