@@ -408,7 +408,7 @@ TEST(echo_repeat_keeps_to_its_schedule)
     end(&f);
 }
 
-#define TALK                                                                     \
+#define TALK                                                                      \
     "{\"input\":[{\"name\":\"say\",\"data_type\":\"TYPE_STRING\",\"dims\":[1]}]," \
     "\"output\":[{\"name\":\"said\",\"data_type\":\"TYPE_STRING\",\"dims\":[1]}," \
     "{\"name\":\"turn\",\"data_type\":\"TYPE_INT64\",\"dims\":[1]}]}"

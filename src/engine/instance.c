@@ -130,8 +130,9 @@ static struct response_output *output_slot(struct penstock_batch *batch, uint32_
     struct response *response;
 
     if (row != 0 || output >= p->response.outputs_count || rank > PENSTOCK_RANK_MAX) {
-        err_set(err, E_INTERNAL, "the backend filled row %u, output %u of rank %u, which is not "
-                                 "there",
+        err_set(err, E_INTERNAL,
+                "the backend filled row %u, output %u of rank %u, which is not "
+                "there",
                 row, output, rank);
         return NULL;
     }
@@ -192,9 +193,8 @@ static bool size_fits(const struct penstock_tensor *t, uint32_t rank, const int6
     return false;
 }
 
-static void *host_output(struct penstock_batch *batch, uint32_t row, uint32_t output,
-                         uint32_t rank, const int64_t *shape, size_t bytes,
-                         struct penstock_err *plugin_err)
+static void *host_output(struct penstock_batch *batch, uint32_t row, uint32_t output, uint32_t rank,
+                         const int64_t *shape, size_t bytes, struct penstock_err *plugin_err)
 {
     struct err *err = (struct err *)(void *)plugin_err;
     struct response_output *slot = output_slot(batch, row, output, rank, shape, err);
@@ -355,8 +355,7 @@ static bool host_wants(const struct penstock_batch *batch, uint32_t row, uint32_
     return row == 0 && output < p->response.outputs_count && p->pub.wants[output];
 }
 
-static const char *host_parameter(const struct penstock_batch *batch, uint32_t row,
-                                  const char *key)
+static const char *host_parameter(const struct penstock_batch *batch, uint32_t row, const char *key)
 {
     const struct request_private *p = batch->row;
     const struct parameter *found =
@@ -380,8 +379,8 @@ static bool host_cancelled(const struct penstock_batch *batch, uint32_t row)
     if (p->pub.deadline_ns == UINT64_MAX)
         return false;
     /* On a loop others ask often: the turn's own time will do. */
-    uint64_t now = batch->open != NULL && p->pub.was_inline ? loop_now_ns(p->pub.loop)
-                                                            : env_now(p->engine);
+    uint64_t now =
+        batch->open != NULL && p->pub.was_inline ? loop_now_ns(p->pub.loop) : env_now(p->engine);
     return now >= p->pub.deadline_ns;
 }
 
@@ -535,8 +534,7 @@ static void check_outputs(struct request_private *p)
     if (p->err.code != OK || (p->pub.model->traits & PENSTOCK_BACKEND_DECOUPLED) != 0)
         return;
     for (uint32_t i = 0; i < s->outputs_count; i++)
-        if (p->pub.wants[i] && !p->response.outputs[i].is_set &&
-            !s->outputs[i].is_optional) {
+        if (p->pub.wants[i] && !p->response.outputs[i].is_set && !s->outputs[i].is_optional) {
             p->first_used = false;
             p->failed_in_backend = true;
             err_set(&p->err, E_INTERNAL, "model '%s' did not give output '%s'",

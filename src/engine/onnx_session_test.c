@@ -48,10 +48,9 @@ static bool is_ready(bool with_shared)
 
 static bool stage_up(const char *folder, const char *path, const char *yaml)
 {
-    struct engine_settings settings = { .loops_count = 1,
-                                        .queue_max = 10,
-                                        .budget = &budget,
-                                        .runtime_path = runtime_path };
+    struct engine_settings settings = {
+        .loops_count = 1, .queue_max = 10, .budget = &budget, .runtime_path = runtime_path
+    };
     struct err err = { 0 };
     struct model_config *config = NULL;
     struct card *card = NULL;
@@ -184,7 +183,8 @@ static void leave(int64_t rounds, bool by_deadline)
           (unsigned long long)(leaver.most_ns / NS_PER_MS));
     if (getenv("SHOW") != NULL)
         printf("%s: from leaving to the end of the run %llu to %llu us\n",
-               by_deadline ? "deadline" : "cancel", (unsigned long long)(leaver.best_ns / NS_PER_US),
+               by_deadline ? "deadline" : "cancel",
+               (unsigned long long)(leaver.best_ns / NS_PER_US),
                (unsigned long long)(leaver.most_ns / NS_PER_US));
 }
 
@@ -305,10 +305,9 @@ static void on_vad_free(struct session *session)
     loop_stop(loop);
 }
 
-static const struct session_sink vad_sink = { .on_response = on_score,
-                                              .on_credit = on_credit,
-                                              .on_end = on_vad_end,
-                                              .on_free = on_vad_free };
+static const struct session_sink vad_sink = {
+    .on_response = on_score, .on_credit = on_credit, .on_end = on_vad_end, .on_free = on_vad_free
+};
 
 /* The sound in pieces of any size, as there is credit. */
 static void feed(void)
@@ -323,10 +322,11 @@ static void feed(void)
         float *in = arena_aligned(piece->arena, 64, size * 4);
         for (size_t i = 0; i < size; i++)
             in[i] = (float)vad.samples[vad.at + i] / 32768;
-        piece->inputs[0] = (struct penstock_tensor){
-            .dtype = PENSTOCK_FP32, .rank = 1, .shape = { (int64_t)size }, .data = in,
-            .size = size * 4
-        };
+        piece->inputs[0] = (struct penstock_tensor){ .dtype = PENSTOCK_FP32,
+                                                     .rank = 1,
+                                                     .shape = { (int64_t)size },
+                                                     .data = in,
+                                                     .size = size * 4 };
         piece->has_input[0] = true;
         vad.at += size;
         check_or_stop(session_push(vad.session, &piece, &err) == OK, "%s", err.text);

@@ -277,8 +277,7 @@ static bool take_fresh(struct instance *instance, struct list *fresh, bool *ret_
     struct queue_change change;
     bool is_idle = list_is_empty(&instance->again);
 
-    if (instance->dues_count > 0 &&
-        instance->dues[0]->due_ns <= env_now(model->engine))
+    if (instance->dues_count > 0 && instance->dues[0]->due_ns <= env_now(model->engine))
         is_idle = false;
     pthread_mutex_lock(&model->lock);
     if (instance->is_woken) {

@@ -758,8 +758,12 @@ TEST(a_concurrent_backend_needs_resume)
     struct model *model = NULL;
     struct model_config *config = NULL;
     check(config_new(&config, &err) == OK, "config");
-    struct model_spec spec = { .name = "m", .version = 1, .folder = "/", .path = "/",
-                               .backend = &without, .config = config,
+    struct model_spec spec = { .name = "m",
+                               .version = 1,
+                               .folder = "/",
+                               .path = "/",
+                               .backend = &without,
+                               .config = config,
                                .arena = arena_new(4096, 1 << 20) };
     check(model_new(&model, engine, &spec, &err) == E_INTERNAL &&
               strstr(err.text, "no resume()") != NULL,

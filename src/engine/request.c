@@ -26,8 +26,8 @@ static void hint_cancel(struct request_private *p);
 static void add_credit(struct request_private *p, uint32_t n);
 
 enum err_code request_new(struct request **ret, struct engine *engine, struct model *model,
-                          struct arena *arena, struct loop *loop,
-                          const struct request_sink *sink, struct err *err)
+                          struct arena *arena, struct loop *loop, const struct request_sink *sink,
+                          struct err *err)
 {
     const struct signature *s = model->signature;
     size_t inputs_bytes = s->inputs_count * sizeof(struct penstock_tensor);
@@ -122,8 +122,8 @@ enum err_code input_check(const struct signature_tensor *want, const struct pens
     char shape[160];
 
     if (UNLIKELY(got->dtype != want->dtype))
-        return err_set(err, E_INVALID, "input '%s' has datatype %s; the model takes %s",
-                       want->name, dtype_name(got->dtype), dtype_name(want->dtype));
+        return err_set(err, E_INVALID, "input '%s' has datatype %s; the model takes %s", want->name,
+                       dtype_name(got->dtype), dtype_name(want->dtype));
     TRY(signature_check_shape(want, got->rank, got->shape, err));
     if (!shape_count(got->rank, got->shape, &count))
         return err_set(err, E_INVALID, "input '%s': shape %s has too many elements", want->name,
@@ -136,8 +136,7 @@ enum err_code input_check(const struct signature_tensor *want, const struct pens
                        "input '%s' has %zu bytes; shape %s of %s is %llu elements of %zu bytes",
                        want->name, got->size,
                        shape_text(shape, sizeof shape, got->rank, got->shape),
-                       dtype_name(got->dtype), (unsigned long long)count,
-                       dtype_size(got->dtype));
+                       dtype_name(got->dtype), (unsigned long long)count, dtype_size(got->dtype));
     return OK;
 }
 
@@ -450,11 +449,12 @@ void request_finish(struct request_private *p)
     if (p->was_queued)
         atomic_fetch_sub_explicit(&p->pub.model->stats.pending, 1, memory_order_relaxed);
     if (p->overran != OK && !p->is_detached && !p->was_late)
-        err_set(&p->err, p->overran,
-                p->overran == E_INTERNAL
-                    ? "model '%s' went on answering a reader that takes nothing now"
-                    : "no memory for an answer of model '%s' that waits for its reader; retry later",
-                p->pub.model->host.name);
+        err_set(
+            &p->err, p->overran,
+            p->overran == E_INTERNAL
+                ? "model '%s' went on answering a reader that takes nothing now"
+                : "no memory for an answer of model '%s' that waits for its reader; retry later",
+            p->pub.model->host.name);
     account(p);
     if (p->first_used && !p->first_posted)
         request_deliver(p, &p->response, p->first_piece, p->first_interrupts);
@@ -662,16 +662,19 @@ void request_cancel(struct request *request)
 static enum err_code late(struct request_private *p, enum stage stage, struct err *err)
 {
     static const char *const at[STAGES] = {
-        [STAGE_DECODE] = "before it was queued", [STAGE_QUEUE] = "while it was queued",
-        [STAGE_INPUT] = "before the model ran",  [STAGE_RUN] = "while the model ran",
+        [STAGE_DECODE] = "before it was queued",
+        [STAGE_QUEUE] = "while it was queued",
+        [STAGE_INPUT] = "before the model ran",
+        [STAGE_RUN] = "while the model ran",
         [STAGE_OUTPUT] = "while outputs were written",
         [STAGE_ENCODE] = "while the answer was written",
     };
 
-    return err_set(err, E_DEADLINE,
-                   "Request timeout expired: model '%s', %s (stage reached: %s). Give it more time, "
-                   "or look at its queue and run times in /metrics",
-                   p->pub.model->host.name, at[stage], stage_names[stage]);
+    return err_set(
+        err, E_DEADLINE,
+        "Request timeout expired: model '%s', %s (stage reached: %s). Give it more time, "
+        "or look at its queue and run times in /metrics",
+        p->pub.model->host.name, at[stage], stage_names[stage]);
 }
 
 /* Loop thread: the deadline passed while it was queued or ran. */
@@ -689,8 +692,7 @@ static void on_deadline(struct timer *timer)
     if (now < p->pub.deadline_ns) {
         /* Only the queue's time was up, and it has left the queue: go on until the deadline. */
         if (p->pub.deadline_ns != UINT64_MAX)
-            p->has_timer =
-                timer_start(p->pub.loop, &p->timer, p->pub.deadline_ns, NULL) == OK;
+            p->has_timer = timer_start(p->pub.loop, &p->timer, p->pub.deadline_ns, NULL) == OK;
         return;
     }
     if (p->is_over) {

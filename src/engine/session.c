@@ -132,8 +132,8 @@ static enum err_code prepare(struct session *s, struct err *err)
 }
 
 enum err_code session_new(struct session **ret, struct engine *engine, struct model *model,
-                          const struct session_settings *settings,
-                          const struct session_sink *sink, struct err *err)
+                          const struct session_settings *settings, const struct session_sink *sink,
+                          struct err *err)
 {
     struct engine_loop *l = engine_loop_of(engine, settings->loop);
     const struct signature *signature = model->signature;
@@ -155,8 +155,7 @@ enum err_code session_new(struct session **ret, struct engine *engine, struct mo
         err->retry_after_ms = 1000;
         return E_EXHAUSTED;
     }
-    struct session *s =
-        mem_zalloc(sizeof *s + wants + parameters_size(settings->parameters) + 16);
+    struct session *s = mem_zalloc(sizeof *s + wants + parameters_size(settings->parameters) + 16);
     if (s == NULL) {
         atomic_fetch_sub_explicit(&engine->sessions_open, 1, memory_order_relaxed);
         return err_set(err, E_EXHAUSTED, "no memory for a stream; retry later");
@@ -851,8 +850,7 @@ static bool may_tell(struct session *s, const struct piece *piece)
 
     if (s->kept != NULL && s->kept->piece <= piece->pub.number)
         return false;
-    return node == NULL ||
-           CONTAINER_OF(node, struct piece, node)->pub.number > piece->pub.number;
+    return node == NULL || CONTAINER_OF(node, struct piece, node)->pub.number > piece->pub.number;
 }
 
 /* One thing at a time; false: nothing is left to do now. */

@@ -9,16 +9,20 @@
  *   SESSION_WINDOW  rows are collected; each `window` rows are a run, the next begins `step` rows
  *                   later; `pad` rows of zeros stand before the first. What is left over at the end
  *                   and fills no window is left out
- * Rows of a WINDOW are counted along the dimension that is free: the first for [-1,...], else the only
- * -1 of the tensor (samples of [-1,576]: see model.yaml's `stream`). Inputs that the card marks as
- * constant (`sr`) or as state are not sent.
+ * Rows of a WINDOW are counted along the first dimension; where one behind it has exactly the size
+ * of the window (samples of [-1,576], window 576) along that, where the first is not free along the one
+ * that is; model.yaml's `stream: axis` says it otherwise (docs/model-yaml.md). What lies before that
+ * dimension is 1. Inputs that the card marks as constant (`sr`) or as state need not be sent; one that
+ * is sent takes the place of the session's.
  *
  * A model whose backend takes streams itself (PENSTOCK_BACKEND_TAKES_STREAM) gets the pieces as they
  * come (EACH only), and may answer before the first.
  *
  * State    What the configuration lists as state (config.pbtxt: sequence_batching { state }, or
  *          model.yaml: stream: state) is zeros (or initial_state) at first; what a run gives back is
- *          the next run's input. It lives in the session.
+ *          the next run's input. It lives in the session. A run that fails or is interrupted leaves
+ *          it as it was.
+ * Unload   The session holds its model: one whose version is unloaded goes on to its end.
  * Numbers  Pieces are numbered from 1 as they are pushed, responses from 1 as they are given. A
  *          response says which piece it answers (of WINDOW: the piece that completed it).
  * Credit   Both ways. The session begins with `pieces_max` pieces that may be pushed and waits for
@@ -32,6 +36,7 @@
  *          streams, where it ends the session. session_interrupt: what runs is cancelled and what
  *          waits is dropped (each ends with E_CANCELLED), state stays as it was after the last run that
  *          succeeded; the session goes on.
+ * Order    Ends of pieces are told in order, and before any response to a later piece.
  * Memory   Each piece has an arena of its own, given back when it is answered: a session of a
  *          million pieces takes what its credit allows. Idle, a session holds about 1 KiB, and its
  *          state.
@@ -88,7 +93,8 @@ struct session_settings {
     size_t bytes_max;             /* STACK, WINDOW: of the collected input: --max-body */
     uint64_t deadline_ns;         /* of the whole session, loop clock; UINT64_MAX: none */
     const struct parameter *parameters; /* of every run; copied */
-    const bool *wants;            /* outputs by index, copied; NULL: all that the configuration lists */
+    const bool *wants;            /* outputs by index, copied; NULL: all that the configuration lists,
+                                     but for those that are state */
     uint32_t credit;              /* responses that may be given before the first grant */
     void *user;
 };

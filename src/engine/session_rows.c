@@ -20,19 +20,19 @@
 enum { ROOM_FIRST = 4096, LENGTH_BYTES = 4 };
 
 struct collected {
-    bool is_used;               /* the first piece brought it, and so do all */
+    bool is_used; /* the first piece brought it, and so do all */
     uint32_t axis, rank;
     int64_t shape[PENSTOCK_RANK_MAX]; /* of a run; [axis] is set by each */
     enum penstock_dtype dtype;
-    uint64_t elements;          /* of a row */
-    uint64_t rows;              /* in bytes from `begin` */
-    struct buf *buf;            /* owned */
+    uint64_t elements; /* of a row */
+    uint64_t rows;     /* in bytes from `begin` */
+    struct buf *buf;   /* owned */
     size_t room, begin, end;
 };
 
 struct rows {
-    bool is_begun;              /* the first piece is there, with the padding */
-    uint64_t skip;              /* rows still to come that lie between two windows */
+    bool is_begun; /* the first piece is there, with the padding */
+    uint64_t skip; /* rows still to come that lie between two windows */
     uint32_t count;
     struct collected inputs[];
 };
@@ -134,9 +134,8 @@ static enum err_code check_one(const struct signature_tensor *t, const struct co
                        shape_text(a, sizeof a, got->rank, got->shape));
     for (uint32_t d = c->axis + 1; c->is_used && d < t->rank; d++)
         if (got->shape[d] != c->shape[d])
-            return err_set(err, E_INVALID,
-                           "input '%s' has shape %s; the rows before it had %s", t->name,
-                           shape_text(a, sizeof a, got->rank, got->shape),
+            return err_set(err, E_INVALID, "input '%s' has shape %s; the rows before it had %s",
+                           t->name, shape_text(a, sizeof a, got->rank, got->shape),
                            shape_text(b, sizeof b, c->rank, c->shape));
     return OK;
 }
@@ -197,8 +196,7 @@ static size_t bytes_of(const struct collected *c, size_t at, uint64_t rows)
 }
 
 /* Room for `more` bytes at the end; what lies behind is closed up when that helps. */
-static enum err_code make_room(struct session *s, struct collected *c, size_t more,
-                               struct err *err)
+static enum err_code make_room(struct session *s, struct collected *c, size_t more, struct err *err)
 {
     size_t held = c->end - c->begin, room;
     struct buf *larger = NULL;

@@ -93,7 +93,8 @@ void fed_give(struct session *s, struct request *request)
         struct fed *fed = &s->fed[i];
         if (!request->has_input[fed->input]) {
             request->inputs[fed->input] = fed->now;
-            request->inputs[fed->input].owner = NULL; /* the session holds it until the run is over */
+            request->inputs[fed->input].owner =
+                NULL; /* the session holds it until the run is over */
             request->has_input[fed->input] = true;
         }
         if (fed->output != NO_OUTPUT)

@@ -27,7 +27,7 @@ penstock_backend_entry_fn backend_echo_entry;
 
 static const struct penstock_host *host;
 static uint32_t model_traits;
-static bool sums;               /* it adds its rows to SUM, times RATE; negative rows fail */
+static bool sums; /* it adds its rows to SUM, times RATE; negative rows fail */
 static int64_t sums_dims[2];
 
 static int t_model_open(void **ret_model, struct penstock_model *model, uint32_t *ret_traits,
@@ -344,8 +344,8 @@ static bool open_session(const struct session_settings *settings)
     struct err err = { 0 };
 
     memset(&seen, 0, sizeof seen);
-    check(session_new(&seen.session, stage.engine, stage.model, settings, &sink, &err) == OK,
-          "%s", err.text);
+    check(session_new(&seen.session, stage.engine, stage.model, settings, &sink, &err) == OK, "%s",
+          err.text);
     if (seen.session != NULL)
         session_start(seen.session);
     return seen.session != NULL;
@@ -421,8 +421,8 @@ static void three_pieces(void)
 
 static void check_three(void)
 {
-    check(seen.responses == 3 && seen.piece_ends == 3 && seen.ends == 1, "%u %u %u",
-          seen.responses, seen.piece_ends, seen.ends);
+    check(seen.responses == 3 && seen.piece_ends == 3 && seen.ends == 1, "%u %u %u", seen.responses,
+          seen.piece_ends, seen.ends);
     for (unsigned i = 0; i < 3; i++)
         check(seen.number[i] == i + 1 && seen.piece[i] == i + 1 && seen.ended[i] == i + 1 &&
                   seen.value[i] == (float)(i + 2) && seen.code[i] == OK,
@@ -511,8 +511,7 @@ TEST(an_answer_of_many_waits_for_its_reader)
         return;
     stage_run(decoupled_pieces, five_given);
     stage_run(grant_rest, is_freed);
-    check(seen.responses == 8 && seen.piece_ends == 2 && seen.err.code == OK, "%u",
-          seen.responses);
+    check(seen.responses == 8 && seen.piece_ends == 2 && seen.err.code == OK, "%u", seen.responses);
     check(seen.piece[3] == 1 && seen.piece[4] == 2 && seen.number[7] == 8, "in order");
     stage_down();
 }
@@ -644,11 +643,11 @@ TEST(sessions_are_bounded)
 
 /* -- a backend that takes streams --------------------------------------------------------------- */
 
-#define TALK(more)                                                                              \
-    "input { name: 'say' data_type: TYPE_STRING dims: 1 } "                                      \
-    "output [ { name: 'said' data_type: TYPE_STRING dims: 1 }, "                                 \
-    "         { name: 'turn' data_type: TYPE_INT64 dims: 1 } ] "                                 \
-    "parameters { key: 'mode' value { string_value: 'chat' } } "                                 \
+#define TALK(more)                                               \
+    "input { name: 'say' data_type: TYPE_STRING dims: 1 } "      \
+    "output [ { name: 'said' data_type: TYPE_STRING dims: 1 }, " \
+    "         { name: 'turn' data_type: TYPE_INT64 dims: 1 } ] " \
+    "parameters { key: 'mode' value { string_value: 'chat' } } " \
     "parameters { key: 'greeting' value { string_value: 'hello' } } " more
 
 static struct parameter count_of = { .key = "count", .text = "1" };
@@ -893,8 +892,8 @@ static void each_with_state(void)
 
     if (!open_reduce(SESSION_EACH, 0, 0, 0))
         return;
-    push_numbers_ok(2, 1, 2, 1);  /* 3 */
-    push_numbers_ok(2, 2, 2, 1);  /* 10 */
+    push_numbers_ok(2, 1, 2, 1); /* 3 */
+    push_numbers_ok(2, 2, 2, 1); /* 10 */
     check(push_numbers(2, 1, 3, 1, &err) == E_INVALID, "three columns");
     push_numbers_ok(2, 1, 2, -9); /* fails: the state stays */
     push_numbers_ok(2, 1, 2, 0);  /* 1 */
@@ -1221,7 +1220,7 @@ TEST(texts_that_wait_are_joined)
 enum { RANDOM_STEPS = 300, RANDOM_PIECES = 400 };
 
 struct expected {
-    unsigned count;       /* answers that it would get */
+    unsigned count; /* answers that it would get */
     bool fails, is_interrupted, is_told;
     unsigned given;
 };
@@ -1267,7 +1266,8 @@ static void rnd_piece_end(struct session *session, const struct session_piece *p
 {
     (void)session;
     check(rnd.ends == 0 && !rnd.is_cancelled, "in its life");
-    check(piece->number == ++rnd.told, "each once, in order: %llu", (unsigned long long)piece->number);
+    check(piece->number == ++rnd.told, "each once, in order: %llu",
+          (unsigned long long)piece->number);
     struct expected *e = &rnd.pieces[piece->number];
     e->is_told = true;
     if (err->code == OK && !rnd.merges)
@@ -1322,9 +1322,9 @@ static void rnd_push(void)
     e->count = rnd.is_decoupled ? (unsigned)test_random_below(5) : 1;
     e->fails = !rnd.is_talk && test_random_below(10) == 0;
     snprintf(counts[rnd.pushed], sizeof counts[0], "%u", e->count);
-    words[rnd.pushed % SEEN_MAX] = (struct parameter){
-        .key = e->fails ? "do" : "count", .text = e->fails ? "fail" : counts[rnd.pushed]
-    };
+    words[rnd.pushed % SEEN_MAX] =
+        (struct parameter){ .key = e->fails ? "do" : "count",
+                            .text = e->fails ? "fail" : counts[rnd.pushed] };
     piece->parameters = &words[rnd.pushed % SEEN_MAX];
     if (rnd.is_talk) {
         static const uint8_t text[] = { 2, 0, 0, 0, 'h', 'i' };
@@ -1461,7 +1461,8 @@ static void run_scenario(void)
     settings.deadline_ns = loop_now_ns(stage.loop) + 60 * NS_PER_S;
     settings.parameters = &count_of;
     fault_arm(fault_nth);
-    has_failed = session_new(&seen.session, stage.engine, stage.model, &settings, &sink, &err) != OK;
+    has_failed =
+        session_new(&seen.session, stage.engine, stage.model, &settings, &sink, &err) != OK;
     if (has_failed) {
         check(err.code == E_EXHAUSTED && err.text[0] != '\0', "%s: %s", scenario->what, err.text);
         seen.frees = 1;
@@ -1476,17 +1477,16 @@ static void run_scenario(void)
         has_failed |= session_piece_new(seen.session, &piece, &err) != OK;
         if (piece == NULL)
             continue;
-        piece->inputs[0] = scenario->is_talk
-                               ? (struct penstock_tensor){ .dtype = PENSTOCK_BYTES,
-                                                           .rank = 1,
-                                                           .shape = { 1 },
-                                                           .data = text,
-                                                           .size = sizeof text }
-                               : (struct penstock_tensor){ .dtype = PENSTOCK_FP32,
-                                                           .rank = 2,
-                                                           .shape = { 1, 2 },
-                                                           .data = numbers,
-                                                           .size = 8 };
+        piece->inputs[0] = scenario->is_talk ? (struct penstock_tensor){ .dtype = PENSTOCK_BYTES,
+                                                                         .rank = 1,
+                                                                         .shape = { 1 },
+                                                                         .data = text,
+                                                                         .size = sizeof text }
+                                             : (struct penstock_tensor){ .dtype = PENSTOCK_FP32,
+                                                                         .rank = 2,
+                                                                         .shape = { 1, 2 },
+                                                                         .data = numbers,
+                                                                         .size = 8 };
         piece->has_input[0] = true;
         has_failed |= session_push(seen.session, &piece, &err) != OK;
         session_piece_discard(seen.session, &piece);

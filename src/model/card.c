@@ -434,8 +434,8 @@ static enum err_code feature_number(struct reader *r, const char *key, void *int
 }
 
 static const struct key feature_keys[] = {
-    { "name", feature_name }, { "unit", feature_unit }, { "description", feature_description },
-    { "min", feature_min },   { "max", feature_max },   { "example", feature_example },
+    { "name", feature_name },     { "unit", feature_unit }, { "description", feature_description },
+    { "min", feature_min },       { "max", feature_max },   { "example", feature_example },
     { "number", feature_number },
 };
 
@@ -906,8 +906,8 @@ static enum err_code card_stream(struct reader *r, const char *key, void *into)
 }
 
 static const struct key card_keys[] = {
-    { "title", card_title },   { "description", card_description }, { "license", card_license },
-    { "inputs", card_inputs }, { "outputs", card_outputs },         { "example", card_example },
+    { "title", card_title },     { "description", card_description }, { "license", card_license },
+    { "inputs", card_inputs },   { "outputs", card_outputs },         { "example", card_example },
     { "service", card_service }, { "stream", card_stream },
 };
 

@@ -397,8 +397,7 @@ static enum err_code read_state(struct model_config *config, yyjson_mut_val *obj
     return read_dims(dims, place, "dims", rank_max, &state->rank, state->dims, err);
 }
 
-static enum err_code read_states(struct model_config *config, yyjson_mut_val *list,
-                                 struct err *err)
+static enum err_code read_states(struct model_config *config, yyjson_mut_val *list, struct err *err)
 {
     size_t total = yyjson_mut_arr_size(list), index, count;
     yyjson_mut_val *each;
@@ -414,8 +413,7 @@ static enum err_code read_states(struct model_config *config, yyjson_mut_val *li
         TRY(read_state(config, each, index, &config->states[index], err));
         for (size_t i = 0; i < index; i++)
             if (strcmp(config->states[i].input, config->states[index].input) == 0)
-                return err_set(err, E_INVALID,
-                               "sequence_batching.state has the input '%s' twice",
+                return err_set(err, E_INVALID, "sequence_batching.state has the input '%s' twice",
                                config->states[i].input);
     }
     config->states_count = (uint32_t)total;
@@ -449,7 +447,8 @@ static bool on_act(void *context, const struct schema_field *field, const char *
 
     if (strcmp(path, "sequence_batching") == 0 && n->config->states_count == 0) {
         is_refusal = true;
-        why = "is not built yet: the model would miss its control inputs and the state of a sequence";
+        why =
+            "is not built yet: the model would miss its control inputs and the state of a sequence";
     }
     n->code = add_notice(n->config, is_refusal, arena_printf(n->config->arena, "%s %s", path, why),
                          n->err);
@@ -487,9 +486,8 @@ static enum err_code read_members(struct model_config *config, struct err *err)
         : yyjson_mut_obj_get(root, "sequence_batching") != NULL   ? SCHEDULING_SEQUENCE
         : yyjson_mut_obj_get(root, "ensemble_scheduling") != NULL ? SCHEDULING_ENSEMBLE
                                                                   : SCHEDULING_NONE;
-    TRY(read_states(config,
-                    yyjson_mut_obj_get(yyjson_mut_obj_get(root, "sequence_batching"), "state"),
-                    err));
+    TRY(read_states(
+        config, yyjson_mut_obj_get(yyjson_mut_obj_get(root, "sequence_batching"), "state"), err));
     read_queue(config, yyjson_mut_obj_get(root, "dynamic_batching"));
     config->is_decoupled =
         get_bool(yyjson_mut_obj_get(root, "model_transaction_policy"), "decoupled");

@@ -324,24 +324,33 @@ TEST(config_delay_never_times_out)
 
 /* -- completion -------------------------------------------------------------------------------- */
 
-static const struct declared_tensor free_in[] = { { "X", PENSTOCK_FP32, 2, { -1, 4 }, false, 0, NULL, NULL },
-                                                  { "bias", PENSTOCK_FP32, 2, { -1, 1 }, true, 0, NULL, NULL } };
+static const struct declared_tensor free_in[] = {
+    { "X", PENSTOCK_FP32, 2, { -1, 4 }, false, 0, NULL, NULL },
+    { "bias", PENSTOCK_FP32, 2, { -1, 1 }, true, 0, NULL, NULL }
+};
 static const struct declared_tensor free_out[] = {
     { "label", PENSTOCK_INT64, 1, { -1 }, false, 0, NULL, NULL },
     { "scores", PENSTOCK_FP32, 2, { -1, 3 }, false, 0, NULL, NULL },
 };
 static const struct declared free_model = { 2, 2, free_in, free_out };
 static const struct declared_tensor fixed_in[] = {
-    { "img", PENSTOCK_UINT8, 3, { 1, -1, 3 }, false, 0, NULL, NULL }, { "rate", PENSTOCK_INT64, 0, { 0 }, false, 0, NULL, NULL }
+    { "img", PENSTOCK_UINT8, 3, { 1, -1, 3 }, false, 0, NULL, NULL },
+    { "rate", PENSTOCK_INT64, 0, { 0 }, false, 0, NULL, NULL }
 };
-static const struct declared_tensor fixed_out[] = { { "y", PENSTOCK_FP32, 2, { 1, 5 }, false, 0, NULL, NULL },
-                                                    { "n", PENSTOCK_INT64, 0, { 0 }, false, 0, NULL, NULL } };
+static const struct declared_tensor fixed_out[] = {
+    { "y", PENSTOCK_FP32, 2, { 1, 5 }, false, 0, NULL, NULL },
+    { "n", PENSTOCK_INT64, 0, { 0 }, false, 0, NULL, NULL }
+};
 static const struct declared fixed_model = { 2, 2, fixed_in, fixed_out };
 static const struct declared_tensor wide_out[] = {
-    { "o0", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL }, { "o1", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
-    { "o2", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL }, { "o3", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
-    { "o4", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL }, { "o5", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
-    { "o6", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL }, { "o7", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
+    { "o0", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
+    { "o1", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
+    { "o2", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
+    { "o3", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
+    { "o4", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
+    { "o5", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
+    { "o6", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
+    { "o7", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
     { "o8", PENSTOCK_FP32, 0, { 0 }, false, 0, NULL, NULL },
 };
 static const struct declared wide_model = { 2, 9, free_in, wide_out };
@@ -549,7 +558,8 @@ TEST(config_gpu_to_cpu_survives_every_fault)
         CLEANUP(config_free) struct model_config *c = NULL;
         struct err err = { 0 };
         enum err_code code = config_parse(
-            &c, slice_of("instance_group [{ kind: KIND_GPU name: 'g' }, { kind: KIND_GPU }]"), &err);
+            &c, slice_of("instance_group [{ kind: KIND_GPU name: 'g' }, { kind: KIND_GPU }]"),
+            &err);
         if (code == OK)
             code = config_gpu_to_cpu(c, &err);
         if (!fault_fired()) {

@@ -135,8 +135,7 @@ static uint64_t count_elements(yyjson_val *value)
 
     if (!yyjson_is_arr(value))
         return 1;
-    yyjson_arr_foreach(value, index, count, each)
-        sum += count_elements(each);
+    yyjson_arr_foreach(value, index, count, each) sum += count_elements(each);
     return sum;
 }
 
@@ -146,10 +145,10 @@ static bool put_integer(enum penstock_dtype dtype, yyjson_val *value, uint8_t *t
         int64_t least;
         uint64_t most;
     } ranges[] = {
-        [PENSTOCK_UINT8] = { 0, UINT8_MAX },          [PENSTOCK_UINT16] = { 0, UINT16_MAX },
-        [PENSTOCK_UINT32] = { 0, UINT32_MAX },        [PENSTOCK_UINT64] = { 0, UINT64_MAX },
-        [PENSTOCK_INT8] = { INT8_MIN, INT8_MAX },     [PENSTOCK_INT16] = { INT16_MIN, INT16_MAX },
-        [PENSTOCK_INT32] = { INT32_MIN, INT32_MAX },  [PENSTOCK_INT64] = { INT64_MIN, INT64_MAX },
+        [PENSTOCK_UINT8] = { 0, UINT8_MAX },         [PENSTOCK_UINT16] = { 0, UINT16_MAX },
+        [PENSTOCK_UINT32] = { 0, UINT32_MAX },       [PENSTOCK_UINT64] = { 0, UINT64_MAX },
+        [PENSTOCK_INT8] = { INT8_MIN, INT8_MAX },    [PENSTOCK_INT16] = { INT16_MIN, INT16_MAX },
+        [PENSTOCK_INT32] = { INT32_MIN, INT32_MAX }, [PENSTOCK_INT64] = { INT64_MIN, INT64_MAX },
     };
     uint64_t bits;
 
@@ -175,15 +174,11 @@ static bool put_element(enum penstock_dtype dtype, yyjson_val *value, uint8_t *t
     float narrow = (float)number;
 
     switch (dtype) {
-    case PENSTOCK_BOOL:
-        *to = yyjson_get_bool(value);
-        return yyjson_is_bool(value);
+    case PENSTOCK_BOOL: *to = yyjson_get_bool(value); return yyjson_is_bool(value);
     case PENSTOCK_FP32:
         memcpy(to, &narrow, sizeof narrow);
         return yyjson_is_num(value) && isfinite(narrow);
-    case PENSTOCK_FP64:
-        memcpy(to, &number, sizeof number);
-        return yyjson_is_num(value);
+    case PENSTOCK_FP64: memcpy(to, &number, sizeof number); return yyjson_is_num(value);
     case PENSTOCK_UINT8:
     case PENSTOCK_UINT16:
     case PENSTOCK_UINT32:
@@ -207,8 +202,7 @@ static size_t texts_size(yyjson_val *value)
 
     if (!yyjson_is_arr(value))
         return LENGTH_BYTES + yyjson_get_len(value);
-    yyjson_arr_foreach(value, index, count, each)
-        size += texts_size(each);
+    yyjson_arr_foreach(value, index, count, each) size += texts_size(each);
     return size;
 }
 
@@ -218,9 +212,8 @@ static bool put_elements(enum penstock_dtype dtype, yyjson_val *value, uint8_t *
     yyjson_val *each;
 
     if (yyjson_is_arr(value)) {
-        yyjson_arr_foreach(value, index, count, each)
-            if (!put_elements(dtype, each, to))
-                return false;
+        yyjson_arr_foreach(value, index, count,
+                           each) if (!put_elements(dtype, each, to)) return false;
         return true;
     }
     if (dtype != PENSTOCK_BYTES) {
@@ -342,8 +335,7 @@ static enum err_code add_card(struct maker *m, const struct card_stream *stream)
 {
     struct stream_constant *constants =
         arena_alloc(m->arena, (stream->constants_count + 1u) * sizeof *constants);
-    struct stream_mark *marks =
-        arena_alloc(m->arena, (stream->marks_count + 1u) * sizeof *marks);
+    struct stream_mark *marks = arena_alloc(m->arena, (stream->marks_count + 1u) * sizeof *marks);
     char where[32];
 
     if (constants == NULL || marks == NULL)

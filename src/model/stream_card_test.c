@@ -26,14 +26,15 @@ static bool begin(struct fixture *f, const char *config)
                     { .name = "sr", .dtype = PENSTOCK_INT64 },
                     { .name = "word", .dtype = PENSTOCK_BYTES, .rank = 2, .dims = { 2, -1 } } },
         .outputs = { { .name = "output", .dtype = PENSTOCK_FP32, .rank = 2, .dims = { -1, 1 } },
-                     { .name = "stateN", .dtype = PENSTOCK_FP32, .rank = 3,
+                     { .name = "stateN",
+                       .dtype = PENSTOCK_FP32,
+                       .rank = 3,
                        .dims = { 2, -1, 128 } } },
         .arena = arena_new(4096, 1 << 20),
     };
-    f->signature = (struct signature){ .inputs_count = 4,
-                                       .inputs = f->inputs,
-                                       .outputs_count = 2,
-                                       .outputs = f->outputs };
+    f->signature = (struct signature){
+        .inputs_count = 4, .inputs = f->inputs, .outputs_count = 2, .outputs = f->outputs
+    };
     bool ok = f->arena != NULL && config_parse(&f->config, slice_of(config), &err) == OK;
     check(ok, "%s", err.text);
     return ok;
@@ -64,17 +65,16 @@ static bool is_zeros(const struct penstock_tensor *t, size_t size)
 
 TEST(stream_of_a_voice_detector)
 {
-    static const char yaml[] =
-        "stream:\n"
-        "  reduce: window\n"
-        "  window: 576\n"
-        "  step: 512\n"
-        "  pad: 64\n"
-        "  state: {state: stateN}\n"
-        "  constants: {sr: 16000, word: [[a, bc], ['', d]]}\n"
-        "  marks:\n"
-        "    - {name: speech, output: output, on: 0.5, off: 0.35, hold: 8}\n"
-        "    - {name: shout, output: output, on: 0.9}\n";
+    static const char yaml[] = "stream:\n"
+                               "  reduce: window\n"
+                               "  window: 576\n"
+                               "  step: 512\n"
+                               "  pad: 64\n"
+                               "  state: {state: stateN}\n"
+                               "  constants: {sr: 16000, word: [[a, bc], ['', d]]}\n"
+                               "  marks:\n"
+                               "    - {name: speech, output: output, on: 0.5, off: 0.35, hold: 8}\n"
+                               "    - {name: shout, output: output, on: 0.9}\n";
     struct fixture f;
     struct err err = { 0 };
 
@@ -95,11 +95,10 @@ TEST(stream_of_a_voice_detector)
           "begins as zeros");
     int64_t rate = 16000;
     check(s->constants[0].input == 2 && f.inputs[2].is_constant &&
-              s->constants[0].value.size == 8 &&
-              memcmp(s->constants[0].value.data, &rate, 8) == 0,
+              s->constants[0].value.size == 8 && memcmp(s->constants[0].value.data, &rate, 8) == 0,
           "a scalar");
-    static const uint8_t words[] = { 1, 0, 0, 0, 'a', 2, 0, 0, 0, 'b', 'c', 0, 0, 0, 0,
-                                     1, 0, 0, 0, 'd' };
+    static const uint8_t words[] = { 1,   0, 0, 0, 'a', 2, 0, 0, 0, 'b',
+                                     'c', 0, 0, 0, 0,   1, 0, 0, 0, 'd' };
     const struct penstock_tensor *word = &s->constants[1].value;
     check(word->size == sizeof words && memcmp(word->data, words, sizeof words) == 0 &&
               word->shape[0] == 2 && word->shape[1] == 2,

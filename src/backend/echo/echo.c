@@ -52,14 +52,14 @@
 #include "penstock/backend.h"
 
 enum {
-    TENSORS_MAX = 64,         /* each way */
-    COUNT_MAX = 1000000000,   /* responses of `repeat` */
-    DELAY_MS_MAX = 3600000,   /* an hour */
+    TENSORS_MAX = 64,       /* each way */
+    COUNT_MAX = 1000000000, /* responses of `repeat` */
+    DELAY_MS_MAX = 3600000, /* an hour */
     DELAY_US_MAX = 1000000000,
     ZERO_BYTES_MAX = 64 << 20, /* an output made of zeros */
     TURN_RESPONSES = 64,
     TURN_NS = 100 * NS_PER_US,
-    LOOK_RESPONSES = 16,      /* between two looks at the clock */
+    LOOK_RESPONSES = 16, /* between two looks at the clock */
     TALKS_KEPT = 64
 };
 
@@ -123,8 +123,8 @@ struct instance {
     struct model *model;
     pthread_mutex_t lock;
     pthread_cond_t woken;
-    bool is_cancelled;            /* guarded by lock */
-    struct talk *talks;           /* owned: for the next streams; repeat and chat only */
+    bool is_cancelled;  /* guarded by lock */
+    struct talk *talks; /* owned: for the next streams; repeat and chat only */
     uint32_t talks_count;
     struct sum sums[TENSORS_MAX]; /* one per output; accumulate only */
 };
@@ -371,8 +371,8 @@ static int echo_model_open(void **ret_model, struct penstock_model *host_model,
     if (code != OK)
         return code;
     snprintf(model->description, sizeof model->description,
-             "{\"mode\":\"%s\",\"delay_ms\":%" PRIu64 ",\"delay_us\":%" PRIu64
-             ",\"count\":%" PRIu64 "}",
+             "{\"mode\":\"%s\",\"delay_ms\":%" PRIu64 ",\"delay_us\":%" PRIu64 ",\"count\":%" PRIu64
+             "}",
              mode_names[model->mode], model->delay_ms, model->delay_us, model->count);
     uint32_t traits = model->can_batch && model->mode <= MODE_FAIL ? PENSTOCK_BACKEND_CAN_BATCH : 0;
     if (model->mode == MODE_REPEAT || model->mode == MODE_CHAT)
@@ -699,8 +699,7 @@ static void talk_end(struct instance *instance, struct penstock_batch *batch, in
     host->done(batch, code, text);
 }
 
-static void answer_begin(struct instance *instance, struct penstock_batch *batch,
-                         struct talk *talk)
+static void answer_begin(struct instance *instance, struct penstock_batch *batch, struct talk *talk)
 {
     const struct model *model = instance->model;
 
@@ -835,8 +834,7 @@ static enum go answer_more(struct instance *instance, struct penstock_batch *bat
     return GO_ON;
 }
 
-static void go_on_repeat(struct instance *instance, struct penstock_batch *batch,
-                         struct talk *talk)
+static void go_on_repeat(struct instance *instance, struct penstock_batch *batch, struct talk *talk)
 {
     const struct penstock_host *host = instance->model->host;
     uint32_t made_now = 0;
