@@ -277,8 +277,6 @@ SESSION_WRONG = {
     "unknown model": ([{"begin": {"model": "irs"}}], "NOT_FOUND", "did you mean 'iris'?", ""),
     "no model": ([{"begin": {}}], "INVALID_ARGUMENT", "it is empty", "begin.model"),
     "second begin": ([{"begin": {"model": "iris"}}, {"begin": {"model": "iris"}}], "INVALID_ARGUMENT", "has begun already", "begin"),
-    "behind finish": ([{"begin": {"model": "iris"}}, {"finish": {}}, {"interrupt": {}}], "INVALID_ARGUMENT", "message 3 came after",
-                      ""),
     "gap": ([{"sequence": 1, "begin": {"model": "iris"}}, {"sequence": 3, "finish": {}}], "INVALID_ARGUMENT",
             "it is 3, and this is message 2", "sequence"),
     "repetition": ([{"sequence": 1, "begin": {"model": "iris"}}, {"sequence": 1, "finish": {}}], "INVALID_ARGUMENT",
@@ -297,6 +295,14 @@ SESSION_WRONG = {
 def session_says_what_is_wrong(documents, code, text, field):
     with serving() as server, channel(server) as over:
         about(error_of(lambda: V1(over).session(documents)), code, text, field)
+
+
+@case
+def nothing_comes_behind_finish():
+    """While the last answers are given, as a session with none to give is over with the finish."""
+    with serving(ticks=decoupled("ticks", mode="repeat", count=1000, delay_ms=10)) as server, channel(server) as over:
+        documents = [{"begin": {"model": "ticks"}}, a_input(1), {"finish": {}}, {"interrupt": {}}]
+        about(error_of(lambda: V1(over).session(documents)), "INVALID_ARGUMENT", "message 4 came after", "")
 
 
 @case
