@@ -235,8 +235,8 @@ static void stage_down(void)
     struct model_stats sum;
     check(model_stats(stage.model, &sum)->running == 0 && sum.pending == 0, "gauges");
     model_unref(&stage.model);
+    engine_free(&stage.engine); /* its workers may be leaving loop_post still */
     loop_free(&stage.loop);
-    engine_free(&stage.engine);
     check(budget_used(&stage.budget) == 0, "%llu bytes are still charged",
           (unsigned long long)budget_used(&stage.budget));
 }
@@ -740,8 +740,8 @@ TEST(a_model_that_is_unloaded_finishes_what_runs)
         stage_run(unload, all_free);
         check(calls[0].responses == 1 && calls[0].err.code == OK, "%s", calls[0].err.text);
         arena_free(&calls[0].arena);
+        engine_free(&stage.engine); /* its workers may be leaving loop_post still */
         loop_free(&stage.loop);
-        engine_free(&stage.engine);
     }
 }
 
