@@ -190,9 +190,16 @@ size_t kserve_classes_bound(const struct penstock_tensor *scores, uint64_t k,
 
 /* -- the same over gRPC (kserve_message.c) ------------------------------------------------------------ */
 
+struct kserve_pb_parameter;
 struct kserve_pb_piece;
 struct kserve_pb_request;
 
+/* One parameter as the engine has it; `choices` names the fields that it may have, for who left them all
+ * out. Everything in the arena. */
+MUST_USE enum err_code kserve_parameter_read(struct parameter *ret,
+                                             const struct kserve_pb_parameter *from,
+                                             const char *choices, struct arena *arena,
+                                             struct err *err);
 /* `pb` is the message, taken apart (codec/kserve_pb.h); its bytes stay as long as the request does.
  * On failure *ret_field is the path of what is wrong, in the arena, or NULL. */
 MUST_USE enum err_code kserve_read_pb(struct kserve_request *ret, struct kserve_inputs inputs,

@@ -52,8 +52,11 @@ static COLD PRINTF_LIKE(3, 4) enum err_code
 
 /* -- parameters --------------------------------------------------------------------------------- */
 
-static enum err_code convert(struct parameter *ret, const struct kserve_pb_parameter *from,
-                             struct arena *arena, struct err *err)
+static const char triton_choices[] =
+    "bool_param, int64_param, string_param, double_param and uint64_param";
+
+enum err_code kserve_parameter_read(struct parameter *ret, const struct kserve_pb_parameter *from,
+                                    const char *choices, struct arena *arena, struct err *err)
 {
     ret->key = arena_strndup(arena, from->key.data, from->key.size);
     if (ret->key == NULL)
@@ -87,9 +90,7 @@ static enum err_code convert(struct parameter *ret, const struct kserve_pb_param
         break;
     case KSERVE_PB_NONE:
         return err_set(err, E_INVALID,
-                       "parameters: '%s' has no value; it takes one of bool_param, int64_param, "
-                       "string_param, double_param and uint64_param",
-                       ret->key);
+                       "parameters: '%s' has no value; it takes one of %s", ret->key, choices);
     }
     if (ret->text == NULL)
         return no_memory(err);
@@ -134,7 +135,8 @@ static enum err_code read_parameters(struct reader *r, struct err *err)
         bool is_custom = false;
         if (p == NULL)
             return no_memory(err);
-        if (convert(p, &parameters->items[i], r->memory.arena, err) != OK ||
+        if (kserve_parameter_read(p, &parameters->items[i], triton_choices, r->memory.arena,
+                                  err) != OK ||
             check_kind(p, err) != OK)
             return at_field(r, err, "parameters.%.80s", p->key != NULL ? p->key : "");
         /* It asks for what streams send; one answer has nothing behind it. */

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "api/kserve.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "codec/bytes.h"
@@ -358,48 +359,6 @@ const char *session_field(const struct penstock_pb_request *from, const char *pr
 
 /* -- the rest of a request ------------------------------------------------------------------------ */
 
-static enum err_code read_parameter(struct parameter *ret, const struct kserve_pb_parameter *from,
-                                    struct arena *arena, struct err *err)
-{
-    ret->key = arena_strndup(arena, from->key.data, from->key.size);
-    if (ret->key == NULL)
-        return no_memory(err);
-    if (strlen(ret->key) != from->key.size)
-        return err_set(err, E_INVALID, "parameters: a key holds a NUL byte");
-    switch (from->kind) {
-    case KSERVE_PB_BOOL:
-        ret->kind = PARAMETER_BOOL;
-        ret->value.b = from->value.b;
-        ret->text = from->value.b ? "true" : "false";
-        break;
-    case KSERVE_PB_INT64:
-        ret->kind = PARAMETER_INT;
-        ret->value.i = from->value.i;
-        ret->text = arena_printf(arena, "%" PRId64, from->value.i);
-        break;
-    case KSERVE_PB_DOUBLE:
-        ret->kind = PARAMETER_DOUBLE;
-        ret->value.d = from->value.d;
-        ret->text = arena_printf(arena, "%.17g", from->value.d);
-        break;
-    case KSERVE_PB_STRING:
-        ret->kind = PARAMETER_STRING;
-        ret->text = arena_strndup(arena, from->text.data, from->text.size);
-        break;
-    case KSERVE_PB_UINT64: /* not in this contract */
-    case KSERVE_PB_NONE:
-        return err_set(err, E_INVALID,
-                       "parameters: '%s' has no value; it takes one of bool_value, int64_value, "
-                       "double_value and string_value",
-                       ret->key);
-    }
-    if (ret->text == NULL)
-        return no_memory(err);
-    if (ret->kind == PARAMETER_STRING && strlen(ret->text) != from->text.size)
-        return err_set(err, E_INVALID, "parameters: '%s' holds a NUL byte", ret->key);
-    return OK;
-}
-
 enum err_code session_read_parameters(struct kserve_pb_parameters from, const char *prefix,
                                       struct arena *arena, struct parameter **ret,
                                       const char **ret_field, struct err *err)
@@ -410,7 +369,9 @@ enum err_code session_read_parameters(struct kserve_pb_parameters from, const ch
         struct parameter *p = arena_zalloc(arena, sizeof *p);
         if (p == NULL)
             return no_memory(err);
-        if (read_parameter(p, &from.items[i], arena, err) != OK)
+        if (kserve_parameter_read(p, &from.items[i],
+                                  "bool_value, int64_value, double_value and string_value", arena,
+                                  err) != OK)
             return at_field(ret_field, arena, err, "%sparameters.%.80s", prefix,
                             p->key != NULL ? p->key : "");
         p->next = list;

@@ -253,8 +253,7 @@ static bool begin_piece(struct upload *u)
     if (session_pieces_left(u->session) == 0)
         return false;
     if (session_piece_new(u->session, &u->piece, &err) == OK &&
-        buf_new(&u->bytes, u->api->engine == NULL ? NULL : u->current->x->budget,
-                lead + u->chunk_bytes, &err) == OK) {
+        buf_new(&u->bytes, u->current->x->budget, lead + u->chunk_bytes, &err) == OK) {
         u->filled = 0;
         return true;
     }
