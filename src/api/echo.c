@@ -48,7 +48,7 @@ static void echo(struct exchange *x, const struct route_match *match)
 }
 
 static const struct route routes[] = {
-    { 1u << METHOD_GET, "/echo", echo, DIALECT_PLAIN },
+    { 1u << METHOD_GET, "/echo", echo, DIALECT_PLAIN, ACCESS_OPEN, "test" },
 };
 
 const struct route_table echo_routes = { routes, COUNT(routes) };

@@ -18,6 +18,7 @@ struct grpc_method {
      * `reason`. */
     void (*handle)(struct call *call, const struct api *api);
     const char *reason;
+    enum access_right right; /* as of struct route: asked by grpc_dispatch, before `handle` */
 };
 
 /* Methods that are called often come first: they are looked for one after the other. */
@@ -25,6 +26,7 @@ struct grpc_service {
     const char *name; /* "inference.GRPCInferenceService" */
     const struct grpc_method *methods;
     uint32_t methods_count;
+    const char *group; /* as of struct route: the same API has the same group on every transport */
 };
 
 /* Each in its own file. */

@@ -391,10 +391,10 @@ uint64_t grpc_watchers_refused(const struct grpc_watchers *watchers)
 }
 
 static const struct grpc_method methods[] = {
-    { "Check", check_handle, NULL },
-    { "Watch", watch_handle, NULL },
-    { "List", list_handle, NULL },
+    { "Check", check_handle, NULL, ACCESS_OPEN },
+    { "Watch", watch_handle, NULL, ACCESS_OPEN },
+    { "List", list_handle, NULL, ACCESS_OPEN },
 };
 
 const struct grpc_service grpc_health_service = { "grpc.health.v1.Health", methods,
-                                                  COUNT(methods) };
+                                                  COUNT(methods), "server" };

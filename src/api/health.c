@@ -474,11 +474,11 @@ static void home(struct exchange *x, const struct route_match *match)
 #define GET (1u << METHOD_GET)
 
 static const struct route routes[] = {
-    { GET, "/", home, DIALECT_PLAIN },
-    { GET, "/healthz", healthz, DIALECT_PLAIN },
-    { GET, "/readyz", readyz, DIALECT_PLAIN },
-    { GET, "/metrics", metrics_page, DIALECT_PLAIN },
-    { GET, "/metrics/", metrics_page, DIALECT_PLAIN },
+    { GET, "/", home, DIALECT_PLAIN, ACCESS_READ, "server" },
+    { GET, "/healthz", healthz, DIALECT_PLAIN, ACCESS_OPEN, "server" },
+    { GET, "/readyz", readyz, DIALECT_PLAIN, ACCESS_OPEN, "server" },
+    { GET, "/metrics", metrics_page, DIALECT_PLAIN, ACCESS_READ, "metrics" },
+    { GET, "/metrics/", metrics_page, DIALECT_PLAIN, ACCESS_READ, "metrics" },
 };
 
 const struct route_table health_routes = { routes, COUNT(routes) };

@@ -660,24 +660,26 @@ METHOD(half_duplex_call, KIND_HALF)
 static const char never[] = "no server has it, so that clients can test what they make of that";
 
 static const struct grpc_method methods[] = {
-    { "EmptyCall", empty_call, NULL },
-    { "UnaryCall", unary_call, NULL },
-    { "CacheableUnaryCall", unary_call, NULL },
-    { "StreamingOutputCall", streaming_output_call, NULL },
-    { "StreamingInputCall", streaming_input_call, NULL },
-    { "FullDuplexCall", full_duplex_call, NULL },
-    { "HalfDuplexCall", half_duplex_call, NULL },
-    { "UnimplementedCall", NULL, never },
+    { "EmptyCall", empty_call, NULL, ACCESS_OPEN },
+    { "UnaryCall", unary_call, NULL, ACCESS_OPEN },
+    { "CacheableUnaryCall", unary_call, NULL, ACCESS_OPEN },
+    { "StreamingOutputCall", streaming_output_call, NULL, ACCESS_OPEN },
+    { "StreamingInputCall", streaming_input_call, NULL, ACCESS_OPEN },
+    { "FullDuplexCall", full_duplex_call, NULL, ACCESS_OPEN },
+    { "HalfDuplexCall", half_duplex_call, NULL, ACCESS_OPEN },
+    { "UnimplementedCall", NULL, never, ACCESS_OPEN },
 };
-static const struct grpc_method unimplemented_methods[] = { { "UnimplementedCall", NULL, never } };
+static const struct grpc_method unimplemented_methods[] = { { "UnimplementedCall", NULL, never, ACCESS_OPEN } };
 
 const struct grpc_service interop_service = {
     .name = "grpc.testing.TestService",
     .methods = methods,
     .methods_count = COUNT(methods),
+    .group = "test",
 };
 const struct grpc_service interop_unimplemented_service = {
     .name = "grpc.testing.UnimplementedService",
     .methods = unimplemented_methods,
     .methods_count = COUNT(unimplemented_methods),
+    .group = "test",
 };

@@ -283,41 +283,42 @@ static const char no_shared_memory[] =
     "client shared memory is not offered by this server; send tensors in raw_input_contents";
 
 static const struct grpc_method methods[] = {
-    { "ModelInfer", kserve_grpc_infer, NULL },
-    { "ServerLive", begin_live, NULL },
-    { "ServerReady", begin_ready, NULL },
-    { "ModelReady", begin_model_ready, NULL },
-    { "ServerMetadata", begin_server_metadata, NULL },
-    { "ModelMetadata", begin_model_metadata, NULL },
-    { "ModelConfig", begin_model_config_of, NULL },
-    { "ModelStatistics", begin_statistics, NULL },
-    { "RepositoryIndex", begin_repository_index, NULL },
-    { "ModelStreamInfer", kserve_grpc_stream, NULL },
-    { "RepositoryModelLoad", NULL, no_control },
-    { "RepositoryModelUnload", NULL, no_control },
-    { "SystemSharedMemoryStatus", NULL, no_shared_memory },
-    { "SystemSharedMemoryRegister", NULL, no_shared_memory },
-    { "SystemSharedMemoryUnregister", NULL, no_shared_memory },
-    { "CudaSharedMemoryStatus", NULL, no_shared_memory },
-    { "CudaSharedMemoryRegister", NULL, no_shared_memory },
-    { "CudaSharedMemoryUnregister", NULL, no_shared_memory },
-    { "TraceSetting", NULL, "trace settings are not built yet" },
+    { "ModelInfer", kserve_grpc_infer, NULL, ACCESS_INFER },
+    { "ServerLive", begin_live, NULL, ACCESS_OPEN },
+    { "ServerReady", begin_ready, NULL, ACCESS_OPEN },
+    { "ModelReady", begin_model_ready, NULL, ACCESS_READ },
+    { "ServerMetadata", begin_server_metadata, NULL, ACCESS_READ },
+    { "ModelMetadata", begin_model_metadata, NULL, ACCESS_READ },
+    { "ModelConfig", begin_model_config_of, NULL, ACCESS_READ },
+    { "ModelStatistics", begin_statistics, NULL, ACCESS_READ },
+    { "RepositoryIndex", begin_repository_index, NULL, ACCESS_READ },
+    { "ModelStreamInfer", kserve_grpc_stream, NULL, ACCESS_INFER },
+    { "RepositoryModelLoad", NULL, no_control, ACCESS_ADMIN },
+    { "RepositoryModelUnload", NULL, no_control, ACCESS_ADMIN },
+    { "SystemSharedMemoryStatus", NULL, no_shared_memory, ACCESS_ADMIN },
+    { "SystemSharedMemoryRegister", NULL, no_shared_memory, ACCESS_ADMIN },
+    { "SystemSharedMemoryUnregister", NULL, no_shared_memory, ACCESS_ADMIN },
+    { "CudaSharedMemoryStatus", NULL, no_shared_memory, ACCESS_ADMIN },
+    { "CudaSharedMemoryRegister", NULL, no_shared_memory, ACCESS_ADMIN },
+    { "CudaSharedMemoryUnregister", NULL, no_shared_memory, ACCESS_ADMIN },
+    { "TraceSetting", NULL, "trace settings are not built yet", ACCESS_ADMIN },
     { "LogSettings", NULL,
-      "log settings can not be changed while the server runs yet; start it with --log-level" },
+      "log settings can not be changed while the server runs yet; start it with --log-level",
+      ACCESS_ADMIN },
 };
 
 const struct grpc_service kserve_grpc_service = { "inference.GRPCInferenceService", methods,
-                                                  COUNT(methods) };
+                                                  COUNT(methods), "v2" };
 
 static const struct grpc_method torch_methods[] = {
-    { "ModelInfer", kserve_grpc_infer, NULL },
-    { "ServerLive", begin_live, NULL },
-    { "ServerReady", begin_ready, NULL },
-    { "ModelReady", begin_model_ready, NULL },
-    { "ServerMetadata", begin_server_metadata, NULL },
-    { "ModelMetadata", begin_model_metadata, NULL },
+    { "ModelInfer", kserve_grpc_infer, NULL, ACCESS_INFER },
+    { "ServerLive", begin_live, NULL, ACCESS_OPEN },
+    { "ServerReady", begin_ready, NULL, ACCESS_OPEN },
+    { "ModelReady", begin_model_ready, NULL, ACCESS_READ },
+    { "ServerMetadata", begin_server_metadata, NULL, ACCESS_READ },
+    { "ModelMetadata", begin_model_metadata, NULL, ACCESS_READ },
 };
 
 const struct grpc_service kserve_grpc_torch_service = {
-    "org.pytorch.serve.grpc.openinference.GRPCInferenceService", torch_methods, COUNT(torch_methods)
+    "org.pytorch.serve.grpc.openinference.GRPCInferenceService", torch_methods, COUNT(torch_methods), "v2"
 };

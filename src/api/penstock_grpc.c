@@ -196,10 +196,10 @@ static void infer_many(struct call *call, const struct api *api)
 }
 
 static const struct grpc_method methods[] = {
-    { "Infer", infer_one, NULL },
-    { "InferStream", infer_many, NULL },
-    { "Session", session_begin_call, NULL },
-    { "InferCollect", session_collect, NULL },
+    { "Infer", infer_one, NULL, ACCESS_INFER },
+    { "InferStream", infer_many, NULL, ACCESS_INFER },
+    { "Session", session_begin_call, NULL, ACCESS_INFER },
+    { "InferCollect", session_collect, NULL, ACCESS_INFER },
 };
 
-const struct grpc_service penstock_grpc_service = { "penstock.v1.Inference", methods, COUNT(methods) };
+const struct grpc_service penstock_grpc_service = { "penstock.v1.Inference", methods, COUNT(methods), "models" };

@@ -514,13 +514,13 @@ static void watch_handle(struct call *call, const struct api *api)
     grpc_unary(call, api, watch_answer);
 }
 
-static const struct grpc_method methods[] = { { "Watch", watch_handle, NULL } };
+static const struct grpc_method methods[] = { { "Watch", watch_handle, NULL, ACCESS_READ } };
 
-const struct grpc_service push_grpc_service = { "penstock.v1.Events", methods, COUNT(methods) };
+const struct grpc_service push_grpc_service = { "penstock.v1.Events", methods, COUNT(methods), "events" };
 
 static const struct route routes[] = {
-    { 1u << METHOD_GET, "/events", handle_events, DIALECT_TYPED },
-    { 1u << METHOD_GET, "/models/{model}/events", handle_events, DIALECT_TYPED },
+    { 1u << METHOD_GET, "/events", handle_events, DIALECT_TYPED, ACCESS_READ, "events" },
+    { 1u << METHOD_GET, "/models/{model}/events", handle_events, DIALECT_TYPED, ACCESS_READ, "events" },
 };
 
 const struct route_table push_routes = { routes, COUNT(routes) };

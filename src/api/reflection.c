@@ -387,10 +387,10 @@ static void handle(struct call *call, const struct api *api)
     call_read(call);
 }
 
-static const struct grpc_method methods[] = { { "ServerReflectionInfo", handle, NULL } };
+static const struct grpc_method methods[] = { { "ServerReflectionInfo", handle, NULL, ACCESS_READ } };
 
 const struct grpc_service grpc_reflection_service = { "grpc.reflection.v1.ServerReflection",
-                                                      methods, COUNT(methods) };
+                                                      methods, COUNT(methods), "server" };
 const struct grpc_service grpc_reflection_alpha_service = {
-    "grpc.reflection.v1alpha.ServerReflection", methods, COUNT(methods)
+    "grpc.reflection.v1alpha.ServerReflection", methods, COUNT(methods), "server"
 };

@@ -1301,8 +1301,8 @@ static void handle_delete(struct exchange *x, const struct route_match *match)
 }
 
 static const struct route routes[] = {
-    { 1u << METHOD_GET, "/streams/{id}", handle_get, DIALECT_TYPED },
-    { 1u << METHOD_DELETE, "/streams/{id}", handle_delete, DIALECT_TYPED },
+    { 1u << METHOD_GET, "/streams/{id}", handle_get, DIALECT_TYPED, ACCESS_INFER, "models" },
+    { 1u << METHOD_DELETE, "/streams/{id}", handle_delete, DIALECT_TYPED, ACCESS_INFER, "models" },
 };
 
 const struct route_table resume_routes = { routes, COUNT(routes) };

@@ -139,7 +139,7 @@ static void nobody_makes(struct exchange *x UNUSED, const struct route_match *ma
 static void start_visit(void *arg)
 {
     static const struct route make[] = { { 1u << METHOD_POST, "/make", nobody_makes,
-                                           DIALECT_TYPED } };
+                                           DIALECT_TYPED, ACCESS_OPEN, "test" } };
     static const struct route_table made = { make, 1 };
     static const struct route_table *const tables[] = { &made, &resume_routes };
     struct visit *visit = arg;

@@ -8,12 +8,14 @@
 #ifndef API_ROUTE_H
 #define API_ROUTE_H
 
+#include "access/access.h"
 #include "call/grpc.h"
 #include "call/websocket.h"
 #include "exchange/exchange.h"
 
 struct engine;
 struct grpc_watchers;
+struct model;
 struct metrics;
 struct push;
 struct kserve_streams;
@@ -63,6 +65,10 @@ struct route {
     const char *pattern; /* "/v2/models/{model}/infer" */
     void (*handle)(struct exchange *x, const struct route_match *match);
     enum dialect dialect;
+    /* What its caller must be allowed (access/access.h), asked by dispatch before the handler. Not said:
+     * ACCESS_OPEN - so every row says it, and a test lists those that are open. */
+    enum access_right right;
+    const char *group; /* "v2", "models", "metrics" ...: as docs/access.md names it */
 };
 
 struct route_table {
@@ -76,6 +82,13 @@ extern const struct route_table health_routes;      /* /healthz /readyz /metrics
 extern const struct route_table echo_routes;        /* /echo */
 extern const struct route_table push_routes;        /* /events, /models/{model}/events */
 extern const struct route_table resume_routes;      /* /streams/{id} */
+
+/* Every way to a model goes through this: may the caller of `x` do that with it (caller_may), and is there a
+ * ready version (engine_want_model)? Takes a reference for the caller of this. */
+MUST_USE enum err_code api_want_model(const struct exchange *x, const struct api *api,
+                                      enum access_right right, struct slice group,
+                                      struct model **ret, struct slice name, struct slice version,
+                                      struct err *err);
 
 /* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
  * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text; gRPC a Trailers-Only status

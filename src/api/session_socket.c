@@ -108,8 +108,8 @@ static void stream(struct exchange *x, const struct route_match *match)
 #define GET (1u << METHOD_GET)
 
 static const struct route routes[] = {
-    { GET, "/models/{model}/stream", stream, DIALECT_TYPED },
-    { GET, "/models/{model}/versions/{version}/stream", stream, DIALECT_TYPED },
+    { GET, "/models/{model}/stream", stream, DIALECT_TYPED, ACCESS_INFER, "models" },
+    { GET, "/models/{model}/versions/{version}/stream", stream, DIALECT_TYPED, ACCESS_INFER, "models" },
 };
 
 const struct route_table session_routes = { routes, COUNT(routes) };

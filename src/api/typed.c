@@ -608,13 +608,13 @@ static void contract_of_model(struct exchange *x, const struct route_match *matc
 #define POST (1u << METHOD_POST)
 
 static const struct route routes[] = {
-    { GET, "/models", list_models, DIALECT_TYPED },
-    { GET, "/models/{model}", describe_model, DIALECT_TYPED },
-    { GET, "/models/{model}/versions/{version}", describe_model, DIALECT_TYPED },
-    { GET, "/models/{model}/contract.proto", contract_of_model, DIALECT_TYPED },
-    { GET, "/models/{model}/versions/{version}/contract.proto", contract_of_model, DIALECT_TYPED },
-    { POST, "/models/{model}:predict", predict, DIALECT_TYPED },
-    { POST, "/models/{model}/versions/{version}:predict", predict, DIALECT_TYPED },
+    { GET, "/models", list_models, DIALECT_TYPED, ACCESS_READ, "models" },
+    { GET, "/models/{model}", describe_model, DIALECT_TYPED, ACCESS_READ, "models" },
+    { GET, "/models/{model}/versions/{version}", describe_model, DIALECT_TYPED, ACCESS_READ, "models" },
+    { GET, "/models/{model}/contract.proto", contract_of_model, DIALECT_TYPED, ACCESS_READ, "models" },
+    { GET, "/models/{model}/versions/{version}/contract.proto", contract_of_model, DIALECT_TYPED, ACCESS_READ, "models" },
+    { POST, "/models/{model}:predict", predict, DIALECT_TYPED, ACCESS_INFER, "models" },
+    { POST, "/models/{model}/versions/{version}:predict", predict, DIALECT_TYPED, ACCESS_INFER, "models" },
 };
 
 const struct route_table typed_routes = { routes, COUNT(routes) };

@@ -1003,12 +1003,12 @@ static void look(struct exchange *x, const struct route_match *match)
 }
 
 static const struct route routes[] = {
-    { 1 << METHOD_POST | ROUTE_ANY_SIZE, "/models/{model}:upload", create, DIALECT_TYPED },
+    { 1 << METHOD_POST | ROUTE_ANY_SIZE, "/models/{model}:upload", create, DIALECT_TYPED, ACCESS_INFER, "models" },
     { 1 << METHOD_POST | ROUTE_ANY_SIZE, "/models/{model}/versions/{version}:upload", create,
-      DIALECT_TYPED },
-    { 1 << METHOD_GET, "/uploads/{id}", look, DIALECT_TYPED },
-    { 1 << METHOD_PATCH | ROUTE_ANY_SIZE, "/uploads/{id}", append, DIALECT_TYPED },
-    { 1 << METHOD_DELETE, "/uploads/{id}", cancel, DIALECT_TYPED },
+      DIALECT_TYPED, ACCESS_INFER, "models" },
+    { 1 << METHOD_GET, "/uploads/{id}", look, DIALECT_TYPED, ACCESS_INFER, "models" },
+    { 1 << METHOD_PATCH | ROUTE_ANY_SIZE, "/uploads/{id}", append, DIALECT_TYPED, ACCESS_INFER, "models" },
+    { 1 << METHOD_DELETE, "/uploads/{id}", cancel, DIALECT_TYPED, ACCESS_INFER, "models" },
 };
 const struct route_table upload_routes = { routes, COUNT(routes) };
 

@@ -213,7 +213,7 @@ static void explain(struct exchange *x, const struct route_match *match)
 }
 
 static const struct route routes[] = {
-    { 1u << METHOD_GET, "/models/{model}/explain", explain, DIALECT_TYPED },
-    { 1u << METHOD_GET, "/models/{model}/versions/{version}/explain", explain, DIALECT_TYPED },
+    { 1u << METHOD_GET, "/models/{model}/explain", explain, DIALECT_TYPED, ACCESS_READ, "models" },
+    { 1u << METHOD_GET, "/models/{model}/versions/{version}/explain", explain, DIALECT_TYPED, ACCESS_READ, "models" },
 };
 const struct route_table explain_routes = { routes, COUNT(routes) };

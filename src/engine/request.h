@@ -23,10 +23,12 @@
 
 struct arena;
 struct buf;
+struct caller;
 struct engine;
 struct loop;
 struct model;
 struct request;
+struct trace_context;
 
 enum parameter_kind { PARAMETER_STRING, PARAMETER_INT, PARAMETER_UINT, PARAMETER_BOOL, PARAMETER_DOUBLE };
 struct parameter {
@@ -83,6 +85,9 @@ struct request {
     uint64_t deadline_ns;              /* loop clock; UINT64_MAX: none */
     uint64_t timeout_us;               /* Triton's queue timeout; 0: the model's */
     uint64_t priority;                 /* 0: the model's default */
+    struct caller *caller;             /* whose tenant it is charged to: borrowed from the exchange, which
+                                          outlives it; NULL: nobody's */
+    const struct trace_context *trace; /* likewise; NULL: none */
     void *user;                        /* the dialect's own */
     uint64_t stage_ns[STAGES];         /* DECODE filled by the dialect, ENCODE when it answered;
                                           the engine fills the others */

@@ -30,9 +30,12 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "base/slice.h"
+#include "telemetry/trace.h"
 
 struct buf;
 struct budget;
+struct caller;
+struct certificate;
 struct exchange;
 struct loop;
 
@@ -77,6 +80,21 @@ struct exchange_ops {
     void (*release)(struct exchange *x); /* the last reference is gone: recycle */
 };
 
+/* What is told of an exchange when it has ended - its line of the access log, its span, its count in the
+ * metrics - beside what the transport knows. Whoever works on it fills in what it knows, at any time
+ * before the end; slices are constant or in the exchange's arena. */
+enum { NOTE_STAGES_MAX = 8 };
+
+struct exchange_note {
+    struct slice route;          /* of a bounded set: the route's pattern, "/package.Service/Method" of a
+                                    method there is, empty of what was not found */
+    struct slice model, version; /* only of models that exist: the metrics have a label for each */
+    uint8_t code;                /* enum err_code of how it ended, where the status does not say it (gRPC) */
+    uint32_t requests;           /* inferences: 0, 1, more of a stream */
+    uint32_t responses;
+    uint64_t stage_ns[NOTE_STAGES_MAX]; /* enum stage of engine/stats.h; sums of a stream's */
+};
+
 struct exchange {
     /* -- the request: set by the transport, read by everybody -- */
     enum exchange_method method;
@@ -94,6 +112,11 @@ struct exchange {
     struct budget *budget;  /* borrowed: charge large buffers to it */
     uint64_t begun_ns;      /* loop time at which its first byte was seen */
     struct slice peer;      /* "127.0.0.1:4711" or "unix:" */
+    const struct certificate *certificate; /* of the peer, verified (access/certificate.h); NULL: none */
+    /* Who calls: set before any handler, one reference until release (access/access.h). NULL only in
+     * tests and for what the server asks of itself: everything is allowed. */
+    struct caller *caller;
+    struct trace_context trace; /* set before any handler */
     /* "websocket": the peer asks for a tunnel, by HTTP/1.1's Upgrade (RFC 9110, 7.8) or HTTP/2's
      * extended CONNECT (RFC 8441; method is METHOD_GET then too). exchange_respond with 101 grants it
      * (200 is sent over HTTP/2): from then on the body both ways is the tunnel's bytes, the peer may
@@ -105,6 +128,8 @@ struct exchange {
     uint64_t body_sent;     /* bytes given to exchange_send */
     bool is_ended, is_gone;
     bool is_head;           /* HEAD: the transport drops the body, sizes stay */
+
+    struct exchange_note note;
 
     /* -- who works on it -- */
     const struct exchange_user *user;

@@ -15,12 +15,12 @@ static void nothing(struct exchange *x, const struct route_match *match)
 }
 
 static const struct route routes[] = {
-    { 2, "/", nothing, DIALECT_PLAIN },
-    { 2, "/v2/models/{model}", nothing, DIALECT_PLAIN },
-    { 2, "/v2/models/stats", nothing, DIALECT_PLAIN },
-    { 2, "/v2/models/{model}/versions/{version}/infer", nothing, DIALECT_PLAIN },
-    { 2, "/models/{model}:predict", nothing, DIALECT_PLAIN },
-    { 2, "/{a}/{b}/{c}/{d}", nothing, DIALECT_PLAIN },
+    { 2, "/", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { 2, "/v2/models/{model}", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { 2, "/v2/models/stats", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { 2, "/v2/models/{model}/versions/{version}/infer", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { 2, "/models/{model}:predict", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { 2, "/{a}/{b}/{c}/{d}", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
 };
 
 /* The path, and behind the first NUL an Origin and a Host. */

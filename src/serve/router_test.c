@@ -19,20 +19,20 @@ static void nothing(struct exchange *x, const struct route_match *match)
 #define POST (1u << METHOD_POST)
 
 static const struct route first[] = {
-    { GET, "/v2", nothing, DIALECT_KSERVE },
-    { GET, "/v2/health/live", nothing, DIALECT_KSERVE },
-    { GET, "/v2/models/{model}", nothing, DIALECT_KSERVE },
-    { POST, "/v2/models/{model}/infer", nothing, DIALECT_KSERVE },
-    { POST, "/v2/models/{model}/versions/{version}/infer", nothing, DIALECT_KSERVE },
-    { GET, "/v2/models/stats", nothing, DIALECT_KSERVE },
+    { GET, "/v2", nothing, DIALECT_KSERVE, ACCESS_OPEN, "test" },
+    { GET, "/v2/health/live", nothing, DIALECT_KSERVE, ACCESS_OPEN, "test" },
+    { GET, "/v2/models/{model}", nothing, DIALECT_KSERVE, ACCESS_OPEN, "test" },
+    { POST, "/v2/models/{model}/infer", nothing, DIALECT_KSERVE, ACCESS_OPEN, "test" },
+    { POST, "/v2/models/{model}/versions/{version}/infer", nothing, DIALECT_KSERVE, ACCESS_OPEN, "test" },
+    { GET, "/v2/models/stats", nothing, DIALECT_KSERVE, ACCESS_OPEN, "test" },
 };
 static const struct route second[] = {
-    { GET, "/", nothing, DIALECT_PLAIN },
-    { GET | POST, "/models/{model}", nothing, DIALECT_TYPED },
-    { POST, "/models/{model}:predict", nothing, DIALECT_TYPED },
-    { POST, "/models/{model}:xpredict", nothing, DIALECT_TYPED },
-    { 1u << METHOD_HEAD | 1u << METHOD_OPTIONS, "/own", nothing, DIALECT_TYPED },
-    { GET, "/v2/models/{model}/stats", nothing, DIALECT_KSERVE },
+    { GET, "/", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET | POST, "/models/{model}", nothing, DIALECT_TYPED, ACCESS_OPEN, "test" },
+    { POST, "/models/{model}:predict", nothing, DIALECT_TYPED, ACCESS_OPEN, "test" },
+    { POST, "/models/{model}:xpredict", nothing, DIALECT_TYPED, ACCESS_OPEN, "test" },
+    { 1u << METHOD_HEAD | 1u << METHOD_OPTIONS, "/own", nothing, DIALECT_TYPED, ACCESS_OPEN, "test" },
+    { GET, "/v2/models/{model}/stats", nothing, DIALECT_KSERVE, ACCESS_OPEN, "test" },
 };
 static const struct route_table first_table = { first, COUNT(first) };
 static const struct route_table second_table = { second, COUNT(second) };
@@ -144,15 +144,15 @@ TEST(router_says_what_is_allowed)
 TEST(router_refuses_patterns_that_make_no_sense)
 {
     static const struct route bad[] = {
-        { GET, "v2", nothing, DIALECT_PLAIN },
-        { GET, "", nothing, DIALECT_PLAIN },
-        { GET, "/{}", nothing, DIALECT_PLAIN },
-        { GET, "/{a", nothing, DIALECT_PLAIN },
-        { GET, "/a{b}", nothing, DIALECT_PLAIN },
-        { GET, "/{a}{b}", nothing, DIALECT_PLAIN },
-        { GET, "/{a}/{b}/{c}/{d}/{e}", nothing, DIALECT_PLAIN },
-        { GET, "/1/2/3/4/5/6/7/8/9/10/11/12/13", nothing, DIALECT_PLAIN },
-        { GET, "/v2", nothing, DIALECT_PLAIN },
+        { GET, "v2", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+        { GET, "", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+        { GET, "/{}", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+        { GET, "/{a", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+        { GET, "/a{b}", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+        { GET, "/{a}{b}", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+        { GET, "/{a}/{b}/{c}/{d}/{e}", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+        { GET, "/1/2/3/4/5/6/7/8/9/10/11/12/13", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+        { GET, "/v2", nothing, DIALECT_PLAIN, ACCESS_OPEN, "test" },
     };
 
     for (size_t i = 0; i < COUNT(bad); i++) {

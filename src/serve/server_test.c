@@ -287,19 +287,19 @@ static void fired(struct exchange *x, const struct route_match *match)
 #define POST (1u << METHOD_POST)
 
 static const struct route routes[] = {
-    { GET, "/hello", hello, DIALECT_PLAIN },
-    { POST, "/echo", echo, DIALECT_PLAIN },
-    { GET | POST | 1u << METHOD_DELETE, "/mirror/{name}", mirror, DIALECT_PLAIN },
-    { POST, "/pieces", pieces, DIALECT_PLAIN },
-    { GET, "/produce/{count}", produce, DIALECT_PLAIN },
-    { GET, "/flood/{count}", flood, DIALECT_PLAIN },
-    { GET, "/big/{size}", big, DIALECT_PLAIN },
-    { GET | POST, "/wait", wait_long, DIALECT_PLAIN },
-    { GET | POST, "/odd/{kind}", odd, DIALECT_PLAIN },
-    { GET, "/memory", count_memory, DIALECT_PLAIN },
-    { GET, "/arm/{nth}", arm, DIALECT_PLAIN },
-    { GET, "/fired", fired, DIALECT_PLAIN },
-    { POST, "/v2/models/{model}/infer", echo, DIALECT_KSERVE },
+    { GET, "/hello", hello, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { POST, "/echo", echo, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET | POST | 1u << METHOD_DELETE, "/mirror/{name}", mirror, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { POST, "/pieces", pieces, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET, "/produce/{count}", produce, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET, "/flood/{count}", flood, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET, "/big/{size}", big, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET | POST, "/wait", wait_long, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET | POST, "/odd/{kind}", odd, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET, "/memory", count_memory, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET, "/arm/{nth}", arm, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { GET, "/fired", fired, DIALECT_PLAIN, ACCESS_OPEN, "test" },
+    { POST, "/v2/models/{model}/infer", echo, DIALECT_KSERVE, ACCESS_OPEN, "test" },
 };
 
 /* -- the server -------------------------------------------------------------------------------- */

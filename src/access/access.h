@@ -1,0 +1,106 @@
+/* access.h - who calls, and what that one may do.
+ *
+ * One YAML file (--access FILE, docs/access.md) has keys, issuers of tokens, names of certificates, tenants
+ * and rules. From it comes a `struct access`, which is reloaded as a whole: what cannot be read leaves the
+ * former in place. serve's dispatch asks access_identify once per exchange, before any handler; everything
+ * behind asks the caller that came of it, so that every protocol is judged by the same code:
+ *
+ *   group   which part of the API: serve's dispatch, by the route's or the method's right and group
+ *   model   api_want_model and whoever lists models: caller_may with the model's name
+ *   limits  tenant_enter and tenant_leave: the engine, once per inference
+ *
+ * Without --access everybody is the anonymous caller, who may read and infer, and nobody administers.
+ *
+ * Life     A caller is counted and holds the rules it was found by; who works on an exchange uses the
+ *          exchange's (x->caller). What is asked of an old one is judged by the newest rules. A tenant lives
+ *          as long as the struct access it came from, through all reloads.
+ * Threads  any. Nothing here blocks, and nothing here reads a clock or a socket: time is an argument.
+ * Secrets  Keys and tokens are never in an error, a log line or a metric; what is kept of one is SHA-256.
+ */
+#ifndef ACCESS_ACCESS_H
+#define ACCESS_ACCESS_H
+
+#include "access/certificate.h"
+#include "base/err.h"
+#include "base/slice.h"
+
+struct access;
+struct budget;
+struct caller;
+struct metrics;
+struct tenant;
+
+/* What a route or a method lets its caller do. Rules grant them by name: read, infer, admin. */
+enum access_right {
+    ACCESS_OPEN,  /* everybody, always: health and readiness */
+    ACCESS_READ,  /* metadata, listings, contracts, events, metrics */
+    ACCESS_INFER, /* run a model */
+    ACCESS_ADMIN  /* change the server: load, unload, settings */
+};
+
+/* -- life ---------------------------------------------------------------------------------------------- */
+
+/* `path` empty: no rules, see above. The file must not be readable by others when it holds secrets: a
+ * warning says so. */
+MUST_USE enum err_code access_new(struct access **ret, const char *path, uint64_t wall_ns,
+                                  struct err *err);
+void access_free(struct access **access); /* every caller was given back before */
+/* Reads the file (and the key sets it names) again. On failure the former rules stay, and err says what is
+ * wrong and where ("access.yaml: line 7: rules[1].models: ..."). */
+MUST_USE enum err_code access_reload(struct access *access, uint64_t wall_ns, struct err *err);
+/* The bytes of a key set (JWKS, RFC 7517) that was fetched from `url`, which the file names: for whoever has
+ * an HTTP client. A bad one leaves the former in place. */
+MUST_USE enum err_code access_set_keys(struct access *access, const char *url, struct slice jwks,
+                                       uint64_t wall_ns, struct err *err);
+MUST_USE enum err_code access_register(struct access *access, struct metrics *metrics, struct err *err);
+
+/* -- who ----------------------------------------------------------------------------------------------- */
+
+struct access_credentials {
+    struct slice authorization; /* the header; data NULL: none */
+    struct slice api_key;       /* x-api-key; likewise */
+    uint32_t authorizations, api_keys; /* how many of each came: more than one is refused */
+    const struct certificate *certificate; /* NULL: none */
+};
+
+/* Takes a reference for the caller of this. E_UNAUTHENTICATED: credentials that are wrong, expired or
+ * of nobody (which is not the same as none: none at all is the anonymous caller). NULL access: the
+ * anonymous caller too. Costs a digest and a look-up for credentials that were seen before. */
+MUST_USE enum err_code access_identify(struct access *access,
+                                       const struct access_credentials *credentials,
+                                       uint64_t wall_ns, struct caller **ret, struct err *err);
+struct caller *caller_ref(struct caller *caller);
+void caller_unref(struct caller **caller);
+bool caller_is_anonymous(const struct caller *caller);
+const char *caller_name(const struct caller *caller);      /* "alice", "" of the anonymous one */
+struct tenant *caller_tenant(const struct caller *caller); /* never NULL */
+/* SHA-256 of who it is: the same for each key, token and certificate of one name. */
+void caller_digest(const struct caller *caller, uint8_t ret[32]);
+
+/* -- what ---------------------------------------------------------------------------------------------- */
+
+/* `group` is the API ("v2", "models", "grpc.inference", "metrics" ...; the table of groups is in
+ * docs/access.md); `model` empty: no model is meant, and it is asked whether any rule could allow it.
+ * E_UNAUTHENTICATED of an anonymous caller where a name could do, else E_PERMISSION; the words say which
+ * right was missing for what, and never who has it. NULL caller: tests and the inside of the server, all
+ * is allowed. */
+MUST_USE enum err_code caller_may(const struct caller *caller, enum access_right right,
+                                  struct slice group, struct slice model, uint64_t wall_ns,
+                                  struct err *err);
+
+/* -- limits -------------------------------------------------------------------------------------------- */
+
+enum { TENANTS_MAX = 1024 };
+
+/* NULL tenant: no limits. */
+uint32_t tenant_index(const struct tenant *tenant); /* below TENANTS_MAX, 0: the default tenant */
+const char *tenant_name(const struct tenant *tenant);
+uint32_t tenant_weight(const struct tenant *tenant); /* of its share where tenants compete: 1..1000 */
+/* One inference: its rate and its concurrency. E_EXHAUSTED with retry_after_ms and which limit it was. */
+MUST_USE enum err_code tenant_enter(struct tenant *tenant, uint64_t mono_ns, struct err *err);
+void tenant_leave(struct tenant *tenant);
+/* Bytes of requests and answers that it holds at the same time; a child of the server's budget. NULL:
+ * it has none of its own. */
+struct budget *tenant_budget(struct tenant *tenant);
+
+#endif

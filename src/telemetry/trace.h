@@ -1,0 +1,36 @@
+/* trace.h - where a request stands in a distributed trace: W3C Trace Context (traceparent, tracestate).
+ *
+ * Pure: bytes and chance are arguments. Any thread.
+ */
+#ifndef TELEMETRY_TRACE_H
+#define TELEMETRY_TRACE_H
+
+#include <stdbool.h>
+
+#include "base/slice.h"
+
+enum { TRACE_ID_BYTES = 16, SPAN_ID_BYTES = 8, TRACEPARENT_MAX = 56, TRACE_STATE_MAX = 512 };
+
+/* All zero: there is no trace. */
+struct trace_context {
+    uint8_t trace_id[TRACE_ID_BYTES];
+    uint8_t parent_id[SPAN_ID_BYTES]; /* whose child ours is; zero: it is the first */
+    uint8_t span_id[SPAN_ID_BYTES];   /* ours */
+    bool is_sampled;
+    struct slice state; /* tracestate as it came, for the next hop; lives as long as the headers */
+};
+
+/* Reads `traceparent` (version 00, and later ones as section 4.3 says). False: it is none, and *ret is
+ * untouched. span_id is left zero. */
+bool trace_parse(struct trace_context *ret, struct slice traceparent);
+/* "00-...-...-01" of which our own span is the parent, and a NUL. */
+void trace_write(const struct trace_context *trace, char out[TRACEPARENT_MAX]);
+static inline bool trace_is_set(const struct trace_context *trace)
+{
+    for (int i = 0; i < TRACE_ID_BYTES; i++)
+        if (trace->trace_id[i] != 0)
+            return true;
+    return false;
+}
+
+#endif
