@@ -6,27 +6,6 @@ const char *const stage_names[STAGES] = {
     [STAGE_RUN] = "run",       [STAGE_OUTPUT] = "output", [STAGE_ENCODE] = "encode",
 };
 
-const double stat_bucket_seconds[STAT_BUCKETS - 1] = {
-    1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3,
-    5e-3, 1e-2, 2e-2, 5e-2, 0.1,  0.2,  0.5,  1.0,  5.0,  10.0,
-};
-
-static const uint64_t bucket_ns[STAT_BUCKETS - 1] = {
-    1000,    2000,    5000,     10000,    20000,    50000,     100000,
-    200000,  500000,  1000000,  2000000,  5000000,  10000000,  20000000,
-    50000000, 100000000, 200000000, 500000000, 1000000000, 5000000000, 10000000000,
-};
-
-void stat_histogram_add(struct stat_histogram *h, uint64_t ns)
-{
-    unsigned i = 0;
-
-    while (i < STAT_BUCKETS - 1 && ns > bucket_ns[i])
-        i++;
-    model_stat_add(&h->buckets[i], 1);
-    model_stat_add(&h->sum_ns, ns);
-}
-
 void stat_duration_add(struct stat_duration *d, uint64_t ns)
 {
     model_stat_add(&d->count, 1);

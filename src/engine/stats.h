@@ -8,9 +8,7 @@
 #ifndef ENGINE_STATS_H
 #define ENGINE_STATS_H
 
-#include <stdatomic.h>
-
-#include "base/def.h"
+#include "telemetry/stat.h"
 
 struct stat_duration {
     _Atomic uint64_t count, ns;
@@ -23,21 +21,11 @@ enum fail_reason { FAIL_REJECTED, FAIL_CANCELED, FAIL_BACKEND, FAIL_OTHER, FAIL_
 enum stage { STAGE_DECODE, STAGE_QUEUE, STAGE_INPUT, STAGE_RUN, STAGE_OUTPUT, STAGE_ENCODE, STAGES };
 extern const char *const stage_names[STAGES]; /* "decode", "queue", ... */
 
-enum { STAT_BUCKETS = 22 }; /* 1 us, 2, 5, 10 ... 5 s, 10 s, more */
-extern const double stat_bucket_seconds[STAT_BUCKETS - 1];
-
-struct stat_histogram {
-    _Atomic uint64_t buckets[STAT_BUCKETS];
-    _Atomic uint64_t sum_ns;
-};
-
 /* The shard's own writer. */
 static inline void model_stat_add(_Atomic uint64_t *to, uint64_t n)
 {
-    atomic_store_explicit(to, atomic_load_explicit(to, memory_order_relaxed) + n,
-                          memory_order_relaxed);
+    stat_add(to, n);
 }
-void stat_histogram_add(struct stat_histogram *h, uint64_t ns);
 void stat_duration_add(struct stat_duration *d, uint64_t ns);
 
 enum { STAT_BATCH_SIZES = 65 }; /* 0..63 by size; the last: 64 and more */

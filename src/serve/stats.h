@@ -2,9 +2,8 @@
 #ifndef SERVE_STATS_H
 #define SERVE_STATS_H
 
-#include <stdatomic.h>
-
 #include "base/err.h"
+#include "telemetry/stat.h"
 
 struct metrics;
 struct serve;
@@ -59,13 +58,6 @@ struct serve_stats {
     SERVE_COUNTERS(X)
 #undef X
 };
-
-/* Only the owning loop writes, so no locked instruction is needed. */
-static inline void stat_add(_Atomic uint64_t *stat, uint64_t n)
-{
-    atomic_store_explicit(stat, atomic_load_explicit(stat, memory_order_relaxed) + n,
-                          memory_order_relaxed);
-}
 
 MUST_USE enum err_code serve_stats_register(struct serve *serve, struct metrics *metrics,
                                             struct err *err);
