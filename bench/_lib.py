@@ -316,9 +316,51 @@ def program(name):
         sources = [os.path.join(ROOT, "bench", one) for one in (name + ".c", "gen.h")]
         if not os.path.exists(target) or os.path.getmtime(target) < max(map(os.path.getmtime, sources)):
             subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function",
-                            sources[0], "-o", target, "-lnghttp2"], check=True)
+                            sources[0], "-o", target, "-lnghttp2", "-lssl", "-lcrypto"], check=True)
         _programs[name] = target
     return _programs[name]
+
+
+def measure_tls(server, mode, request, expect=None, ca=None, connections=16, seconds=4.0, warmup=1.0, is_resumed=False,
+                version=None):
+    """One run of bench/tlsgen.c, `mode` requests or handshakes: its figures, and those of the server as `measure` has them.
+    ca None: plain."""
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
+        command = [program("tlsgen"), "--port", str(server.port), "--mode", mode, "--connections", str(connections), "--cpu",
+                   str(LOAD_CPU), "--seconds", str(seconds), "--warmup", str(warmup)]
+        command += ["--tls", "--ca", ca] if ca else []
+        command += ["--version", version] if version else []
+        command += ["--resume"] if is_resumed else []
+        for kind, data in (("request", request), ("expect", expect)):
+            if data is not None:
+                path = os.path.join(folder, kind)
+                with open(path, "wb") as file:
+                    file.write(data)
+                command += ["--" + kind, path]
+        return _run(server, command)
+
+
+def _run(server, command):
+    """Runs a generator that says when it is warm and waits for a line; its figures and the server's."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if not process.stdout.readline():
+        die("the load generator ended early against %s" % server.name)
+    server_from, busy_from, self_from = cpu_ns(server.pid), busy_ns(), time.monotonic()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    server_used, busy = cpu_ns(server.pid) - server_from, busy_ns() - busy_from
+    wall = time.monotonic() - self_from
+    process.communicate()
+    if not line:
+        die("the load generator ended early against %s" % server.name)
+    found = json.loads(line)
+    found["cpu_us"] = server_used / 1e3 / found["answers"]
+    found["server_share"] = server_used / 1e9 / wall
+    used = server_used / 1e9 + found["cpu_share"] * found["seconds"]
+    found["others_share"] = max(0.0, (busy / 1e9 - used) / wall / os.cpu_count())
+    others_seen.append(found["others_share"])
+    return found
 
 
 def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=None, streams=None):
@@ -341,25 +383,7 @@ def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=
                 command += ["--" + kind, path]
             command += ["--path", load.path] if hasattr(load, "path") else []
             command += ["--share", str(load.share)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if not process.stdout.readline():
-            die("the load generator ended early against %s" % server.name)
-        server_from, busy_from, self_from = cpu_ns(server.pid), busy_ns(), time.monotonic()
-        process.stdin.write("\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        server_used, busy = cpu_ns(server.pid) - server_from, busy_ns() - busy_from
-        wall = time.monotonic() - self_from
-        process.communicate()
-    if not line:
-        die("the load generator ended early against %s" % server.name)
-    found = json.loads(line)
-    found["cpu_us"] = server_used / 1e3 / found["answers"]
-    found["server_share"] = server_used / 1e9 / wall
-    used = server_used / 1e9 + found["cpu_share"] * found["seconds"]
-    found["others_share"] = max(0.0, (busy / 1e9 - used) / wall / os.cpu_count())
-    others_seen.append(found["others_share"])
-    return found
+        return _run(server, command)
 
 
 def alternate(loads, rounds, **how):

@@ -25,8 +25,8 @@ http {
     uwsgi_temp_path %(folder)s/uwsgi;
     scgi_temp_path %(folder)s/scgi;
     server {
-        listen 127.0.0.1:%(port)d;
-        location = %(path)s {
+        listen 127.0.0.1:%(port)d%(listen)s;
+%(tls)s        location = %(path)s {
             default_type application/json;
             return 200 '%(body)s';
         }
@@ -35,9 +35,20 @@ http {
 """
 
 
+# Tickets as ours: its own keys, no cache of sessions.
+NGINX_TLS = """\
+        ssl_certificate %s;
+        ssl_certificate_key %s;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_session_tickets on;
+        ssl_session_cache none;
+"""
+
+
 @contextlib.contextmanager
-def nginx(path, body):
-    """nginx that answers every request to `path` with `body`: one worker, no log, connections without an end."""
+def nginx(path, body, certificate=None):
+    """nginx that answers every request to `path` with `body`: one worker, no log, connections without an end. `certificate`:
+    (file of the chain, file of the key), and it speaks TLS."""
     found = shutil.which("nginx") or shutil.which("/usr/sbin/nginx") or die("no nginx (script/bootstrap bench)")
     text = body.decode()
     if "'" in text or "$" in text or "\\" in text:
@@ -47,7 +58,8 @@ def nginx(path, body):
         port = free_port()
         config = os.path.join(folder, "nginx.conf")
         with open(config, "w") as file:
-            file.write(NGINX % {"folder": folder, "port": port, "path": path, "body": text})
+            file.write(NGINX % {"folder": folder, "port": port, "path": path, "body": text,
+                                "listen": " ssl" if certificate else "", "tls": NGINX_TLS % certificate if certificate else ""})
         with Peer("nginx", [found, "-p", folder, "-e", os.path.join(folder, "error.log"), "-c", config], port) as server:
             yield server
 

@@ -17,8 +17,9 @@ import image
 import start
 import steady
 import streams
+import trust
 
-MODULES = (iris, image, steady, grpc_calls, streams, start)
+MODULES = (iris, image, steady, grpc_calls, streams, trust, start)
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
