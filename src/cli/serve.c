@@ -44,6 +44,7 @@
 
 enum {
     KEPT_UNUSED_S = 5,
+    CHORES_S = 2,
     TRY_LINES_MAX = 4,
     TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,
@@ -535,9 +536,15 @@ static void give_memory_back(void)
 static void wait_and_drain(struct server *server)
 {
     uint64_t grace_ms = options_ms(server->stack.options, OPT_DRAIN_TIMEOUT);
-    int signal_number = stop_wait(give_memory_back);
+    unsigned came;
 
-    say_stopping(server, grace_ms, signal_number);
+    while (((came = stop_wait(clock_mono_ns() + CHORES_S * NS_PER_S, -1)) & STOP_END) == 0) {
+        if (came & STOP_RELOAD)
+            (void)stop_reload();
+        if (came == 0)
+            give_memory_back();
+    }
+    say_stopping(server, grace_ms, stop_signal());
     atomic_store(&server->is_draining, true);
     push_server(server->push, PUSH_SERVER_DRAINING);
     resumables_drain(server->resumables);

@@ -2,48 +2,61 @@
 #include "cli/stop.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
-#include <time.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "cli/print.h"
-
-enum { NOW_AND_THEN_S = 2 };
 
 /* There is one process to stop. The mutex is the right to end it: whoever holds it decides. */
 static struct {
     pthread_mutex_t mutex;
-    pthread_cond_t came;
     void (*end_early)(void *context);
     void *context;
-    int signal_number; /* 0: none came */
-    bool is_taken;     /* the starting thread does the ending */
-} stop = { .mutex = PTHREAD_MUTEX_INITIALIZER, .came = PTHREAD_COND_INITIALIZER };
+    int wake_fd; /* an eventfd: something came */
+    _Atomic unsigned events;
+    _Atomic int signal_number; /* 0: none came that ends */
+    bool is_taken;             /* the starting thread does the ending */
+    struct {
+        enum err_code (*run)(void *context, struct err *err);
+        void *context;
+    } reloads[STOP_RELOADS_MAX];
+    uint32_t reloads_count;
+} stop = { .mutex = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1 };
 
-static sigset_t the_signals(void)
+static const int the_signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR2 };
+
+static sigset_t set_of(size_t count)
 {
     sigset_t set;
 
     sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
+    for (size_t i = 0; i < count; i++)
+        sigaddset(&set, the_signals[i]);
     return set;
+}
+
+static void change(int how, size_t count)
+{
+    sigset_t set = set_of(count);
+
+    pthread_sigmask(how, &set, NULL);
 }
 
 void stop_block(void)
 {
-    sigset_t set = the_signals();
-
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    change(SIG_BLOCK, COUNT(the_signals));
 }
 
 void stop_unblock(void)
 {
-    sigset_t set = the_signals();
-
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    change(SIG_UNBLOCK, COUNT(the_signals));
 }
 
 static void end_at_once(int signal_number)
@@ -55,28 +68,54 @@ static void end_at_once(int signal_number)
     _exit(128 + signal_number);
 }
 
-static void *wait_thread(void *context)
+/* From here on the kernel ends the process at the next SIGTERM, whatever its threads do. */
+static void let_the_second_end(int signal_number)
 {
     struct sigaction action = { .sa_handler = end_at_once };
-    sigset_t set = the_signals();
-    int signal_number = 0;
 
-    (void)context;
-    while (sigwait(&set, &signal_number) != 0)
-        continue;
     sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    stop_unblock();
+    change(SIG_UNBLOCK, 2);
     pthread_mutex_lock(&stop.mutex);
-    stop.signal_number = signal_number;
+    atomic_store(&stop.signal_number, signal_number);
     if (!stop.is_taken) {
         /* The mutex stays locked: the starting thread gets no further than its next stop_hold. */
         stop.end_early(stop.context);
         _exit(EXIT_OK);
     }
-    pthread_cond_signal(&stop.came);
     pthread_mutex_unlock(&stop.mutex);
+}
+
+static void tell(unsigned event)
+{
+    const uint64_t one = 1;
+
+    atomic_fetch_or(&stop.events, event);
+    /* It cannot fail but for a counter at its end, which can be read as well. */
+    ssize_t wrote = write(stop.wake_fd, &one, sizeof one);
+    (void)wrote;
+}
+
+static void *wait_thread(void *context)
+{
+    sigset_t set = set_of(COUNT(the_signals));
+    int signal_number = 0;
+
+    (void)context;
+    pthread_setname_np(pthread_self(), "signals");
+    do {
+        while (sigwait(&set, &signal_number) != 0)
+            continue;
+        bool is_end = signal_number == SIGTERM || signal_number == SIGINT;
+        if (is_end)
+            let_the_second_end(signal_number);
+        tell(is_end ? STOP_END : signal_number == SIGHUP ? STOP_RELOAD : STOP_UPGRADE);
+        if (is_end) { /* it is not waited for here any more */
+            sigdelset(&set, SIGTERM);
+            sigdelset(&set, SIGINT);
+        }
+    } while (true);
     return NULL;
 }
 
@@ -87,6 +126,10 @@ enum err_code stop_begin(void (*end_early)(void *context), void *context, struct
 
     stop.end_early = end_early;
     stop.context = context;
+    stop.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (stop.wake_fd < 0)
+        return err_set(err, E_EXHAUSTED, "cannot make a descriptor: %s; see `ulimit -n`",
+                       strerror(errno));
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     int error = pthread_create(&thread, &attributes, wait_thread, NULL);
@@ -112,21 +155,51 @@ void stop_take(void)
     pthread_mutex_unlock(&stop.mutex);
 }
 
-int stop_wait(void (*now_and_then)(void))
+unsigned stop_wait(uint64_t due_ns, int fd)
 {
-    pthread_mutex_lock(&stop.mutex);
-    while (stop.signal_number == 0) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until); /* what the condition goes by; a jump of it only
-                                                  makes one wait shorter or longer */
-        until.tv_sec += NOW_AND_THEN_S;
-        if (pthread_cond_timedwait(&stop.came, &stop.mutex, &until) != ETIMEDOUT)
-            continue;
-        pthread_mutex_unlock(&stop.mutex);
-        now_and_then();
-        pthread_mutex_lock(&stop.mutex);
+    struct pollfd fds[] = { { .fd = stop.wake_fd, .events = POLLIN },
+                            { .fd = fd, .events = POLLIN } };
+    uint64_t count, now_ns = clock_mono_ns();
+    struct timespec wait = { 0 };
+
+    if (due_ns > now_ns) {
+        wait.tv_sec = (time_t)MIN((due_ns - now_ns) / NS_PER_S, UINT64_C(3600));
+        wait.tv_nsec = (long)((due_ns - now_ns) % NS_PER_S);
     }
-    pthread_mutex_unlock(&stop.mutex);
-    stop_unblock();
-    return stop.signal_number;
+    if (ppoll(fds, COUNT(fds), &wait, NULL) > 0 && fds[0].revents != 0) {
+        ssize_t got = read(stop.wake_fd, &count, sizeof count); /* before the events are looked at */
+        (void)got;
+    }
+    unsigned came = atomic_fetch_and(&stop.events, STOP_END);
+    if (came & STOP_END)
+        change(SIG_UNBLOCK, 2);
+    return came;
+}
+
+int stop_signal(void)
+{
+    return atomic_load(&stop.signal_number);
+}
+
+void stop_on_reload(enum err_code (*reload)(void *context, struct err *err), void *context)
+{
+    require(stop.reloads_count < STOP_RELOADS_MAX);
+    stop.reloads[stop.reloads_count].run = reload;
+    stop.reloads[stop.reloads_count++].context = context;
+}
+
+bool stop_reload(void)
+{
+    bool is_whole = true;
+    struct err err;
+
+    log_info("SIGHUP: reading again what may change while serving");
+    for (uint32_t i = 0; i < stop.reloads_count; i++) {
+        err.text[0] = '\0';
+        if (stop.reloads[i].run(stop.reloads[i].context, &err) == OK)
+            continue;
+        is_whole = false;
+        log_error("%s", err.text);
+    }
+    return is_whole;
 }
