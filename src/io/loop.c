@@ -44,6 +44,8 @@ struct loop {
     uint32_t index;
     struct env *env;
     uint64_t now_ns;
+    uint64_t turn_ns; /* when the last turn began */
+    struct loop_stats stats;
     struct list early, deferred;
     struct due *timers; /* owned; a heap, the soonest first */
     uint32_t timers_count, timers_room;
@@ -70,7 +72,7 @@ enum err_code loop_new(struct loop **ret, struct env *env, uint32_t index, struc
     memset(loop, 0, sizeof *loop);
     loop->env = env;
     loop->index = index;
-    loop->now_ns = env->mono_ns(env);
+    loop->now_ns = loop->turn_ns = env->mono_ns(env);
     list_init(&loop->early);
     list_init(&loop->deferred);
     mpsc_init(&loop->posted);
@@ -182,6 +184,10 @@ static void timer_run(struct loop *loop)
     /* Counted, so that one which starts itself anew as already due waits for the next turn. */
     uint32_t most = loop->timers_count;
 
+    /* One that was started as due long ago is late since the turn that started it. */
+    if (most > 0 && loop->timers[0].due_ns <= loop->now_ns)
+        stat_histogram_add(&loop->stats.lags,
+                           loop->now_ns - MAX(loop->timers[0].due_ns, loop->turn_ns));
     while (most-- > 0 && loop->timers_count > 0 && loop->timers[0].due_ns <= loop->now_ns) {
         struct timer *timer = loop->timers[0].timer;
         timer_stop(loop, timer);
@@ -228,12 +234,13 @@ static void turn(struct loop *loop)
     }
     int count = wait_ready(loop, wait);
     atomic_store_explicit(&loop->is_asleep, false, memory_order_relaxed);
-    loop->now_ns = loop->env->mono_ns(loop->env);
+    uint64_t begun_ns = loop->now_ns = loop->env->mono_ns(loop->env);
     require(count >= 0 || errno == EINTR);
 
     loop->ready_count = count; /* before anything runs that may unwatch */
     loop->ready_at = -1;
     timer_run(loop);
+    loop->turn_ns = begun_ns;
     run_posted(loop);
     for (loop->ready_at = 0; loop->ready_at < loop->ready_count; loop->ready_at++) {
         struct epoll_event *event = &loop->ready[loop->ready_at];
@@ -243,6 +250,7 @@ static void turn(struct loop *loop)
     }
     loop->ready_count = loop->ready_at = 0;
     run_deferred(loop);
+    stat_histogram_add(&loop->stats.turns, loop->env->mono_ns(loop->env) - begun_ns);
 }
 
 void loop_run(struct loop *loop)
@@ -265,6 +273,11 @@ uint32_t loop_index(const struct loop *loop)
 struct env *loop_env(const struct loop *loop)
 {
     return loop->env;
+}
+
+const struct loop_stats *loop_stats(const struct loop *loop)
+{
+    return &loop->stats;
 }
 
 struct loop *loop_current(void)

@@ -13,6 +13,7 @@
 #include "base/list.h"
 #include "base/mpsc.h"
 #include "io/env.h"
+#include "telemetry/stat.h"
 
 struct loop;
 
@@ -30,6 +31,13 @@ bool loop_is_mine(const struct loop *loop);
 uint64_t loop_now_ns(const struct loop *loop);
 /* Reads the clock anew and makes it loop_now_ns. */
 uint64_t loop_refresh_ns(struct loop *loop);
+
+/* What a loop says of its health; any thread may read. */
+struct loop_stats {
+    struct stat_histogram turns; /* from the end of a wait to the next: their sum is when it was busy */
+    struct stat_histogram lags;  /* how late the soonest timer was run, of turns that ran one */
+};
+const struct loop_stats *loop_stats(const struct loop *loop);
 
 /* -- messages from other threads ------------------------------------------------------------- */
 struct loop_msg {

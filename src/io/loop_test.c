@@ -106,6 +106,46 @@ TEST(a_timer_may_start_itself)
     loop_free(&loop);
 }
 
+static void on_busy(struct timer *timer)
+{
+    uint64_t until = clock_mono_ns() + 3 * NS_PER_MS;
+
+    while (clock_mono_ns() < until)
+        continue;
+    on_stop(timer);
+}
+
+static void on_nothing(struct timer *timer UNUSED)
+{
+}
+
+/* A turn of 3 ms: that is its length, and the timer that was due meanwhile is late. */
+TEST(a_loop_tells_how_long_its_turns_are_and_how_late_timers)
+{
+    struct loop *loop = make();
+    struct ticker t = { .timer.on_due = on_busy, .loop = loop };
+    struct ticker late = { .timer.on_due = on_nothing };
+    struct ticker stop = { .timer.on_due = on_stop, .loop = loop };
+    const struct loop_stats *stats = loop_stats(loop);
+    uint64_t begun = clock_mono_ns();
+
+    check_or_stop(timer_start(loop, &t.timer, 0, NULL) == OK, "start");
+    check_or_stop(timer_start(loop, &late.timer, begun + NS_PER_MS, NULL) == OK, "start");
+    loop_run(loop);
+    check_or_stop(timer_start(loop, &stop.timer, 0, NULL) == OK, "start");
+    loop_run(loop);
+    uint64_t took = clock_mono_ns() - begun;
+    check(stat_histogram_count(&stats->turns) == 2, "%llu turns",
+          (unsigned long long)stat_histogram_count(&stats->turns));
+    check(stats->turns.sum_ns >= 3 * NS_PER_MS && stats->turns.sum_ns <= took, "%llu of %llu ns",
+          (unsigned long long)stats->turns.sum_ns, (unsigned long long)took);
+    check(stat_histogram_count(&stats->lags) == 2, "%llu late",
+          (unsigned long long)stat_histogram_count(&stats->lags));
+    check(stats->lags.sum_ns >= 2 * NS_PER_MS && stats->lags.sum_ns <= 2 * took,
+          "%llu ns late in %llu", (unsigned long long)stats->lags.sum_ns, (unsigned long long)took);
+    loop_free(&loop);
+}
+
 /* Sooner than a timer that waits whole milliseconds could be: the best of many, as the machine may be
  * busy. */
 TEST(a_timer_is_in_time_to_a_fraction_of_a_millisecond)
