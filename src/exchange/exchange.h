@@ -83,16 +83,30 @@ struct exchange_ops {
 /* What is told of an exchange when it has ended - its line of the access log, its span, its count in the
  * metrics - beside what the transport knows. Whoever works on it fills in what it knows, at any time
  * before the end; slices are constant or in the exchange's arena. */
-enum { NOTE_STAGES_MAX = 8 };
+enum { NOTE_STAGES_MAX = 8, NOTE_INFERENCES_MAX = 32 };
+
+/* One inference, once it has ended. */
+struct note_inference {
+    uint64_t begun_ns; /* when its decoding began; stages follow each other from there */
+    uint64_t stage_ns[NOTE_STAGES_MAX]; /* by enum stage of engine/stats.h */
+    uint32_t responses;
+    uint8_t code; /* enum err_code */
+    struct note_inference *next; /* of those that are kept; the note's own */
+};
 
 struct exchange_note {
     struct slice route;          /* of a bounded set: the route's pattern, "/package.Service/Method" of a
                                     method there is, empty of what was not found */
     struct slice model, version; /* only of models that exist: the metrics have a label for each */
-    uint8_t code;                /* enum err_code of how it ended, where the status does not say it (gRPC) */
+    bool is_call;                /* messages over gRPC, gRPC-Web or a WebSocket: `code` says how it ended */
+    uint8_t code;                /* enum err_code */
     uint32_t requests;           /* inferences: 0, 1, more of a stream */
     uint32_t responses;
     uint64_t stage_ns[NOTE_STAGES_MAX]; /* enum stage of engine/stats.h; sums of a stream's */
+    /* The first NOTE_INFERENCES_MAX, in the arena, of an exchange whose spans are exported. */
+    bool keeps_inferences;
+    uint32_t kept_count;
+    struct note_inference *kept, **kept_end;
 };
 
 struct exchange {
@@ -117,6 +131,7 @@ struct exchange {
      * tests and for what the server asks of itself: everything is allowed. */
     struct caller *caller;
     struct trace_context trace; /* set before any handler */
+    struct slice request_id;    /* x-request-id, taken or made, printable ASCII; empty: none */
     /* "websocket": the peer asks for a tunnel, by HTTP/1.1's Upgrade (RFC 9110, 7.8) or HTTP/2's
      * extended CONNECT (RFC 8441; method is METHOD_GET then too). exchange_respond with 101 grants it
      * (200 is sent over HTTP/2): from then on the body both ways is the tunnel's bytes, the peer may
@@ -148,6 +163,11 @@ void exchange_init(struct exchange *x, const struct exchange_ops *ops, struct ar
                    struct loop *loop);
 struct exchange *exchange_ref(struct exchange *x);
 void exchange_unref(struct exchange **x);
+
+/* The model an exchange is about, once it was found: copied. The first counts. */
+void exchange_note_model(struct exchange *x, struct slice name, struct slice version);
+/* An inference has ended. Copied. */
+void exchange_note_inference(struct exchange *x, const struct note_inference *one);
 
 /* Value of the first header of that lower-case name; data NULL when there is none. */
 struct slice exchange_header(const struct exchange *x, const char *name);

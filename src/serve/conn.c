@@ -65,7 +65,9 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
     e->more_count = 0;
     e->promised = -1;
     e->drops_body = e->is_chunked = e->is_aborted = e->wants_room = false;
-    e->expects_continue = e->is_tunnel = e->knows_drain = false;
+    e->expects_continue = e->is_tunnel = e->knows_drain = e->is_told = false;
+    e->agent = slice_make(NULL, 0);
+    e->before = NULL;
     e->l = l;
     e->conn = conn;
     e->listener = conn->listener;
@@ -84,6 +86,10 @@ void serve_exchange_release(struct exchange *x)
     struct serve_loop *l = e->l;
 
     require(loop_is_mine(l->loop));
+    if (UNLIKELY(e->before != NULL)) {
+        struct exchange *before = &TAKE(e->before)->x;
+        exchange_unref(&before);
+    }
     arena_reset(x->arena);
     if (!pool_give(&l->exchanges, e)) {
         arena_free(&x->arena);

@@ -323,6 +323,7 @@ static void conn_let_go(struct http1_conn *c)
     struct serve_exchange *e = TAKE(c->now);
     struct exchange *x = &e->x;
 
+    observe_end(e, c->pace.bytes);
     e->conn = NULL;
     exchange_unref(&x);
 }
@@ -412,9 +413,11 @@ COLD static void conn_fail(struct http1_conn *c, uint16_t status, const struct e
         dialect = before->match.route != NULL ? before->dialect : api_dialect_of_path(path);
         e->x.method = before->x.method;
         e->x.is_head = before->x.is_head;
+        observe_replace(e, before);
         serve_exchange_leave(&before->x);
         conn_let_go(c);
     } else {
+        c->pace = (struct body_pace){ 0 };
         /* The target as far as it was understood; api looks at its beginning only. */
         if (c->input != NULL) {
             path = http1_target(&c->http, c->input->bytes + c->input_at);
@@ -611,6 +614,7 @@ static void begin_request(struct http1_conn *c, size_t head_size)
         x->protocol = "HTTP/1.0";
     x->tunnel = tunnel_of(c, x);
     e->expects_continue = h->expects_continue;
+    observe_begin(e);
     input_used(c, head_size);
 
     c->now = e;

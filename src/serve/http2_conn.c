@@ -392,6 +392,7 @@ static void let_go(struct serve_exchange *e)
 {
     struct exchange *x = &e->x;
 
+    observe_end(e, e->pace.bytes);
     hold_no_more(conn_of(e), e);
     e->stream = NULL;
     e->conn = NULL;
@@ -444,6 +445,8 @@ COLD static void exchange_fail(struct http2_conn *c, struct serve_exchange *e, u
     fresh->x.body_is_over = true;
     fresh->was_slow = status == 408;
     fresh->held = e->held;
+    fresh->pace.bytes = e->pace.bytes;
+    observe_replace(fresh, e);
     e->held = 0;
     fresh->dialect =
         e->match.route != NULL || e->dialect == DIALECT_GRPC ? e->dialect : serve_dialect_of(&e->x);
@@ -623,6 +626,7 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
         return;
     }
     struct exchange *x = &e->x;
+    observe_begin(e);
     x->method = method_of(x->method_text);
     x->is_head = x->method == METHOD_HEAD;
     x->body_is_over = head->is_end;

@@ -9,6 +9,7 @@
 #include "base/list.h"
 #include "io/loop.h"
 #include "io/socket.h"
+#include "serve/observe.h"
 #include "serve/origin.h"
 #include "serve/pool.h"
 #include "serve/router.h"
@@ -21,7 +22,7 @@
 enum {
     LISTENERS_MAX = 16,
     PEER_TEXT_MAX = 64,
-    HEADERS_MORE_MAX = 8,
+    HEADERS_MORE_MAX = 16,
 };
 
 struct conn;
@@ -80,6 +81,9 @@ struct serve_exchange {
     int64_t promised; /* body bytes the head announced; -1: not known */
     bool drops_body, is_chunked, is_aborted, wants_room, expects_continue;
     bool is_tunnel;   /* granted: x.tunnel says which */
+    bool is_told;     /* observers have heard of its end, or hear of another's in its place */
+    struct slice agent;            /* user-agent */
+    struct serve_exchange *before; /* owned reference; what this is the answer to, in its place */
     bool knows_drain; /* on_drain was called */
     char peer[PEER_TEXT_MAX];
 
@@ -126,6 +130,7 @@ struct serve_loop {
     struct listen_watch listens[LISTENERS_MAX];
     struct timer accept_timer;
     bool is_draining, is_cut;
+    uint64_t chance[4]; /* observe.c's generator of ids */
     struct loop_msg start_msg, drain_msg, cut_msg;
     enum err_code start_code;
     struct err start_err;
@@ -138,6 +143,8 @@ struct serve {
     struct http2_limits http2_limits;
     struct router *router;
     struct origin_rules origins;
+    struct observer observers[OBSERVERS_MAX]; /* read-only once started */
+    uint32_t observers_count;
     struct listener listeners[LISTENERS_MAX];
     uint32_t listeners_count;
     struct serve_loop *loops;
@@ -208,6 +215,20 @@ void serve_dispatch(struct serve_exchange *e);
 bool serve_takes_any_size(struct serve_exchange *e);
 /* What an error looks like that is found before the handler. */
 enum dialect serve_dialect_of(const struct exchange *x);
+
+/* -- observe.c -- */
+void observe_init(struct serve_loop *l);
+/* Reads what its head says of traces and who asks. */
+void observe_begin(struct serve_exchange *e);
+/* `fresh` answers in place of `before`, which nobody is told of. */
+void observe_replace(struct serve_exchange *fresh, struct serve_exchange *before);
+void observe_tell(struct serve_exchange *e, uint64_t body_in);
+/* Its transport has done with it. */
+static inline void observe_end(struct serve_exchange *e, uint64_t body_in)
+{
+    if (e->l->serve->observers_count != 0 && !e->is_told)
+        observe_tell(e, body_in);
+}
 
 /* -- serve.c -- */
 const char *serve_loop_date(struct serve_loop *l);

@@ -166,6 +166,7 @@ static enum err_code loops_make(struct serve *serve, struct err *err)
     for (uint32_t i = 0; i < serve->loops_count; i++) {
         struct serve_loop *l = &serve->loops[i];
         l->serve = serve;
+        observe_init(l);
         serve_loop_pools_init(l);
     }
     for (uint32_t i = 0; i < serve->loops_count; i++)

@@ -8,6 +8,7 @@
 #define SERVE_SERVE_H
 
 #include "api/route.h"
+#include "serve/observe.h"
 
 struct budget;
 struct env;
@@ -40,6 +41,7 @@ struct serve_settings {
     uint32_t hosts_allowed_count;
     const char *const *origins_allowed; /* --cors-origin: "https://app.example", or "*" */
     uint32_t origins_allowed_count;
+    struct observe_rules observe; /* traces and request ids */
     struct budget *budget;
     struct metrics *metrics;
     const struct api *api;

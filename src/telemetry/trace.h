@@ -23,8 +23,13 @@ struct trace_context {
 /* Reads `traceparent` (version 00, and later ones as section 4.3 says). False: it is none, and *ret is
  * untouched. span_id is left zero. */
 bool trace_parse(struct trace_context *ret, struct slice traceparent);
-/* "00-...-...-01" of which our own span is the parent, and a NUL. */
+/* "00-...-...-01" of which our own span is the parent, and a NUL. While span_id is zero, parent_id stands
+ * there: who has no span of its own passes on what came. */
 void trace_write(const struct trace_context *trace, char out[TRACEPARENT_MAX]);
+/* Twice `count` lower-case digits; returns where the next byte goes. */
+char *trace_write_hex(char *to, const uint8_t *bytes, size_t count);
+/* A list of at most 32 members and TRACE_STATE_MAX bytes, as section 3.3 says; else it is not passed on. */
+bool trace_state_is_good(struct slice state);
 static inline bool trace_is_set(const struct trace_context *trace)
 {
     for (int i = 0; i < TRACE_ID_BYTES; i++)
