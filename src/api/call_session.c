@@ -10,6 +10,7 @@
 #include "api/call_session.h"
 
 #include "api/grpc.h"
+#include "api/note.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "model/dtype.h"
@@ -239,6 +240,7 @@ static HOT void on_response(struct session *session, const struct session_respon
     cs->credit -= cs->credit != 0;
     if (UNLIKELY(cs->has_ended))
         return;
+    cs->call->x->note.responses++;
     err.code = OK;
     err.retry_after_ms = 0;
     err.text[0] = '\0';
@@ -315,6 +317,13 @@ static void on_free(struct session *session)
     release(cs);
 }
 
+static void on_run(struct session *session, const struct request *run, enum err_code code)
+{
+    const struct call_session *cs = session_user(session);
+
+    note_request(cs->call->x, run, 0, code);
+}
+
 static const struct session_sink call_session_sink = {
     .on_response = on_response,
     .on_piece_end = on_piece_end,
@@ -364,6 +373,9 @@ enum err_code call_session_open(struct call_session *cs, struct model *model,
     settings->bytes_max = cs->api->body_bytes_max;
     settings->deadline_ns = cs->call->deadline_ns;
     settings->credit = cs->credit;
+    settings->caller = cs->call->x->caller;
+    settings->trace = &cs->call->x->trace;
+    settings->on_run = on_run;
     settings->user = cs;
     TRY(session_new(&cs->session, cs->api->engine, model, settings, &call_session_sink, err));
     cs->was_open = true;

@@ -107,6 +107,7 @@ static HOT void call_service(struct call *call, const struct api *api,
         const struct grpc_method *method = &service->methods[i];
         if (!slice_is(call->method, method->name))
             continue;
+        call->x->note.route = call->x->path; /* there is such a method: of a bounded set */
         if (LIKELY(method->handle != NULL)) {
             method->handle(call, api);
             return;

@@ -11,6 +11,7 @@
 #include "api/infer_internal.h"
 
 #include "api/grpc.h"
+#include "api/note.h"
 
 static const struct exchange_user infer_user;
 
@@ -83,6 +84,7 @@ static void on_response(struct request *request, struct response *response)
 
     if (UNLIKELY(infer->has_ended))
         return; /* it was answered already, and the model is being told */
+    infer->x->note.responses++;
     if (infer->stream != NULL) {
         infer_stream_response(infer, response);
     } else if (LIKELY(infer->response == NULL)) {
@@ -101,9 +103,8 @@ static COLD void end_badly(struct infer *infer, const struct err *err)
         fail_count(infer, "no response");
 }
 
-static HOT void on_end(struct request *request, const struct err *err)
+static HOT void answer(struct infer *infer, const struct err *err)
 {
-    struct infer *infer = request->user;
     struct err failed;
 
     if (UNLIKELY(infer->has_ended))
@@ -123,6 +124,14 @@ static HOT void on_end(struct request *request, const struct err *err)
     infer_err_clear(&failed);
     if (UNLIKELY(infer->table->encode(infer, &failed) != OK))
         infer_fail(infer, &failed);
+}
+
+static HOT void on_end(struct request *request, const struct err *err)
+{
+    struct infer *infer = request->user;
+
+    answer(infer, err);
+    note_request(infer->x, request, infer->body_ns, err->code);
 }
 
 void infer_free(struct infer *infer)
@@ -205,6 +214,8 @@ static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline
     struct request *request = infer->request;
     request->user = infer;
     request->deadline_ns = deadline_ns;
+    request->caller = x->caller;
+    request->trace = &x->trace;
     if (UNLIKELY(infer->table->decode(infer, body, &err) != OK)) {
         fail(infer, &err);
         return;

@@ -5,6 +5,7 @@
  * a session, whose tensors are views of the request's. No more rows are pushed than the session takes.
  */
 #include "api/infer_internal.h"
+#include "api/note.h"
 
 struct infer_rows {
     struct session *session;
@@ -103,8 +104,17 @@ static void on_response(struct session *session, const struct session_response *
 {
     struct infer *infer = session_user(session);
 
-    if (!infer->has_ended)
-        infer_stream_response(infer, response->response);
+    if (infer->has_ended)
+        return;
+    infer->x->note.responses++;
+    infer_stream_response(infer, response->response);
+}
+
+static void on_run(struct session *session, const struct request *run, enum err_code code)
+{
+    const struct infer *infer = session_user(session);
+
+    note_request(infer->x, run, 0, code);
 }
 
 static void on_piece_end(struct session *session, const struct session_piece *piece UNUSED,
@@ -161,6 +171,9 @@ enum err_code infer_rows_open(struct infer *infer, uint32_t credit, struct err *
         .parameters = request->parameters,
         .wants = request->wants,
         .credit = credit,
+        .caller = infer->x->caller,
+        .trace = &infer->x->trace,
+        .on_run = on_run,
         .user = infer,
     };
     r->rows = infer->rows_apart;

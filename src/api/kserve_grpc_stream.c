@@ -21,6 +21,7 @@
  */
 #include "api/grpc.h"
 #include "api/kserve.h"
+#include "api/note.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/list.h"
@@ -472,6 +473,7 @@ static void on_response(struct request *request, struct response *response)
 
     if (e->is_answered || e->stream->is_over)
         return;
+    e->stream->x->note.responses++;
     if (e->is_decoupled)
         send_response(e, response);
     else if (e->response == NULL)
@@ -507,10 +509,10 @@ static void send_end(struct entry *e)
     }
 }
 
-static void on_end(struct request *request, const struct err *err)
+static void answer_entry(struct entry *e, const struct err *err)
 {
-    struct entry *e = request->user;
     struct stream *s = e->stream;
+    struct request *request = e->request;
     struct err failed;
 
     err_clear(&failed);
@@ -550,6 +552,14 @@ static void on_end(struct request *request, const struct err *err)
     e->is_ready = true;
     flush_ordered(s);
     request_account_encode(request, loop_env(s->x->loop)->mono_ns(loop_env(s->x->loop)) - begun_ns);
+}
+
+static void on_end(struct request *request, const struct err *err)
+{
+    struct entry *e = request->user;
+
+    answer_entry(e, err);
+    note_request(e->stream->x, request, 0, err->code);
 }
 
 static void on_free(struct request *request)
@@ -623,6 +633,8 @@ static enum err_code prepare(struct entry *e, struct err *err)
     }
     kserve_fill(request, &e->asked, e->plan);
     request->user = e;
+    request->caller = s->x->caller;
+    request->trace = &s->x->trace;
     e->request = request;
     e->is_decoupled = model_is_decoupled(e->model);
     e->wants_end = wants_end(&e->pb);

@@ -20,6 +20,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "api/note.h"
 #include "api/resume.h"
 #include "api/session_internal.h"
 #include "base/buf.h"
@@ -280,6 +281,13 @@ static uint64_t input_of(const struct session_piece *piece, uint64_t number)
     return piece != NULL ? (uint64_t)(uintptr_t)piece->user : number;
 }
 
+static void on_run(struct session *session, const struct request *run, enum err_code code)
+{
+    const struct talk *t = session_user(session);
+
+    note_request(t->x, run, 0, code);
+}
+
 static HOT void on_response(struct session *session, const struct session_response *r)
 {
     struct talk *t = session_user(session);
@@ -287,6 +295,8 @@ static HOT void on_response(struct session *session, const struct session_respon
     t->credit -= t->credit != 0;
     if (UNLIKELY(t->has_ended))
         return;
+    if (LIKELY(t->x != NULL))
+        t->x->note.responses++;
     struct penstock_pb_answer answer = {
         .kind = PENSTOCK_PB_OUTPUT,
         .input = input_of(r->of, r->piece),
@@ -692,8 +702,14 @@ static enum err_code open(struct talk *t, struct model *model,
                                          .budget = t->out.budget,
                                          .bytes_max = t->api->body_bytes_max,
                                          .deadline_ns = UINT64_MAX,
+                                         .on_run = on_run,
                                          .user = t };
 
+    note_model(t->x, model);
+    if (pb->resume_seconds == 0) { /* else it may live longer than the exchange that began it */
+        settings.caller = t->x->caller;
+        settings.trace = &t->x->trace;
+    }
     if (pb->resume_seconds != 0)
         TRY(prepare_resumable(t, pb->resume_seconds, ret_field, err));
     TRY(session_read_reduce(pb, "begin.", s, SESSION_EACH, t->arena, &settings, ret_field, err));

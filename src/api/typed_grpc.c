@@ -193,6 +193,8 @@ HOT bool typed_grpc_handle(struct call *call, const struct api *api)
         return true;
     }
     enum typed_method method = find_method(call->method);
+    if (LIKELY(method < TYPED_METHODS))
+        call->x->note.route = call->x->path;
     struct slice version = call_metadata(call, "model-version");
     if (version.data == NULL)
         version = slice_make("", 0);

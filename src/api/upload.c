@@ -19,6 +19,7 @@
 #include "api/identity.h"
 #include "api/reply.h"
 #include "api/node.h"
+#include "api/note.h"
 #include "api/typed.h"
 #include "base/buf.h"
 #include "base/map.h"
@@ -421,6 +422,15 @@ static void on_credit(struct session *session, uint32_t pieces UNUSED)
     consume(session_user(session));
 }
 
+/* Told of the request that feeds it now, where that is this loop's. */
+static void on_run(struct session *session, const struct request *run, enum err_code code)
+{
+    struct upload *u = session_user(session);
+
+    if (u->current != NULL && u->current->home == u->loop)
+        note_request(u->current->x, run, 0, code);
+}
+
 static void on_session_end(struct session *session, const struct err *err)
 {
     end(session_user(session), err);
@@ -777,6 +787,7 @@ static enum err_code open_session(struct upload *u, struct slice query, struct e
         .deadline_ns = UINT64_MAX,
         .bytes_max = u->api->body_bytes_max,
         .credit = 1,
+        .on_run = on_run,
         .user = u,
     };
 
@@ -846,6 +857,7 @@ static enum err_code upload_new(struct upload **ret, struct exchange *x, const s
     snprintf(u->id, sizeof u->id, "%s.%s", u->all->node, secret);
     identity_of(x, u->identity);
     TRY(engine_want_model(api->engine, &u->model, name, version, err));
+    note_model(x, u->model);
     enum err_code code = choose_input(u, err);
     if (code == OK)
         code = open_session(u, x->query, err);

@@ -109,6 +109,8 @@ static void let_go(struct grpc_call *g, enum err_code code)
     struct exchange *x = g->call.x;
 
     g->call.is_over = true;
+    x->note.is_call = true;
+    x->note.code = (uint8_t)code;
     grpc_count(&g->stats->calls[code]);
     if (g->deadline.slot != 0)
         timer_stop(x->loop, &g->deadline);

@@ -392,6 +392,8 @@ void grpc_out_fail(struct exchange *x, struct grpc_type type, const struct err *
 
     if (x->is_gone || x->is_ended)
         return;
+    x->note.is_call = true;
+    x->note.code = (uint8_t)status->code;
     fields[count++] = content_type_of(type);
     count += put_status(fields + count, x->arena, status, NULL);
     exchange_respond(x, 200, fields, count, 0);

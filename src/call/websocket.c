@@ -85,6 +85,7 @@ static void tell_gone(struct websocket_call *w, enum err_code why)
     if (call->is_over)
         return;
     call->is_over = true;
+    call->x->note.code = (uint8_t)why;
     if (call->user != NULL && call->user->on_gone != NULL)
         call->user->on_gone(call, why);
 }
@@ -110,6 +111,7 @@ static void end(struct call *call, const struct err *status,
     struct websocket_call *w = websocket_of(call);
     enum err_code code = status->code == OK ? w->failure : status->code;
 
+    call->x->note.code = (uint8_t)code;
     if (UNLIKELY(w->failure != OK && status->code == OK))
         close_with(w, websocket_close_code(code), slice_of("no memory for a message; retry later"));
     else if (w->is_draining && (code == OK || code == E_UNAVAILABLE))
@@ -384,6 +386,7 @@ struct call *websocket_accept(struct exchange *x, const struct websocket_setting
     websocket_count(&stats->connections_open, 1);
     x->user = &exchange_user;
     x->user_data = w;
+    x->note.is_call = true;
     exchange_ref(x);
     w->heard_ns = websocket_now(w);
     websocket_wait(w);

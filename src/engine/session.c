@@ -424,6 +424,8 @@ static void on_run_end(struct request *request, const struct err *err)
     struct session *s = piece->session;
     const char *text = "";
 
+    if (s->settings.on_run != NULL && !s->is_cancelled && !s->has_ended)
+        s->settings.on_run(s, request, err->code);
     if (err->code == OK && !is_interrupted(s, piece))
         fed_commit(s);
     else
@@ -644,6 +646,8 @@ static void submit(struct session *s, struct piece *piece)
     struct request *request = piece->request;
 
     request->id = piece->pub.id;
+    request->caller = s->settings.caller;
+    request->trace = s->settings.trace;
     request->deadline_ns = s->settings.deadline_ns;
     for (uint32_t i = 0; i < s->model->signature->outputs_count; i++)
         request->wants[i] = session_wants(s, i);

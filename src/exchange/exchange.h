@@ -89,7 +89,6 @@ enum { NOTE_STAGES_MAX = 8, NOTE_INFERENCES_MAX = 32 };
 struct note_inference {
     uint64_t begun_ns; /* when its decoding began; stages follow each other from there */
     uint64_t stage_ns[NOTE_STAGES_MAX]; /* by enum stage of engine/stats.h */
-    uint32_t responses;
     uint8_t code; /* enum err_code */
     struct note_inference *next; /* of those that are kept; the note's own */
 };

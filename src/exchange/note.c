@@ -41,7 +41,6 @@ void exchange_note_inference(struct exchange *x, const struct note_inference *on
     struct exchange_note *note = &x->note;
 
     note->requests++;
-    note->responses += one->responses;
     for (size_t i = 0; i < NOTE_STAGES_MAX; i++)
         note->stage_ns[i] += one->stage_ns[i];
     if (UNLIKELY(note->keeps_inferences))

@@ -203,6 +203,7 @@ void serve_dispatch(struct serve_exchange *e)
         e->match = found.match;
         e->match.api = serve->settings.api;
         e->dialect = e->match.route->dialect;
+        x->note.route = slice_of(e->match.route->pattern);
         e->match.route->handle(x, &e->match);
         return;
     }

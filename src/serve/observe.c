@@ -252,7 +252,7 @@ void observe_tell(struct serve_exchange *e, uint64_t body_in)
                : x->is_gone || !x->is_ended  ? OBSERVE_LEFT
                                              : OBSERVE_ANSWERED,
         .status = x->status != 0 ? x->status : 499,
-        .is_call = e->dialect == DIALECT_GRPC || x->note.is_call,
+        .is_call = x->note.is_call,
         .agent = e->agent,
         .ended_ns = serve->env->mono_ns(serve->env),
         .body_in = body_in,
