@@ -160,9 +160,10 @@ void metrics_family(struct text *out, const char *name, const char *type, const 
     text_byte(out, '\n');
 }
 
-static void sample_head(struct text *out, const char *name, const char *labels)
+static void sample_head(struct text *out, const char *name, const char *suffix, const char *labels)
 {
     text_str(out, name);
+    text_str(out, suffix);
     if (labels[0] != '\0') {
         text_byte(out, '{');
         text_str(out, labels);
@@ -173,20 +174,50 @@ static void sample_head(struct text *out, const char *name, const char *labels)
 
 void metrics_sample_u64(struct text *out, const char *name, const char *labels, uint64_t value)
 {
-    sample_head(out, name, labels);
+    sample_head(out, name, "", labels);
     text_u64(out, value);
     text_byte(out, '\n');
 }
 
+static void put_f64(struct text *out, double value)
+{
+    if (isnan(value))
+        text_str(out, "NaN\n");
+    else if (isinf(value))
+        text_str(out, value > 0 ? "+Inf\n" : "-Inf\n");
+    else
+        text_printf(out, "%.12g\n", value);
+}
+
 void metrics_sample_f64(struct text *out, const char *name, const char *labels, double value)
 {
-    sample_head(out, name, labels);
-    if (isnan(value))
-        text_str(out, "NaN");
-    else if (isinf(value))
-        text_str(out, value > 0 ? "+Inf" : "-Inf");
-    else
-        text_printf(out, "%.12g", value);
+    sample_head(out, name, "", labels);
+    put_f64(out, value);
+}
+
+void metrics_histogram(struct text *out, const char *name, const char *labels,
+                       const uint64_t sums[STAT_SUMS])
+{
+    uint64_t count = 0;
+
+    for (unsigned i = 0; i < STAT_BUCKETS; i++) {
+        count += sums[i];
+        text_str(out, name);
+        text_str(out, "_bucket{");
+        text_str(out, labels);
+        text_str(out, labels[0] == '\0' ? "le=\"" : ",le=\"");
+        if (i < STAT_BUCKETS - 1)
+            text_printf(out, "%g", stat_bucket_seconds[i]);
+        else
+            text_str(out, "+Inf");
+        text_str(out, "\"} ");
+        text_u64(out, count);
+        text_byte(out, '\n');
+    }
+    sample_head(out, name, "_sum", labels);
+    put_f64(out, (double)sums[STAT_BUCKETS] / 1e9);
+    sample_head(out, name, "_count", labels);
+    text_u64(out, count);
     text_byte(out, '\n');
 }
 

@@ -7,10 +7,9 @@
 #ifndef TELEMETRY_METRICS_H
 #define TELEMETRY_METRICS_H
 
-#include <stdatomic.h>
-
 #include "base/err.h"
 #include "base/text.h"
+#include "telemetry/stat.h"
 
 struct metrics;
 
@@ -29,10 +28,18 @@ MUST_USE enum err_code metrics_add_source(struct metrics *metrics,
                                           void *context, struct err *err);
 void metrics_render(struct metrics *metrics, struct text *out);
 
+/* Makes OpenMetrics 1.0 of what metrics_render and its like wrote: counters by their family's name without
+ * _total, bounds as floats, an end. A counter whose name has no _total (those are other servers') is of
+ * type unknown there, under the same name. */
+void metrics_openmetrics(struct slice rendered, struct text *out);
+
 /* For sources: "# HELP/# TYPE" and one sample. Label values are escaped by metrics_label. */
 void metrics_family(struct text *out, const char *name, const char *type, const char *help);
 void metrics_sample_u64(struct text *out, const char *name, const char *labels, uint64_t value);
 void metrics_sample_f64(struct text *out, const char *name, const char *labels, double value);
+/* All samples of one histogram of seconds, from its counters (stat.h: the buckets, then the sum). */
+void metrics_histogram(struct text *out, const char *name, const char *labels,
+                       const uint64_t sums[STAT_SUMS]);
 void metrics_label(struct text *out, const char *name, struct slice value, bool is_first);
 
 #endif

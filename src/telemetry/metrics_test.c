@@ -110,3 +110,79 @@ TEST(metrics_survives_every_fault)
     }
     fault_arm(0);
 }
+
+TEST(metrics_histograms)
+{
+    uint64_t sums[STAT_SUMS] = {
+        [0] = 2, [3] = 1, [STAT_BUCKETS - 1] = 4, [STAT_BUCKETS] = 1500000000
+    };
+    struct text out;
+
+    text_init(&out, 1 << 16);
+    metrics_histogram(&out, "h", "a=\"b\"", sums);
+    const char *words = text_cstr(&out);
+    check(strstr(words, "h_bucket{a=\"b\",le=\"1e-06\"} 2\n") == words, "%s", words);
+    check(strstr(words, "h_bucket{a=\"b\",le=\"1e-05\"} 3\n") != NULL, "%s", words);
+    check(strstr(words, "h_bucket{a=\"b\",le=\"10\"} 3\nh_bucket{a=\"b\",le=\"+Inf\"} 7\n"
+                        "h_sum{a=\"b\"} 1.5\nh_count{a=\"b\"} 7\n") != NULL,
+          "%s", words);
+    out.size = 0;
+    metrics_histogram(&out, "h", "", sums);
+    check(strstr(text_cstr(&out), "h_bucket{le=\"5e-06\"} 2\n") != NULL, "%s", text_cstr(&out));
+    check(strstr(text_cstr(&out), "h_count 7\n") != NULL, "%s", text_cstr(&out));
+    text_deinit(&out);
+}
+
+TEST(metrics_as_openmetrics)
+{
+    static const char from[] = "# HELP seen_total What was \"seen\"\n"
+                               "# TYPE seen_total counter\n"
+                               "seen_total{le=\"7\",a=\"le=\\\"1\"} 3\n"
+                               "# HELP nv_count Theirs\n"
+                               "# TYPE nv_count counter\n"
+                               "nv_count 4\n"
+                               "# HELP open Open\n"
+                               "# TYPE open gauge\n"
+                               "open 1\n"
+                               "# HELP open_total Opened\n"
+                               "# TYPE open_total counter\n"
+                               "open_total 2\n"
+                               "# HELP took Time\n"
+                               "# TYPE took histogram\n"
+                               "took_bucket{x=\"}\",le=\"1\"} 1\n"
+                               "took_bucket{le=\"10\"} 1\n"
+                               "took_bucket{le=\"0.1\"} 1\n"
+                               "took_bucket{le=\"+Inf\"} 1\n"
+                               "took_sum 5\n"
+                               "took_count 1\n";
+    static const char expected[] = "# TYPE seen counter\n"
+                                   "# HELP seen What was \\\"seen\\\"\n"
+                                   "seen_total{le=\"7\",a=\"le=\\\"1\"} 3\n"
+                                   "# TYPE nv_count unknown\n"
+                                   "# HELP nv_count Theirs\n"
+                                   "nv_count 4\n"
+                                   "# TYPE open gauge\n"
+                                   "# HELP open Open\n"
+                                   "open 1\n"
+                                   "# TYPE open_total unknown\n"
+                                   "# HELP open_total Opened\n"
+                                   "open_total 2\n"
+                                   "# TYPE took histogram\n"
+                                   "# HELP took Time\n"
+                                   "took_bucket{x=\"}\",le=\"1.0\"} 1\n"
+                                   "took_bucket{le=\"10.0\"} 1\n"
+                                   "took_bucket{le=\"0.1\"} 1\n"
+                                   "took_bucket{le=\"+Inf\"} 1\n"
+                                   "took_sum 5\n"
+                                   "took_count 1\n"
+                                   "# EOF\n";
+    struct text out;
+
+    text_init(&out, 1 << 16);
+    metrics_openmetrics(slice_of(from), &out);
+    check(slice_is(text_slice(&out), expected), "got\n%s", text_cstr(&out));
+    out.size = 0;
+    metrics_openmetrics(slice_of(""), &out);
+    check(slice_is(text_slice(&out), "# EOF\n"), "got\n%s", text_cstr(&out));
+    text_deinit(&out);
+}

@@ -22,11 +22,11 @@ void stat_histogram_add(struct stat_histogram *h, uint64_t ns)
     stat_add(&h->sum_ns, ns);
 }
 
-void stat_histogram_sum(struct stat_histogram *to, const struct stat_histogram *from)
+void stat_histogram_sum(uint64_t sums[STAT_SUMS], const struct stat_histogram *h)
 {
     for (unsigned i = 0; i < STAT_BUCKETS; i++)
-        stat_add(&to->buckets[i], stat_read(&from->buckets[i]));
-    stat_add(&to->sum_ns, stat_read(&from->sum_ns));
+        sums[i] += stat_read(&h->buckets[i]);
+    sums[STAT_BUCKETS] += stat_read(&h->sum_ns);
 }
 
 uint64_t stat_histogram_count(const struct stat_histogram *h)

@@ -34,8 +34,9 @@ struct stat_histogram {
 
 /* The shard's own writer. */
 void stat_histogram_add(struct stat_histogram *h, uint64_t ns);
-/* Adds what `from` has to `to`, which nobody else sees. */
-void stat_histogram_sum(struct stat_histogram *to, const struct stat_histogram *from);
+/* Adds it to `sums`: the buckets, then sum_ns. */
+enum { STAT_SUMS = STAT_BUCKETS + 1 };
+void stat_histogram_sum(uint64_t sums[STAT_SUMS], const struct stat_histogram *h);
 uint64_t stat_histogram_count(const struct stat_histogram *h);
 
 #endif
