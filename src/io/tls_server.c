@@ -260,7 +260,7 @@ static enum err_code prepare_auto(struct tls_server *server, struct err *err)
 
 static enum err_code reload(struct tls_server *server, bool is_first, struct err *err)
 {
-    struct tls_snapshot *fresh;
+    struct tls_snapshot *fresh = NULL;
 
     TRY(prepare_auto(server, err));
     TRY(make_snapshot(server, &fresh, err));
