@@ -52,6 +52,11 @@ MUST_USE enum err_code access_reload(struct access *access, uint64_t wall_ns, st
  * an HTTP client. A bad one leaves the former in place. */
 MUST_USE enum err_code access_set_keys(struct access *access, const char *url, struct slice jwks,
                                        uint64_t wall_ns, struct err *err);
+/* --admin without a file: everybody may administer. Before callers are asked for. */
+void access_allow_admin(struct access *access);
+bool access_has_rules(const struct access *access); /* false of NULL */
+/* What tenants' budgets are parts of. Before callers are asked for. */
+void access_set_budget(struct access *access, struct budget *parent);
 MUST_USE enum err_code access_register(struct access *access, struct metrics *metrics, struct err *err);
 
 /* -- who ----------------------------------------------------------------------------------------------- */
@@ -59,7 +64,9 @@ MUST_USE enum err_code access_register(struct access *access, struct metrics *me
 struct access_credentials {
     struct slice authorization; /* the header; data NULL: none */
     struct slice api_key;       /* x-api-key; likewise */
-    uint32_t authorizations, api_keys; /* how many of each came: more than one is refused */
+    struct slice bearer;        /* a WebSocket's subprotocol, without its prefix; likewise */
+    /* how many of each came: more than one in all is refused */
+    uint32_t authorizations, api_keys, bearers;
     const struct certificate *certificate; /* NULL: none */
 };
 
@@ -73,14 +80,20 @@ struct caller *caller_ref(struct caller *caller);
 void caller_unref(struct caller **caller);
 bool caller_is_anonymous(const struct caller *caller);
 const char *caller_name(const struct caller *caller);      /* "alice", "" of the anonymous one */
-struct tenant *caller_tenant(const struct caller *caller); /* never NULL */
+struct tenant *caller_tenant(const struct caller *caller); /* NULL: there are no tenants */
+/* Was it found by a file of rules? Else caller_may's answer is the same for every group and model, and
+ * who lists models has nothing to ask. */
+bool caller_has_rules(const struct caller *caller);
 /* SHA-256 of who it is: the same for each key, token and certificate of one name. */
 void caller_digest(const struct caller *caller, uint8_t ret[32]);
 
 /* -- what ---------------------------------------------------------------------------------------------- */
 
-/* `group` is the API ("v2", "models", "grpc.inference", "metrics" ...; the table of groups is in
- * docs/access.md); `model` empty: no model is meant, and it is asked whether any rule could allow it.
+/* Every name that rules know as a group; ends with NULL. */
+extern const char *const access_groups[];
+
+/* `group` is the API ("v2", "models", "metrics" ...: access_groups, docs/access.md; the same on every
+ * transport); `model` empty: no model is meant, and it is asked whether any rule could allow it.
  * E_UNAUTHENTICATED of an anonymous caller where a name could do, else E_PERMISSION; the words say which
  * right was missing for what, and never who has it. NULL caller: tests and the inside of the server, all
  * is allowed. */

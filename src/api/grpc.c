@@ -108,11 +108,17 @@ static HOT void call_service(struct call *call, const struct api *api,
         if (!slice_is(call->method, method->name))
             continue;
         call->x->note.route = call->x->path; /* there is such a method: of a bounded set */
+        struct err err = { 0 };
+        if (UNLIKELY(method->right != ACCESS_OPEN &&
+                     api_may(call->x, method->right, slice_of(service->group), slice_make("", 0),
+                             &err) != OK)) {
+            call_end(call, &err, NULL);
+            return;
+        }
         if (LIKELY(method->handle != NULL)) {
             method->handle(call, api);
             return;
         }
-        struct err err = { 0 };
         err_set(&err, E_UNIMPLEMENTED, "%s: %s", method->name, method->reason);
         call_end(call, &err, NULL);
         return;

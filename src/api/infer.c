@@ -343,7 +343,8 @@ void infer_begin(struct exchange *x, const struct route_match *match,
     x->user = &infer_user;
     x->user_data = infer;
     read_headers(infer);
-    if (engine_want_model(infer->api->engine, &infer->model, name, version, &err) != OK ||
+    if (api_want_model(x, infer->api, ACCESS_INFER, slice_of(table->group), &infer->model, name,
+                       version, &err) != OK ||
         check_timeout(infer, &err) != OK ||
         (table->begin != NULL && table->begin(infer, &err) != OK)) {
         fail(infer, &err);
@@ -387,7 +388,8 @@ static HOT void on_message(struct call *call, const struct call_message *message
 static enum err_code find_model(struct infer *infer, struct slice name, struct slice version,
                                 struct err *err)
 {
-    TRY(engine_want_model(infer->api->engine, &infer->model, name, version, err));
+    TRY(api_want_model(infer->x, infer->api, ACCESS_INFER, slice_of(infer->table->group),
+                       &infer->model, name, version, err));
     return infer->table->begin != NULL ? infer->table->begin(infer, err) : OK;
 }
 

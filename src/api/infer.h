@@ -37,6 +37,7 @@ struct infer_stream; /* infer_stream.c */
 
 struct infer_dialect {
     enum dialect dialect;
+    const char *group; /* of its API, as of struct route: its caller must be let infer there */
     size_t size; /* of the dialect's struct, which begins with a struct infer */
     /* calls only, where the model's name lies in the message: reads it and says which model. What
      * it read is kept for decode(). */

@@ -93,6 +93,7 @@ static enum err_code encode(struct infer *infer, struct err *err)
 
 static const struct infer_dialect one = {
     .dialect = DIALECT_KSERVE,
+    .group = "v2",
     .size = sizeof(struct generate),
     .begin = begin,
     .decode = decode,
@@ -103,6 +104,7 @@ static const struct infer_dialect one = {
 
 static const struct infer_dialect stream = {
     .dialect = DIALECT_KSERVE,
+    .group = "v2",
     .size = sizeof(struct generate),
     .begin = begin_stream,
     .decode = decode,

@@ -165,7 +165,8 @@ static struct model *want(struct call *call, const struct api *api, struct slice
 
     if (!read_or_end(&asked, call, message, false))
         return NULL;
-    if (engine_want_model(api->engine, &model, asked.name, asked.version, &err) != OK)
+    if (api_want_model(call->x, api, ACCESS_READ, slice_of("v2"), &model, asked.name, asked.version,
+                       &err) != OK)
         grpc_end(call, &err, err.code == E_INVALID ? "version" : NULL);
     return model;
 }
@@ -179,9 +180,12 @@ static void model_ready(struct call *call, const struct api *api, struct slice m
 
     if (!read_or_end(&asked, call, message, false))
         return;
-    enum err_code code = engine_want_model(api->engine, &model, asked.name, asked.version, &err);
+    enum err_code code = api_want_model(call->x, api, ACCESS_READ, slice_of("v2"), &model,
+                                        asked.name, asked.version, &err);
     if (code == E_INVALID)
         grpc_end(call, &err, "version");
+    else if (code == E_PERMISSION || code == E_UNAUTHENTICATED)
+        grpc_end(call, &err, NULL);
     else
         answer_bool(call, code == OK);
 }

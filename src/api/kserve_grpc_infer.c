@@ -90,6 +90,7 @@ static COLD void fail_call(struct infer *infer, const struct err *why)
 
 static const struct infer_dialect grpc_dialect = {
     .dialect = DIALECT_GRPC,
+    .group = "v2",
     .size = sizeof(struct grpc_infer),
     .locate = locate,
     .begin = begin,

@@ -622,7 +622,8 @@ static enum err_code prepare(struct entry *e, struct err *err)
     struct request *request = NULL;
     const char *field = NULL;
 
-    TRY(engine_want_model(engine, &e->model, e->pb.model_name, e->pb.model_version, err));
+    TRY(api_want_model(s->x, s->api, ACCESS_INFER, slice_of("v2"), &e->model, e->pb.model_name,
+                       e->pb.model_version, err));
     TRY(kserve_plan_of(e->model, &e->plan, err));
     TRY(request_new(&request, engine, e->model, e->arena, s->x->loop, &sink, err));
     struct kserve_inputs inputs = { request->inputs, request->has_input };

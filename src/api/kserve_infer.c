@@ -210,7 +210,8 @@ static HOT enum err_code event_write(struct infer *infer, const struct response 
 
 #define KSERVE_DIALECT(first)                                                                      \
     {                                                                                              \
-        .dialect = DIALECT_KSERVE, .size = sizeof(struct kserve_infer), .begin = (first),          \
+        .dialect = DIALECT_KSERVE, .group = "v2", .size = sizeof(struct kserve_infer),             \
+        .begin = (first),                                                                          \
         .decode = decode, .encode = encode, .event_bound = event_bound, .event_write = event_write \
     }
 

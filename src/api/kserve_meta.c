@@ -88,7 +88,8 @@ static struct model *want(struct exchange *x, const struct route_match *match)
     struct model *model = NULL;
     struct err err = { 0 };
 
-    if (engine_want_model(match->api->engine, &model, match->params[0], version_param(match),
+    if (api_want_model(x, match->api, ACCESS_READ, slice_of("v2"), &model, match->params[0],
+                       version_param(match),
                           &err) != OK)
         fail(x, &err);
     return model;
@@ -191,7 +192,8 @@ void kserve_model_ready(struct exchange *x, const struct route_match *match)
     struct err err = { 0 };
     struct text out;
 
-    if (engine_want_model(match->api->engine, &model, match->params[0], version_param(match),
+    if (api_want_model(x, match->api, ACCESS_READ, slice_of("v2"), &model, match->params[0],
+                       version_param(match),
                           &err) != OK) {
         answer_constant(x, 400, "{\"error\":\"Model version not ready\"}");
         return;

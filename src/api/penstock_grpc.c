@@ -167,6 +167,7 @@ static COLD void fail_call(struct infer *infer, const struct err *err)
 
 static const struct infer_dialect infer_dialect = {
     .dialect = DIALECT_GRPC,
+    .group = "models",
     .size = sizeof(struct v1_infer),
     .locate = locate,
     .decode = decode,
@@ -177,6 +178,7 @@ static const struct infer_dialect infer_dialect = {
 
 static const struct infer_dialect stream_dialect = {
     .dialect = DIALECT_GRPC,
+    .group = "models",
     .size = sizeof(struct v1_infer),
     .locate = locate,
     .decode = decode,

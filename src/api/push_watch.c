@@ -248,11 +248,13 @@ static enum err_code watcher_new(struct watcher **ret, struct exchange *x, const
 }
 
 /* A model that is known, loaded or not. */
-static enum err_code check_model(const struct api *api, struct slice name, struct err *err)
+static enum err_code check_model(const struct exchange *x, const struct api *api, struct slice name,
+                                 struct err *err)
 {
     struct model *model = NULL;
-    enum err_code code = engine_want_model(api->engine, &model, name, slice_make("", 0), err);
 
+    TRY(api_may(x, ACCESS_READ, slice_of("events"), name, err));
+    enum err_code code = engine_want_model(api->engine, &model, name, slice_make("", 0), err);
     model_unref(&model);
     return code == E_NOT_FOUND || code == E_INVALID ? code : OK;
 }
@@ -411,7 +413,7 @@ static enum err_code read_asked(struct asked *asked, struct exchange *x,
         asked->model = slice_make(arena_strndup(x->arena, name.data, name.size), name.size);
         if (asked->model.data == NULL)
             return err_set(err, E_EXHAUSTED, "no memory to watch events; retry later");
-        TRY(check_model(match->api, asked->model, err));
+        TRY(check_model(x, match->api, asked->model, err));
     }
     /* A browser that comes back has the same URL and the newer header. */
     if (last.size > 0)
@@ -499,7 +501,7 @@ static void watch_answer(struct call *call, const struct api *api, struct slice 
     enum err_code code = read_request(&asked, message, &field, &err);
 
     if (code == OK && asked.model.data != NULL &&
-        (code = check_model(api, asked.model, &err)) != OK)
+        (code = check_model(call->x, api, asked.model, &err)) != OK)
         field = "model";
     if (code == OK && (code = watcher_new(&w, call->x, api, &asked, true, &err)) == E_RANGE)
         field = "after";

@@ -20,13 +20,23 @@ uint16_t api_status(enum dialect dialect, enum err_code code)
     return err_http_status(code);
 }
 
+/* RFC 6750, 3: who showed nothing is told no error. */
+static struct slice challenge_of(const struct exchange *x)
+{
+    bool was_shown = exchange_header(x, "authorization").data != NULL ||
+                     exchange_header(x, "x-api-key").data != NULL;
+
+    return slice_of(was_shown ? "Bearer realm=\"penstock\", error=\"invalid_token\""
+                              : "Bearer realm=\"penstock\"");
+}
+
 /* Everything of an error answer lies in the arena. When even that is out of memory, the answer has
  * a constant body: it still has to be one. */
 static void answer_error(struct exchange *x, enum dialect dialect, uint16_t status,
                          const struct err *err, const struct header *more, uint32_t more_count,
                          const struct text *body)
 {
-    struct header headers[4];
+    struct header headers[5];
     uint32_t count = 0;
     char *retry = NULL;
     struct slice bytes = text_slice(body);
@@ -34,6 +44,8 @@ static void answer_error(struct exchange *x, enum dialect dialect, uint16_t stat
     require(more_count <= 2);
     for (uint32_t i = 0; i < more_count; i++)
         headers[count++] = more[i];
+    if (status == 401)
+        headers[count++] = (struct header){ SLICE_LIT("www-authenticate"), challenge_of(x) };
     /* What is full now is less so in a second, where nobody knows better. */
     uint32_t wait_ms = err->retry_after_ms;
     if (wait_ms == 0 && err->code == E_EXHAUSTED)

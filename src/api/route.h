@@ -90,6 +90,12 @@ MUST_USE enum err_code api_want_model(const struct exchange *x, const struct api
                                       struct model **ret, struct slice name, struct slice version,
                                       struct err *err);
 
+/* The same question about a model that is not run now, or about none (`model` empty). err may be NULL. */
+MUST_USE enum err_code api_may(const struct exchange *x, enum access_right right,
+                               struct slice group, struct slice model, struct err *err);
+/* May the caller of `x` know of it? For whoever lists models. */
+bool api_shows_model(const struct exchange *x, struct slice group, const char *name);
+
 /* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
  * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text; gRPC a Trailers-Only status
  * (200 whatever `status` says). `status` 0: from the code.

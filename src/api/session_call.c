@@ -649,7 +649,7 @@ static enum err_code find_model(struct talk *t, const struct penstock_pb_request
         *ret_field = "begin.model";
         return err_set(err, E_INVALID, "begin.model: it is empty; it takes a model's name");
     }
-    enum err_code code = engine_want_model(t->api->engine, ret, model, version, err);
+    enum err_code code = api_want_model(t->x, t->api, ACCESS_INFER, slice_of("models"), ret, model, version, err);
     if (code == E_INVALID && version.size != 0)
         *ret_field = "begin.version";
     return code;

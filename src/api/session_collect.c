@@ -70,7 +70,8 @@ static enum err_code look_first(struct collect *c, const struct call_message *me
         c->cs.field = "model";
         return err_set(err, E_INVALID, "model: it is empty; the first message takes a model's name");
     }
-    TRY(engine_want_model(c->cs.api->engine, &model, first->model, first->version, err));
+    TRY(api_want_model(c->cs.call->x, c->cs.api, ACCESS_INFER, slice_of("models"), &model,
+                       first->model, first->version, err));
     TRY(open(c, model, err));
     *ret_is_piece = first->inputs_count != 0;
     return OK;

@@ -91,7 +91,8 @@ static void stream(struct exchange *x, const struct route_match *match)
     struct err err = { 0 };
 
     /* A model that is not there is said in HTTP, before there is a WebSocket. */
-    if (engine_want_model(match->api->engine, &model, match->params[0], version, &err) != OK) {
+    if (api_want_model(x, match->api, ACCESS_INFER, slice_of("models"), &model, match->params[0],
+                       version, &err) != OK) {
         api_fail(x, DIALECT_TYPED, 0, &err);
         return;
     }

@@ -359,6 +359,7 @@ static void fail_call(struct infer *infer, const struct err *err)
 
 static const struct infer_dialect typed_dialect = {
     .dialect = DIALECT_TYPED,
+    .group = "models",
     .size = sizeof(struct typed_call),
     .begin = begin,
     .decode = decode,
@@ -552,7 +553,7 @@ static void describe_model(struct exchange *x, const struct route_match *match)
     struct err err = { 0 };
     struct text out, line;
 
-    if (engine_want_model(match->api->engine, &model, match->params[0],
+    if (api_want_model(x, match->api, ACCESS_READ, slice_of("models"), &model, match->params[0],
                           match->params_count > 1 ? match->params[1] : slice_make("", 0),
                           &err) != OK ||
         typed_plan_of(model, &plan, &err) != OK) {
@@ -586,7 +587,7 @@ static void contract_of_model(struct exchange *x, const struct route_match *matc
     struct err err = { 0 };
     struct text out;
 
-    if (engine_want_model(match->api->engine, &model, match->params[0],
+    if (api_want_model(x, match->api, ACCESS_READ, slice_of("models"), &model, match->params[0],
                           match->params_count > 1 ? match->params[1] : slice_make("", 0),
                           &err) != OK ||
         typed_plan_of(model, &plan, &err) != OK) {

@@ -65,6 +65,7 @@ static HOT enum err_code encode(struct infer *infer, struct err *err)
 
 static const struct infer_dialect typed_grpc_dialect = {
     .dialect = DIALECT_GRPC,
+    .group = "models",
     .size = sizeof(struct typed_grpc),
     .begin = begin,
     .decode = decode,
@@ -130,6 +131,7 @@ static HOT enum err_code send_one(struct infer *infer, const struct response *re
 
 static const struct infer_dialect typed_grpc_stream_dialect = {
     .dialect = DIALECT_GRPC,
+    .group = "models",
     .size = sizeof(struct typed_grpc),
     .begin = begin_stream,
     .decode = decode_stream,
@@ -188,8 +190,14 @@ HOT bool typed_grpc_handle(struct call *call, const struct api *api)
         return false;
     const char *model =
         repository_service_model(api->repository, slice_skip(call->service, sizeof prefix - 1));
+    struct err err = { 0 };
     if (UNLIKELY(model == NULL)) {
-        end_unknown_service(call, api);
+        /* Whether there is one, only those are told who may call it: asked as if there were. */
+        if (api_may(call->x, ACCESS_INFER, slice_of("models"),
+                    slice_skip(call->service, sizeof prefix - 1), &err) != OK)
+            call_end(call, &err, NULL);
+        else
+            end_unknown_service(call, api);
         return true;
     }
     enum typed_method method = find_method(call->method);

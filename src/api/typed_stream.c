@@ -329,7 +329,8 @@ void typed_stream_handle(struct call *call, const struct api *api, enum typed_me
     stream_of(cs)->method = method;
     cs->collects = method == TYPED_PREDICT_COLLECT;
     call->keeps_none = true; /* messages are read into pieces */
-    enum err_code code = engine_want_model(api->engine, &model, name, version, &err);
+    enum err_code code = api_want_model(call->x, api, ACCESS_INFER, slice_of("models"), &model,
+                                        name, version, &err);
     if (code == OK)
         code = open_with(stream_of(cs), model, &err);
     model_unref(&model);

@@ -856,7 +856,7 @@ static enum err_code upload_new(struct upload **ret, struct exchange *x, const s
     identity_secret(u->all->settings.env, secret);
     snprintf(u->id, sizeof u->id, "%s.%s", u->all->node, secret);
     identity_of(x, u->identity);
-    TRY(engine_want_model(api->engine, &u->model, name, version, err));
+    TRY(api_want_model(x, api, ACCESS_INFER, slice_of("models"), &u->model, name, version, err));
     note_model(x, u->model);
     enum err_code code = choose_input(u, err);
     if (code == OK)

@@ -124,6 +124,32 @@ TEST(buf_is_charged_as_it_fills)
     check(budget_used(&budget) == 0, "given back");
 }
 
+TEST(a_budget_with_a_parent_takes_from_both)
+{
+    struct budget server, tenant;
+
+    budget_init(&server, 1000);
+    budget_init(&tenant, 600);
+    tenant.parent = &server;
+    check(budget_take(&tenant, 500) && budget_used(&server) == 500, "both are charged");
+    check(!budget_take(&tenant, 200), "more than its own");
+    check(budget_used(&tenant) == 500 && budget_used(&server) == 500, "a refusal takes nothing");
+    check(budget_refused(&tenant) == 1 && budget_refused(&server) == 0, "it was the child's");
+    check(budget_take(&server, 450), "others");
+    check(!budget_take(&tenant, 100), "more than the parent has");
+    check(budget_used(&tenant) == 500 && budget_used(&server) == 950, "likewise");
+    check(budget_refused(&tenant) == 1 && budget_refused(&server) == 1, "it was the parent's");
+    budget_resize(&tenant, 100);
+    check(!budget_take(&tenant, 1) && budget_used(&tenant) == 500, "smaller than what it gave out");
+    budget_give(&tenant, 500);
+    check(budget_used(&tenant) == 0 && budget_used(&server) == 450, "given back to both");
+    check(!budget_take(&tenant, 101) && budget_take(&tenant, 100), "the new limit");
+    budget_resize(&tenant, UINT64_MAX);
+    check(budget_take(&tenant, 450), "none of its own");
+    budget_give(&tenant, 550);
+    check(budget_used(&tenant) == 0, "%llu", (unsigned long long)budget_used(&tenant));
+}
+
 TEST(blocks_are_kept_and_given_back)
 {
     size_t room = 0, other_room = 0, small_room = 0;

@@ -5,11 +5,24 @@
  */
 #include "base/budget.h"
 
+static int64_t bytes_of(uint64_t limit)
+{
+    return limit > INT64_MAX ? INT64_MAX : (int64_t)limit;
+}
+
 void budget_init(struct budget *budget, uint64_t limit_bytes)
 {
-    budget->limit = limit_bytes > INT64_MAX ? INT64_MAX : (int64_t)limit_bytes;
-    atomic_init(&budget->left, budget->limit);
+    atomic_init(&budget->limit, bytes_of(limit_bytes));
+    atomic_init(&budget->left, bytes_of(limit_bytes));
     atomic_init(&budget->refused, 0);
+    budget->parent = NULL;
+}
+
+void budget_resize(struct budget *budget, uint64_t limit_bytes)
+{
+    int64_t limit = bytes_of(limit_bytes), before = atomic_exchange(&budget->limit, limit);
+
+    atomic_fetch_add_explicit(&budget->left, limit - before, memory_order_relaxed);
 }
 
 COLD static bool refuse(struct budget *budget)
@@ -22,19 +35,21 @@ bool budget_take(struct budget *budget, size_t bytes)
 {
     if (budget == NULL)
         return true;
-    if (UNLIKELY(bytes > (size_t)budget->limit))
+    if (UNLIKELY(bytes > (size_t)atomic_load_explicit(&budget->limit, memory_order_relaxed)))
         return refuse(budget);
     int64_t before =
         atomic_fetch_sub_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
-    if (LIKELY(before >= (int64_t)bytes))
+    if (LIKELY(before >= (int64_t)bytes) &&
+        (LIKELY(budget->parent == NULL) || budget_take(budget->parent, bytes)))
         return true;
     atomic_fetch_add_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
-    return refuse(budget);
+    /* What its parent refused, the parent has counted. */
+    return before >= (int64_t)bytes ? false : refuse(budget);
 }
 
 void budget_give(struct budget *budget, size_t bytes)
 {
-    if (budget != NULL)
+    for (; budget != NULL; budget = budget->parent)
         atomic_fetch_add_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
 }
 
@@ -42,7 +57,7 @@ uint64_t budget_used(const struct budget *budget)
 {
     int64_t left = atomic_load_explicit(&budget->left, memory_order_relaxed);
 
-    return (uint64_t)(budget->limit - left);
+    return (uint64_t)(atomic_load_explicit(&budget->limit, memory_order_relaxed) - left);
 }
 
 uint64_t budget_refused(const struct budget *budget)

@@ -27,6 +27,10 @@
 struct metrics;
 struct websocket_stats; /* opaque: what the loops count, and memory that their connections share */
 
+/* A subprotocol that begins so carries a credential, for pages, which cannot set headers; it is never the
+ * one that is chosen, nor shown in an answer. */
+#define WEBSOCKET_BEARER "penstock.bearer."
+
 struct websocket_settings {
     size_t message_bytes_max; /* of one message, before and after inflating: --max-message */
     const char *option;       /* that raises it, for the error */

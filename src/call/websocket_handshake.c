@@ -70,13 +70,29 @@ static uint32_t count_of(const struct exchange *x, const char *name)
     return count;
 }
 
+static bool is_bearer(struct slice token)
+{
+    return slice_starts(token, WEBSOCKET_BEARER);
+}
+
+/* A credential among them is no subprotocol. */
+static bool names_any(struct slice list)
+{
+    struct slice token;
+
+    while ((token = websocket_token_next(&list)).data != NULL)
+        if (!is_bearer(token))
+            return true;
+    return list.size > 0; /* what is no list names something that is not ours */
+}
+
 /* The first of ours that the peer names. False: it names others only. */
 static bool choose_protocol(const struct exchange *x, const char *const *ours, const char **ret)
 {
     struct slice named = joined(x, "sec-websocket-protocol");
 
     *ret = NULL;
-    if (ours == NULL || named.data == NULL)
+    if (ours == NULL || named.data == NULL || !names_any(named))
         return true;
     for (; *ours != NULL; ours++) {
         struct slice list = named, token;
@@ -91,16 +107,21 @@ static bool choose_protocol(const struct exchange *x, const char *const *ours, c
 
 COLD static bool refuse_protocol(struct exchange *x, const char *const *ours)
 {
-    struct slice named = slice_first(exchange_header(x, "sec-websocket-protocol"), QUOTE_MAX);
+    struct slice all = joined(x, "sec-websocket-protocol"), named = { 0 }, token;
     char list[160];
     size_t size = 0;
+
+    /* One is enough to see the mistake, and no credential is repeated. */
+    while (named.data == NULL && (token = websocket_token_next(&all)).data != NULL)
+        if (!is_bearer(token))
+            named = slice_first(token, QUOTE_MAX);
 
     list[0] = '\0';
     for (; *ours != NULL && size < sizeof list; ours++)
         size +=
             (size_t)snprintf(list + size, sizeof list - size, "%s%s", size > 0 ? ", " : "", *ours);
     return refuse(x, 400,
-                  "none of the subprotocols '%.*s' is spoken here; those that are: %s (or leave "
+                  "the subprotocol '%.*s' is not spoken here; those that are: %s (or leave "
                   "Sec-WebSocket-Protocol out)\n",
                   SLICE_ARG(named), list);
 }

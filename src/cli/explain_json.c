@@ -193,6 +193,10 @@ static void explain(struct exchange *x, const struct route_match *match)
     struct err err = { 0 };
     struct text out;
 
+    if (api_may(x, ACCESS_READ, slice_of("models"), match->params[0], &err) != OK) {
+        api_fail(x, DIALECT_TYPED, 0, &err);
+        return;
+    }
     repository_snapshot_take(match->api->repository, &snapshot);
     const struct repository_entry *entry = find(&snapshot, match->params[0], version);
     if (entry != NULL) {

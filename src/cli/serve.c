@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "access/access.h"
 #include "api/grpc.h"
 #include "api/node.h"
 #include "api/push.h"
@@ -56,6 +57,7 @@ enum {
 struct server {
     struct stack stack;
     struct metrics *metrics;
+    struct access *access;
     struct grpc_stats *grpc_stats;
     struct websocket_stats *websocket_stats;
     struct grpc_watchers watchers;
@@ -105,6 +107,7 @@ static struct serve_settings settings_of(const struct options *o, struct server 
         .hosts_allowed_count = o->values[OPT_ALLOW_HOST].items_count,
         .origins_allowed = o->values[OPT_CORS_ORIGIN].items,
         .origins_allowed_count = o->values[OPT_CORS_ORIGIN].items_count,
+        .access = server->access,
         .budget = &server->stack.budget,
         .metrics = server->metrics,
         .api = &server->api,
@@ -227,6 +230,27 @@ static enum err_code open_resumables(struct server *server, const struct options
     return resumables_register(server->resumables, server->metrics, err);
 }
 
+/* Before anything else, so that a mistake in it is said at once. */
+static enum err_code open_access(struct server *server, const struct options *o, struct err *err)
+{
+    const char *path = options_text(o, OPT_ACCESS);
+    struct env *env = server->stack.env;
+    char where[ERR_TEXT_MAX];
+
+    if (path[0] != '\0' && options_flag(o, OPT_ADMIN)) {
+        server->is_misused = o->values[OPT_ADMIN].source == SOURCE_ARGV;
+        return err_set(err, E_INVALID,
+                       "--admin lets everybody administer; with --access a rule says who may: "
+                       "`may: [admin]`");
+    }
+    if (access_new(&server->access, path, env->wall_ns(env), err) != OK)
+        return err_wrap(err, "%s", options_origin(o, OPT_ACCESS, where, sizeof where));
+    if (options_flag(o, OPT_ADMIN))
+        access_allow_admin(server->access);
+    access_set_budget(server->access, &server->stack.budget);
+    return access_register(server->access, server->metrics, err);
+}
+
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
     static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
@@ -244,6 +268,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         return err_set(err, E_EXHAUSTED, "no memory for the metrics");
     TRY(name_node(server, o, err));
     TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
+    TRY(open_access(server, o, err));
     TRY(open_push(server, o, err));
     TRY(open_resumables(server, o, err));
     TRY(open_uploads(server, o, err));
@@ -293,6 +318,7 @@ static void close_server(struct server *server)
     uploads_free(&server->uploads);
     stack_close(&server->stack);
     metrics_free(&server->metrics);
+    access_free(&server->access);
     grpc_stats_free(&server->grpc_stats);
     websocket_stats_free(&server->websocket_stats);
 }

@@ -90,6 +90,7 @@ void serve_exchange_release(struct exchange *x)
         struct exchange *before = &TAKE(e->before)->x;
         exchange_unref(&before);
     }
+    caller_unref(&x->caller);
     arena_reset(x->arena);
     if (!pool_give(&l->exchanges, e)) {
         arena_free(&x->arena);

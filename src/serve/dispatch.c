@@ -173,7 +173,7 @@ void serve_dispatch(struct serve_exchange *e)
     struct exchange *x = &e->x;
     struct serve *serve = e->l->serve;
     struct router_result found;
-    struct err err;
+    struct err err = { 0 };
     struct origin_request asked = {
         .scheme = x->scheme,
         .authority = x->authority,
@@ -193,6 +193,12 @@ void serve_dispatch(struct serve_exchange *e)
         return;
     }
     add_origin(e, verdict, asked.origin);
+    /* A page that asks whether it may call shows no credentials (Fetch, 4.8): its origin was judged. */
+    if (UNLIKELY(x->method != METHOD_OPTIONS && serve_identify(e, &err) != OK)) {
+        e->dialect = serve_dialect_of(x);
+        api_fail(x, e->dialect, 0, &err);
+        return;
+    }
     if (is_grpc) {
         grpc_dispatch(x, serve->settings.api);
         return;
@@ -204,7 +210,14 @@ void serve_dispatch(struct serve_exchange *e)
         e->match.api = serve->settings.api;
         e->dialect = e->match.route->dialect;
         x->note.route = slice_of(e->match.route->pattern);
-        e->match.route->handle(x, &e->match);
+        const struct route *route = e->match.route;
+        if (UNLIKELY(route->right != ACCESS_OPEN &&
+                     api_may(x, route->right, slice_of(route->group), slice_make("", 0), &err) !=
+                         OK)) {
+            api_fail(x, e->dialect, 0, &err);
+            return;
+        }
+        route->handle(x, &e->match);
         return;
     }
     e->dialect = api_dialect_of_path(x->path);

@@ -230,6 +230,10 @@ static inline void observe_end(struct serve_exchange *e, uint64_t body_in)
         observe_tell(e, body_in);
 }
 
+/* -- identify.c -- */
+/* Sets x.caller, and x.budget to its tenant's. */
+MUST_USE enum err_code serve_identify(struct serve_exchange *e, struct err *err);
+
 /* -- serve.c -- */
 const char *serve_loop_date(struct serve_loop *l);
 /* A connection of this loop has ended (or was never opened). */

@@ -42,6 +42,7 @@ struct serve_settings {
     const char *const *origins_allowed; /* --cors-origin: "https://app.example", or "*" */
     uint32_t origins_allowed_count;
     struct observe_rules observe; /* traces and request ids */
+    struct access *access; /* borrowed: outlives it; NULL: no rules */
     struct budget *budget;
     struct metrics *metrics;
     const struct api *api;

@@ -1,0 +1,846 @@
+/* access.c - SPDX-License-Identifier: Apache-2.0
+ *
+ * How it is kept: `now` is the newest rules, behind one mutex that is held for a pointer and a count.
+ * Credentials that were seen lead, by their SHA-256, to a caller in a table of fixed size; a caller knows
+ * by which rules it was found, and which of them speak of it. So a request costs a digest, a look-up under
+ * a mutex of its own (one of 64), and a few comparisons; nothing is read twice.
+ *
+ * A reload puts a new generation in place. Callers of older ones are found anew when their credentials
+ * come again; one that is still in use (a stream) is asked by caller_may, which sees the difference and
+ * asks the newest rules: is the credential still there, and what may it do now?
+ *
+ * Digests are compared as bytes: who could measure how many of them agree would have to find preimages of
+ * SHA-256 to use it.
+ */
+#include "access/access.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <nettle/sha2.h>
+
+#include "access/internal.h"
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "telemetry/metrics.h"
+
+enum {
+    SHARDS = 64,
+    WAYS = 32, /* credentials that each keeps: 2048 in all */
+    CREDENTIAL_BYTES_MAX = 65536,
+};
+
+#define VERDICTS(X)                                                                                \
+    X(anonymous, "identified", "anonymous")                                                        \
+    X(key, "identified", "key")                                                                    \
+    X(token, "identified", "token")                                                                \
+    X(certificate, "identified", "certificate")                                                    \
+    X(unknown, "refused", "unknown")                                                               \
+    X(malformed, "refused", "malformed")                                                           \
+    X(expired, "refused", "expired")                                                               \
+    X(bad_token, "refused", "token")                                                               \
+    X(unauthenticated, "refused", "anonymous")                                                     \
+    X(denied, "refused", "rules")
+
+struct slot {
+    uint8_t digest[DIGEST_BYTES];
+    struct caller *caller; /* one reference; NULL: free */
+};
+
+struct shard {
+    pthread_mutex_t lock; /* leaf */
+    struct slot slots[WAYS];
+    uint32_t next; /* which is given up for the next */
+};
+
+struct access {
+    char *path; /* NULL: no rules */
+    bool is_admin;
+    pthread_mutex_t reload_lock; /* one reload at a time; over `lock` */
+    pthread_mutex_t lock;        /* `now`, issuers' jwks, tenants' count; leaf */
+    struct rules *now;
+    struct caller *anonymous;    /* of `now`; one reference */
+    _Atomic uint64_t generation; /* of `now` */
+    struct tenants tenants;
+    struct shard *shards;
+    struct {
+#define X(name, outcome, why) _Atomic uint64_t name;
+        VERDICTS(X)
+#undef X
+    } counts;
+    _Atomic uint64_t reloads, reloads_failed, callers_kept;
+};
+
+static struct caller open_caller = { .is_constant = true,
+                                     .name = "",
+                                     .expires_s = UINT64_MAX,
+                                     .rights = UINT32_MAX };
+static struct caller open_admin = { .is_constant = true,
+                                    .is_admin = true,
+                                    .name = "",
+                                    .expires_s = UINT64_MAX,
+                                    .rights = UINT32_MAX };
+
+static void count(_Atomic uint64_t *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+static void digest_of(struct slice bytes, uint8_t ret[DIGEST_BYTES])
+{
+    struct sha256_ctx sha;
+
+    sha256_init(&sha);
+    sha256_update(&sha, bytes.size, bytes.data);
+    sha256_digest(&sha, DIGEST_BYTES, ret);
+}
+
+/* -- callers ------------------------------------------------------------------------------------- */
+
+static bool who_fits(const struct who *who, enum caller_kind kind, const char *name,
+                     const struct tenant *tenant)
+{
+    switch (who->kind) {
+    case WHO_ANONYMOUS: return kind == CALLER_ANONYMOUS;
+    case WHO_NAMED: return kind != CALLER_ANONYMOUS;
+    case WHO_TENANT: return kind != CALLER_ANONYMOUS && strcmp(tenant->name, who->name) == 0;
+    case WHO_NAME: return kind != CALLER_ANONYMOUS && strcmp(name, who->name) == 0;
+    }
+    return false;
+}
+
+static bool rule_speaks_of(const struct rule *rule, enum caller_kind kind, const char *name,
+                           const struct tenant *tenant)
+{
+    for (uint32_t i = 0; i < rule->who_count; i++)
+        if (who_fits(&rule->who[i], kind, name, tenant))
+            return true;
+    return false;
+}
+
+static char *put_name(char **at, struct slice name)
+{
+    char *to = *at;
+
+    if (name.size > 0)
+        memcpy(to, name.data, name.size);
+    to[name.size] = '\0';
+    *at += name.size + 1;
+    return to;
+}
+
+static void copy_digest(uint8_t to[DIGEST_BYTES], const uint8_t *from)
+{
+    if (from != NULL)
+        memcpy(to, from, DIGEST_BYTES);
+}
+
+/* Takes a reference of the rules for itself. NULL: no memory. */
+static struct caller *caller_new(struct access *access, struct rules *rules, uint64_t generation,
+                                 const struct identity *who)
+{
+    size_t names = who->name.size + who->certificate.size + 2;
+    size_t at = (sizeof(struct caller) + names + 7) & ~(size_t)7;
+    struct caller *caller = mem_zalloc(at + rules->rules_count * sizeof(struct rule *));
+
+    if (caller == NULL)
+        return NULL;
+    atomic_init(&caller->refs, 1);
+    caller->kind = who->kind;
+    caller->access = access;
+    caller->generation = generation;
+    atomic_fetch_add_explicit(&rules->refs, 1, memory_order_relaxed);
+    caller->rules = rules;
+    caller->tenant = who->tenant;
+    caller->expires_s = who->expires_s;
+    caller->rights = who->rights;
+    copy_digest(caller->credential, who->credential);
+    copy_digest(caller->issuer, who->issuer);
+    copy_digest(caller->signer, who->signer);
+    char *text = caller->names;
+    caller->name = put_name(&text, who->name);
+    caller->certificate = put_name(&text, who->certificate);
+    if (who->kind != CALLER_ANONYMOUS)
+        digest_of(who->name, caller->digest);
+    caller->matching = (const struct rule **)(void *)((char *)caller + at);
+    for (uint32_t i = 0; i < rules->rules_count; i++)
+        if (rule_speaks_of(&rules->rules[i], who->kind, caller->name, who->tenant))
+            caller->matching[caller->rules_count++] = &rules->rules[i];
+    return caller;
+}
+
+struct caller *caller_ref(struct caller *caller)
+{
+    if (caller != NULL && !caller->is_constant)
+        atomic_fetch_add_explicit(&caller->refs, 1, memory_order_relaxed);
+    return caller;
+}
+
+void caller_unref(struct caller **slot)
+{
+    struct caller *caller = TAKE(*slot);
+
+    if (caller == NULL || caller->is_constant ||
+        atomic_fetch_sub_explicit(&caller->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    rules_unref(&caller->rules);
+    mem_free(caller);
+}
+
+bool caller_is_anonymous(const struct caller *caller)
+{
+    return caller == NULL || caller->kind == CALLER_ANONYMOUS;
+}
+
+const char *caller_name(const struct caller *caller)
+{
+    return caller == NULL ? "" : caller->name;
+}
+
+struct tenant *caller_tenant(const struct caller *caller)
+{
+    return caller == NULL ? NULL : caller->tenant;
+}
+
+void caller_digest(const struct caller *caller, uint8_t ret[DIGEST_BYTES])
+{
+    if (caller == NULL)
+        memset(ret, 0, DIGEST_BYTES);
+    else
+        memcpy(ret, caller->digest, DIGEST_BYTES);
+}
+
+/* -- the newest rules ---------------------------------------------------------------------------- */
+
+static struct rules *rules_now(struct access *access, uint64_t *ret_generation)
+{
+    pthread_mutex_lock(&access->lock);
+    struct rules *rules = access->now;
+    *ret_generation = atomic_load(&access->generation);
+    atomic_fetch_add_explicit(&rules->refs, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&access->lock);
+    return rules;
+}
+
+static struct caller *anonymous_now(struct access *access)
+{
+    pthread_mutex_lock(&access->lock);
+    struct caller *caller = caller_ref(access->anonymous);
+    pthread_mutex_unlock(&access->lock);
+    return caller;
+}
+
+static struct caller *new_anonymous(struct access *access, struct rules *rules, uint64_t generation)
+{
+    struct identity who = { .kind = CALLER_ANONYMOUS,
+                            .tenant = access->tenants.all[0],
+                            .expires_s = UINT64_MAX,
+                            .rights = UINT32_MAX };
+
+    return caller_new(access, rules, generation, &who);
+}
+
+static void forget_all(struct access *access)
+{
+    for (uint32_t i = 0; access->shards != NULL && i < SHARDS; i++) {
+        struct shard *shard = &access->shards[i];
+        pthread_mutex_lock(&shard->lock);
+        for (uint32_t j = 0; j < WAYS; j++)
+            caller_unref(&shard->slots[j].caller);
+        pthread_mutex_unlock(&shard->lock);
+    }
+    atomic_store(&access->callers_kept, 0);
+}
+
+/* -- reading --------------------------------------------------------------------------------------- */
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash == NULL ? path : slash + 1;
+}
+
+static void warn_of_readers(const char *path)
+{
+    struct stat st;
+
+    if (stat(path, &st) == 0 && (st.st_mode & 007) != 0)
+        log_warn("%s may be read or written by everybody on this machine: it holds who may do what; "
+                 "chmod o-rwx %s",
+                 path, path);
+}
+
+static enum err_code load(struct access *access, struct err *err)
+{
+    CLEANUP(buf_unref) struct buf *text = NULL;
+    CLEANUP(rules_unref) struct rules *fresh = NULL;
+    CLEANUP(caller_unref) struct caller *anonymous = NULL;
+    struct rules_read read;
+
+    TRY(file_read(&text, NULL, access->path, FILE_BYTES_MAX, err));
+    TRY(rules_read_yaml(&read, &access->tenants, buf_bytes(text), base_name(access->path), err));
+    fresh = read.rules;
+    uint64_t generation = atomic_load(&access->generation) + 1; /* only reload_lock's owner adds */
+    anonymous = new_anonymous(access, fresh, generation);
+    if (anonymous == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the rules");
+    for (uint32_t i = 0; i < read.wishes_count; i++)
+        tenant_set(read.wishes[i].tenant, &read.wishes[i].limits);
+    pthread_mutex_lock(&access->lock);
+    struct rules *old = access->now;
+    struct caller *old_anonymous = access->anonymous;
+    access->now = TAKE(fresh);
+    access->anonymous = TAKE(anonymous);
+    atomic_store(&access->generation, generation);
+    pthread_mutex_unlock(&access->lock);
+    forget_all(access);
+    caller_unref(&old_anonymous);
+    rules_unref(&old);
+    return OK;
+}
+
+enum err_code access_reload(struct access *access, uint64_t wall_ns UNUSED, struct err *err)
+{
+    if (access->path == NULL)
+        return OK;
+    pthread_mutex_lock(&access->reload_lock);
+    enum err_code code = load(access, err);
+    count(code == OK ? &access->reloads : &access->reloads_failed);
+    pthread_mutex_unlock(&access->reload_lock);
+    return code;
+}
+
+enum err_code access_new(struct access **ret, const char *path, uint64_t wall_ns, struct err *err)
+{
+    CLEANUP(access_free) struct access *access = mem_zalloc(sizeof *access);
+
+    if (access == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the rules");
+    pthread_mutex_init(&access->lock, NULL);
+    pthread_mutex_init(&access->reload_lock, NULL);
+    if (path == NULL || path[0] == '\0') {
+        *ret = TAKE(access);
+        return OK;
+    }
+    access->path = mem_strdup(path);
+    access->shards = mem_zalloc(SHARDS * sizeof *access->shards);
+    access->tenants.all[0] = tenant_new("default", 0, NULL);
+    if (access->path == NULL || access->shards == NULL || access->tenants.all[0] == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the rules");
+    access->tenants.count = 1;
+    for (uint32_t i = 0; i < SHARDS; i++)
+        pthread_mutex_init(&access->shards[i].lock, NULL);
+    TRY(access_reload(access, wall_ns, err));
+    warn_of_readers(path);
+    *ret = TAKE(access);
+    return OK;
+}
+
+void access_free(struct access **slot)
+{
+    struct access *access = TAKE(*slot);
+
+    if (access == NULL)
+        return;
+    forget_all(access);
+    for (uint32_t i = 0; access->shards != NULL && i < SHARDS; i++)
+        pthread_mutex_destroy(&access->shards[i].lock);
+    caller_unref(&access->anonymous);
+    rules_unref(&access->now);
+    for (uint32_t i = 0; i < access->tenants.count; i++)
+        mem_free(access->tenants.all[i]);
+    pthread_mutex_destroy(&access->lock);
+    pthread_mutex_destroy(&access->reload_lock);
+    mem_free(access->shards);
+    mem_free(access->path);
+    mem_free(access);
+}
+
+void access_allow_admin(struct access *access)
+{
+    access->is_admin = true;
+}
+
+bool access_has_rules(const struct access *access)
+{
+    return access != NULL && access->path != NULL;
+}
+
+void access_set_budget(struct access *access, struct budget *parent)
+{
+    access->tenants.parent = parent;
+    for (uint32_t i = 0; i < access->tenants.count; i++)
+        access->tenants.all[i]->budget.parent = parent;
+}
+
+/* -- credentials ----------------------------------------------------------------------------------- */
+
+static struct shard *shard_of(struct access *access, const uint8_t digest[DIGEST_BYTES])
+{
+    return &access->shards[digest[0] % SHARDS];
+}
+
+static struct caller *find_kept(struct access *access, const uint8_t digest[DIGEST_BYTES])
+{
+    struct shard *shard = shard_of(access, digest);
+    struct caller *found = NULL;
+
+    pthread_mutex_lock(&shard->lock);
+    for (uint32_t i = 0; i < WAYS && found == NULL; i++)
+        if (shard->slots[i].caller != NULL &&
+            memcmp(shard->slots[i].digest, digest, DIGEST_BYTES) == 0)
+            found = caller_ref(shard->slots[i].caller);
+    pthread_mutex_unlock(&shard->lock);
+    return found;
+}
+
+/* One that a reload has made old meanwhile is not kept: forget_all has passed here, or will. */
+static void keep(struct access *access, const uint8_t digest[DIGEST_BYTES], struct caller *caller)
+{
+    struct shard *shard = shard_of(access, digest);
+
+    pthread_mutex_lock(&shard->lock);
+    if (caller->generation == atomic_load(&access->generation)) {
+        struct slot *slot = NULL;
+        for (uint32_t i = 0; i < WAYS && slot == NULL; i++)
+            if (shard->slots[i].caller == NULL ||
+                memcmp(shard->slots[i].digest, digest, DIGEST_BYTES) == 0)
+                slot = &shard->slots[i];
+        if (slot == NULL)
+            slot = &shard->slots[shard->next++ % WAYS];
+        if (slot->caller == NULL)
+            count(&access->callers_kept);
+        caller_unref(&slot->caller);
+        memcpy(slot->digest, digest, DIGEST_BYTES);
+        slot->caller = caller_ref(caller);
+    }
+    pthread_mutex_unlock(&shard->lock);
+}
+
+static const struct key *find_key(const struct rules *rules, const uint8_t digest[DIGEST_BYTES])
+{
+    size_t from = 0, to = rules->keys_count;
+
+    while (from < to) {
+        size_t middle = from + (to - from) / 2;
+        int order = memcmp(rules->keys[middle].digest, digest, DIGEST_BYTES);
+        if (order == 0)
+            return &rules->keys[middle];
+        if (order < 0)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return NULL;
+}
+
+static enum err_code fail_unknown(struct access *access, struct err *err)
+{
+    count(&access->counts.unknown);
+    return err_set(err, E_UNAUTHENTICATED,
+                   "the key is not one this server knows; it may be mistyped or withdrawn");
+}
+
+static const char *kind_word(enum caller_kind kind)
+{
+    return kind == CALLER_KEY ? "key" : kind == CALLER_TOKEN ? "token" : "certificate";
+}
+
+static enum err_code fail_expired(struct access *access, enum caller_kind kind, struct err *err)
+{
+    count(&access->counts.expired);
+    return err_set(err, E_UNAUTHENTICATED, "the %s has expired; ask for a new one",
+                   kind_word(kind));
+}
+
+static enum err_code no_memory(struct err *err)
+{
+    err_set(err, E_EXHAUSTED, "no memory to look at the credentials; retry later");
+    if (err != NULL)
+        err->retry_after_ms = 1000;
+    return E_EXHAUSTED;
+}
+
+static enum err_code caller_of_key(struct access *access, struct rules *rules, uint64_t generation,
+                                   const uint8_t digest[DIGEST_BYTES], uint64_t wall_ns,
+                                   struct caller **ret, struct err *err)
+{
+    const struct key *key = find_key(rules, digest);
+
+    if (key == NULL)
+        return fail_unknown(access, err);
+    if (wall_ns / NS_PER_S >= key->expires_s)
+        return fail_expired(access, CALLER_KEY, err);
+    struct identity who = { .kind = CALLER_KEY,
+                            .name = slice_of(key->name),
+                            .tenant = key->tenant,
+                            .expires_s = key->expires_s,
+                            .rights = UINT32_MAX,
+                            .credential = digest };
+    *ret = caller_new(access, rules, generation, &who);
+    return *ret != NULL ? OK : no_memory(err);
+}
+
+static enum err_code identify_token(struct access *access, struct slice token, uint64_t wall_ns,
+                                    struct caller **ret, struct err *err)
+{
+    CLEANUP(caller_unref) struct caller *caller = NULL;
+    uint8_t digest[DIGEST_BYTES];
+
+    digest_of(token, digest);
+    caller = find_kept(access, digest);
+    if (UNLIKELY(caller == NULL)) {
+        uint64_t generation;
+        CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+        TRY(caller_of_key(access, rules, generation, digest, wall_ns, &caller, err));
+        keep(access, digest, caller);
+    }
+    if (UNLIKELY(wall_ns / NS_PER_S >= caller->expires_s))
+        return fail_expired(access, caller->kind, err);
+    count(caller->kind == CALLER_KEY ? &access->counts.key : &access->counts.token);
+    *ret = TAKE(caller);
+    return OK;
+}
+
+static enum err_code malformed(struct access *access, struct err *err, const char *words)
+{
+    count(&access->counts.malformed);
+    return err_set(err, E_UNAUTHENTICATED, "%s", words);
+}
+
+/* RFC 6750 2.1: "Bearer" and blanks, without case. What stands behind it is one word. */
+static enum err_code bearer_of(struct access *access, struct slice value, struct slice *ret,
+                               struct err *err)
+{
+    struct slice text = slice_trim(value);
+    size_t word = slice_find(text, ' ');
+
+    if (text.size == 0)
+        return malformed(access, err,
+                         "the authorization header is empty; it takes `Bearer` and a key or token");
+    if (!slice_is_nocase(slice_first(text, word), "bearer"))
+        return malformed(access, err,
+                         word == text.size
+                             ? "the authorization header names no scheme: write `Authorization: Bearer "
+                               "KEY`, or send the key as x-api-key"
+                             : "the authorization header takes `Bearer` and a key or token, no other "
+                               "scheme");
+    *ret = slice_trim(slice_skip(text, word));
+    if (ret->size == 0)
+        return malformed(access, err, "nothing stands behind `Bearer` in the authorization header");
+    if (slice_find(*ret, ' ') != ret->size || slice_find(*ret, ',') != ret->size)
+        return malformed(access, err,
+                         "more than one word stands behind `Bearer` in the authorization header");
+    return OK;
+}
+
+static enum err_code api_key_of(struct access *access, struct slice value, struct slice *ret,
+                                struct err *err)
+{
+    *ret = slice_trim(value);
+    if (ret->size == 0)
+        return malformed(access, err, "the x-api-key header is empty");
+    if (slice_find(*ret, ' ') != ret->size || slice_find(*ret, ',') != ret->size)
+        return malformed(access, err,
+                         "x-api-key takes the key alone, without `Bearer` or anything else");
+    return OK;
+}
+
+/* The line of the file that a name of a certificate fits; NULL: none. */
+static const struct certificate_name *find_certificate(const struct rules *rules, struct slice name)
+{
+    for (uint32_t i = 0; i < rules->certificates_count; i++)
+        if (pattern_fits(rules->certificates[i].pattern, name))
+            return &rules->certificates[i];
+    return NULL;
+}
+
+static enum err_code caller_of_certificate(struct access *access, struct rules *rules,
+                                           uint64_t generation, struct slice name,
+                                           const uint8_t digest[DIGEST_BYTES], uint64_t expires_s,
+                                           struct caller **ret, struct err *err)
+{
+    const struct certificate_name *line = find_certificate(rules, name);
+
+    if (line == NULL || name.size > NAME_BYTES_MAX)
+        return E_NOT_FOUND;
+    struct identity who = { .kind = CALLER_CERTIFICATE,
+                            .name = line->name != NULL ? slice_of(line->name) : name,
+                            .certificate = name,
+                            .tenant = line->tenant,
+                            .expires_s = expires_s,
+                            .rights = UINT32_MAX,
+                            .credential = digest };
+    *ret = caller_new(access, rules, generation, &who);
+    return *ret != NULL ? OK : no_memory(err);
+}
+
+static enum err_code find_certificate_caller(struct access *access, const struct certificate *c,
+                                             struct caller **ret, struct err *err)
+{
+    uint64_t generation;
+    CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+
+    if (!rules->has_certificates) {
+        *ret = anonymous_now(access);
+        return OK;
+    }
+    for (uint32_t i = 0; i < c->names_count; i++) {
+        enum err_code code = caller_of_certificate(access, rules, generation, c->names[i],
+                                                   c->digest, c->expires_s, ret, err);
+        if (code == OK)
+            keep(access, c->digest, *ret);
+        if (code != E_NOT_FOUND)
+            return code;
+    }
+    count(&access->counts.unknown);
+    return err_set(err, E_UNAUTHENTICATED,
+                   "no name of your certificate is one that this server knows");
+}
+
+static enum err_code identify_certificate(struct access *access, const struct certificate *c,
+                                          uint64_t wall_ns, struct caller **ret, struct err *err)
+{
+    CLEANUP(caller_unref) struct caller *caller = find_kept(access, c->digest);
+
+    if (caller == NULL)
+        TRY(find_certificate_caller(access, c, &caller, err));
+    if (UNLIKELY(wall_ns / NS_PER_S >= caller->expires_s))
+        return fail_expired(access, CALLER_CERTIFICATE, err);
+    count(caller->kind == CALLER_ANONYMOUS ? &access->counts.anonymous
+                                           : &access->counts.certificate);
+    *ret = TAKE(caller);
+    return OK;
+}
+
+enum err_code access_identify(struct access *access, const struct access_credentials *credentials,
+                              uint64_t wall_ns, struct caller **ret, struct err *err)
+{
+    struct slice token = { 0 };
+    const struct access_credentials *c = credentials;
+
+    if (access == NULL || access->path == NULL) {
+        *ret = access != NULL && access->is_admin ? &open_admin : &open_caller;
+        return OK;
+    }
+    uint32_t all = c->authorizations + c->api_keys + c->bearers;
+    if (UNLIKELY(all > 1))
+        return malformed(access, err,
+                         "there is more than one credential (authorization, x-api-key, a protocol "
+                         "of the WebSocket); send one");
+    if (all == 0 && c->certificate != NULL)
+        return identify_certificate(access, c->certificate, wall_ns, ret, err);
+    if (all == 0) {
+        count(&access->counts.anonymous);
+        *ret = anonymous_now(access);
+        return OK;
+    }
+    if (c->authorizations != 0)
+        TRY(bearer_of(access, c->authorization, &token, err));
+    else
+        TRY(api_key_of(access, c->api_keys != 0 ? c->api_key : c->bearer, &token, err));
+    if (UNLIKELY(token.size > CREDENTIAL_BYTES_MAX))
+        return malformed(access, err, "the credential is too long");
+    return identify_token(access, token, wall_ns, ret, err);
+}
+
+/* -- what ------------------------------------------------------------------------------------------ */
+
+static int by_slice(const void *key, const void *member)
+{
+    const struct slice *text = key;
+    const char *other = *(const char *const *)member;
+    int order = strncmp((const char *)text->data, other, text->size);
+
+    return order != 0 ? order : -(other[text->size] != '\0');
+}
+
+static bool rule_has_model(const struct rule *rule, struct slice model)
+{
+    if (rule->is_any_model || model.size == 0)
+        return true;
+    if (rule->literals_count > 0 && memchr(model.data, 0, model.size) == NULL &&
+        bsearch(&model, rule->literals, rule->literals_count, sizeof *rule->literals, by_slice) !=
+            NULL)
+        return true;
+    for (uint32_t i = 0; i < rule->patterns_count; i++)
+        if (pattern_fits(rule->patterns[i], model))
+            return true;
+    return false;
+}
+
+static bool is_let(const struct caller *caller, enum access_right right, uint32_t group,
+                   struct slice model)
+{
+    uint32_t bit = UINT32_C(1) << right;
+
+    if ((caller->rights & bit) == 0)
+        return false;
+    for (uint32_t i = 0; i < caller->rules_count; i++) {
+        const struct rule *rule = caller->matching[i];
+        if ((rule->rights & bit) != 0 && (rule->groups & group) != 0 && rule_has_model(rule, model))
+            return true;
+    }
+    return false;
+}
+
+COLD static enum err_code refuse(struct access *access, const struct caller *caller,
+                                 enum access_right right, struct slice group, struct slice model,
+                                 struct err *err)
+{
+    char what[200] = "";
+
+    if (model.size > 0)
+        snprintf(what, sizeof what, " of model '%.*s'", SLICE_ARG(slice_first(model, 120)));
+    if (caller->kind == CALLER_ANONYMOUS && caller->rules->can_name) {
+        count(&access->counts.unauthenticated);
+        return err_set(err, E_UNAUTHENTICATED,
+                       "this needs a key or token: the right '%s'%s in the group '%.*s' is not "
+                       "everybody's; send `Authorization: Bearer KEY`",
+                       access_rights[right], what, SLICE_ARG(slice_first(group, 40)));
+    }
+    count(&access->counts.denied);
+    return err_set(err, E_PERMISSION, "you have not the right '%s'%s in the group '%.*s'",
+                   access_rights[right], what, SLICE_ARG(slice_first(group, 40)));
+}
+
+/* An old caller as the newest rules know it. */
+static enum err_code renew(const struct caller *old, uint64_t wall_ns, struct caller **ret,
+                           struct err *err)
+{
+    struct access *access = old->access;
+    CLEANUP(caller_unref) struct caller *caller = NULL;
+    uint64_t generation;
+
+    if (old->kind == CALLER_ANONYMOUS) {
+        *ret = anonymous_now(access);
+        return OK;
+    }
+    caller = find_kept(access, old->credential);
+    if (caller == NULL) {
+        CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+        enum err_code code =
+            old->kind == CALLER_KEY
+                ? caller_of_key(access, rules, generation, old->credential, wall_ns, &caller, err)
+                : caller_of_certificate(access, rules, generation, slice_of(old->certificate),
+                                        old->credential, old->expires_s, &caller, err);
+        if (code == E_NOT_FOUND)
+            return fail_unknown(access, err);
+        if (code != OK)
+            return code;
+        keep(access, old->credential, caller);
+    }
+    *ret = TAKE(caller);
+    return OK;
+}
+
+COLD static enum err_code judge_old(const struct caller *old, enum access_right right,
+                                    struct slice group, struct slice model, uint64_t wall_ns,
+                                    struct err *err)
+{
+    CLEANUP(caller_unref) struct caller *caller = NULL;
+
+    TRY(renew(old, wall_ns, &caller, err));
+    return is_let(caller, right, group_bit(group), model)
+               ? OK
+               : refuse(old->access, caller, right, group, model, err);
+}
+
+COLD static enum err_code refuse_admin(struct err *err)
+{
+    return err_set(err, E_PERMISSION,
+                   "calls that change the server are off; --admin allows them to everybody, rules "
+                   "(--access) to those you name");
+}
+
+HOT enum err_code caller_may(const struct caller *caller, enum access_right right,
+                             struct slice group, struct slice model, uint64_t wall_ns,
+                             struct err *err)
+{
+    if (caller == NULL || right == ACCESS_OPEN)
+        return OK;
+    if (LIKELY(caller->is_constant))
+        return LIKELY(right != ACCESS_ADMIN) || caller->is_admin ? OK : refuse_admin(err);
+    if (UNLIKELY(wall_ns / NS_PER_S >= caller->expires_s))
+        return fail_expired(caller->access, caller->kind, err);
+    if (UNLIKELY(caller->generation !=
+                 atomic_load_explicit(&caller->access->generation, memory_order_acquire)))
+        return judge_old(caller, right, group, model, wall_ns, err);
+    return LIKELY(is_let(caller, right, group_bit(group), model))
+               ? OK
+               : refuse(caller->access, caller, right, group, model, err);
+}
+
+bool caller_has_rules(const struct caller *caller)
+{
+    return caller != NULL && !caller->is_constant;
+}
+
+/* -- counts ---------------------------------------------------------------------------------------- */
+
+static void put_tenants(struct access *access, struct text *out)
+{
+    static const struct {
+        const char *name, *type, *help;
+    } families[] = {
+        { "penstock_tenant_inferences", "gauge", "Inferences of a tenant that are under way" },
+        { "penstock_tenant_refused_rate_total", "counter", "Inferences past a tenant's rate" },
+        { "penstock_tenant_refused_concurrency_total", "counter",
+          "Inferences past a tenant's concurrency" },
+        { "penstock_tenant_bytes", "gauge", "Bytes of requests and answers that a tenant holds" },
+        { "penstock_tenant_refused_bytes_total", "counter", "Times that a tenant's bytes were spent" },
+    };
+
+    pthread_mutex_lock(&access->reload_lock);
+    for (size_t f = 0; f < COUNT(families); f++) {
+        metrics_family(out, families[f].name, families[f].type, families[f].help);
+        for (uint32_t i = 0; i < access->tenants.count; i++) {
+            const struct tenant *t = access->tenants.all[i];
+            uint64_t values[] = { atomic_load(&t->running), atomic_load(&t->refused_rate),
+                                  atomic_load(&t->refused_concurrency), budget_used(&t->budget),
+                                  budget_refused(&t->budget) };
+            text_str(out, families[f].name);
+            text_byte(out, '{');
+            metrics_label(out, "tenant", slice_of(t->name), true);
+            text_printf(out, "} %llu\n", (unsigned long long)values[f]);
+        }
+    }
+    pthread_mutex_unlock(&access->reload_lock);
+}
+
+static void render(void *context, struct text *out)
+{
+    struct access *access = context;
+    const struct {
+        const char *labels;
+        uint64_t value;
+    } verdicts[] = {
+#define X(name, outcome, why)                                                                      \
+    { "verdict=\"" outcome "\",by=\"" why "\"", atomic_load(&access->counts.name) },
+        VERDICTS(X)
+#undef X
+    };
+
+    metrics_family(out, "penstock_access_total", "counter",
+                   "Callers that were found or refused, by what they showed or why");
+    for (size_t i = 0; i < COUNT(verdicts); i++)
+        metrics_sample_u64(out, "penstock_access_total", verdicts[i].labels, verdicts[i].value);
+    metrics_family(out, "penstock_access_reloads_total", "counter",
+                   "Times that the file of --access was read");
+    metrics_sample_u64(out, "penstock_access_reloads_total", "outcome=\"taken\"",
+                       atomic_load(&access->reloads));
+    metrics_sample_u64(out, "penstock_access_reloads_total", "outcome=\"refused\"",
+                       atomic_load(&access->reloads_failed));
+    put_tenants(access, out);
+}
+
+enum err_code access_register(struct access *access, struct metrics *metrics, struct err *err)
+{
+    return access->path == NULL ? OK : metrics_add_source(metrics, render, access, err);
+}

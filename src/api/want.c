@@ -1,0 +1,30 @@
+/* want.c - SPDX-License-Identifier: Apache-2.0 */
+#include "api/route.h"
+#include "engine/engine.h"
+#include "io/loop.h"
+
+HOT enum err_code api_may(const struct exchange *x, enum access_right right, struct slice group,
+                          struct slice model, struct err *err)
+{
+    uint64_t wall_ns = 0;
+
+    if (UNLIKELY(caller_has_rules(x->caller))) {
+        struct env *env = x->loop != NULL ? loop_env(x->loop) : env_real();
+        wall_ns = env->wall_ns(env);
+    }
+    return caller_may(x->caller, right, group, model, wall_ns, err);
+}
+
+HOT enum err_code api_want_model(const struct exchange *x, const struct api *api,
+                                 enum access_right right, struct slice group, struct model **ret,
+                                 struct slice name, struct slice version, struct err *err)
+{
+    TRY(api_may(x, right, group, name, err));
+    return engine_want_model(api->engine, ret, name, version, err);
+}
+
+bool api_shows_model(const struct exchange *x, struct slice group, const char *name)
+{
+    return !caller_has_rules(x->caller) ||
+           api_may(x, ACCESS_READ, group, slice_of(name), NULL) == OK;
+}
