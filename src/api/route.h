@@ -28,6 +28,7 @@ struct api {
     struct engine *engine;
     struct repository *repository;
     struct metrics *metrics;
+    bool metrics_unused; /* --metrics-unused: histograms that have counted nothing, too */
     size_t body_bytes_max;     /* --max-body; Triton's --http-max-input-size */
     struct grpc_settings grpc; /* what every call begins with: --max-message, compression */
     uint64_t stream_heartbeat_ns; /* --stream-heartbeat; 0: none */

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "codec/accept.h"
 #include "io/loop.h"
 
 enum {
@@ -29,31 +30,6 @@ static const struct slice heartbeats[] = {
 
 /* -- what is asked for ---------------------------------------------------------------------------- */
 
-/* RFC 9110, 12.4.2: "0.5", in thousandths. What is no weight counts as none. */
-static uint32_t weight_of(struct slice text)
-{
-    uint32_t weight = 0, unit = 100;
-
-    if (text.size == 0 || text.data[0] > '1' || text.data[0] < '0')
-        return 0;
-    weight = (uint32_t)(text.data[0] - '0') * 1000;
-    for (size_t i = 2; i < text.size && i < 5 && text.data[1] == '.'; i++, unit /= 10) {
-        if (text.data[i] < '0' || text.data[i] > '9')
-            return 0;
-        weight += (uint32_t)(text.data[i] - '0') * unit;
-    }
-    return MIN(weight, 1000u);
-}
-
-static struct slice take_until(struct slice *rest, uint8_t end)
-{
-    size_t at = slice_find(*rest, end);
-    struct slice taken = slice_first(*rest, at);
-
-    *rest = slice_skip(*rest, MIN(at + 1, rest->size));
-    return slice_trim(taken);
-}
-
 /* How specific a range is that covers JSON: 3 application/json, 2 application/..., 1 anything. */
 static int json_rank(struct slice type)
 {
@@ -67,17 +43,12 @@ static int json_rank(struct slice type)
 bool events_wanted(struct slice accept, enum events_form *ret)
 {
     uint32_t weights[2] = { 0, 0 }, json = 0;
+    struct accept_range range;
     int rank = 0;
 
-    while (accept.size != 0) {
-        struct slice range = take_until(&accept, ',');
-        struct slice type = take_until(&range, ';');
-        uint32_t weight = 1000;
-        while (range.size != 0) {
-            struct slice parameter = take_until(&range, ';');
-            if (parameter.size > 2 && (parameter.data[0] | 0x20) == 'q' && parameter.data[1] == '=')
-                weight = weight_of(slice_skip(parameter, 2));
-        }
+    while (accept_next(&accept, &range)) {
+        struct slice type = range.name;
+        uint32_t weight = (uint32_t)MAX(range.weight, 0); /* what is no weight counts as none */
         if (slice_is_nocase(type, "text/event-stream")) {
             weights[EVENTS_SSE] = weight;
         } else if (slice_is_nocase(type, "application/x-ndjson") ||

@@ -42,6 +42,7 @@
 #include "repository/repository.h"
 #include "serve/serve.h"
 #include "telemetry/metrics.h"
+#include "telemetry/process.h"
 
 enum {
     KEPT_UNUSED_S = 5,
@@ -57,7 +58,11 @@ enum {
 struct server {
     struct stack stack;
     struct metrics *metrics;
+<<<<<<< ours
     struct access *access;
+=======
+    struct process *process;
+>>>>>>> theirs
     struct grpc_stats *grpc_stats;
     struct websocket_stats *websocket_stats;
     struct grpc_watchers watchers;
@@ -110,6 +115,7 @@ static struct serve_settings settings_of(const struct options *o, struct server 
         .access = server->access,
         .budget = &server->stack.budget,
         .metrics = server->metrics,
+        .metrics_series_max = options_u32(o, OPT_METRICS_SERIES_MAX),
         .api = &server->api,
         .tables = tables,
         .tables_count = tables_count,
@@ -230,6 +236,7 @@ static enum err_code open_resumables(struct server *server, const struct options
     return resumables_register(server->resumables, server->metrics, err);
 }
 
+<<<<<<< ours
 /* Before anything else, so that a mistake in it is said at once. */
 static enum err_code open_access(struct server *server, const struct options *o, struct err *err)
 {
@@ -249,6 +256,23 @@ static enum err_code open_access(struct server *server, const struct options *o,
         access_allow_admin(server->access);
     access_set_budget(server->access, &server->stack.budget);
     return access_register(server->access, server->metrics, err);
+=======
+/* What every program tells of itself. */
+static enum err_code register_program(struct server *server, struct err *err)
+{
+    static const _Atomic uint64_t one = 1;
+    struct env *env = env_real();
+    char bytes[256];
+    struct text labels;
+
+    text_init_fixed(&labels, bytes, sizeof bytes);
+    metrics_label(&labels, "version", slice_of(PENSTOCK_VERSION), true);
+    metrics_label(&labels, "compiler", slice_of(version_compiler), false);
+    TRY(process_new(&server->process, server->metrics, env->wall_ns(env), err));
+    return metrics_add(server->metrics, METRIC_GAUGE, "penstock_build_info",
+                       "1: the version that runs, and what it was compiled with",
+                       text_cstr(&labels), &one, 1, err);
+>>>>>>> theirs
 }
 
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
@@ -267,6 +291,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
     if (server->metrics == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the metrics");
     TRY(name_node(server, o, err));
+    TRY(register_program(server, err));
     TRY(stack_open(&server->stack, o, loops, paths->items, paths->items_count, err));
     TRY(open_access(server, o, err));
     TRY(open_push(server, o, err));
@@ -288,6 +313,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .body_bytes_max = options_number(o, OPT_MAX_BODY),
         .grpc = grpc_settings_of(o, server),
         .websocket = websocket_settings_of(o, server),
+        .metrics_unused = options_flag(o, OPT_METRICS_UNUSED),
         .server_timing = options_flag(o, OPT_SERVER_TIMING),
         .stream_heartbeat_ns = options_number(o, OPT_STREAM_HEARTBEAT),
         .is_strict_ready = options_flag(o, OPT_STRICT_READINESS),
@@ -318,7 +344,11 @@ static void close_server(struct server *server)
     uploads_free(&server->uploads);
     stack_close(&server->stack);
     metrics_free(&server->metrics);
+<<<<<<< ours
     access_free(&server->access);
+=======
+    process_free(&server->process);
+>>>>>>> theirs
     grpc_stats_free(&server->grpc_stats);
     websocket_stats_free(&server->websocket_stats);
 }

@@ -38,7 +38,7 @@ static const char *onnx_version(const char *path, const char **ret_why)
     return base == NULL ? NULL : base->get_version();
 }
 
-static const char compiler[] =
+const char version_compiler[] =
 #ifdef __clang__
     "clang " __clang_version__;
 #else
@@ -48,7 +48,7 @@ static const char compiler[] =
 static void put_json(struct text *out, const char *path, const char *version, const char *why)
 {
     text_str(out, "{\"version\":\"" PENSTOCK_VERSION "\",\"compiler\":");
-    text_json(out, slice_of(compiler));
+    text_json(out, slice_of(version_compiler));
     text_str(out, ",\"backends\":[");
     for (uint32_t i = 0; backend_builtin_name(i) != NULL; i++) {
         text_str(out, i == 0 ? "" : ",");
@@ -68,7 +68,7 @@ static void put_json(struct text *out, const char *path, const char *version, co
 static void put_words(struct text *out, const char *path, const char *version, const char *why)
 {
     text_str(out, "penstock " PENSTOCK_VERSION "\n");
-    text_printf(out, "compiler     %s\nbackends     ", compiler);
+    text_printf(out, "compiler     %s\nbackends     ", version_compiler);
     for (uint32_t i = 0; backend_builtin_name(i) != NULL; i++)
         text_printf(out, "%s%s", i == 0 ? "" : ", ", backend_builtin_name(i));
     text_str(out, "\nonnxruntime  ");

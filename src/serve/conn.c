@@ -70,6 +70,7 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
     e->before = NULL;
     e->l = l;
     e->conn = conn;
+    stat_add(&l->stats.in_flight, 1);
     e->listener = conn->listener;
     e->x.scheme = "http";
     e->x.protocol = "HTTP/1.1";
@@ -86,6 +87,7 @@ void serve_exchange_release(struct exchange *x)
     struct serve_loop *l = e->l;
 
     require(loop_is_mine(l->loop));
+    stat_add(&l->stats.in_flight, UINT64_MAX);
     if (UNLIKELY(e->before != NULL)) {
         struct exchange *before = &TAKE(e->before)->x;
         exchange_unref(&before);

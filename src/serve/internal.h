@@ -15,6 +15,7 @@
 #include "serve/router.h"
 #include "serve/serve.h"
 #include "serve/stats.h"
+#include "serve/traffic.h"
 #include "wire/http1.h"
 #include "wire/http1_write.h"
 #include "wire/http2.h"
@@ -145,6 +146,7 @@ struct serve {
     struct origin_rules origins;
     struct observer observers[OBSERVERS_MAX]; /* read-only once started */
     uint32_t observers_count;
+    struct traffic *traffic; /* owned; NULL: there are no metrics */
     struct listener listeners[LISTENERS_MAX];
     uint32_t listeners_count;
     struct serve_loop *loops;

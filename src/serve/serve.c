@@ -292,6 +292,7 @@ void serve_free(struct serve **slot)
         serve_loop_pools_deinit(&serve->loops[i]);
     }
     mem_free(serve->loops);
+    traffic_free(&serve->traffic);
     router_free(&serve->router);
     pthread_cond_destroy(&serve->changed);
     pthread_mutex_destroy(&serve->mutex);

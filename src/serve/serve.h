@@ -45,6 +45,7 @@ struct serve_settings {
     struct access *access; /* borrowed: outlives it; NULL: no rules */
     struct budget *budget;
     struct metrics *metrics;
+    uint32_t metrics_series_max; /* sets of labels that come as requests do; 0: 5,000 */
     const struct api *api;
     const struct route_table *const *tables;
     uint32_t tables_count;

@@ -1,6 +1,8 @@
 /* stats.c - SPDX-License-Identifier: Apache-2.0 */
 #include "serve/stats.h"
 
+#include <stdio.h>
+
 #include "api/grpc.h"
 #include "base/block.h"
 #include "base/budget.h"
@@ -19,12 +21,14 @@ static const struct {
 #undef X
 };
 
+enum { SERIES_MAX = 5000 }; /* --metrics-series-max of who says nothing */
+
 static const char limit_hits[] = "penstock_limit_hits_total";
 
 /* The limits that are kept below: a family stands in one place. */
 static void put_limits_below(struct text *out, const struct api *api,
                              const struct websocket_limit_hits *websocket,
-                             const struct budget *budget)
+                             const struct budget *budget, uint64_t series)
 {
     struct engine_counts counts = { 0 };
 
@@ -39,6 +43,7 @@ static void put_limits_below(struct text *out, const struct api *api,
     metrics_sample_u64(out, limit_hits, "limit=\"websocket-close-timeout\"", websocket->close);
     metrics_sample_u64(out, limit_hits, "limit=\"watchers-max\"",
                        api == NULL ? 0 : grpc_watchers_refused(api->watchers));
+    metrics_sample_u64(out, limit_hits, "limit=\"metrics-series-max\"", series);
     metrics_sample_u64(out, limit_hits, "limit=\"memory-limit\"",
                        budget == NULL ? 0 : budget_refused(budget));
 }
@@ -54,6 +59,36 @@ static void put_sessions(struct text *out, const struct api *api)
     metrics_sample_u64(out, "penstock_sessions_open", "", counts.sessions_open);
     metrics_family(out, "penstock_sessions_total", "counter", "Such streams since the start");
     metrics_sample_u64(out, "penstock_sessions_total", "", counts.sessions_total);
+}
+
+/* Histograms of all loops together: of each they would be most of the page. */
+static void put_loops(struct text *out, const struct serve *serve)
+{
+    uint64_t turns[STAT_SUMS] = { 0 }, lags[STAT_SUMS] = { 0 };
+    char label[32];
+
+    metrics_family(out, "penstock_loop_busy_seconds_total", "counter",
+                   "Time that the loop did not wait: its rate is how busy it is, of 1");
+    for (uint32_t i = 0; i < serve->loops_count; i++) {
+        const struct loop_stats *stats = loop_stats(serve->loops[i].loop);
+        snprintf(label, sizeof label, "loop=\"%u\"", i);
+        metrics_sample_f64(out, "penstock_loop_busy_seconds_total", label,
+                           (double)stat_read(&stats->turns.sum_ns) / 1e9);
+        stat_histogram_sum(turns, &stats->turns);
+        stat_histogram_sum(lags, &stats->lags);
+    }
+    metrics_family(out, "penstock_loop_connections_open", "gauge",
+                   "Connections open now on the loop");
+    for (uint32_t i = 0; i < serve->loops_count; i++) {
+        snprintf(label, sizeof label, "loop=\"%u\"", i);
+        metrics_sample_u64(out, "penstock_loop_connections_open", label,
+                           atomic_load_explicit(&serve->loops[i].open, memory_order_relaxed));
+    }
+    metrics_family(out, "penstock_loop_turn_seconds", "histogram",
+                   "Time that loops worked at one go: what came meanwhile waited so long");
+    metrics_histogram(out, "penstock_loop_turn_seconds", "", turns);
+    metrics_family(out, "penstock_loop_lag_seconds", "histogram", "How late timers of loops ran");
+    metrics_histogram(out, "penstock_loop_lag_seconds", "", lags);
 }
 
 static void render(void *context, struct text *out)
@@ -73,6 +108,7 @@ static void render(void *context, struct text *out)
                    "Memory of large messages kept for the next ones");
     metrics_sample_u64(out, "penstock_memory_kept_bytes", "", atomic_load(&block_kept_bytes));
     put_sessions(out, serve->settings.api);
+    put_loops(out, serve);
     metrics_family(out, "penstock_connections_open", "gauge", "Connections open now");
     metrics_sample_u64(out, "penstock_connections_open", "", atomic_load(&serve->connections));
     for (size_t i = 0; i < COUNT(counters); i++) {
@@ -88,7 +124,7 @@ static void render(void *context, struct text *out)
             metrics_family(out, name, slice_ends(slice_of(name), "_total") ? "counter" : "gauge",
                            counters[i].help);
         if (strcmp(before, name) != 0 && strcmp(name, limit_hits) == 0)
-            put_limits_below(out, api, &websocket, budget);
+            put_limits_below(out, api, &websocket, budget, traffic_refused(serve->traffic));
         before = name;
         /* A message of a WebSocket is kept to the limits of a body. */
         if (counters[i].offset == offsetof(struct serve_stats, timeout_body))
@@ -101,7 +137,14 @@ static void render(void *context, struct text *out)
 
 enum err_code serve_stats_register(struct serve *serve, struct metrics *metrics, struct err *err)
 {
+    struct observer observer = { .on_exchange = traffic_count };
+    uint32_t most = serve->settings.metrics_series_max;
+
     if (metrics == NULL)
         return OK;
+    TRY(traffic_new(&serve->traffic, serve->loops_count, most != 0 ? most : SERIES_MAX, err));
+    observer.context = serve->traffic;
+    TRY(observer_add(serve, &observer, err));
+    TRY(traffic_register(serve->traffic, metrics, err));
     return metrics_add_source(metrics, render, serve, err);
 }

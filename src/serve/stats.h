@@ -23,6 +23,7 @@ struct serve;
     X(status_4xx, "http_answers_total", "class=\"4xx\"", "")                                      \
     X(status_5xx, "http_answers_total", "class=\"5xx\"", "")                                      \
     X(requests, "http_requests_total", "", "Requests whose head was understood")                  \
+    X(in_flight, "requests_in_flight", "", "Requests under way now, streams too")                 \
     X(departed, "http_departed_total", "", "Requests whose client left before the answer")        \
     X(malformed, "http_malformed_total", "", "Requests refused as malformed")                     \
     X(hosts_refused, "http_forbidden_total", "", "Requests refused for their Host or Origin")     \
