@@ -185,6 +185,7 @@ enum err_code stack_open(struct stack *stack, const struct options *options, uin
     struct engine_settings settings = {
         .loops_count = loops_count,
         .queue_max = options_u32(options, OPT_QUEUE_MAX),
+        .queue_delay_ns = options_number(options, OPT_QUEUE_DELAY),
         .execution = (enum execution)options_number(options, OPT_EXECUTION),
         .inline_typical_ns = options_number(options, OPT_INLINE_TYPICAL),
         .inline_worst_ns = options_number(options, OPT_INLINE_WORST),

@@ -16,6 +16,7 @@ struct loop;
 struct engine_settings {
     uint32_t loops_count;         /* for one inline instance a loop */
     uint32_t queue_max;           /* requests that may wait, per model: --queue-max */
+    uint64_t queue_delay_ns;      /* the longest they may: --queue-delay; 0: any time */
     enum execution execution;     /* --execution */
     uint64_t inline_typical_ns;   /* auto: recent runs must stay under (50 us) */
     uint64_t inline_worst_ns;     /* auto: one run over this and it is queued (200 us) */

@@ -341,7 +341,7 @@ TEST(a_large_answer_is_charged_and_given_back)
     stage_down();
 }
 
-static const struct refusal {
+static const struct misfit {
     const char *words;
     enum err_code code;
     enum penstock_dtype dtype;
@@ -364,7 +364,7 @@ TEST(what_does_not_fit_the_signature_is_refused)
     if (!stage_up(plain, PENSTOCK_BACKEND_RUNS_INLINE, EXECUTION_AUTO))
         return;
     for (size_t i = 0; i < COUNT(refusals); i++) {
-        const struct refusal *c = &refusals[i];
+        const struct misfit *c = &refusals[i];
         call_make(&calls[0], NULL, 1);
         struct penstock_tensor *t = &calls[0].request->inputs[0];
         t->dtype = c->dtype;

@@ -601,17 +601,16 @@ static struct request_private *next_request(struct instance *instance)
     struct queue_change change;
 
     for (;;) {
+        uint64_t now_ns = env_now(model->engine);
         pthread_mutex_lock(&model->lock);
         if (instance->is_woken) {
             instance->is_woken = false;
             model->woken--;
         }
-        struct list_node *node = list_pop(&model->queue);
-        if (node != NULL) {
-            struct request_private *p = CONTAINER_OF(node, struct request_private, queue_node);
+        struct request_private *p = model_take(model, now_ns);
+        if (p != NULL) {
             /* Woken for nothing it is still in the list; who is woken by it must be free to run. */
             list_remove(&instance->idle_node);
-            model->queued--;
             p->state = REQUEST_RUNNING;
             p->instance = instance;
             instance->is_running = true;
@@ -645,6 +644,7 @@ void instance_worker_main(void *arg)
         instance_run(instance, p);
         pthread_mutex_lock(&model->lock);
         p->instance = NULL;
+        model_ran(model, p, p->ended_ns - p->begun_ns);
         pthread_mutex_unlock(&model->lock);
         loop_post(p->pub.loop, &p->end_msg); /* p is the loop's from here */
     }

@@ -7,8 +7,10 @@
 #include <stdatomic.h>
 
 #include "base/list.h"
+#include "engine/admission.h"
 #include "engine/engine.h"
 #include "engine/policy.h"
+#include "engine/queue.h"
 #include "io/env.h"
 #include "io/loop.h"
 
@@ -19,7 +21,8 @@ enum {
     PIECES_MAX = 16,
     PIECE_ARENA_FIRST = 4096,          /* a piece with its request and small inputs */
     PIECE_ARENA_CAP = 64 * 1024 * 1024,
-    ARENAS_KEPT = 64                   /* by each loop, for the next pieces */
+    ARENAS_KEPT = 64,                  /* by each loop, for the next pieces */
+    RETRY_MS_MAX = 60000               /* the longest hint: what is further off nobody knows */
 };
 
 /* What one loop keeps for its sessions; its own but for the counters. */
@@ -76,10 +79,14 @@ struct request_private {
     struct request pub;
     struct engine *engine;
     enum request_state state;     /* QUEUED and RUNNING change under the model's mutex */
-    struct list_node queue_node;  /* in model.queue */
+    struct queue_entry entry;     /* in model.queue */
+    struct list_node queue_node;  /* in an instance's list of those who wait, or begin */
     struct timer timer;           /* deadline of a queued or running request */
     bool has_timer;
     bool was_queued;              /* the loop's: counted as pending */
+    bool was_behind;              /* under the model's mutex: others were in front of it */
+    bool has_entered;             /* the loop's: its tenant's limits count it */
+    enum refusal refusal;         /* why it was not run; who ends it sets that */
     bool is_detached;             /* the loop's: the sink hears only on_free */
     bool has_ended;               /* the loop's: on_end was called */
     bool row_over;                /* the runner's: failed or done, nothing may be filled */
@@ -129,6 +136,8 @@ static inline struct request_private *private_of(struct request *request)
     return request->private;
 }
 
+/* Whose share of a queue it takes. */
+struct queue_tenant request_tenant(const struct request *request);
 /* Loop thread. Ends the request: on_end unless detached, the account, on_free. */
 void request_finish(struct request_private *p);
 /* Loop thread: a response to the sink, now or when it has credit, unless detached. `piece` and
@@ -163,6 +172,10 @@ enum err_code input_check(const struct signature_tensor *want, const struct pens
 /* inputs_check of a request's. */
 enum err_code request_check(struct request_private *p, bool is_partial, struct err *err);
 void response_drop(struct response *response); /* lets go of the outputs' memory */
+/* Any thread, under the model's mutex: one that was taken out of the queue and will not be run ends on
+ * its loop, which is told so here. */
+void request_drop_late(struct request_private *p);
+void request_displace(struct request_private *p, uint64_t retry_after_ns);
 /* For the warm-up, which runs before there are loops: checks the inputs; gives back what a run left. */
 enum err_code request_prepare_warm(struct request_private *p);
 void request_drop_warm(struct request_private *p);
@@ -349,13 +362,16 @@ struct model {
     uint64_t load_ns;
     /* -- the one leaf mutex: queue, idle list, running marks -- */
     pthread_mutex_t lock;
-    struct list queue;             /* of request_private.queue_node */
+    struct queue queue;            /* of request_private.entry */
+    struct admission admission;
     struct list idle;              /* of instance.idle_node */
-    uint32_t queued, queue_max;
+    uint32_t queue_max;
     bool is_queue_high;            /* as was told */
     uint64_t queue_changes;
     uint32_t woken;                /* instances on their way: so many requests do not wait */
+    atomic_bool is_pressed;        /* somebody was refused lately: asks before a body is read are worth it */
     uint64_t queue_timeout_us;
+    uint32_t level_usual;          /* of priority; 0: the engine's */
     bool ignores_timeout;          /* a queue policy without allow_timeout_override */
     bool is_stopping;
     struct model_attachment attachments[MODEL_ATTACHMENTS]; /* attach.c; any thread */
@@ -370,8 +386,13 @@ void model_close(struct model *model);
 void engine_reap(struct engine *engine, struct model *model);
 void model_host_fill(struct penstock_host *host);
 
-/* Puts the request into the queue and wakes an instance; E_EXHAUSTED when it is full. */
+/* Puts the request into the queue and wakes an instance. E_EXHAUSTED: it is full, or the wait too long;
+ * E_DEADLINE: runs take longer than it has. p->refusal says which. */
 enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err);
+/* Takes the next that is worth running, ends those that are not; NULL: nobody waits. Under the mutex. */
+struct request_private *model_take(struct model *model, uint64_t now_ns);
+/* Under the mutex: a run has taken so long; its tenant is charged with that. */
+void model_ran(struct model *model, struct request_private *p, uint64_t run_ns);
 /* Under the mutex, when the queue has changed: true when somebody has to be told, by model_tell_queue
  * and without it. */
 struct queue_change {

@@ -12,6 +12,7 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/utf8.h"
@@ -410,6 +411,23 @@ static enum execution execution_of(struct model *model, struct err *err, enum er
     return EXECUTION_QUEUED;
 }
 
+/* `queue_delay_us` of the configuration, else --queue-delay. */
+static enum err_code read_queue_delay(struct model *model, struct err *err)
+{
+    const char *asked = host_config_parameter(&model->host, "queue_delay_us");
+    uint64_t ns = model->engine->settings.queue_delay_ns, us;
+
+    if (asked != NULL) {
+        if (!slice_to_u64(slice_of(asked), &us) || us > UINT64_MAX / NS_PER_US)
+            return err_set(err, E_INVALID,
+                           "parameter 'queue_delay_us' is '%s'; it takes microseconds, 0 for any time",
+                           asked);
+        ns = us * NS_PER_US;
+    }
+    admission_init(&model->admission, ns);
+    return OK;
+}
+
 static enum err_code open_model(struct model *model, const struct model_spec *spec,
                                 struct err *err)
 {
@@ -427,6 +445,7 @@ static enum err_code open_model(struct model *model, const struct model_spec *sp
     TRY(apply_card(model, spec, err));
     model->queue_max = config->queue_size_max != 0 ? config->queue_size_max
                                                    : settings->queue_max;
+    TRY(read_queue_delay(model, err));
     model->queue_timeout_us = config->queue_timeout_us;
     model->ignores_timeout = config->queue_timeout_us != 0 && !config->allow_timeout_override;
     enum execution execution = execution_of(model, err, &code);
@@ -483,7 +502,7 @@ static void stop_workers(struct model *model)
 void model_close(struct model *model)
 {
     stop_workers(model);
-    require(list_is_empty(&model->queue));
+    queue_deinit(&model->queue);
     close_instances(model, &model->inline_instances, model->inline_count);
     close_instances(model, &model->queued_instances, model->queued_count);
     if (model->handle != NULL)
@@ -512,7 +531,7 @@ enum err_code model_new(struct model **ret, struct engine *engine, struct model_
     memset(model, 0, sizeof *model);
     atomic_init(&model->refs, 1);
     pthread_mutex_init(&model->lock, NULL);
-    list_init(&model->queue);
+    queue_init(&model->queue);
     list_init(&model->idle);
     model->engine = engine;
     model->backend = spec->backend;
@@ -568,7 +587,8 @@ void model_unref(struct model **slot)
 bool model_queue_changed(struct model *model, bool was_refused, struct queue_change *ret)
 {
     /* Those for whom an instance is on its way do not wait. */
-    uint64_t waiting = model->queued > model->woken ? model->queued - model->woken : 0;
+    uint64_t waiting =
+        model->queue.waiting > model->woken ? model->queue.waiting - model->woken : 0;
     uint64_t most = model->queue_max;
     bool is_high = was_refused || 5 * waiting >= 4 * most;
 
@@ -589,43 +609,178 @@ COLD void model_tell_queue(struct model *model, const struct queue_change *chang
                     change->waiting, model->queue_max, change->change);
 }
 
-enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err)
+/* Runs of these models last as long as their work does. */
+static bool knows_runs(const struct model *model)
 {
-    struct instance *idle = NULL;
-    struct queue_change change;
+    return (model->traits & (PENSTOCK_BACKEND_CONCURRENT | PENSTOCK_BACKEND_DECOUPLED)) == 0;
+}
 
-    pthread_mutex_lock(&model->lock);
-    if (model->queue_max != 0 &&
-        model->queued >= model->queue_max + model->woken &&
-        list_is_empty(&model->idle)) {
-        uint32_t queued = model->queued;
-        bool is_told = model_queue_changed(model, true, &change);
-        pthread_mutex_unlock(&model->lock);
-        if (is_told)
-            model_tell_queue(model, &change);
+static void ask(const struct model *model, struct admission_question *q,
+                struct queue_tenant tenant, uint32_t level)
+{
+    q->instances = model->queued_count;
+    q->is_free =
+        model->queue.waiting < model->woken ||
+        (model->queue.waiting == model->woken && !list_is_empty((struct list *)(uintptr_t)&model->idle));
+    q->wait_ns = q->is_free ? 0
+                            : admission_wait_ns(&model->admission,
+                                                queue_ahead(&model->queue, tenant, level),
+                                                model->queued_count);
+    q->knows_runs = knows_runs(model);
+}
+
+static uint32_t ms_up(uint64_t ns)
+{
+    return (uint32_t)MIN(MAX((ns + NS_PER_MS - 1) / NS_PER_MS, UINT64_C(1)), (uint64_t)RETRY_MS_MAX);
+}
+
+static double ms_of(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
+/* In words, and when to ask again. */
+COLD static enum err_code refuse(const struct model *model, enum admission_verdict verdict,
+                                 const struct admission_question *q, uint64_t after_ns,
+                                 enum refusal *ret_refusal, struct err *err)
+{
+    uint64_t due_ns = MIN(q->deadline_ns, q->begin_ns);
+
+    switch (verdict) {
+    case ADMISSION_DELAY:
+        *ret_refusal = REFUSAL_DELAY;
+        err_set(err, E_EXHAUSTED,
+                "model '%s' is overloaded: a request would wait about %.3g ms for it. Retry later, or "
+                "raise --queue-delay or the model's instance count",
+                model->host.name, ms_of(q->wait_ns));
+        break;
+    case ADMISSION_DEADLINE:
+        *ret_refusal = REFUSAL_DEADLINE;
+        err_set(err, E_EXHAUSTED,
+                "the deadline cannot be met: a request would wait about %.3g ms for model '%s', and "
+                "%.3g ms are left. Retry later, or give it more time",
+                ms_of(q->wait_ns), model->host.name,
+                ms_of(due_ns > q->now_ns ? due_ns - q->now_ns : 0));
+        break;
+    case ADMISSION_RUN:
+        *ret_refusal = REFUSAL_DEADLINE;
+        return err_set(err, E_DEADLINE,
+                       "the deadline cannot be met: %.3g ms are left, and model '%s' takes about %.3g "
+                       "ms. Give it more time",
+                       ms_of(q->deadline_ns > q->now_ns ? q->deadline_ns - q->now_ns : 0),
+                       model->host.name, ms_of(model->admission.middle_ns));
+    case ADMISSION_FINE:
+        *ret_refusal = REFUSAL_FULL;
         err_set(err, E_EXHAUSTED,
                 "Exceeds maximum queue size: %u requests wait for model '%s' already. Retry "
                 "later, or raise --queue-max or the model's instance count",
-                queued, model->host.name);
-        err->retry_after_ms = 1000;
-        return E_EXHAUSTED;
+                model->queue.waiting, model->host.name);
+        break;
+    }
+    err->retry_after_ms = ms_up(after_ns);
+    return E_EXHAUSTED;
+}
+
+/* Under the mutex. True: as many wait as may. */
+static bool is_full(const struct model *model, const struct admission_question *q)
+{
+    return model->queue_max != 0 && model->queue.waiting >= model->queue_max + model->woken &&
+           !q->is_free;
+}
+
+/* Under the mutex: makes room by taking the place of another's; false: there is none for this one. */
+static bool displace(struct model *model, struct queue_tenant tenant, uint32_t level,
+                     const struct admission_question *q)
+{
+    struct queue_entry *victim = queue_victim(&model->queue, tenant, level);
+
+    admission_was_full(&model->admission, q);
+    if (victim == NULL)
+        return false;
+    struct request_private *other = CONTAINER_OF(victim, struct request_private, entry);
+    queue_remove(&model->queue, victim);
+    victim->flow = NULL;
+    other->state = REQUEST_ENDED;
+    other->ended_ns = q->now_ns;
+    request_displace(other, admission_wait_ns(&model->admission, model->queue.waiting,
+                                              model->queued_count));
+    return true;
+}
+
+enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err)
+{
+    struct queue_tenant tenant = request_tenant(&p->pub);
+    uint32_t level = queue_level(p->pub.priority, model->level_usual);
+    struct admission_question q = { .now_ns = p->submitted_ns,
+                                    .deadline_ns = p->pub.deadline_ns,
+                                    .begin_ns = p->queue_due_ns,
+                                    .is_admitted = p->is_of_session };
+    struct instance *idle = NULL;
+    struct queue_change change;
+    uint64_t after_ns;
+
+    pthread_mutex_lock(&model->lock);
+    ask(model, &q, tenant, level);
+    enum admission_verdict verdict = admission_judge(&model->admission, &q, false, &after_ns);
+    bool was_full = verdict == ADMISSION_FINE && is_full(model, &q);
+    if (UNLIKELY(verdict != ADMISSION_FINE ||
+                 (was_full && !displace(model, tenant, level, &q)))) {
+        enum err_code code =
+            refuse(model, verdict, &q, was_full ? q.wait_ns : after_ns, &p->refusal, err);
+        bool is_told = model_queue_changed(model, was_full, &change);
+        pthread_mutex_unlock(&model->lock);
+        if (is_told)
+            model_tell_queue(model, &change);
+        if (verdict != ADMISSION_RUN)
+            atomic_store_explicit(&model->is_pressed, true, memory_order_relaxed);
+        return code;
     }
     p->state = REQUEST_QUEUED;
-    list_push(&model->queue, &p->queue_node);
-    model->queued++;
+    p->was_behind = !q.is_free;
+    queue_push(&model->queue, &p->entry, tenant, level);
     struct list_node *node = list_pop(&model->idle);
     if (node != NULL) {
         idle = CONTAINER_OF(node, struct instance, idle_node);
         idle->is_woken = true;
         model->woken++;
     }
-    bool is_told = model_queue_changed(model, false, &change);
+    bool is_told = model_queue_changed(model, was_full, &change);
     pthread_mutex_unlock(&model->lock);
     if (idle != NULL)
         model->engine->env->worker_wake(model->engine->env, idle->worker);
     if (UNLIKELY(is_told))
         model_tell_queue(model, &change);
     return OK;
+}
+
+struct request_private *model_take(struct model *model, uint64_t now_ns)
+{
+    struct admission *a = &model->admission;
+    struct queue_entry *entry;
+
+    while ((entry = queue_pop(&model->queue, a->middle_ns)) != NULL) {
+        struct request_private *p = CONTAINER_OF(entry, struct request_private, entry);
+        if (LIKELY(now_ns < MIN(p->queue_due_ns, p->pub.deadline_ns) &&
+                   !(p->was_behind && knows_runs(model) &&
+                     admission_is_late(a, now_ns, p->pub.deadline_ns)))) {
+            admission_took(a, now_ns, model->queue.waiting != 0);
+            return p;
+        }
+        queue_settle(&model->queue, entry, 0);
+        p->state = REQUEST_ENDED;
+        p->ended_ns = now_ns;
+        request_drop_late(p);
+    }
+    if (UNLIKELY(atomic_load_explicit(&model->is_pressed, memory_order_relaxed)) && !a->is_standing)
+        atomic_store_explicit(&model->is_pressed, false, memory_order_relaxed);
+    return NULL;
+}
+
+void model_ran(struct model *model, struct request_private *p, uint64_t run_ns)
+{
+    queue_settle(&model->queue, &p->entry, run_ns);
+    if (knows_runs(model) && p->err.code == OK)
+        admission_ran(&model->admission, run_ns, p->ended_ns);
 }
 
 bool model_dequeue(struct model *model, struct request_private *p)
@@ -636,8 +791,7 @@ bool model_dequeue(struct model *model, struct request_private *p)
     pthread_mutex_lock(&model->lock);
     was_queued = p->state == REQUEST_QUEUED;
     if (was_queued) {
-        list_remove(&p->queue_node);
-        model->queued--;
+        queue_remove(&model->queue, &p->entry);
         p->state = REQUEST_ENDED;
         is_told = model_queue_changed(model, false, &change);
     }
@@ -731,7 +885,7 @@ void model_execution(struct model *model, struct model_execution *ret)
     ret->measured_bytes_max =
         atomic_load_explicit(&model->policy.bytes_max, memory_order_relaxed);
     pthread_mutex_lock(&model->lock);
-    ret->queued = model->queued;
+    ret->queued = model->queue.waiting;
     pthread_mutex_unlock(&model->lock);
     ret->queue_max = model->queue_max;
     int64_t running = atomic_load_explicit(&model->stats.running, memory_order_relaxed);

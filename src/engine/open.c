@@ -170,6 +170,7 @@ static void finish(struct instance *instance, struct open_batch *open)
     list_remove(&open->again_node);
     pthread_mutex_lock(&model->lock);
     p->instance = NULL; /* from here on nobody wakes it */
+    model_ran(model, p, open->busy_ns);
     list_remove(&open->woken_node);
     pthread_mutex_unlock(&model->lock);
     atomic_fetch_sub_explicit(&model->stats.running, 1, memory_order_relaxed);
@@ -273,11 +274,12 @@ void open_close(struct instance *instance)
 static bool take_fresh(struct instance *instance, struct list *fresh, bool *ret_stops)
 {
     struct model *model = instance->model;
-    struct list_node *node;
+    struct request_private *p;
     struct queue_change change;
+    uint64_t now_ns = env_now(model->engine);
     bool is_idle = list_is_empty(&instance->again);
 
-    if (instance->dues_count > 0 && instance->dues[0]->due_ns <= env_now(model->engine))
+    if (instance->dues_count > 0 && instance->dues[0]->due_ns <= now_ns)
         is_idle = false;
     pthread_mutex_lock(&model->lock);
     if (instance->is_woken) {
@@ -285,13 +287,11 @@ static bool take_fresh(struct instance *instance, struct list *fresh, bool *ret_
         model->woken--;
     }
     while (instance->open_count < batches_max(instance) &&
-           (node = list_pop(&model->queue)) != NULL) {
-        struct request_private *p = CONTAINER_OF(node, struct request_private, queue_node);
-        model->queued--;
+           (p = model_take(model, now_ns)) != NULL) {
         p->state = REQUEST_RUNNING;
         p->instance = instance;
         admit(instance, p); /* under the mutex: who wakes it sees its instance */
-        list_push(fresh, node);
+        list_push(fresh, &p->queue_node);
         is_idle = false;
     }
     is_idle = is_idle && list_is_empty(&instance->woken);

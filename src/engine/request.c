@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "access/access.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/clock.h"
@@ -308,6 +309,7 @@ static void account(struct request_private *p)
     } else {
         stat_duration_add(&stats->fail, total);
         model_stat_add(&stats->failures[reason_of(p)], 1);
+        model_stat_add(&stats->refused[p->refusal], p->refusal != REFUSAL_NONE);
     }
     if (p->is_detached || p->was_late || p->err.code == E_CANCELLED) {
         model_stat_add(&stats->cancelled_total, 1);
@@ -432,6 +434,8 @@ static void release(struct request_private *p)
         model_stat_add(&shard_of(p)->responses, p->given);
     kept_drop(p);
     response_drop(&p->response);
+    if (p->has_entered)
+        tenant_leave(caller_tenant(p->pub.caller));
     p->pub.sink->on_free(&p->pub);
     model_unref(&model);
     atomic_fetch_sub_explicit(&engine->in_flight, 1, memory_order_release);
@@ -677,6 +681,33 @@ static enum err_code late(struct request_private *p, enum stage stage, struct er
         p->pub.model->host.name, at[stage], stage_names[stage]);
 }
 
+void request_drop_late(struct request_private *p)
+{
+    bool is_over = p->ended_ns >= p->pub.deadline_ns || p->ended_ns >= p->queue_due_ns;
+
+    p->refusal = REFUSAL_LATE;
+    if (is_over)
+        late(p, STAGE_QUEUE, &p->err);
+    else
+        err_set(&p->err, E_DEADLINE,
+                "Request timeout expired: the %.3g ms that are left behind the queue of model '%s' are "
+                "too few for a run. Give it more time, or look at its queue and run times in /metrics",
+                (double)(p->pub.deadline_ns - p->ended_ns) / 1e6, p->pub.model->host.name);
+    loop_post(p->pub.loop, &p->end_msg); /* p is the loop's from here */
+}
+
+void request_displace(struct request_private *p, uint64_t retry_after_ns)
+{
+    p->refusal = REFUSAL_DISPLACED;
+    err_set(&p->err, E_EXHAUSTED,
+            "the queue of model '%s' is full (--queue-max), and one with less than its share of it came: "
+            "this one lost its place. Retry later",
+            p->pub.model->host.name);
+    p->err.retry_after_ms =
+        (uint32_t)MIN(MAX(retry_after_ns / NS_PER_MS, UINT64_C(1)), (uint64_t)RETRY_MS_MAX);
+    loop_post(p->pub.loop, &p->end_msg); /* p is the loop's from here */
+}
+
 /* Loop thread: the deadline passed while it was queued or ran. */
 static void on_deadline(struct timer *timer)
 {
@@ -685,6 +716,7 @@ static void on_deadline(struct timer *timer)
 
     p->has_timer = false;
     if (leave_queue(p)) {
+        p->refusal = REFUSAL_LATE;
         late(p, STAGE_QUEUE, &p->err);
         finish_early(p);
         return;
@@ -734,6 +766,27 @@ static enum err_code enqueue(struct request_private *p, struct err *err)
     p->was_queued = true;
     atomic_fetch_add_explicit(&model->stats.pending, 1, memory_order_relaxed);
     return model_enqueue(model, p, err);
+}
+
+struct queue_tenant request_tenant(const struct request *request)
+{
+    if (LIKELY(request->caller == NULL))
+        return (struct queue_tenant){ 0, 1, "" };
+    const struct tenant *tenant = caller_tenant(request->caller);
+    return (struct queue_tenant){ tenant_index(tenant), tenant_weight(tenant),
+                                  tenant_name(tenant) };
+}
+
+/* Its tenant's rate and concurrency. */
+static bool enter_tenant(struct request_private *p)
+{
+    if (LIKELY(p->pub.caller == NULL))
+        return true;
+    p->has_entered =
+        tenant_enter(caller_tenant(p->pub.caller), p->submitted_ns, &p->err) == OK;
+    if (UNLIKELY(!p->has_entered))
+        p->refusal = REFUSAL_TENANT;
+    return p->has_entered;
 }
 
 /* The deadline of one that runs on the loop, and may wait there. */
@@ -791,10 +844,14 @@ void engine_submit(struct request *request)
         !p->is_of_session) {
         err_set(&p->err, E_UNAVAILABLE, "the server is draining and takes no new requests");
         p->err.retry_after_ms = 1000;
+        p->refusal = REFUSAL_DRAINING;
     } else if (p->stream == NULL && UNLIKELY(validate(p, false, &bytes, &p->err) != OK)) {
         /* the text is written */
     } else if (default_deadline(p), UNLIKELY(p->submitted_ns >= request->deadline_ns)) {
+        p->refusal = REFUSAL_LATE;
         late(p, STAGE_DECODE, &p->err);
+    } else if (UNLIKELY(!enter_tenant(p))) {
+        /* the text is written */
     } else {
         uint32_t loop = loop_index(request->loop);
         if (model_is_concurrent(model->traits)) {

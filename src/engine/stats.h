@@ -17,6 +17,21 @@ struct stat_duration {
 /* Why a request failed, as in Triton's nv_inference_request_failure. */
 enum fail_reason { FAIL_REJECTED, FAIL_CANCELED, FAIL_BACKEND, FAIL_OTHER, FAIL_REASONS };
 
+/* Why a request was not run. */
+enum refusal {
+    REFUSAL_NONE,
+    REFUSAL_FULL,      /* --queue-max wait already */
+    REFUSAL_DELAY,     /* it would wait too long (--queue-delay) */
+    REFUSAL_DEADLINE,  /* its deadline cannot be met */
+    REFUSAL_LATE,      /* its time was over in the queue */
+    REFUSAL_DISPLACED, /* it lost its place to a tenant that is below its share, or to its own priority */
+    REFUSAL_TENANT,    /* its tenant's limits */
+    REFUSAL_BEHIND,    /* the loop that read it is behind */
+    REFUSAL_DRAINING,
+    REFUSALS
+};
+extern const char *const refusal_names[REFUSALS]; /* "full", "delay", ... */
+
 /* The stages of a request's life: each has a histogram and a part of `server-timing`. */
 enum stage { STAGE_DECODE, STAGE_QUEUE, STAGE_INPUT, STAGE_RUN, STAGE_OUTPUT, STAGE_ENCODE, STAGES };
 extern const char *const stage_names[STAGES]; /* "decode", "queue", ... */
@@ -35,6 +50,7 @@ struct model_stats {
     struct stat_duration success, fail, queue, compute_input, compute_infer, compute_output;
     _Atomic uint64_t inference_count, execution_count, last_inference_ms;
     _Atomic uint64_t failures[FAIL_REASONS];
+    _Atomic uint64_t refused[REFUSALS];
     struct stat_duration batch_input[STAT_BATCH_SIZES], batch_infer[STAT_BATCH_SIZES],
         batch_output[STAT_BATCH_SIZES];
     struct stat_histogram stages[STAGES], total;
