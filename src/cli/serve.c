@@ -58,11 +58,8 @@ enum {
 struct server {
     struct stack stack;
     struct metrics *metrics;
-<<<<<<< ours
     struct access *access;
-=======
     struct process *process;
->>>>>>> theirs
     struct grpc_stats *grpc_stats;
     struct websocket_stats *websocket_stats;
     struct grpc_watchers watchers;
@@ -236,7 +233,6 @@ static enum err_code open_resumables(struct server *server, const struct options
     return resumables_register(server->resumables, server->metrics, err);
 }
 
-<<<<<<< ours
 /* Before anything else, so that a mistake in it is said at once. */
 static enum err_code open_access(struct server *server, const struct options *o, struct err *err)
 {
@@ -256,7 +252,8 @@ static enum err_code open_access(struct server *server, const struct options *o,
         access_allow_admin(server->access);
     access_set_budget(server->access, &server->stack.budget);
     return access_register(server->access, server->metrics, err);
-=======
+}
+
 /* What every program tells of itself. */
 static enum err_code register_program(struct server *server, struct err *err)
 {
@@ -272,7 +269,6 @@ static enum err_code register_program(struct server *server, struct err *err)
     return metrics_add(server->metrics, METRIC_GAUGE, "penstock_build_info",
                        "1: the version that runs, and what it was compiled with",
                        text_cstr(&labels), &one, 1, err);
->>>>>>> theirs
 }
 
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
@@ -344,11 +340,8 @@ static void close_server(struct server *server)
     uploads_free(&server->uploads);
     stack_close(&server->stack);
     metrics_free(&server->metrics);
-<<<<<<< ours
     access_free(&server->access);
-=======
     process_free(&server->process);
->>>>>>> theirs
     grpc_stats_free(&server->grpc_stats);
     websocket_stats_free(&server->websocket_stats);
 }
