@@ -117,7 +117,9 @@ TEST(kserve_statuses)
     check_answer(call(METHOD_POST, "/v2/cudasharedmemory/region/r/register", "{}"), 501,
                  "shared memory");
     check_answer(call(METHOD_GET, "/v2/trace/setting", ""), 501, "trace");
-    check_answer(call(METHOD_GET, "/v2/logging", ""), 501, "--log-level");
+    check_answer(call(METHOD_GET, "/v2/logging", ""), 200, "\"log_format\":\"ISO8601\"");
+    check_answer(call(METHOD_POST, "/v2/logging", "{\"log_inf\":true}"), 400,
+                 "there is no log setting 'log_inf'");
     check_answer(call(METHOD_POST, "/v2/repository/models/iris/load", "{}"), 503,
                  "explicit model load / unload is not allowed");
     check_answer(call(METHOD_POST, "/v2/repository/r/models/iris/unload", "{}"), 501,

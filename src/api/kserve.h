@@ -247,5 +247,11 @@ void kserve_model_config(struct exchange *x, const struct route_match *match);
 void kserve_model_stats(struct exchange *x, const struct route_match *match);
 void kserve_all_stats(struct exchange *x, const struct route_match *match);
 void kserve_index(struct exchange *x, const struct route_match *match);
+void kserve_logging(struct exchange *x, const struct route_match *match);
+void kserve_set_logging(struct exchange *x, const struct route_match *match);
+void kserve_grpc_log_settings(struct call *call, const struct api *api);
+
+/* Sends the heap text, which is JSON, as a message of that type; the text is emptied. */
+void kserve_grpc_answer_json(struct call *call, const char *type_name, struct text *json);
 
 #endif

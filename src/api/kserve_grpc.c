@@ -118,8 +118,7 @@ static enum err_code make_message(struct slice *ret, struct buf **ret_holder, st
     return OK;
 }
 
-/* Sends the heap text, which is JSON, as a message of that type; the text is emptied. */
-static void answer_json(struct call *call, const char *type_name, struct text *json)
+void kserve_grpc_answer_json(struct call *call, const char *type_name, struct text *json)
 {
     CLEANUP(buf_unref) struct buf *holder = NULL;
     CLEANUP(proto_arena_free) struct proto_arena *arena = proto_arena_new();
@@ -198,7 +197,7 @@ static void server_metadata(struct call *call, const struct api *api, struct sli
 
     text_init(&out, REPLY_BYTES_MAX);
     kserve_put_server(&out, api);
-    answer_json(call, "inference.ServerMetadataResponse", &out);
+    kserve_grpc_answer_json(call, "inference.ServerMetadataResponse", &out);
 }
 
 static void model_metadata(struct call *call, const struct api *api, struct slice message)
@@ -210,7 +209,7 @@ static void model_metadata(struct call *call, const struct api *api, struct slic
         return;
     text_init(&out, REPLY_BYTES_MAX);
     kserve_put_model(&out, api, model);
-    answer_json(call, "inference.ModelMetadataResponse", &out);
+    kserve_grpc_answer_json(call, "inference.ModelMetadataResponse", &out);
 }
 
 static void model_config_of(struct call *call, const struct api *api, struct slice message)
@@ -224,7 +223,7 @@ static void model_config_of(struct call *call, const struct api *api, struct sli
     text_str(&out, "{\"config\":");
     kserve_put_config(&out, model);
     text_byte(&out, '}');
-    answer_json(call, "inference.ModelConfigResponse", &out);
+    kserve_grpc_answer_json(call, "inference.ModelConfigResponse", &out);
 }
 
 static void statistics(struct call *call, const struct api *api, struct slice message)
@@ -237,7 +236,7 @@ static void statistics(struct call *call, const struct api *api, struct slice me
         return;
     text_init(&out, REPLY_BYTES_MAX);
     if (kserve_put_stats(&out, api, asked.name, asked.version, &err) == OK) {
-        answer_json(call, "inference.ModelStatisticsResponse", &out);
+        kserve_grpc_answer_json(call, "inference.ModelStatisticsResponse", &out);
         return;
     }
     text_deinit(&out);
@@ -261,7 +260,7 @@ static void repository_index(struct call *call, const struct api *api, struct sl
     text_str(&out, "{\"models\":");
     kserve_put_index(&out, api, asked.ready);
     text_byte(&out, '}');
-    answer_json(call, "inference.RepositoryIndexResponse", &out);
+    kserve_grpc_answer_json(call, "inference.RepositoryIndexResponse", &out);
 }
 
 /* -- the services -------------------------------------------------------------------------------- */
@@ -306,9 +305,7 @@ static const struct grpc_method methods[] = {
     { "CudaSharedMemoryRegister", NULL, no_shared_memory, ACCESS_ADMIN },
     { "CudaSharedMemoryUnregister", NULL, no_shared_memory, ACCESS_ADMIN },
     { "TraceSetting", NULL, "trace settings are not built yet", ACCESS_ADMIN },
-    { "LogSettings", NULL,
-      "log settings can not be changed while the server runs yet; start it with --log-level",
-      ACCESS_ADMIN },
+    { "LogSettings", kserve_grpc_log_settings, NULL, ACCESS_READ }, /* to change them: ACCESS_ADMIN */
 };
 
 const struct grpc_service kserve_grpc_service = { "inference.GRPCInferenceService", methods,

@@ -434,7 +434,6 @@ TEST(grpc_says_what_there_is)
         { SERVICE "CudaSharedMemoryRegister", "client shared memory is not offered" },
         { SERVICE "CudaSharedMemoryUnregister", "client shared memory is not offered" },
         { SERVICE "TraceSetting", "trace settings are not built yet" },
-        { SERVICE "LogSettings", "--log-level" },
     };
 
     if (!stage_up() || !stage_open())

@@ -44,7 +44,7 @@ void kserve_put_server(struct text *out, const struct api *api)
     text_json(out, slice_of(api->server_version));
     /* What is built, and nothing else. */
     text_str(out, ",\"extensions\":[\"classification\",\"model_configuration\","
-                  "\"binary_tensor_data\",\"parameters\",\"statistics\"]}");
+                  "\"binary_tensor_data\",\"parameters\",\"statistics\",\"logging\"]}");
 }
 
 void kserve_server(struct exchange *x, const struct route_match *match)

@@ -30,12 +30,6 @@ static void no_trace(struct exchange *x, const struct route_match *match UNUSED)
     refuse(x, E_UNIMPLEMENTED, "trace settings are not built yet");
 }
 
-static void no_logging(struct exchange *x, const struct route_match *match UNUSED)
-{
-    refuse(x, E_UNIMPLEMENTED,
-           "log settings can not be changed while the server runs yet; start it with --log-level");
-}
-
 static void no_control(struct exchange *x, const struct route_match *match UNUSED)
 {
     refuse(x, E_UNAVAILABLE,
@@ -84,7 +78,8 @@ static const struct route routes[] = {
 
     { GET | POST, "/v2/trace/setting", no_trace, DIALECT_KSERVE, ACCESS_ADMIN, "v2" },
     { GET | POST, "/v2/models/{model}/trace/setting", no_trace, DIALECT_KSERVE, ACCESS_ADMIN, "v2" },
-    { GET | POST, "/v2/logging", no_logging, DIALECT_KSERVE, ACCESS_ADMIN, "v2" },
+    { GET, "/v2/logging", kserve_logging, DIALECT_KSERVE, ACCESS_READ, "v2" },
+    { POST, "/v2/logging", kserve_set_logging, DIALECT_KSERVE, ACCESS_ADMIN, "v2" },
 
     { GET, "/v2/systemsharedmemory/status", no_shared_memory, DIALECT_KSERVE, ACCESS_ADMIN, "v2" },
     { GET, "/v2/systemsharedmemory/region/{region}/status", no_shared_memory, DIALECT_KSERVE, ACCESS_ADMIN, "v2" },

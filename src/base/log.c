@@ -9,24 +9,39 @@
 
 #include "base/text.h"
 
-static atomic_int level_max = LOG_INFO;
-static atomic_int as_json;
+#define UP_TO(level) ((2u << (level)) - 1)
+
+static atomic_uint levels_on = UP_TO(LOG_INFO); /* bits */
+static atomic_bool as_json;
 
 static const char *const level_names[] = { "error", "warning", "info", "debug" };
 
 void log_set_level(enum log_level most)
 {
-    atomic_store_explicit(&level_max, (int)most, memory_order_relaxed);
+    atomic_store_explicit(&levels_on, UP_TO(most), memory_order_relaxed);
 }
 
-enum log_level log_get_level(void)
+void log_set_on(enum log_level level, bool is_on)
 {
-    return (enum log_level)atomic_load_explicit(&level_max, memory_order_relaxed);
+    if (is_on)
+        atomic_fetch_or(&levels_on, 1u << level);
+    else
+        atomic_fetch_and(&levels_on, ~(1u << level));
 }
 
-void log_set_json(int is_json)
+bool log_is_on(enum log_level level)
+{
+    return (atomic_load_explicit(&levels_on, memory_order_relaxed) >> level & 1) != 0;
+}
+
+void log_set_json(bool is_json)
 {
     atomic_store_explicit(&as_json, is_json, memory_order_relaxed);
+}
+
+bool log_is_json(void)
+{
+    return atomic_load_explicit(&as_json, memory_order_relaxed);
 }
 
 static void put_time(struct text *line)
@@ -47,13 +62,13 @@ void log_write(enum log_level level, const char *format, ...)
     struct text line;
     va_list args;
 
-    if (level > log_get_level())
+    if (!log_is_on(level))
         return;
     va_start(args, format);
     vsnprintf(words, sizeof words, format, args);
     va_end(args);
     text_init_fixed(&line, bytes, sizeof bytes - 1);
-    if (atomic_load_explicit(&as_json, memory_order_relaxed)) {
+    if (log_is_json()) {
         text_str(&line, "{\"time\":\"");
         put_time(&line);
         text_printf(&line, "\",\"level\":\"%s\",\"message\":", level_names[level]);
