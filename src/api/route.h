@@ -86,7 +86,7 @@ extern const struct route_table resume_routes;      /* /streams/{id} */
 
 /* Every way to a model goes through this: may the caller of `x` do that with it (caller_may), and is there a
  * ready version (engine_want_model)? Takes a reference for the caller of this. */
-MUST_USE enum err_code api_want_model(const struct exchange *x, const struct api *api,
+MUST_USE enum err_code api_want_model(struct exchange *x, const struct api *api,
                                       enum access_right right, struct slice group,
                                       struct model **ret, struct slice name, struct slice version,
                                       struct err *err);

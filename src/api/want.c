@@ -1,4 +1,5 @@
 /* want.c - SPDX-License-Identifier: Apache-2.0 */
+#include "api/note.h"
 #include "api/route.h"
 #include "engine/engine.h"
 #include "io/loop.h"
@@ -15,12 +16,14 @@ HOT enum err_code api_may(const struct exchange *x, enum access_right right, str
     return caller_may(x->caller, right, group, model, wall_ns, err);
 }
 
-HOT enum err_code api_want_model(const struct exchange *x, const struct api *api,
+HOT enum err_code api_want_model(struct exchange *x, const struct api *api,
                                  enum access_right right, struct slice group, struct model **ret,
                                  struct slice name, struct slice version, struct err *err)
 {
     TRY(api_may(x, right, group, name, err));
-    return engine_want_model(api->engine, ret, name, version, err);
+    TRY(engine_want_model(api->engine, ret, name, version, err));
+    note_model(x, *ret);
+    return OK;
 }
 
 bool api_shows_model(const struct exchange *x, struct slice group, const char *name)

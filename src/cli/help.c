@@ -12,6 +12,7 @@ enum { HELP_INDENT = 26, HELP_COLUMNS_MIN = 60 };
 const char *const option_group_titles[GROUPS] = {
     [GROUP_MODELS] = "Models",   [GROUP_LISTENING] = "Listening", [GROUP_EXECUTION] = "Running",
     [GROUP_LIMITS] = "Limits",   [GROUP_ACCESS] = "Who may call", [GROUP_RUNTIMES] = "Runtimes",
+    [GROUP_SEEING] = "Logs and traces",
     [GROUP_CALLING] = "Calling", [GROUP_OUTPUT] = "Output",       [GROUP_GENERAL] = "General",
 };
 
@@ -283,6 +284,7 @@ void help_markdown(struct text *out)
         "that over the file, and the file over the default.\n"
         "\n"
         "- Sizes: `64MiB` (1024), `64MB` (1000), `64M` as `64MiB`, or bytes.\n"
+        "- Parts of all: `0.01`, `1/100`.\n"
         "- Times: `5s`, `250ms`, `1.5m`, `2h`.\n"
         "- Flags: `--name`, `--no-name`, `--name=true|false`.\n"
         "- Lists are repeated on the command line (`--listen A --listen B`), written as a YAML\n"

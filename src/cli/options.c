@@ -172,6 +172,20 @@ bool duration_parse(struct slice text, uint64_t *ret)
     return parse_scaled(text, units, COUNT(units), ret);
 }
 
+bool ratio_parse(struct slice text, uint64_t *ret)
+{
+    static const struct unit units[] = { { "", RATIO_ONE } };
+    uint64_t most;
+
+    if (slice_starts(text, "1/")) {
+        if (!slice_to_u64(slice_skip(text, 2), &most) || most == 0)
+            return false;
+        *ret = RATIO_ONE / most;
+        return true;
+    }
+    return parse_scaled(text, units, COUNT(units), ret) && *ret <= RATIO_ONE;
+}
+
 static bool parse_flag(struct slice text, uint64_t *ret)
 {
     static const char *const words[] = { "false", "true", "no", "yes", "off", "on", "0", "1" };
@@ -189,6 +203,7 @@ static bool parse_number(enum option_kind kind, struct slice text, uint64_t *ret
 {
     return kind == KIND_SIZE       ? size_parse(text, ret)
            : kind == KIND_DURATION ? duration_parse(text, ret)
+           : kind == KIND_RATIO    ? ratio_parse(text, ret)
                                    : slice_to_u64(text, ret);
 }
 
@@ -211,7 +226,8 @@ static enum err_code refuse_number(const struct option *row, const struct origin
     const char *want = row->kind == KIND_SIZE ? "a size, such as 64MiB or 1000"
                        : row->kind == KIND_DURATION
                            ? "a time with its unit, such as 5s, 250ms or 1.5m"
-                           : "a whole number";
+                       : row->kind == KIND_RATIO ? "a part of all, such as 0.01 or 1/100"
+                                                 : "a whole number";
 
     return err_set(err, code_of(origin), "%s: '%.*s' is not %s", origin->name, SLICE_ARG(text),
                    want);
@@ -328,6 +344,7 @@ static enum err_code set_value(struct options *o, enum option_id id, const struc
         break;
     case KIND_COUNT:
     case KIND_SIZE:
+    case KIND_RATIO:
     case KIND_DURATION: TRY(read_number(row, origin, text, &fresh.number, err)); break;
     case KIND_CHOICE: TRY(read_choice(row, origin, text, &fresh.number, err)); break;
     case KIND_PATHS:

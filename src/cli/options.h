@@ -28,6 +28,7 @@ enum option_kind {
     KIND_COUNT,    /* 12 */
     KIND_SIZE,     /* 64MiB, in bytes */
     KIND_DURATION, /* 250ms, in nanoseconds */
+    KIND_RATIO,    /* 0.01, 1/100; in parts of 10^9 */
     KIND_CHOICE,   /* one of the table's words; the number is its index */
     KIND_TEXT,
     KIND_LIST,  /* repeatable; the variable separates by commas */
@@ -44,6 +45,7 @@ enum option_group {
     GROUP_LIMITS,
     GROUP_ACCESS,
     GROUP_RUNTIMES,
+    GROUP_SEEING,
     GROUP_CALLING,
     GROUP_OUTPUT,
     GROUP_GENERAL,
@@ -147,6 +149,10 @@ static inline uint64_t options_ms(const struct options *o, enum option_id id)
 {
     return (o->values[id].number + 999999) / 1000000;
 }
+static inline double options_ratio(const struct options *o, enum option_id id)
+{
+    return (double)o->values[id].number / 1e9;
+}
 static inline const char *options_text(const struct options *o, enum option_id id)
 {
     return o->values[id].text;
@@ -166,6 +172,8 @@ enum option_id option_find(struct slice name);
 /* "64MiB", "250ms"; false when it is none. */
 bool size_parse(struct slice text, uint64_t *ret_bytes);
 bool duration_parse(struct slice text, uint64_t *ret_ns);
+bool ratio_parse(struct slice text, uint64_t *ret); /* "0.25", "1/4": parts of RATIO_ONE; 0..1 */
+#define RATIO_ONE UINT64_C(1000000000)
 
 /* Help: of everything (VERB_NONE) or of one verb; columns: where to wrap. */
 void help_write(struct text *out, enum verb verb, uint32_t columns, bool has_colour);

@@ -141,6 +141,7 @@ static void samples(const struct option *row, char *first, char *second, size_t 
     case KIND_COUNT:
     case KIND_SIZE:
     case KIND_DURATION:
+    case KIND_RATIO:
         snprintf(first, size, "%.*s", (int)dots, least);
         snprintf(second, size, "%s", least + dots + 2);
         break;
@@ -172,6 +173,28 @@ static bool has_value(const struct options *o, uint32_t id, const char *text)
 static bool is_given_elsewhere(uint32_t id)
 {
     return id == OPT_CONFIG || id == OPT_HELP || id == OPT_FIELD;
+}
+
+TEST(parts_of_all)
+{
+    static const struct {
+        const char *text;
+        uint64_t parts;
+        bool is_right;
+    } ratios[] = {
+        { "1", RATIO_ONE, true },       { "0", 0, true },           { "0.25", 250000000, true },
+        { "1/4", 250000000, true },     { "1/1", RATIO_ONE, true }, { "0.000001", 1000, true },
+        { "1/1000000000", 1, true },    { "1/0", 0, false },        { "1.5", 0, false },
+        { "2/3", 0, false },            { "-1", 0, false },         { "", 0, false },
+        { "1/", 0, false },             { "half", 0, false },       { "1.", 0, false },
+    };
+
+    for (size_t i = 0; i < COUNT(ratios); i++) {
+        uint64_t parts = 42;
+        check(ratio_parse(slice_of(ratios[i].text), &parts) == ratios[i].is_right, "'%s'",
+              ratios[i].text);
+        check(!ratios[i].is_right || parts == ratios[i].parts, "'%s'", ratios[i].text);
+    }
 }
 
 TEST(every_option_by_argv_environment_and_file)

@@ -32,6 +32,7 @@
 #include "cli/explain.h"
 #include "cli/options.h"
 #include "cli/print.h"
+#include "cli/seeing.h"
 #include "cli/stack.h"
 #include "cli/stop.h"
 #include "cli/verbs.h"
@@ -68,6 +69,7 @@ struct server {
     struct uploads *uploads;
     char node[NODE_NAME_MAX + 1];
     struct kserve_streams streams;
+    struct seeing seeing;
     struct serve *serve;
     struct api api;
     bool is_misused; /* what failed is the command line */
@@ -325,7 +327,10 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .server_version = PENSTOCK_VERSION,
     };
     struct serve_settings settings = settings_of(o, server, loops, tables, COUNT(tables));
+    TRY(seeing_open(&server->seeing, o, server->stack.env, server->metrics, loops, &settings.observe,
+                    err));
     TRY(serve_new(&server->serve, server->stack.env, &settings, err));
+    TRY(seeing_watch(&server->seeing, server->serve, err));
     return listen_all(server, o, err);
 }
 
@@ -334,6 +339,7 @@ static void close_server(struct server *server)
     if (server->serve != NULL)
         serve_stop(server->serve);
     stack_close_models(&server->stack);
+    seeing_close(&server->seeing);
     serve_free(&server->serve);
     push_free(&server->push);
     resumables_free(&server->resumables);

@@ -117,6 +117,7 @@ struct exchange {
     struct slice authority; /* Host or :authority */
     const char *scheme;     /* "http", "https" */
     const char *protocol;   /* "HTTP/1.1", "HTTP/2" */
+    const char *tls;        /* "TLSv1.3": what its connection speaks; NULL: none */
     const struct header *headers;
     uint32_t headers_count;
     int64_t body_size;      /* bytes; -1: not known beforehand; 0: none */

@@ -10,6 +10,7 @@
  */
 #include "serve/observe.h"
 
+#include "access/access.h"
 #include "base/mem.h"
 #include "serve/internal.h"
 
@@ -232,6 +233,9 @@ COLD void observe_replace(struct serve_exchange *fresh, struct serve_exchange *b
     x->headers = was->headers;
     x->headers_count = was->headers_count;
     x->protocol = was->protocol;
+    x->caller = was->caller == NULL ? NULL : caller_ref(was->caller);
+    x->tls = was->tls;
+    x->scheme = was->scheme;
     x->trace = was->trace;
     x->request_id = was->request_id;
     x->note.route = was->note.route;

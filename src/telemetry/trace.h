@@ -30,12 +30,16 @@ void trace_write(const struct trace_context *trace, char out[TRACEPARENT_MAX]);
 char *trace_write_hex(char *to, const uint8_t *bytes, size_t count);
 /* A list of at most 32 members and TRACE_STATE_MAX bytes, as section 3.3 says; else it is not passed on. */
 bool trace_state_is_good(struct slice state);
+static inline bool span_is_zero(const uint8_t id[SPAN_ID_BYTES])
+{
+    uint64_t all;
+
+    memcpy(&all, id, sizeof all);
+    return all == 0;
+}
 static inline bool trace_is_set(const struct trace_context *trace)
 {
-    for (int i = 0; i < TRACE_ID_BYTES; i++)
-        if (trace->trace_id[i] != 0)
-            return true;
-    return false;
+    return !span_is_zero(trace->trace_id) || !span_is_zero(trace->trace_id + SPAN_ID_BYTES);
 }
 
 #endif
