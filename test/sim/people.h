@@ -1,0 +1,93 @@
+/* people.h - the clients of a simulated server: who they are, what they ask, what they must get.
+ *
+ * A person lives in events and ends by itself; people_ended says how many are left. Judgements: what a
+ * person was answered is right, or is an error that the weather or the person itself explains.
+ */
+#ifndef SIM_PEOPLE_H
+#define SIM_PEOPLE_H
+
+#include "test/sim/sim.h"
+
+enum { PORT = 8000 };
+
+/* -- bytes that grow -------------------------------------------------------------------------------- */
+struct bytes {
+    uint8_t *data;
+    size_t size, room;
+};
+void bytes_put(struct bytes *b, const void *data, size_t size);
+void bytes_text(struct bytes *b, const char *text);
+void bytes_printf(struct bytes *b, const char *format, ...) PRINTF_LIKE(2, 3);
+void bytes_drop(struct bytes *b, size_t size); /* from the front */
+bool bytes_is(const struct bytes *b, const char *text, size_t size);
+const char *bytes_find(const struct bytes *b, const char *text); /* NULL: it is not there */
+
+/* -- the world ---------------------------------------------------------------------------------- */
+struct world {
+    bool is_stopping;     /* SIGTERM was sent: answers may be refused, connections ended */
+    bool is_ready;        /* every model is loaded, and nothing but weather stands in the way */
+    uint32_t people_left;
+    uint64_t answers_right, answers_refused, answers_lost; /* that were asked for */
+    char kinds[16][16]; /* what was asked and answered rightly, for --verbose and the tests */
+    uint64_t kinds_count[16];
+};
+extern struct world world;
+void world_count(const char *kind); /* one right answer */
+/* May a right question be refused, or its connection break? */
+bool world_may_refuse(void);
+/* One of the server's own gauges, as text of /metrics has it. */
+void person_begins(void);
+void person_ends(void);
+
+/* -- one connection, its output paced -------------------------------------------------------------------- */
+struct line {
+    struct link *link;
+    struct bytes out;
+    size_t burst;       /* bytes sent at once; 0: all */
+    uint64_t pause_ns;  /* between bursts */
+    uint64_t read_pause_ns; /* a slow reader: between looks */
+    bool is_pacing, is_looking;
+    bool will_finish; /* half-close behind what is to be sent */
+    bool is_over;
+    void (*on_look)(struct line *line); /* something may have arrived */
+    void (*on_over)(struct line *line, bool is_reset);
+};
+void line_open(struct line *line); /* with on_look and on_over set */
+void line_say(struct line *line); /* what was put into `out` is sent */
+void line_close(struct line *line);
+void line_reset(struct line *line);
+uint32_t line_id(const struct line *line);
+
+/* -- HTTP/1.1 --------------------------------------------------------------------------------------------- */
+struct answer {
+    int status;
+    struct bytes head, body;
+    bool is_closing; /* connection: close */
+};
+/* Header's value as text, lower-case name; NULL: it is not there. */
+const char *answer_header(const struct answer *answer, const char *name);
+
+struct ask {
+    char kind[16];
+    struct bytes request;
+    struct bytes expected; /* the body of a 200 */
+    int status;            /* expected */
+    bool is_ready_only;    /* a 503 is right too: before all is loaded, and while draining */
+    bool is_prefix;        /* expected is how the body begins */
+    bool is_head;
+};
+/* A question with its answer; false: none that fits `bytes_most`. */
+void ask_draw(struct ask *ask, size_t bytes_most);
+void ask_put_head(struct ask *ask, const char *method, const char *target, const char *headers,
+                  const struct bytes *body);
+/* Is it right? Fails the seed when it is neither right nor explained. */
+void ask_judge(const struct ask *ask, const struct answer *answer, uint32_t id);
+
+void http1_person(void);
+void http1_spoiler(void); /* sends what is nearly HTTP */
+void websocket_person(void);
+void upload_person(void);
+void http2_person(void);
+void inspector_begin(void (*on_end)(void)); /* looks at /metrics: all must be at rest */
+
+#endif
