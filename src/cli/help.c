@@ -128,7 +128,8 @@ static void put_facts(struct text *out, const struct option *row)
         text_printf(out, " (default; --no-%s turns it off)", row->name);
     else if (row->fallback[0] != '\0' && row->kind != KIND_FLAG)
         text_printf(out, " (default %s)", row->fallback);
-    if (row->kind == KIND_LIST || row->kind == KIND_PATHS || row->kind == KIND_FIXED_PATHS)
+    if (row->kind == KIND_LIST || row->kind == KIND_PATHS || row->kind == KIND_FIXED_PATHS ||
+        row->kind == KIND_PATH_SETS)
         text_str(out, "; may be repeated");
 }
 
@@ -265,7 +266,8 @@ static void put_row(struct text *out, const struct option *row)
     put_verbs(out, row->verbs);
     text_str(out, " | ");
     put_cell(out, row->help);
-    if (row->kind == KIND_LIST || row->kind == KIND_PATHS || row->kind == KIND_FIXED_PATHS)
+    if (row->kind == KIND_LIST || row->kind == KIND_PATHS || row->kind == KIND_FIXED_PATHS ||
+        row->kind == KIND_PATH_SETS)
         text_str(out, "; may be repeated");
     text_str(out, " |\n");
 }

@@ -296,9 +296,33 @@ static enum err_code read_path(struct arena *arena, const struct option *row,
     return *ret == NULL ? no_memory(err) : OK;
 }
 
+/* Paths behind each other with commas; a word alone is no path. */
+static enum err_code read_path_set(struct arena *arena, const struct option *row,
+                                   const struct origin *origin, struct slice text,
+                                   const char **ret, struct err *err)
+{
+    const char *path, *set = "";
+
+    if (slice_find(text, ',') == text.size) {
+        *ret = arena_strndup(arena, text.data, text.size);
+        return *ret == NULL ? no_memory(err) : OK;
+    }
+    while (text.size > 0) {
+        struct slice part = slice_first(text, slice_find(text, ','));
+        text = slice_skip(text, MIN(part.size + 1, text.size));
+        TRY(read_path(arena, row, origin, slice_trim(part), &path, err));
+        set = arena_printf(arena, "%s%s%s", set, set[0] == '\0' ? "" : ",", path);
+        if (set == NULL)
+            return no_memory(err);
+    }
+    *ret = set;
+    return OK;
+}
+
 static bool is_list(enum option_kind kind)
 {
-    return kind == KIND_LIST || kind == KIND_PATHS || kind == KIND_FIXED_PATHS;
+    return kind == KIND_LIST || kind == KIND_PATHS || kind == KIND_FIXED_PATHS ||
+           kind == KIND_PATH_SETS;
 }
 
 static enum err_code add_item(struct options *o, struct option_value *value, const char *item,
@@ -349,6 +373,7 @@ static enum err_code set_value(struct options *o, enum option_id id, const struc
     case KIND_CHOICE: TRY(read_choice(row, origin, text, &fresh.number, err)); break;
     case KIND_PATHS:
     case KIND_FIXED_PATHS: TRY(read_path(o->arena, row, origin, text, &fresh.text, err)); break;
+    case KIND_PATH_SETS: TRY(read_path_set(o->arena, row, origin, text, &fresh.text, err)); break;
     case KIND_TEXT:
     case KIND_LIST:
     case KIND_HELP: break;

@@ -35,6 +35,8 @@ enum option_kind {
     KIND_PATHS, /* repeatable; the variable separates by colons; a file's are relative to it */
     KIND_FIXED_PATHS, /* as KIND_PATHS, but absolute except in a file: never from the directory one
                          happens to stand in, since code is loaded from there */
+    KIND_PATH_SETS, /* repeatable; each some KIND_PATHS with commas between, or a word; the variable
+                       separates by colons */
     KIND_HELP
 };
 

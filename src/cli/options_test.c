@@ -149,6 +149,10 @@ static void samples(const struct option *row, char *first, char *second, size_t 
         snprintf(first, size, "%s", strrchr(row->values, '|') + 1);
         snprintf(second, size, "%.*s", (int)(bar - row->values), row->values);
         break;
+    case KIND_PATH_SETS:
+        snprintf(first, size, "/a,/b");
+        snprintf(second, size, "auto");
+        break;
     case KIND_FIXED_PATHS:
     case KIND_PATHS:
         snprintf(first, size, "/a/b");

@@ -40,6 +40,7 @@
 #include "engine/model.h"
 #include "io/cpu.h"
 #include "io/socket.h"
+#include "io/tls.h"
 #include "repository/repository.h"
 #include "serve/serve.h"
 #include "telemetry/metrics.h"
@@ -70,6 +71,7 @@ struct server {
     char node[NODE_NAME_MAX + 1];
     struct kserve_streams streams;
     struct seeing seeing;
+    struct tls_server *tls;
     struct serve *serve;
     struct api api;
     bool is_misused; /* what failed is the command line */
@@ -112,6 +114,10 @@ static struct serve_settings settings_of(const struct options *o, struct server 
         .origins_allowed = o->values[OPT_CORS_ORIGIN].items,
         .origins_allowed_count = o->values[OPT_CORS_ORIGIN].items_count,
         .access = server->access,
+        .tls = server->tls,
+        .tls_plain = (enum serve_plain)options_number(o, OPT_TLS_PLAIN),
+        .tls_handshake_timeout_ms = options_ms(o, OPT_TLS_HANDSHAKE_TIMEOUT),
+        .tls_handshakes_max = options_u32(o, OPT_TLS_HANDSHAKES_MAX),
         .budget = &server->stack.budget,
         .metrics = server->metrics,
         .metrics_series_max = options_u32(o, OPT_METRICS_SERIES_MAX),
@@ -130,7 +136,7 @@ static enum err_code listen_all(struct server *server, const struct options *o, 
         return err_set(err, E_INVALID, "more than %d listeners", PORTS_MAX);
     for (uint32_t i = 0; i < listen->items_count; i++) {
         struct address address;
-        if (address_parse(&address, listen->items[i], err) != OK) {
+        if (address_parse(&address, serve_address_of(listen->items[i]), err) != OK) {
             server->is_misused = listen->source == SOURCE_ARGV;
             return err_wrap(err, "%s", options_origin(o, OPT_LISTEN, where, sizeof where));
         }
@@ -138,6 +144,43 @@ static enum err_code listen_all(struct server *server, const struct options *o, 
             return err_wrap(err, "%s", options_origin(o, OPT_LISTEN, where, sizeof where));
     }
     return OK;
+}
+
+/* Certificates and keys are read before the port opens. */
+static enum err_code open_tls(struct server *server, const struct options *o, struct err *err)
+{
+    const struct option_value *pairs = &o->values[OPT_TLS], *listen = &o->values[OPT_LISTEN];
+    struct address addresses[PORTS_MAX];
+    struct tls_server_settings settings = {
+        .pairs = pairs->items,
+        .pairs_count = pairs->items_count,
+        .directory = options_text(o, OPT_TLS_DIR),
+        .addresses = addresses,
+        .client_ca = options_text(o, OPT_TLS_CLIENT_CA),
+        .client_auth = (enum tls_client_auth)options_number(o, OPT_TLS_CLIENT_AUTH),
+        .ticket_keys = options_text(o, OPT_TLS_TICKET_KEYS),
+        .ticket_ns = options_number(o, OPT_TLS_TICKET_TIME),
+        .watch_ns = options_number(o, OPT_TLS_WATCH),
+    };
+    char where[ERR_TEXT_MAX];
+
+    if (pairs->items_count == 0) {
+        if (settings.client_ca[0] == '\0')
+            return OK;
+        server->is_misused = o->values[OPT_TLS_CLIENT_CA].source == SOURCE_ARGV;
+        return err_set(err, E_INVALID, "%s needs a certificate of the server: --tls CERT,KEY",
+                       options_origin(o, OPT_TLS_CLIENT_CA, where, sizeof where));
+    }
+    for (uint32_t i = 0; i < MIN(listen->items_count, (uint32_t)PORTS_MAX); i++) {
+        struct address *address = &addresses[settings.addresses_count];
+        settings.addresses_count +=
+            address_parse(address, serve_address_of(listen->items[i]), err) == OK;
+    }
+    if (tls_server_new(&server->tls, server->stack.env, &settings, err) != OK) {
+        server->is_misused = err->code == E_INVALID && pairs->source == SOURCE_ARGV;
+        return err_wrap(err, "%s", options_origin(o, OPT_TLS, where, sizeof where));
+    }
+    return tls_server_register(server->tls, server->metrics, err);
 }
 
 static struct grpc_settings grpc_settings_of(const struct options *o, const struct server *server)
@@ -326,6 +369,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .server_name = "penstock",
         .server_version = PENSTOCK_VERSION,
     };
+    TRY(open_tls(server, o, err));
     struct serve_settings settings = settings_of(o, server, loops, tables, COUNT(tables));
     TRY(seeing_open(&server->seeing, o, server->stack.env, server->metrics, loops, &settings.observe,
                     err));
@@ -341,6 +385,7 @@ static void close_server(struct server *server)
     stack_close_models(&server->stack);
     seeing_close(&server->seeing);
     serve_free(&server->serve);
+    tls_server_free(&server->tls);
     push_free(&server->push);
     resumables_free(&server->resumables);
     uploads_free(&server->uploads);
@@ -661,6 +706,8 @@ static enum err_code start_loops(struct server *server, struct err *err)
 {
     stop_hold();
     enum err_code code = serve_start(server->serve, err);
+    if (code == OK && server->tls != NULL)
+        code = tls_server_start(server->tls, err);
     server->is_started = code == OK;
     stop_release();
     return code;

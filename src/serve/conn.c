@@ -1,4 +1,6 @@
 /* conn.c - what connections of both protocols do alike. SPDX-License-Identifier: Apache-2.0 */
+#include <sys/epoll.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "serve/internal.h"
@@ -17,13 +19,34 @@ struct conn *conn_of_node(struct list_node *node)
 }
 
 void conn_init(struct conn *conn, const struct conn_kind *kind, struct serve_loop *l,
-               const struct listener *listener)
+               const struct listener *listener, const struct address *peer)
 {
+    char text[ADDRESS_TEXT_MAX];
+
     conn->kind = kind;
     conn->l = l;
     conn->listener = listener;
+    conn->is_bounded = conn->is_misdirected = false;
+    size_t size = MIN(address_text(peer, text), sizeof conn->peer - 1);
+    memcpy(conn->peer, text, size);
+    conn->peer_size = (uint8_t)size;
+    list_push(&l->conns, &conn->node);
+}
+
+void conn_move(struct conn *conn, const struct conn_kind *kind, const struct conn *from)
+{
+    struct serve_loop *l = from->l;
+
+    *conn = *from;
+    conn->kind = kind;
+    conn->node = (struct list_node){ 0 };
     conn->is_bounded = false;
     list_push(&l->conns, &conn->node);
+}
+
+enum err_code conn_watch(struct serve_loop *l, struct loop_fd *watch)
+{
+    return loop_watch(l->loop, watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, NULL);
 }
 
 void conn_bound(struct conn *conn, int fd)
@@ -72,7 +95,9 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
     e->conn = conn;
     stat_add(&l->stats.in_flight, 1);
     e->listener = conn->listener;
-    e->x.scheme = "http";
+    e->x.scheme = LIKELY(conn->channel.tls == NULL) ? "http" : "https";
+    e->x.certificate =
+        LIKELY(conn->channel.tls == NULL) ? NULL : tls_session_certificate(conn->channel.tls);
     e->x.protocol = "HTTP/1.1";
     e->x.budget = l->serve->settings.budget;
     e->x.begun_ns = begun_ns;
@@ -191,6 +216,7 @@ void serve_loop_pools_init(struct serve_loop *l)
     pool_init(&l->exchanges, sizeof(struct serve_exchange), EXCHANGES_KEEP_MAX);
     http1_pools_init(l);
     http2_pools_init(l);
+    tls_pools_init(l);
     outputs_pools_init(l);
 }
 
@@ -199,6 +225,7 @@ void serve_loop_pools_deinit(struct serve_loop *l)
     pool_deinit(&l->exchanges, exchange_finish);
     http1_pools_deinit(l);
     http2_pools_deinit(l);
+    tls_pools_deinit(l);
     outputs_pools_deinit(l);
     arena_store_deinit(&l->arenas);
     mem_free(TAKE(l->fields));

@@ -168,6 +168,33 @@ COLD bool serve_takes_any_size(struct serve_exchange *e)
            (found.match.route->methods & ROUTE_ANY_SIZE) != 0;
 }
 
+/* Plain HTTP on a port of TLS: what came with the request has crossed the network in the clear already, but
+ * nothing more of it is to. */
+COLD static void misdirected(struct serve_exchange *e)
+{
+    struct exchange *x = &e->x;
+    struct err err = { 0 };
+    char *location = NULL;
+
+    if (e->l->serve->settings.tls_plain == SERVE_PLAIN_REDIRECT && x->authority.size > 0 &&
+        e->dialect != DIALECT_GRPC)
+        location = arena_printf(x->arena, "https://%.*s%.*s%s%.*s", SLICE_ARG(x->authority),
+                                SLICE_ARG(x->path), x->query.size > 0 ? "?" : "",
+                                SLICE_ARG(x->query));
+    if (location != NULL) {
+        add(e, "location", slice_of(location));
+        exchange_answer(x, 308, NULL, NULL, 0, slice_make(NULL, 0), NULL);
+        return;
+    }
+    e->dialect = serve_dialect_of(x);
+    err_set(&err, E_PRECONDITION,
+            "this port speaks TLS, and the request came without: use https://%.*s%.*s (what it "
+            "carried has crossed the network unencrypted)",
+            (int)MIN(x->authority.size, (size_t)200), (const char *)x->authority.data,
+            (int)MIN(x->path.size, (size_t)200), (const char *)x->path.data);
+    api_fail(x, e->dialect, 400, &err);
+}
+
 void serve_dispatch(struct serve_exchange *e)
 {
     struct exchange *x = &e->x;
@@ -185,6 +212,10 @@ void serve_dispatch(struct serve_exchange *e)
     bool is_grpc = grpc_is_call(x);
 
     e->dialect = is_grpc ? DIALECT_GRPC : DIALECT_PLAIN;
+    if (UNLIKELY(e->conn->is_misdirected)) {
+        misdirected(e);
+        return;
+    }
     enum origin_verdict verdict = origin_judge(&serve->origins, &asked, &err);
     if (UNLIKELY(verdict == ORIGIN_REFUSED)) {
         stat_add(&e->l->stats.hosts_refused, 1);

@@ -62,6 +62,8 @@ enum {
     DIRECT_MIN = 2048,    /* known body bytes from which receiving them in place pays */
     RATE_CHECK_MS = 1000, /* how often a body's rate is looked at */
     KEEP_MAX = 64,        /* connections and inputs, for the next taker */
+    DRAIN_MS = 1000,      /* for the first request of one that has just come while others end */
+    TLS_HANDSHAKE_RECORD = 0x16, /* the first byte of a ClientHello: RFC 8446 5.1 */
 };
 
 enum conn_state {
@@ -325,6 +327,7 @@ static void conn_let_go(struct http1_conn *c)
 
     observe_end(e, c->pace.bytes);
     e->conn = NULL;
+    x->certificate = NULL; /* the connection's */
     exchange_unref(&x);
 }
 
@@ -332,6 +335,7 @@ static void conn_free(struct http1_conn *c)
 {
     struct serve_loop *l = c->base.l;
 
+    bool is_whole = !c->out.is_lost && c->out.first == NULL && c->now == NULL;
     c->is_running = true; /* what on_gone calls only leaves marks */
     if (c->now != NULL) {
         stat_add(&l->stats.departed, 1);
@@ -343,7 +347,7 @@ static void conn_free(struct http1_conn *c)
     loop_undefer(&c->task);
     timer_stop(l->loop, &c->timer);
     loop_unwatch(l->loop, &c->watch);
-    socket_close(&c->watch.fd);
+    channel_close(&c->base.channel, is_whole);
     list_remove(&c->base.node);
     if (c->is_rejected)
         l->rejecting--;
@@ -383,7 +387,7 @@ static void conn_linger(struct http1_conn *c)
     c->state = CONN_LINGERING;
     c->skipped = 0;
     http1_input_give(c->base.l, &c->input);
-    socket_finish(c->watch.fd);
+    channel_finish(&c->base.channel);
     c->deadline_ns = loop_now_ns(c->base.l->loop) + LINGER_MS * NS_PER_MS;
 }
 
@@ -454,9 +458,11 @@ static bool received(struct http1_conn *c, ssize_t got, size_t asked)
 {
     if (LIKELY(got > 0)) {
         /* Less than asked for: the socket is empty, unless its end is there as well. */
-        c->can_read = (size_t)got == asked || c->fin_seen;
+        c->can_read = (size_t)got == asked || c->fin_seen || channel_has_more(&c->base.channel);
         c->turn_bytes += (uint32_t)got;
         stat_add(&c->base.l->stats.bytes_in, (uint64_t)got);
+        if (UNLIKELY(channel_is_tls(&c->base.channel)))
+            stat_add(&c->base.l->stats.tls_bytes_in, (uint64_t)got);
         return true;
     }
     c->can_read = false;
@@ -507,7 +513,7 @@ static bool input_receive(struct http1_conn *c)
     if (!may_receive(c) || !input_make_room(c))
         return false;
     size_t asked = c->input->room - c->input_end;
-    ssize_t got = socket_recv(c->watch.fd, c->input->bytes + c->input_end, asked);
+    ssize_t got = channel_recv(&c->base.channel, c->input->bytes + c->input_end, asked);
     if (!received(c, got, asked))
         return false;
     c->input_end += (uint32_t)got;
@@ -637,6 +643,16 @@ static void begin_request(struct http1_conn *c, size_t head_size)
     serve_dispatch(e);
 }
 
+/* A ClientHello where no TLS is spoken: its sender understands an alert, and no status. */
+COLD static void refuse_tls(struct http1_conn *c)
+{
+    struct slice alert = tls_refusal(c->base.l->serve, c->base.listener);
+
+    stat_add(&c->base.l->stats.malformed, 1);
+    output_copy(&c->out, alert.data, alert.size);
+    c->is_closing = c->must_linger = true;
+}
+
 static bool next_request(struct http1_conn *c)
 {
     const struct serve_settings *settings = &c->base.l->serve->settings;
@@ -665,6 +681,11 @@ static bool next_request(struct http1_conn *c)
             if (c->http.is_http2 && c->requests == 0) {
                 c->is_http2 = true;
                 return false;
+            }
+            if (c->requests == 0 && c->input->bytes[c->input_at] == TLS_HANDSHAKE_RECORD &&
+                !channel_is_tls(&c->base.channel)) {
+                refuse_tls(c);
+                return true;
             }
             conn_malformed(c, &err);
             return true;
@@ -710,7 +731,7 @@ static bool fill_offer(struct http1_conn *c, struct exchange *x, size_t *ret_fil
             }
             /* Nothing but data comes next: it goes where its reader wants it. */
             size_t asked = (size_t)MIN(left, (uint64_t)(x->offer_size - filled));
-            ssize_t got = socket_recv(c->watch.fd, x->offer + filled, asked);
+            ssize_t got = channel_recv(&c->base.channel, x->offer + filled, asked);
             if (!received(c, got, asked))
                 break;
             http1_data_taken(h, (uint64_t)got);
@@ -751,7 +772,7 @@ static bool fill_tunnel(struct http1_conn *c, struct exchange *x, size_t *ret_fi
             if (!input_receive(c))
                 break;
         } else {
-            ssize_t got = socket_recv(c->watch.fd, x->offer + filled, room);
+            ssize_t got = channel_recv(&c->base.channel, x->offer + filled, room);
             if (!received(c, got, room))
                 break;
             size = (size_t)got;
@@ -905,6 +926,17 @@ static void set_deadline(struct http1_conn *c, uint64_t due_ns)
         output_no_memory(&c->out);
 }
 
+/* One that says nothing at first gets no longer than one that has begun. */
+static uint64_t idle_ms(const struct http1_conn *c)
+{
+    const struct serve_settings *settings = &c->base.l->serve->settings;
+
+    if (LIKELY(c->requests > 0))
+        return settings->idle_timeout_ms;
+    return c->base.l->is_draining ? MIN(settings->header_timeout_ms, (uint64_t)DRAIN_MS)
+                                  : settings->header_timeout_ms;
+}
+
 /* What the connection waits for, and until when. */
 static uint64_t deadline_of(struct http1_conn *c)
 {
@@ -919,7 +951,7 @@ static uint64_t deadline_of(struct http1_conn *c)
         return c->skip_due_ns;
     if (c->now == NULL)
         return c->begun_ns != 0 ? c->begun_ns + settings->header_timeout_ms * NS_PER_MS
-                                : now + settings->idle_timeout_ms * NS_PER_MS;
+                                : now + idle_ms(c) * NS_PER_MS;
     if (c->now->x.has_offer && c->pace.wait_ns != 0) {
         uint64_t still = settings->body_timeout_ms;
         if (settings->body_rate_min != 0 && c->rate_due_ns == 0)
@@ -970,7 +1002,7 @@ static void conn_rest(struct http1_conn *c)
 static void linger_on(struct http1_conn *c)
 {
     while (may_receive(c)) {
-        ssize_t got = socket_discard(c->watch.fd, 256 * 1024);
+        ssize_t got = channel_discard(&c->base.channel, 256 * 1024);
         if (!received(c, got, 256 * 1024))
             break;
         c->skipped += (uint64_t)got;
@@ -995,7 +1027,7 @@ static void conn_run(struct http1_conn *c)
         /* A request behind a large answer waits for room that only this flush makes: nothing else
          * would announce it. */
         bool was_full = c->out.bytes > AHEAD_OUTPUT_MAX;
-        output_flush(&c->out, c->watch.fd);
+        output_flush(&c->out, &c->base.channel);
         has_moved |= give_room(c);
         has_moved |= was_full && c->out.bytes <= AHEAD_OUTPUT_MAX;
     } while (has_moved && !c->out.is_lost && rounds++ < TURN_ROUNDS_MAX);
@@ -1015,7 +1047,7 @@ static void on_ready(struct loop_fd *watch, uint32_t events)
         c->out.is_lost = true;
     if (UNLIKELY(events & (EPOLLRDHUP | EPOLLHUP)))
         c->fin_seen = c->can_read = true;
-    if (events & EPOLLIN)
+    if ((events & EPOLLIN) || channel_reads_when_writable(&c->base.channel))
         c->can_read = true;
     conn_run(c);
 }
@@ -1100,12 +1132,34 @@ static void conn_cut(struct conn *conn)
 
 static const struct conn_kind http1_kind = { .drain = conn_drain, .cut = conn_cut };
 
+/* A connection that is watched, and of no list yet. NULL: no memory; `former` is watched by nobody then. */
+static struct http1_conn *conn_new(struct serve_loop *l, int fd, struct loop_fd *former)
+{
+    int is_fresh;
+    struct http1_conn *c = pool_take(&l->conns_pool, &is_fresh);
+
+    if (former != NULL) /* one descriptor, watched for somebody else from now on */
+        loop_unwatch(l->loop, former);
+    if (c == NULL)
+        return NULL;
+    memset(c, 0, sizeof *c);
+    c->out.l = l;
+    c->watch.fd = fd;
+    c->watch.on_ready = on_ready;
+    c->task.run = on_task;
+    c->timer.on_due = on_due;
+    http1_init(&c->http, &l->serve->limits);
+    if (conn_watch(l, &c->watch) == OK)
+        return c;
+    if (!pool_give(&l->conns_pool, c))
+        mem_free(c);
+    return NULL;
+}
+
 void http1_conn_open(struct serve_loop *l, const struct listener *listener, int fd,
                      const struct address *peer, bool is_rejected)
 {
-    char text[ADDRESS_TEXT_MAX];
-    int is_fresh;
-    struct http1_conn *c = pool_take(&l->conns_pool, &is_fresh);
+    struct http1_conn *c = conn_new(l, fd, NULL);
     struct err err;
 
     if (c == NULL) {
@@ -1115,28 +1169,9 @@ void http1_conn_open(struct serve_loop *l, const struct listener *listener, int 
         serve_connection_gone(l);
         return;
     }
-    memset(c, 0, sizeof *c);
-    c->out.l = l;
-    c->watch.fd = fd;
-    c->watch.on_ready = on_ready;
-    c->task.run = on_task;
-    c->timer.on_due = on_due;
     c->is_rejected = is_rejected;
-    http1_init(&c->http, &l->serve->limits);
-    size_t size = MIN(address_text(peer, text), sizeof c->base.peer - 1);
-    memcpy(c->base.peer, text, size);
-    c->base.peer_size = (uint8_t)size;
-    conn_init(&c->base, &http1_kind, l, listener);
-    if (loop_watch(l->loop, &c->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, &err) != OK) {
-        stat_add(&l->stats.no_memory, 1);
-        list_remove(&c->base.node);
-        l->rejecting -= is_rejected;
-        if (!pool_give(&l->conns_pool, c))
-            mem_free(c);
-        socket_close(&fd);
-        serve_connection_gone(l);
-        return;
-    }
+    c->base.channel = channel_plain(fd);
+    conn_init(&c->base, &http1_kind, l, listener, peer);
     if (UNLIKELY(is_rejected)) {
         err_set(&err, E_UNAVAILABLE,
                 "the server has %u connections, the most it takes (--connections-max); retry later",
@@ -1147,10 +1182,37 @@ void http1_conn_open(struct serve_loop *l, const struct listener *listener, int 
         conn_run(c);
         return;
     }
-    /* One that says nothing at first gets no longer than one that has begun. */
-    set_deadline(c, loop_now_ns(l->loop) + l->serve->settings.header_timeout_ms * NS_PER_MS);
+    set_deadline(c, loop_now_ns(l->loop) + idle_ms(c) * NS_PER_MS);
     if (c->out.is_lost)
         conn_free(c);
+}
+
+bool http1_conn_take(const struct conn *from, struct loop_fd *watch, struct slice received,
+                     bool fin_seen)
+{
+    struct serve_loop *l = from->l;
+    struct input *input = received.size == 0 ? NULL : input_take(l, received.size);
+    struct http1_conn *c = conn_new(l, watch->fd, watch);
+
+    if (c == NULL || (received.size > 0 && input == NULL)) {
+        http1_input_give(l, &input);
+        if (c != NULL) {
+            loop_unwatch(l->loop, &c->watch);
+            if (!pool_give(&l->conns_pool, c))
+                mem_free(c);
+        }
+        return false;
+    }
+    conn_move(&c->base, &http1_kind, from);
+    if (input != NULL) {
+        memcpy(input->bytes, received.data, received.size);
+        c->input = input;
+        c->input_end = (uint32_t)received.size;
+    }
+    c->fin_seen = fin_seen;
+    c->can_read = true; /* what TLS has read is announced by nobody */
+    conn_run(c);
+    return true;
 }
 
 void http1_pools_init(struct serve_loop *l)

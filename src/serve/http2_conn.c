@@ -396,6 +396,7 @@ static void let_go(struct serve_exchange *e)
     hold_no_more(conn_of(e), e);
     e->stream = NULL;
     e->conn = NULL;
+    x->certificate = NULL; /* the connection's */
     list_remove(&e->due);
     list_remove(&e->waiting);
     kept_drop(e);
@@ -890,6 +891,7 @@ static void conn_free(struct http2_conn *c)
 {
     struct serve_loop *l = c->base.l;
 
+    bool is_whole = !c->out.is_lost && c->out.first == NULL && c->exchanges == 0;
     c->is_running = true; /* what on_gone calls only leaves marks */
     http2_free(&c->h);
     outputs_deinit(&c->out, serve_exchange_leave);
@@ -897,7 +899,7 @@ static void conn_free(struct http2_conn *c)
     timer_stop(l->loop, &c->timer);
     if (LIKELY(c->is_watched))
         loop_unwatch(l->loop, &c->watch);
-    socket_close(&c->watch.fd);
+    channel_close(&c->base.channel, is_whole);
     list_remove(&c->base.node);
     budget_give(settings_of(c)->budget, c->covered - FREE_BYTES);
     stat_add(&l->stats.http2_connections_open, (uint64_t)-1);
@@ -912,7 +914,7 @@ static void conn_linger(struct http2_conn *c)
 {
     http2_free(&c->h);
     c->skipped = 0;
-    socket_finish(c->watch.fd);
+    channel_finish(&c->base.channel);
     c->deadline_ns = now_of(c) + LINGER_MS * NS_PER_MS;
 }
 
@@ -964,9 +966,11 @@ static bool received(struct http2_conn *c, ssize_t got, size_t asked)
 {
     if (LIKELY(got > 0)) {
         /* Less than asked for: the socket is empty, unless its end is there as well. */
-        c->can_read = (size_t)got == asked || c->fin_seen;
+        c->can_read = (size_t)got == asked || c->fin_seen || channel_has_more(&c->base.channel);
         c->turn_bytes += (uint32_t)got;
         stat_add(&c->base.l->stats.bytes_in, (uint64_t)got);
+        if (UNLIKELY(channel_is_tls(&c->base.channel)))
+            stat_add(&c->base.l->stats.tls_bytes_in, (uint64_t)got);
         return true;
     }
     c->can_read = false;
@@ -1001,7 +1005,7 @@ static void receive_all(struct http2_conn *c)
     struct serve_loop *l = c->base.l;
 
     while (may_receive(c) && http2_failure(c->h) == HTTP2_FINE) {
-        ssize_t got = socket_recv(c->watch.fd, l->http2_input, RECEIVE_BYTES);
+        ssize_t got = channel_recv(&c->base.channel, l->http2_input, RECEIVE_BYTES);
         if (!received(c, got, RECEIVE_BYTES))
             return;
         feed(c, slice_make(l->http2_input, (size_t)got));
@@ -1011,7 +1015,7 @@ static void receive_all(struct http2_conn *c)
 static void linger_on(struct http2_conn *c)
 {
     while (may_receive(c)) {
-        ssize_t got = socket_discard(c->watch.fd, RECEIVE_BYTES);
+        ssize_t got = channel_discard(&c->base.channel, RECEIVE_BYTES);
         if (!received(c, got, RECEIVE_BYTES))
             break;
         c->skipped += (uint64_t)got;
@@ -1051,7 +1055,7 @@ static bool send_all(struct http2_conn *c)
         bool has_more = false;
         if (c->out.bytes < PULL_BYTES)
             has_more = http2_send(c->h, PULL_BYTES);
-        output_flush(&c->out, c->watch.fd);
+        output_flush(&c->out, &c->base.channel);
         if (UNLIKELY(c->out.is_lost) || c->out.first != NULL)
             return false; /* epoll tells when the socket is not full any more */
         if (LIKELY(!give_room(c)) && !has_more)
@@ -1172,7 +1176,7 @@ static void on_ready(struct loop_fd *watch, uint32_t ready)
         c->out.is_lost = true;
     if (UNLIKELY(ready & (EPOLLRDHUP | EPOLLHUP)))
         c->fin_seen = c->can_read = true;
-    if (ready & EPOLLIN)
+    if ((ready & EPOLLIN) || channel_reads_when_writable(&c->base.channel))
         c->can_read = true;
     conn_run(c);
 }
@@ -1363,9 +1367,7 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
             mem_free(c);
         return false;
     }
-    conn_init(&c->base, &http2_kind, l, from->listener);
-    memcpy(c->base.peer, from->peer, sizeof c->base.peer);
-    c->base.peer_size = from->peer_size;
+    conn_move(&c->base, &http2_kind, from);
     c->out.l = l;
     c->watch.fd = watch->fd;
     c->watch.on_ready = on_ready;
@@ -1384,14 +1386,15 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
     /* One descriptor, watched for somebody else from now on. */
     loop_unwatch(l->loop, watch);
     watch->fd = -1;
-    if (loop_watch(l->loop, &c->watch, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, NULL) != OK) {
+    if (conn_watch(l, &c->watch) != OK) {
         output_no_memory(&c->out);
         conn_free(c);
         return true;
     }
     c->is_watched = true;
     c->is_running = true;
-    feed(c, bytes);
+    if (bytes.size > 0)
+        feed(c, bytes);
     if (l->is_draining)
         begin_goaway(c);
     conn_run(c);

@@ -7,6 +7,7 @@
 
 #include "base/arena.h"
 #include "base/list.h"
+#include "io/channel.h"
 #include "io/loop.h"
 #include "io/socket.h"
 #include "serve/observe.h"
@@ -36,13 +37,15 @@ struct conn_kind {
     void (*cut)(struct conn *conn); /* now */
 };
 
-/* The head of each kind of connection: http1_conn.c, http2_conn.c. Its loop's own. */
+/* The head of each kind of connection: tls_conn.c, http1_conn.c, http2_conn.c. Its loop's own. */
 struct conn {
     const struct conn_kind *kind;
     struct list_node node; /* in its loop's conns */
     struct serve_loop *l;
     const struct listener *listener;
-    bool is_bounded; /* its socket: conn_bound */
+    struct channel channel;
+    bool is_bounded;     /* its socket: conn_bound */
+    bool is_misdirected; /* plain HTTP where TLS is spoken: told so, and nothing else */
     uint8_t peer_size;
     char peer[PEER_TEXT_MAX];
 };
@@ -51,7 +54,7 @@ struct conn {
 struct listener {
     int fd;
     struct address address;
-    bool is_local, is_unix;
+    bool is_local, is_unix, is_tls;
     char url[ADDRESS_TEXT_MAX + 8];
 };
 
@@ -118,7 +121,7 @@ struct serve_loop {
     struct loop *loop;
     struct worker *worker;
     struct list conns;
-    struct pool conns_pool, http2_conns, exchanges, inputs, outputs, references;
+    struct pool conns_pool, http2_conns, tls_conns, exchanges, inputs, outputs, references;
     struct arena_store arenas;     /* blocks of the exchanges' arenas */
     struct http1_field *fields;    /* owned; heads are read into it, and what there is is kept */
     struct http2_heap *http2_heap; /* owned; made with its first HTTP/2 connection */
@@ -130,6 +133,10 @@ struct serve_loop {
     char date[HTTP1_DATE_BYTES];
     struct listen_watch listens[LISTENERS_MAX];
     struct timer accept_timer;
+    struct list handshakes;     /* that have not ended, the oldest first */
+    struct list handshakes_due; /* of them those that can go on */
+    uint32_t handshakes_count;
+    struct loop_task handshakes_task;
     bool is_draining, is_cut;
     uint64_t chance[4]; /* observe.c's generator of ids */
     struct loop_msg start_msg, drain_msg, cut_msg;
@@ -153,6 +160,7 @@ struct serve {
     uint32_t loops_count;
     bool is_started;
     _Atomic bool is_draining;
+    _Atomic bool has_met_tls; /* on a plain listener: said once */
     _Atomic uint32_t connections;
     /* The starting thread waits here for the loops' word. Leaf mutex. */
     pthread_mutex_t mutex;
@@ -168,7 +176,11 @@ void listener_drain(struct serve_loop *l);
 /* -- conn.c: what both kinds of connections do alike -- */
 struct conn *conn_of_node(struct list_node *node);
 void conn_init(struct conn *conn, const struct conn_kind *kind, struct serve_loop *l,
-               const struct listener *listener);
+               const struct listener *listener, const struct address *peer);
+/* What is another's from here on: listener, peer, channel. */
+void conn_move(struct conn *conn, const struct conn_kind *kind, const struct conn *from);
+/* A descriptor that is watched as connections are. */
+MUST_USE enum err_code conn_watch(struct serve_loop *l, struct loop_fd *watch);
 /* Its answer is made as there is room for it: the kernel is not to take megabytes of it for a reader
  * who has stopped. Answers that are there anyway are sent faster without. */
 void conn_bound(struct conn *conn, int fd);
@@ -195,12 +207,25 @@ void serve_loop_pools_deinit(struct serve_loop *l);
 /* Takes the descriptor; the connection is the loop's from here on. Counts are the caller's. */
 void http1_conn_open(struct serve_loop *l, const struct listener *listener, int fd,
                      const struct address *peer, bool is_rejected);
+/* Goes on with a connection of TLS, or with one that should have been: takes its channel and its counts;
+ * `watch` watches no more. False: no memory, and the channel is the caller's still. */
+bool http1_conn_take(const struct conn *from, struct loop_fd *watch, struct slice received,
+                     bool fin_seen);
 void http1_pools_init(struct serve_loop *l);
 void http1_pools_deinit(struct serve_loop *l);
 void http1_input_give(struct serve_loop *l, struct input **input); /* NULL is fine */
 
+/* -- tls_conn.c -- */
+/* As http1_conn_open, for listeners that speak TLS. */
+void tls_conn_open(struct serve_loop *l, const struct listener *listener, int fd,
+                   const struct address *peer);
+void tls_pools_init(struct serve_loop *l);
+void tls_pools_deinit(struct serve_loop *l);
+/* A ClientHello came to a plain listener: what to answer, an alert; said once in the log. */
+struct slice tls_refusal(struct serve *serve, const struct listener *listener);
+
 /* -- http2_conn.c -- */
-/* Goes on with a connection whose first bytes are HTTP/2's preface: takes its descriptor, which
+/* Goes on with a connection whose first bytes are HTTP/2's preface: takes its channel, which
  * `watch` watched until then, and its counts; `received` is used before it returns. False: no
  * memory, and everything is as it was. */
 bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slice received,

@@ -30,6 +30,15 @@ struct handover {
     struct address peer;
 };
 
+static void conn_open(struct serve_loop *l, const struct listener *listener, int fd,
+                      const struct address *peer)
+{
+    if (UNLIKELY(listener->is_tls))
+        tls_conn_open(l, listener, fd, peer);
+    else
+        http1_conn_open(l, listener, fd, peer, false);
+}
+
 static void on_handover(struct loop_msg *msg)
 {
     struct handover *h = CONTAINER_OF(msg, struct handover, msg);
@@ -41,7 +50,7 @@ static void on_handover(struct loop_msg *msg)
         mem_free(h);
         return;
     }
-    http1_conn_open(l, h->listener, h->fd, &h->peer, false);
+    conn_open(l, h->listener, h->fd, &h->peer);
     mem_free(h);
 }
 
@@ -76,7 +85,7 @@ static void admit(struct serve_loop *l, const struct listener *listener, int fd,
     if (atomic_fetch_add(&serve->connections, 1) >= serve->settings.connections_max) {
         stat_add(&l->stats.rejected, 1);
         atomic_fetch_add(&l->open, 1);
-        if (l->rejecting >= REJECTING_MAX) {
+        if (l->rejecting >= REJECTING_MAX || listener->is_tls) { /* no handshake just to say no */
             socket_close(&fd);
             serve_connection_gone(l);
             return;
@@ -94,7 +103,7 @@ static void admit(struct serve_loop *l, const struct listener *listener, int fd,
         return;
     }
     atomic_fetch_add(&l->open, 1);
-    http1_conn_open(l, listener, fd, peer, false);
+    conn_open(l, listener, fd, peer);
 }
 
 static void on_pause_over(struct timer *timer)

@@ -161,14 +161,14 @@ static void drop(struct outputs *out, size_t size)
     }
 }
 
-void output_flush(struct outputs *out, int fd)
+void output_flush(struct outputs *out, struct channel *channel)
 {
     while (out->first != NULL && !out->is_lost) {
         struct output *o = out->first;
         size_t asked = o->size;
         ssize_t sent;
         if (LIKELY(o->next == NULL)) {
-            sent = socket_send(fd, o->data, o->size);
+            sent = channel_send(channel, o->data, o->size);
         } else {
             struct iovec pieces[PIECES_MAX];
             size_t count = 0;
@@ -177,18 +177,20 @@ void output_flush(struct outputs *out, int fd)
                 pieces[count].iov_len = o->size;
                 asked += o->size;
             }
-            sent = socket_send_pieces(fd, pieces, count);
+            sent = channel_send_pieces(channel, pieces, count);
         }
         if (UNLIKELY(sent < 0)) {
             out->is_lost = sent != -EAGAIN;
-            out->unsent = socket_unsent(fd);
+            out->unsent = socket_unsent(channel->fd);
             return;
         }
         stat_add(&out->l->stats.bytes_out, (uint64_t)sent);
+        if (UNLIKELY(channel_is_tls(channel)))
+            stat_add(&out->l->stats.tls_bytes_out, (uint64_t)sent);
         out->moved_ns = loop_now_ns(out->l->loop);
         drop(out, (size_t)sent);
         if (UNLIKELY((size_t)sent < asked)) {
-            out->unsent = socket_unsent(fd);
+            out->unsent = socket_unsent(channel->fd);
             return; /* the socket is full: epoll tells when it is not */
         }
     }

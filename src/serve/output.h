@@ -31,7 +31,7 @@ void output_copy(struct outputs *out, const void *data, size_t size);
 void output_refer(struct outputs *out, struct serve_exchange *e, struct slice bytes,
                   struct buf *holder);
 /* Sends until all is gone or the socket is full. */
-void output_flush(struct outputs *out, int fd);
+void output_flush(struct outputs *out, struct channel *channel);
 void output_no_memory(struct outputs *out); /* counts it; is_lost */
 /* Bytes that a reader must take in write-timeout: a byte now and then is no reading. */
 uint64_t output_bytes_enough(const struct serve_settings *settings);

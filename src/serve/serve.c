@@ -55,6 +55,13 @@ enum err_code serve_new(struct serve **ret, struct env *env, const struct serve_
     return OK;
 }
 
+const char *serve_address_of(const char *text)
+{
+    return strncmp(text, "https://", 8) == 0  ? text + 8
+           : strncmp(text, "http://", 7) == 0 ? text + 7
+                                              : text;
+}
+
 enum err_code serve_listen(struct serve *serve, const char *address, struct err *err)
 {
     struct listener *listener = &serve->listeners[serve->listeners_count];
@@ -64,13 +71,24 @@ enum err_code serve_listen(struct serve *serve, const char *address, struct err 
     require(!serve->is_started);
     if (serve->listeners_count == LISTENERS_MAX)
         return err_set(err, E_INVALID, "at most %d addresses to listen on", LISTENERS_MAX);
-    TRY(address_parse(&bound, address, err));
+    bool is_https = strncmp(address, "https://", 8) == 0;
+    bool is_plain = strncmp(address, "http://", 7) == 0;
+    if (is_https && serve->settings.tls == NULL)
+        return err_set(err, E_INVALID, "%s needs a certificate: --tls CERT,KEY or --tls auto",
+                       address);
+    TRY(address_parse(&bound, serve_address_of(address), err));
     TRY(socket_listen(&listener->fd, &bound, BACKLOG, err));
     listener->address = bound;
     listener->is_local = address_is_loopback(&bound);
     listener->is_unix = bound.any.sa_family == AF_UNIX;
+    listener->is_tls =
+        is_https || (serve->settings.tls != NULL && !is_plain && !listener->is_unix);
     address_text(&bound, text);
-    snprintf(listener->url, sizeof listener->url, "%s%s", listener->is_unix ? "" : "http://", text);
+    snprintf(listener->url, sizeof listener->url, "%s%s",
+             listener->is_tls    ? "https://"
+             : listener->is_unix ? ""
+                                 : "http://",
+             text);
     serve->listeners_count++;
     return OK;
 }

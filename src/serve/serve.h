@@ -14,6 +14,10 @@ struct budget;
 struct env;
 struct metrics;
 struct serve;
+struct tls_server;
+
+/* What plain HTTP gets on a listener that speaks TLS. */
+enum serve_plain { SERVE_PLAIN_REFUSE, SERVE_PLAIN_REDIRECT, SERVE_PLAIN_SERVE };
 
 /* Every limit has an option of the same name in options.def and a metric of its hits. */
 struct serve_settings {
@@ -43,6 +47,11 @@ struct serve_settings {
     uint32_t origins_allowed_count;
     struct observe_rules observe; /* traces and request ids */
     struct access *access; /* borrowed: outlives it; NULL: no rules */
+    /* TLS */
+    struct tls_server *tls; /* borrowed; NULL: all listeners are plain */
+    enum serve_plain tls_plain;
+    uint64_t tls_handshake_timeout_ms;
+    uint32_t tls_handshakes_max; /* under way at once, all loops together */
     struct budget *budget;
     struct metrics *metrics;
     uint32_t metrics_series_max; /* sets of labels that come as requests do; 0: 5,000 */
@@ -53,11 +62,14 @@ struct serve_settings {
 
 MUST_USE enum err_code serve_new(struct serve **ret, struct env *env,
                                  const struct serve_settings *settings, struct err *err);
-/* "127.0.0.1:8000", "[::1]:8000", "localhost:0", ":8000" (every address), "unix:/run/x.sock".
+/* "127.0.0.1:8000", "[::1]:8000", "localhost:0", ":8000" (every address), "unix:/run/x.sock"; with
+ * "http://" or "https://" before it: plain, or TLS. Without: TLS where settings.tls is, but of unix sockets.
  * A taken port is an error that names it and, when it can be known, who to ask. */
 MUST_USE enum err_code serve_listen(struct serve *serve, const char *address, struct err *err);
+/* The address of such a text, behind what it begins with. */
+const char *serve_address_of(const char *text);
 uint32_t serve_listeners(const struct serve *serve);
-/* As bound, port resolved: "http://127.0.0.1:43121", "unix:/run/x.sock". */
+/* As bound, port resolved: "http://127.0.0.1:43121", "https://[::1]:8443", "unix:/run/x.sock". */
 const char *serve_listener_url(const struct serve *serve, uint32_t index);
 uint32_t serve_loops(const struct serve *serve);
 MUST_USE enum err_code serve_start(struct serve *serve, struct err *err);

@@ -96,6 +96,25 @@ TEST(requests_and_what_is_understood_of_them)
     server_stop(&t);
 }
 
+/* RFC 8446 6.2: who begins with TLS understands an alert, and no status. */
+TEST(a_client_hello_on_a_plain_port_is_answered_by_an_alert)
+{
+    static const uint8_t alert[] = { 21, 3, 1, 0, 2, 2, 40 };
+    struct test_server t;
+    uint8_t got[16];
+
+    server_prepare(&t);
+    if (!server_start(&t, NULL))
+        return;
+    int fd = client_open(&t);
+    check(client_send(fd, "\x16\x03\x01\x02\x00\x01", 6), "sent");
+    ssize_t size = recv(fd, got, sizeof got, MSG_WAITALL);
+    check(size == (ssize_t)sizeof alert && memcmp(got, alert, sizeof alert) == 0,
+          "an alert, and the end: %zd", size);
+    close(fd);
+    server_stop(&t);
+}
+
 /* Each is refused, the connection is closed after the one answer, and nothing behind it is read as
  * a request. http1_test has them all; here is one of each kind, through the socket. */
 TEST(smuggling_is_answered_once_and_closed)
@@ -125,7 +144,6 @@ TEST(smuggling_is_answered_once_and_closed)
         { "GET /echo\r\n", 400 },
         { "GET /echo HTTP/3.0\r\n\r\n", 505 },
         { "\r\n\r\nGET /hello HTTP/1.1\r\n" HOST "\r\n", 400 },
-        { "\x16\x03\x01", 400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n", 400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n", 400 },
         { "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n-3\r\n", 400 },

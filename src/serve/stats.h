@@ -27,6 +27,24 @@ struct serve;
     X(departed, "http_departed_total", "", "Requests whose client left before the answer")        \
     X(malformed, "http_malformed_total", "", "Requests refused as malformed")                     \
     X(hosts_refused, "http_forbidden_total", "", "Requests refused for their Host or Origin")     \
+    X(tls_full, "tls_handshakes_total", "result=\"full\"", "TLS handshakes by how they ended")     \
+    X(tls_resumed, "tls_handshakes_total", "result=\"resumed\"", "")                              \
+    X(tls_failed, "tls_handshakes_total", "result=\"failed\"", "")                                \
+    X(tls_failed_protocol, "tls_failures_total", "reason=\"protocol\"",                           \
+      "TLS handshakes that failed, by why")                                                       \
+    X(tls_failed_version, "tls_failures_total", "reason=\"version\"", "")                         \
+    X(tls_failed_cipher, "tls_failures_total", "reason=\"cipher\"", "")                           \
+    X(tls_failed_alpn, "tls_failures_total", "reason=\"alpn\"", "")                               \
+    X(tls_failed_certificate, "tls_failures_total", "reason=\"certificate\"", "")                 \
+    X(tls_failed_alert, "tls_failures_total", "reason=\"alert\"", "")                             \
+    X(tls_failed_left, "tls_failures_total", "reason=\"left\"", "")                               \
+    X(tls_failed_internal, "tls_failures_total", "reason=\"internal\"", "")                       \
+    X(tls_failed_timeout, "tls_failures_total", "reason=\"timeout\"", "")                         \
+    X(tls_failed_limit, "tls_failures_total", "reason=\"limit\"", "")                             \
+    X(tls_failed_plain, "tls_failures_total", "reason=\"plain\"", "")                             \
+    X(tls_handshakes_open, "tls_handshakes_open", "", "TLS handshakes under way")                 \
+    X(tls_bytes_in, "tls_bytes_received_total", "", "Bytes received within TLS, decrypted")       \
+    X(tls_bytes_out, "tls_bytes_sent_total", "", "Bytes sent within TLS, before encryption")      \
     X(http2_connections, "http2_connections_total", "", "HTTP/2 connections accepted")            \
     X(http2_connections_open, "http2_connections_open", "", "HTTP/2 connections open now")        \
     X(http2_streams_open, "http2_streams_open", "", "HTTP/2 streams open now")                    \
@@ -51,6 +69,8 @@ struct serve;
     X(timeout_body, "limit_hits_total", "limit=\"body-timeout\"", "")                             \
     X(rate_body, "limit_hits_total", "limit=\"body-rate-min\"", "")                               \
     X(timeout_idle, "limit_hits_total", "limit=\"idle-timeout\"", "")                             \
+    X(timeout_tls, "limit_hits_total", "limit=\"tls-handshake-timeout\"", "")                      \
+    X(limit_tls, "limit_hits_total", "limit=\"tls-handshakes-max\"", "")                           \
     X(timeout_write, "limit_hits_total", "limit=\"write-timeout\"", "")                           \
     X(no_memory, "http_no_memory_total", "", "Connections closed because memory ran out")
 
