@@ -15,14 +15,7 @@ struct unary {
 void grpc_end(struct call *call, const struct err *err, const char *field)
 {
     struct call_details details = { .field = field };
-    struct err hinted;
 
-    /* What is full now is less so in a second, where nobody knows better. */
-    if (err->code == E_EXHAUSTED && err->retry_after_ms == 0) {
-        hinted = *err;
-        hinted.retry_after_ms = 1000;
-        err = &hinted;
-    }
     call_end(call, err, field != NULL ? &details : NULL);
 }
 

@@ -393,6 +393,7 @@ static COLD void put_failure(struct infer *infer, const struct err *err)
     } else {
         text_str(&out, "{\"error\":");
         text_json(&out, slice_of(err->text));
+        api_put_retry(&out, err);
         text_byte(&out, '}');
     }
     if (UNLIKELY(s->is_kept)) {

@@ -75,10 +75,8 @@ static COLD void fail_call(struct infer *infer, const struct err *why)
     struct grpc_infer *g = (struct grpc_infer *)infer;
     struct err err = *why;
 
-    if (err.code == E_EXHAUSTED) {
+    if (err.code == E_EXHAUSTED && err.retry_after_ms != ERR_RETRY_NEVER)
         err.code = E_UNAVAILABLE;
-        err.retry_after_ms = err.retry_after_ms != 0 ? err.retry_after_ms : 1000;
-    }
     if (err.code == E_INVALID && infer->field == NULL && infer->model == NULL)
         infer->field = "model_version"; /* a name is known or not, and never wrong in itself */
     if (err.code == E_INVALID && infer->field == NULL && infer->is_submitted)

@@ -147,10 +147,8 @@ static COLD void end_with(struct stream *s, const struct err *why, const char *f
 {
     struct err err = *why;
 
-    if (err.code == E_EXHAUSTED) {
+    if (err.code == E_EXHAUSTED && err.retry_after_ms != ERR_RETRY_NEVER)
         err.code = E_UNAVAILABLE;
-        err.retry_after_ms = err.retry_after_ms != 0 ? err.retry_after_ms : 1000;
-    }
     grpc_end(s->call, &err, field);
     mark_over(s);
 }

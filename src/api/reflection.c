@@ -229,9 +229,12 @@ static enum err_code read_request(struct asked *ret, struct slice message, struc
     struct pb_field field;
 
     *ret = (struct asked){ .whole = message };
-    if (message.size > REQUEST_BYTES_MAX)
-        return err_set(err, E_EXHAUSTED, "a request of reflection has at most %d bytes, this %zu",
-                       REQUEST_BYTES_MAX, message.size);
+    if (message.size > REQUEST_BYTES_MAX) {
+        err_set(err, E_EXHAUSTED, "a request of reflection has at most %d bytes, this %zu",
+                REQUEST_BYTES_MAX, message.size);
+        err->retry_after_ms = ERR_RETRY_NEVER;
+        return E_EXHAUSTED;
+    }
     pb_begin(&reader, message);
     while (pb_next(&reader, &field)) {
         bool is_host = field.number == ASK_HOST;

@@ -36,9 +36,9 @@ static void answer_error(struct exchange *x, enum dialect dialect, uint16_t stat
                          const struct err *err, const struct header *more, uint32_t more_count,
                          const struct text *body)
 {
-    struct header headers[5];
+    struct header headers[6];
     uint32_t count = 0;
-    char *retry = NULL;
+    char *retry = NULL, *retry_ms = NULL;
     struct slice bytes = text_slice(body);
 
     require(more_count <= 2);
@@ -46,15 +46,18 @@ static void answer_error(struct exchange *x, enum dialect dialect, uint16_t stat
         headers[count++] = more[i];
     if (status == 401)
         headers[count++] = (struct header){ SLICE_LIT("www-authenticate"), challenge_of(x) };
-    /* What is full now is less so in a second, where nobody knows better. */
-    uint32_t wait_ms = err->retry_after_ms;
-    if (wait_ms == 0 && err->code == E_EXHAUSTED)
-        wait_ms = 1000;
-    if (wait_ms != 0)
-        retry = arena_printf(x->arena, "%u", (wait_ms + 999) / 1000);
+    /* RFC 9110 10.2.3 knows seconds only. */
+    uint32_t wait_ms = err_retry_ms(err);
+    if (wait_ms != 0 && wait_ms != ERR_RETRY_NEVER) {
+        retry = arena_printf(x->arena, "%u", wait_ms / 1000 + (wait_ms % 1000 != 0));
+        retry_ms = arena_printf(x->arena, "%u", wait_ms);
+    }
     if (retry != NULL)
         headers[count++] =
             (struct header){ SLICE_LIT("retry-after"), { (uint8_t *)retry, strlen(retry) } };
+    if (retry_ms != NULL)
+        headers[count++] = (struct header){ SLICE_LIT("retry-after-ms"),
+                                            { (uint8_t *)retry_ms, strlen(retry_ms) } };
     if (text_failed(body))
         bytes =
             slice_of(dialect == DIALECT_PLAIN    ? "out of memory\n"
@@ -66,6 +69,16 @@ static void answer_error(struct exchange *x, enum dialect dialect, uint16_t stat
                     headers, count, bytes, NULL);
 }
 
+void api_put_retry(struct text *out, const struct err *err)
+{
+    uint32_t wait_ms = err_retry_ms(err);
+
+    if (wait_ms == 0 || wait_ms == ERR_RETRY_NEVER)
+        return;
+    text_str(out, ",\"retry_after_ms\":");
+    text_u64(out, wait_ms);
+}
+
 static void typed_error(struct text *body, const struct err *err, const char *field,
                         const char *example_json)
 {
@@ -73,6 +86,7 @@ static void typed_error(struct text *body, const struct err *err, const char *fi
     text_str(body, err_name(err->code));
     text_str(body, "\",\"message\":");
     text_json(body, slice_of(err->text));
+    api_put_retry(body, err);
     if (field != NULL) {
         text_str(body, ",\"field\":");
         text_json(body, slice_of(field));

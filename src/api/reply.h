@@ -18,6 +18,8 @@ uint16_t api_status(enum dialect dialect, enum err_code code);
  * (JSON text), either NULL. */
 void api_fail_field(struct exchange *x, uint16_t status, const struct err *err, const char *field,
                     const char *example_json);
+/* `,"retry_after_ms":N` behind the other members of an error in JSON, where one is known. */
+void api_put_retry(struct text *out, const struct err *err);
 /* What a body in an encoding nobody knows gets: KServe 501, else 415; both say what is taken. */
 void api_fail_encoding(struct exchange *x, enum dialect dialect, const struct err *err);
 /* Failure of exchange_collect: too large is 413, an unknown encoding as above. */

@@ -116,6 +116,7 @@ static void say_end(struct talk *t, const struct err *err, const char *field)
         .code = err->code,
         .message = slice_of(err->code == OK ? "" : err->text),
         .field = slice_of(field == NULL ? "" : field),
+        .retry_after_ms = penstock_pb_retry(err),
     };
     struct err unsaid = { 0 };
 
@@ -131,14 +132,10 @@ static void say_end(struct talk *t, const struct err *err, const char *field)
 
 static COLD void fail(struct talk *t, const struct err *why, const char *field)
 {
-    struct err err = *why;
-
     if (t->has_ended)
         return;
-    if (err.code == E_EXHAUSTED && err.retry_after_ms == 0)
-        err.retry_after_ms = 1000;
     leave(t);
-    say_end(t, &err, field);
+    say_end(t, why, field);
 }
 
 static COLD PRINTF_LIKE(4, 5) void fail_with(struct talk *t, enum err_code code, const char *field,
@@ -327,6 +324,7 @@ static void tell_answered(struct talk *t, uint64_t input, const char *id, const 
         .code = err->code,
         .message = slice_of(err->code == OK ? "" : err->text),
         .field = slice_of(field == NULL ? "" : field),
+        .retry_after_ms = penstock_pb_retry(err),
     };
 
     put(t, &answer);

@@ -345,6 +345,7 @@ static void event_error(struct infer *infer UNUSED, const struct err *err, struc
     text_str(out, err_name(err->code));
     text_str(out, "\",\"message\":");
     text_json(out, slice_of(err->text));
+    api_put_retry(out, err);
     text_str(out, "}}");
 }
 

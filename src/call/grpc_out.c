@@ -21,7 +21,7 @@ enum {
     FEW_BYTES = 256,              /* and of those behind it */
     PIECES_MAX = 64,              /* compressed without asking for memory to list them */
     DETAIL_MAX = 768,
-    HEADERS_MAX = 4 + 2 * CALL_METADATA_MAX + 3,
+    HEADERS_MAX = 5 + 2 * CALL_METADATA_MAX + 3,
 };
 
 static const char no_memory[] = "no memory for the answer; retry later";
@@ -291,11 +291,11 @@ static struct slice details_of(struct arena *arena, const struct err *status,
     struct grpc_details all = {
         .code = status->code,
         .message = slice_of(status->text),
-        .has_retry = status->retry_after_ms != 0,
-        .retry_after_ms = status->retry_after_ms,
+        .retry_after_ms = err_retry_ms(status),
     };
     struct text bytes, out;
 
+    all.has_retry = all.retry_after_ms != 0 && all.retry_after_ms != ERR_RETRY_NEVER;
     if (details != NULL && details->field != NULL) {
         all.field = bounded(details->field);
         all.description =
@@ -310,6 +310,21 @@ static struct slice details_of(struct arena *arena, const struct err *status,
     return text_failed(&bytes) || text_failed(&out) ? slice_make(NULL, 0) : text_slice(&out);
 }
 
+/* grpc/proposal A6: when a client with a retry policy may ask again, -1: not at all. */
+static struct slice pushback_of(struct arena *arena, const struct err *status)
+{
+    uint32_t ms = err_retry_ms(status);
+    struct text out;
+
+    if (ms == 0)
+        return slice_make(NULL, 0);
+    if (ms == ERR_RETRY_NEVER)
+        return slice_of("-1");
+    text_init_arena(&out, arena, 16);
+    text_u64(&out, ms);
+    return text_failed(&out) ? slice_make(NULL, 0) : text_slice(&out);
+}
+
 static uint32_t put_status(struct header *to, struct arena *arena, const struct err *status,
                            const struct call_details *details)
 {
@@ -320,10 +335,13 @@ static uint32_t put_status(struct header *to, struct arena *arena, const struct 
         return count;
     struct slice message = message_of(arena, status);
     struct slice more = details_of(arena, status, details);
+    struct slice pushback = pushback_of(arena, status);
     if (message.size != 0)
         to[count++] = (struct header){ SLICE_LIT("grpc-message"), message };
     if (more.data != NULL)
         to[count++] = (struct header){ SLICE_LIT("grpc-status-details-bin"), more };
+    if (pushback.data != NULL)
+        to[count++] = (struct header){ SLICE_LIT("grpc-retry-pushback-ms"), pushback };
     return count;
 }
 
@@ -387,7 +405,7 @@ void grpc_out_deinit(struct grpc_call *g)
 
 void grpc_out_fail(struct exchange *x, struct grpc_type type, const struct err *status)
 {
-    struct header fields[4];
+    struct header fields[5];
     uint32_t count = 0;
 
     if (x->is_gone || x->is_ended)

@@ -540,8 +540,11 @@ bool grpc_encoding_is_accepted(struct slice accept, enum encoding encoding)
 enum err_code grpc_message_too_large(struct err *err, uint64_t bytes, size_t bytes_max,
                                      const char *option)
 {
-    return err_set(err, E_EXHAUSTED, "message of %llu bytes is larger than the most, %zu (%s)",
-                   (unsigned long long)bytes, bytes_max, option);
+    err_set(err, E_EXHAUSTED, "message of %llu bytes is larger than the most, %zu (%s)",
+            (unsigned long long)bytes, bytes_max, option);
+    if (err != NULL)
+        err->retry_after_ms = ERR_RETRY_NEVER;
+    return E_EXHAUSTED;
 }
 
 /* RFC 1952 2.3.1: the last four bytes of a member are its size, modulo 2^32. */
@@ -569,9 +572,12 @@ enum err_code grpc_message_inflate(struct buf **ret, size_t *ret_offset, bool *r
     case E_RANGE:
         if (ret_is_too_large != NULL)
             *ret_is_too_large = true;
-        return err_set(err, E_EXHAUSTED,
-                       "message of %zu bytes (%s) inflates to more than the most, %zu (%s)",
-                       in.size, encoding_name(encoding), bytes_max, option);
+        err_set(err, E_EXHAUSTED,
+                "message of %zu bytes (%s) inflates to more than the most, %zu (%s)", in.size,
+                encoding_name(encoding), bytes_max, option);
+        if (err != NULL)
+            err->retry_after_ms = ERR_RETRY_NEVER;
+        return E_EXHAUSTED;
     case E_EXHAUSTED: return E_EXHAUSTED;
     default:
         if (err != NULL)

@@ -192,6 +192,7 @@ struct penstock_pb_answer {
     bool is_last; /* InferResponse.is_final too */
     enum err_code code;
     struct slice message, field;
+    uint64_t retry_after_ms;
     /* -- Begun -- */
     struct slice model, version, session;
     uint64_t inputs_at_once, received;
@@ -203,6 +204,14 @@ struct penstock_pb_piece {
     struct slice bytes;
     struct buf *holder; /* borrowed, an output's; NULL: in the memory given, or where the output is */
 };
+
+/* What retry_after_ms is to be of a failure. */
+static inline uint64_t penstock_pb_retry(const struct err *err)
+{
+    uint32_t ms = err_retry_ms(err);
+
+    return ms == ERR_RETRY_NEVER ? 0 : ms;
+}
 
 /* Bytes of memory that penstock_pb_write takes at most, and pieces. Outputs above `copy_max` bytes
  * become pieces of their own. */

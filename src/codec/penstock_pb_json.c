@@ -898,12 +898,14 @@ static enum err_code put_body(struct text *out, const struct penstock_pb_describ
         put_u64(out, "code", a->code, &is_first);
         put_string(out, "message", a->message, &is_first);
         put_string(out, "field", a->field, &is_first);
+        put_u64(out, "retryAfterMs", a->retry_after_ms, &is_first);
         break;
     case PENSTOCK_PB_INTERRUPTED: put_u64(out, "request", a->input, &is_first); break;
     case PENSTOCK_PB_END:
         put_u64(out, "code", a->code, &is_first);
         put_string(out, "message", a->message, &is_first);
         put_string(out, "field", a->field, &is_first);
+        put_u64(out, "retryAfterMs", a->retry_after_ms, &is_first);
         break;
     }
     return OK;

@@ -16,6 +16,7 @@ enum {
 };
 enum { TENSOR_NAME = 1, TENSOR_DATATYPE, TENSOR_SHAPE, TENSOR_RAW };
 enum { INFER_MODEL = 1, INFER_VERSION, INFER_ID, INFER_OUTPUTS, INFER_SEQUENCE, INFER_MERGED, INFER_FINAL };
+enum { ANSWERED_RETRY = 6, END_RETRY = 4 };
 enum { OUTPUT_INPUT = 1, OUTPUT_ID, OUTPUT_OUTPUTS, OUTPUT_MERGED, OUTPUT_MARKS, OUTPUT_LAST };
 
 struct penstock_pb_heads {
@@ -179,10 +180,12 @@ static size_t body_size(const struct penstock_pb_heads *heads, const struct pens
                describes_size(6, a->gives, a->gives_count) + uint_size(7, a->received);
     case PENSTOCK_PB_ANSWERED:
         return uint_size(1, a->input) + string_size(2, a->id) + uint_size(3, a->code) +
-               string_size(4, a->message) + string_size(5, a->field);
+               string_size(4, a->message) + string_size(5, a->field) +
+               uint_size(ANSWERED_RETRY, a->retry_after_ms);
     case PENSTOCK_PB_INTERRUPTED: return uint_size(1, a->input);
     case PENSTOCK_PB_END:
-        return uint_size(1, a->code) + string_size(2, a->message) + string_size(3, a->field);
+        return uint_size(1, a->code) + string_size(2, a->message) + string_size(3, a->field) +
+               uint_size(END_RETRY, a->retry_after_ms);
     }
     return 0;
 }
@@ -294,12 +297,14 @@ static void put_body(struct writer *w, const struct penstock_pb_heads *heads,
         w->at = put_uint(w->at, 3, a->code);
         w->at = put_string(w->at, 4, a->message);
         w->at = put_string(w->at, 5, a->field);
+        w->at = put_uint(w->at, ANSWERED_RETRY, a->retry_after_ms);
         break;
     case PENSTOCK_PB_INTERRUPTED: w->at = put_uint(w->at, 1, a->input); break;
     case PENSTOCK_PB_END:
         w->at = put_uint(w->at, 1, a->code);
         w->at = put_string(w->at, 2, a->message);
         w->at = put_string(w->at, 3, a->field);
+        w->at = put_uint(w->at, END_RETRY, a->retry_after_ms);
         break;
     }
 }

@@ -201,11 +201,13 @@ static enum err_code make_room(struct session *s, struct collected *c, size_t mo
     size_t held = c->end - c->begin, room;
     struct buf *larger = NULL;
 
-    if (more > s->settings.bytes_max || held > s->settings.bytes_max - more)
-        return err_set(err, E_EXHAUSTED,
-                       "the stream's input has more than %zu bytes that must be held together "
-                       "(--max-body)",
-                       s->settings.bytes_max);
+    if (more > s->settings.bytes_max || held > s->settings.bytes_max - more) {
+        err_set(err, E_EXHAUSTED,
+                "the stream's input has more than %zu bytes that must be held together (--max-body)",
+                s->settings.bytes_max);
+        err->retry_after_ms = ERR_RETRY_NEVER;
+        return E_EXHAUSTED;
+    }
     if (c->buf != NULL && c->room - c->end >= more)
         return OK;
     if (c->buf != NULL && c->begin >= c->room / 2 && c->room - held >= more) {
