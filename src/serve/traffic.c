@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 
+#include "access/access.h"
 #include "base/mem.h"
 #include "base/text.h"
 #include "telemetry/metrics.h"
@@ -21,12 +22,14 @@ struct traffic {
     struct series *answers; /* route, method, code */
     struct series *routes;  /* route: its time and bytes */
     struct series *models;  /* model, version, code */
+    struct series *tenants; /* tenant, code */
     char statuses[STATUSES][4];
 };
 
 static const char *const answer_labels[] = { "route", "method", "code" };
 static const char *const route_labels[] = { "route" };
 static const char *const model_labels[] = { "model", "version", "code" };
+static const char *const tenant_labels[] = { "tenant", "code" };
 
 static const struct slice method_names[] = {
     [METHOD_OTHER] = SLICE_LIT("other"),     [METHOD_GET] = SLICE_LIT("GET"),
@@ -42,6 +45,12 @@ static struct slice code_of(const struct traffic *traffic, const struct observed
     return slice_make(traffic->statuses[seen->status < STATUSES ? seen->status : 0], 3);
 }
 
+/* Empty: it was not known who called, as of credentials that are wrong. */
+static struct slice tenant_of(const struct exchange *x)
+{
+    return slice_of(x->caller == NULL ? "" : tenant_name(caller_tenant(x->caller)));
+}
+
 void traffic_count(void *context, const struct observed *seen)
 {
     struct traffic *traffic = context;
@@ -55,6 +64,8 @@ void traffic_count(void *context, const struct observed *seen)
     stat_histogram_add((struct stat_histogram *)(void *)&route[ROUTE_SECONDS], took);
     stat_add(&route[ROUTE_IN], seen->body_in);
     stat_add(&route[ROUTE_OUT], seen->body_out);
+    struct slice tenant[] = { tenant_of(x), code };
+    stat_add(series_at(traffic->tenants, seen->loop, tenant), 1);
     if (x->note.model.size > 0) {
         struct slice model[] = { x->note.model, x->note.version, code };
         stat_add(series_at(traffic->models, seen->loop, model), 1);
@@ -126,6 +137,8 @@ static void render(void *context, struct text *out)
     put_routes(out, traffic->routes);
     put_one(out, traffic->models, "penstock_model_requests_total",
             "Requests about a model that there is, by how they ended");
+    put_one(out, traffic->tenants, "penstock_tenant_requests_total",
+            "Requests of a tenant by how they ended; \"\": of nobody who was known");
     metrics_family(out, "penstock_metrics_series", "gauge",
                    "Sets of labels in the metrics of requests, of --metrics-series-max");
     metrics_sample_u64(out, "penstock_metrics_series", "",
@@ -150,6 +163,8 @@ enum err_code traffic_new(struct traffic **ret, uint32_t loops_count, uint32_t s
                    &traffic->limit, err));
     TRY(series_new(&traffic->models, model_labels, COUNT(model_labels), 1, loops_count,
                    &traffic->limit, err));
+    TRY(series_new(&traffic->tenants, tenant_labels, COUNT(tenant_labels), 1, loops_count,
+                   &traffic->limit, err));
     *ret = TAKE(traffic);
     return OK;
 }
@@ -163,6 +178,7 @@ void traffic_free(struct traffic **slot)
     series_free(&traffic->answers);
     series_free(&traffic->routes);
     series_free(&traffic->models);
+    series_free(&traffic->tenants);
     mem_free(traffic);
 }
 
