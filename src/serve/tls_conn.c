@@ -64,8 +64,10 @@ static void conn_end(struct tls_conn *c, bool is_watched)
 {
     struct serve_loop *l = c->base.l;
 
-    channel_close(&c->base.channel, false);
-    conn_free(c, is_watched);
+    struct channel channel = c->base.channel;
+
+    conn_free(c, is_watched); /* no descriptor is closed that is watched */
+    channel_close(&channel, false);
     serve_connection_gone(l);
 }
 
