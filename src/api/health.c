@@ -24,7 +24,7 @@ static void readyz(struct exchange *x, const struct route_match *match)
 {
     const struct api *api = match->api;
     struct repository_snapshot snapshot;
-    bool is_draining = atomic_load(api->is_draining);
+    bool is_draining = api_is_stopping(api);
     bool is_ready = !is_draining && (!api->is_strict_ready || repository_is_ready(api->repository));
     bool is_first = true;
     struct text out;

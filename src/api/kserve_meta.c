@@ -63,7 +63,7 @@ void kserve_live(struct exchange *x, const struct route_match *match UNUSED)
 
 bool kserve_is_ready(const struct api *api)
 {
-    return !atomic_load(api->is_draining) &&
+    return !api_is_stopping(api) &&
            (!api->is_strict_ready || repository_is_ready(api->repository));
 }
 

@@ -8,6 +8,8 @@
 #ifndef API_ROUTE_H
 #define API_ROUTE_H
 
+#include <stdatomic.h>
+
 #include "access/access.h"
 #include "call/grpc.h"
 #include "call/websocket.h"
@@ -42,10 +44,19 @@ struct api {
     struct push *push;              /* the server's events; likewise */
     struct resumables *resumables;  /* streams that outlive their connection; NULL: none do */
     _Atomic bool *is_draining;
+    _Atomic bool *is_replaced; /* another program answers at these addresses by now; NULL: never */
     struct uploads *uploads;
     const char *server_name; /* "penstock" */
     const char *server_version;
 };
+
+/* Readiness is gone: the server stops, and nobody else answers in its place. */
+static inline bool api_is_stopping(const struct api *api)
+{
+    return atomic_load_explicit(api->is_draining, memory_order_relaxed) &&
+           (api->is_replaced == NULL ||
+            !atomic_load_explicit(api->is_replaced, memory_order_relaxed));
+}
 
 enum { ROUTE_PARAMS_MAX = 4 };
 

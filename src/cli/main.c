@@ -6,6 +6,7 @@
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/stop.h"
+#include "cli/upgrade.h"
 #include "cli/verbs.h"
 
 static int say_help(const struct options *options)
@@ -48,6 +49,7 @@ int main(int argc, char **argv)
     struct err err = { 0 };
 
     stop_block();
+    upgrade_init(argv);
     mem_tune();
     enum err_code code =
         options_read(&options, argc, (const char *const *)argv, (const char *const *)environ, &err);

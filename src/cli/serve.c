@@ -2,8 +2,9 @@
  *
  *   start   options, budget, engine, what there is to serve, listeners - a failure up to here ends
  *           it before the port opens - loops, loading, what is printed
- *   stop    SIGTERM: readiness false, connections finish, loops end, models close, loops are freed;
- *           while models still load: requests of those that are there finish, and that is all (stop.h)
+ *   stop    SIGTERM, or SIGUSR2 and a new program that serves: connections finish (life.h), loops end,
+ *           models close, loops are freed; while models still load: requests of those that are there
+ *           finish, and that is all (stop.h)
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -19,10 +20,9 @@
 #include "api/grpc.h"
 #include "api/node.h"
 #include "api/push.h"
-#include "api/session_call.h"
 #include "api/resume.h"
-#include "api/upload.h"
 #include "api/session_call.h"
+#include "api/upload.h"
 #include "base/block.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -30,11 +30,15 @@
 #include "call/grpc.h"
 #include "cli/example.h"
 #include "cli/explain.h"
+#include "cli/life.h"
+#include "cli/notify.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/seeing.h"
+#include "cli/sockets.h"
 #include "cli/stack.h"
 #include "cli/stop.h"
+#include "cli/upgrade.h"
 #include "cli/verbs.h"
 #include "engine/engine.h"
 #include "engine/model.h"
@@ -47,14 +51,10 @@
 #include "telemetry/process.h"
 
 enum {
-    KEPT_UNUSED_S = 5,
-    CHORES_S = 2,
     TRY_LINES_MAX = 4,
     TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,
     PRINT_BYTES_MAX = 4 << 20,
-    PORTS_MAX = 256,
-    CANCEL_MS = 2000
 };
 
 struct server {
@@ -76,7 +76,9 @@ struct server {
     struct api api;
     bool is_misused; /* what failed is the command line */
     bool is_started; /* its loops run; under stop_hold */
-    _Atomic bool is_draining;
+    _Atomic bool is_draining, is_replaced;
+    struct sockets sockets;
+    struct life life;
 };
 
 /* -- opening ----------------------------------------------------------------------------------- */
@@ -99,6 +101,7 @@ static struct serve_settings settings_of(const struct options *o, struct server 
         .idle_timeout_ms = options_ms(o, OPT_IDLE_TIMEOUT),
         .write_timeout_ms = options_ms(o, OPT_WRITE_TIMEOUT),
         .body_rate_min = options_number(o, OPT_BODY_RATE_MIN),
+        .drain_idle_ms = options_ms(o, OPT_DRAIN_IDLE),
         .requests_per_connection_max = options_u32(o, OPT_REQUESTS_PER_CONNECTION_MAX),
         .streams_max = options_u32(o, OPT_STREAMS_MAX),
         .control_frames_max = options_u32(o, OPT_CONTROL_FRAMES_MAX),
@@ -127,21 +130,29 @@ static struct serve_settings settings_of(const struct options *o, struct server 
     };
 }
 
+/* The sockets are serve's from here on; who starts another program still looks up their numbers. */
 static enum err_code listen_all(struct server *server, const struct options *o, struct err *err)
 {
-    const struct option_value *listen = &o->values[OPT_LISTEN];
-    char where[ERR_TEXT_MAX];
+    struct sockets *sockets = &server->sockets;
 
-    if (listen->items_count > PORTS_MAX)
-        return err_set(err, E_INVALID, "more than %d listeners", PORTS_MAX);
-    for (uint32_t i = 0; i < listen->items_count; i++) {
-        struct address address;
-        if (address_parse(&address, serve_address_of(listen->items[i]), err) != OK) {
-            server->is_misused = listen->source == SOURCE_ARGV;
-            return err_wrap(err, "%s", options_origin(o, OPT_LISTEN, where, sizeof where));
-        }
-        if (serve_listen(server->serve, listen->items[i], err) != OK)
-            return err_wrap(err, "%s", options_origin(o, OPT_LISTEN, where, sizeof where));
+    server->life = (struct life){
+        .options = o,
+        .serve = server->serve,
+        .stack = &server->stack,
+        .push = server->push,
+        .resumables = server->resumables,
+        .uploads = server->uploads,
+        .watchers = &server->watchers,
+        .sockets = sockets,
+        .is_draining = &server->is_draining,
+        .is_replaced = &server->is_replaced,
+    };
+    sockets->is_given = true;
+    serve_keep_files(server->serve, upgrade_is_new()); /* the program before still has them */
+    for (uint32_t i = 0; i < sockets->count; i++) {
+        const struct socket_entry *entry = &sockets->entries[i];
+        int fd = entry->fd;
+        TRY(serve_adopt(server->serve, &fd, &entry->address, entry->text, entry->is_activated, err));
     }
     return OK;
 }
@@ -149,8 +160,8 @@ static enum err_code listen_all(struct server *server, const struct options *o, 
 /* Certificates and keys are read before the port opens. */
 static enum err_code open_tls(struct server *server, const struct options *o, struct err *err)
 {
-    const struct option_value *pairs = &o->values[OPT_TLS], *listen = &o->values[OPT_LISTEN];
-    struct address addresses[PORTS_MAX];
+    const struct option_value *pairs = &o->values[OPT_TLS];
+    struct address addresses[SOCKETS_MAX];
     struct tls_server_settings settings = {
         .pairs = pairs->items,
         .pairs_count = pairs->items_count,
@@ -171,11 +182,8 @@ static enum err_code open_tls(struct server *server, const struct options *o, st
         return err_set(err, E_INVALID, "%s needs a certificate of the server: --tls CERT,KEY",
                        options_origin(o, OPT_TLS_CLIENT_CA, where, sizeof where));
     }
-    for (uint32_t i = 0; i < MIN(listen->items_count, (uint32_t)PORTS_MAX); i++) {
-        struct address *address = &addresses[settings.addresses_count];
-        settings.addresses_count +=
-            address_parse(address, serve_address_of(listen->items[i]), err) == OK;
-    }
+    for (uint32_t i = 0; i < server->sockets.count; i++)
+        addresses[settings.addresses_count++] = server->sockets.entries[i].address;
     if (tls_server_new(&server->tls, server->stack.env, &settings, err) != OK) {
         server->is_misused = err->code == E_INVALID && pairs->source == SOURCE_ARGV;
         return err_wrap(err, "%s", options_origin(o, OPT_TLS, where, sizeof where));
@@ -318,11 +326,10 @@ static enum err_code register_program(struct server *server, struct err *err)
 
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
-    static const struct route_table *const tables[] = { &kserve_rest_routes, &typed_routes,
-                                                        &session_routes,
-                                                        &health_routes, &explain_routes,
-                                                        &echo_routes, &push_routes,
-                                                        &resume_routes, &upload_routes };
+    static const struct route_table *const tables[] = {
+        &kserve_rest_routes, &typed_routes, &session_routes, &health_routes, &explain_routes,
+        &echo_routes,        &push_routes,  &resume_routes,  &upload_routes
+    };
     const struct option_value *paths = &o->values[OPT_MODELS];
     uint32_t loops = options_u32(o, OPT_LOOPS);
 
@@ -366,6 +373,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .uploads = server->uploads,
         .streams = &server->streams,
         .is_draining = &server->is_draining,
+        .is_replaced = &server->is_replaced,
         .server_name = "penstock",
         .server_version = PENSTOCK_VERSION,
     };
@@ -395,6 +403,7 @@ static void close_server(struct server *server)
     process_free(&server->process);
     grpc_stats_free(&server->grpc_stats);
     websocket_stats_free(&server->websocket_stats);
+    sockets_close(&server->sockets);
 }
 
 /* -- what is printed --------------------------------------------------------------------------- */
@@ -581,99 +590,22 @@ static void say_what_is_served(struct server *server, const char *program)
 
 /* -- stopping ---------------------------------------------------------------------------------- */
 
-/* "1 request", "2 requests" */
-static const char *plural(uint64_t count)
-{
-    return count == 1 ? "" : "s";
-}
-
-static void say_stopping(const struct server *server, uint64_t grace_ms, int signal_number)
-{
-    uint64_t under_way = server->stack.engine == NULL ? 0 : engine_in_flight(server->stack.engine);
-
-    if (under_way == 0)
-        log_info("stopping: no request is under way");
-    else
-        log_info("stopping: waiting up to %.4g s for %llu request%s; %s again stops at once",
-                 (double)grace_ms / 1e3, (unsigned long long)under_way, plural(under_way),
-                 signal_number == SIGINT ? "Ctrl-C" : "SIGTERM");
-}
-
-/* Requests whose connections were cut are cancelled, and end on their loops once the model lets go.
- * One that does not can be left to nobody: its thread still uses the model. */
-static void wait_for_cancelled(struct server *server)
-{
-    struct timespec nap = { .tv_nsec = (long)NS_PER_MS };
-    uint64_t due_ns = clock_mono_ns() + CANCEL_MS * NS_PER_MS;
-
-    while (engine_in_flight(server->stack.engine) > 0 && clock_mono_ns() < due_ns)
-        nanosleep(&nap, NULL);
-    uint64_t left = engine_in_flight(server->stack.engine);
-    if (left == 0)
-        return;
-    log_error("%llu request%s still running %d ms after being cancelled; ending without",
-              (unsigned long long)left, plural(left), CANCEL_MS);
-    _exit(EXIT_FAILED);
-}
-
-/* Who watches is told before connections are told to end, and leaves then; one who reads nothing is not
- * waited for. */
-static void wait_for_watchers(struct server *server)
-{
-    static const struct timespec pause = { 0, 5 * (long)NS_PER_MS };
-
-    for (unsigned i = 0; i < 100 && atomic_load(&server->watchers.now) != 0; i++)
-        nanosleep(&pause, NULL);
-}
-
-/* Memory of large messages that nobody wanted for a while. */
-static void give_memory_back(void)
-{
-    block_trim(clock_mono_ns() - KEPT_UNUSED_S * NS_PER_S);
-    mem_trim();
-}
-
-static void wait_and_drain(struct server *server)
-{
-    uint64_t grace_ms = options_ms(server->stack.options, OPT_DRAIN_TIMEOUT);
-    unsigned came;
-
-    while (((came = stop_wait(clock_mono_ns() + CHORES_S * NS_PER_S, -1)) & STOP_END) == 0) {
-        if (came & STOP_RELOAD)
-            (void)stop_reload();
-        if (came == 0)
-            give_memory_back();
-    }
-    say_stopping(server, grace_ms, stop_signal());
-    atomic_store(&server->is_draining, true);
-    push_server(server->push, PUSH_SERVER_DRAINING);
-    resumables_drain(server->resumables);
-    uploads_drain(server->uploads);
-    wait_for_watchers(server);
-    serve_drain(server->serve, grace_ms);
-    engine_drain(server->stack.engine);
-    wait_for_cancelled(server);
-}
-
 /* A signal before all is loaded. Loading cannot be told to end, so nothing is closed or freed: what
  * answers already may finish, sockets' files go, and the process with them. */
 static void end_early(void *context)
 {
     struct server *server = context;
 
-    if (server->serve == NULL)
+    if (server->serve == NULL) {
+        sockets_close(&server->sockets);
         return;
-    log_info("stopping while models load");
-    atomic_store(&server->is_draining, true);
-    push_server(server->push, PUSH_SERVER_DRAINING);
-    resumables_drain(server->resumables);
-    uploads_drain(server->uploads);
-    if (server->is_started) {
-        wait_for_watchers(server);
-        serve_drain(server->serve, options_ms(server->stack.options, OPT_DRAIN_TIMEOUT));
-    } else {
-        serve_stop(server->serve);
     }
+    log_info("stopping while models load");
+    notify("STOPPING=1");
+    if (server->is_started)
+        life_drain(&server->life);
+    else
+        serve_stop(server->serve);
 }
 
 static enum err_code load_models(struct server *server, struct err *err)
@@ -702,9 +634,26 @@ static enum err_code refuse_failed(struct server *server, struct err *err)
     return code;
 }
 
+/* Says what is not ready, and serves once the program before says so. */
+static enum err_code ask_to_serve(struct server *server, struct err *err)
+{
+    struct repository_snapshot snapshot;
+
+    repository_snapshot_take(server->stack.repository, &snapshot);
+    for (uint32_t i = 0; i < snapshot.count; i++) {
+        const struct repository_entry *entry = &snapshot.entries[i];
+        if (entry->state != MODEL_READY)
+            upgrade_missing(entry->name, entry->version, entry->reason);
+    }
+    repository_snapshot_give(&snapshot);
+    return upgrade_ask(err);
+}
+
 static enum err_code start_loops(struct server *server, struct err *err)
 {
     stop_hold();
+    sockets_close_unused(&server->sockets);
+    serve_keep_files(server->serve, false);
     enum err_code code = serve_start(server->serve, err);
     if (code == OK && server->tls != NULL)
         code = tls_server_start(server->tls, err);
@@ -714,10 +663,10 @@ static enum err_code start_loops(struct server *server, struct err *err)
 }
 
 /* Loops run while models load, so that small ones answer before the large ones are there;
- * --exit-on-error wants to know first. */
+ * --exit-on-error wants to know first, and where another program still serves nothing is in a hurry. */
 static enum err_code start_server(struct server *server, const struct options *o, struct err *err)
 {
-    bool loads_first = options_flag(o, OPT_EXIT_ON_ERROR);
+    bool loads_first = options_flag(o, OPT_EXIT_ON_ERROR) || upgrade_is_new();
 
     stop_hold();
     enum err_code code = open_server(server, o, err);
@@ -725,12 +674,24 @@ static enum err_code start_server(struct server *server, const struct options *o
     TRY(code);
     if (loads_first) {
         TRY(load_models(server, err));
-        TRY(refuse_failed(server, err));
+        if (options_flag(o, OPT_EXIT_ON_ERROR))
+            TRY(refuse_failed(server, err));
+        if (upgrade_is_new())
+            TRY(ask_to_serve(server, err));
     }
     TRY(start_loops(server, err));
     if (!loads_first)
         TRY(load_models(server, err));
     return OK;
+}
+
+/* Before there are threads, and before root is given up. */
+static enum err_code take_sockets(struct server *server, const struct options *o, struct err *err)
+{
+    struct handed handed;
+
+    TRY(handed_take(&handed, err));
+    return sockets_open(&server->sockets, o, &handed, &server->is_misused, err);
 }
 
 int verb_serve(const struct options *options)
@@ -747,14 +708,20 @@ int verb_serve(const struct options *options)
     memset(server, 0, sizeof *server);
     signal(SIGPIPE, SIG_IGN);
     verbs_start_log(options);
-    enum err_code code = stop_begin(end_early, server, &err);
+    notify_open();
+    enum err_code code = take_sockets(server, options, &err);
+    if (code == OK)
+        code = stop_begin(end_early, server, &err);
     if (code == OK)
         code = start_server(server, options, &err);
     stop_take();
     if (code == OK) {
         push_server(server->push, PUSH_SERVER_READY);
+        upgrade_serves();
         say_what_is_served(server, options->program);
-        wait_and_drain(server);
+        life_run(&server->life);
+    } else {
+        upgrade_failed(err.text);
     }
     close_server(server);
     int status = code == OK ? EXIT_OK : server->is_misused ? EXIT_USAGE : EXIT_FAILED;

@@ -23,6 +23,7 @@ static struct {
     _Atomic unsigned events;
     _Atomic int signal_number; /* 0: none came that ends */
     bool is_taken;             /* the starting thread does the ending */
+    sigset_t before;           /* what main began with */
     struct {
         enum err_code (*run)(void *context, struct err *err);
         void *context;
@@ -51,7 +52,13 @@ static void change(int how, size_t count)
 
 void stop_block(void)
 {
+    pthread_sigmask(SIG_SETMASK, NULL, &stop.before);
     change(SIG_BLOCK, COUNT(the_signals));
+}
+
+void stop_mask_before(sigset_t *ret)
+{
+    *ret = stop.before;
 }
 
 void stop_unblock(void)
@@ -167,7 +174,8 @@ unsigned stop_wait(uint64_t due_ns, int fd)
         wait.tv_nsec = (long)((due_ns - now_ns) % NS_PER_S);
     }
     if (ppoll(fds, COUNT(fds), &wait, NULL) > 0 && fds[0].revents != 0) {
-        ssize_t got = read(stop.wake_fd, &count, sizeof count); /* before the events are looked at */
+        ssize_t got =
+            read(stop.wake_fd, &count, sizeof count); /* before the events are looked at */
         (void)got;
     }
     unsigned came = atomic_fetch_and(&stop.events, STOP_END);

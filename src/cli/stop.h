@@ -19,11 +19,14 @@
 #ifndef CLI_STOP_H
 #define CLI_STOP_H
 
+#include <signal.h>
 #include <stdbool.h>
 
 #include "base/err.h"
 
 void stop_block(void);
+/* What was blocked before: for programs that are started. */
+void stop_mask_before(sigset_t *ret);
 void stop_unblock(void);
 /* Called at every SIGHUP, one after the other in the order in which they were given, on the starting
  * thread once it serves: it may block on files, and not for long. A failure is logged here with the words

@@ -62,7 +62,6 @@ enum {
     DIRECT_MIN = 2048,    /* known body bytes from which receiving them in place pays */
     RATE_CHECK_MS = 1000, /* how often a body's rate is looked at */
     KEEP_MAX = 64,        /* connections and inputs, for the next taker */
-    DRAIN_MS = 1000,      /* for the first request of one that has just come while others end */
     TLS_HANDSHAKE_RECORD = 0x16, /* the first byte of a ClientHello: RFC 8446 5.1 */
 };
 
@@ -189,6 +188,12 @@ static bool is_draining(const struct http1_conn *c)
     return atomic_load_explicit(&c->base.l->serve->is_draining, memory_order_relaxed);
 }
 
+/* The server stops, and no further request is here already: this answer can be the one that says so. */
+static bool is_last(const struct http1_conn *c, const struct exchange *x)
+{
+    return UNLIKELY(is_draining(c)) && (!x->body_is_over || c->input_at == c->input_end);
+}
+
 static void op_respond(struct exchange *x, uint16_t status, const struct header *headers,
                        uint32_t headers_count, int64_t body_size)
 {
@@ -225,7 +230,7 @@ static void op_respond(struct exchange *x, uint16_t status, const struct header 
         answer.framing = HTTP1_NO_LENGTH;
         c->is_closing = true;
     }
-    if (UNLIKELY(!c->is_closing && (is_spent(c) || is_draining(c) || !can_skip(c, x)))) {
+    if (UNLIKELY(!c->is_closing && (is_spent(c) || is_last(c, x) || !can_skip(c, x)))) {
         stat_add(&c->base.l->stats.limit_requests, is_spent(c));
         c->is_closing = c->must_linger = true;
     }
@@ -926,15 +931,16 @@ static void set_deadline(struct http1_conn *c, uint64_t due_ns)
         output_no_memory(&c->out);
 }
 
-/* One that says nothing at first gets no longer than one that has begun. */
-static uint64_t idle_ms(const struct http1_conn *c)
+/* How long the next request may take to begin. One that says nothing at first gets no longer than one
+ * that has begun. */
+static uint64_t idle_ns_of(const struct http1_conn *c)
 {
-    const struct serve_settings *settings = &c->base.l->serve->settings;
+    const struct serve *serve = c->base.l->serve;
+    uint64_t idle_ms = LIKELY(c->requests > 0) ? serve->settings.idle_timeout_ms
+                                               : serve->settings.header_timeout_ms;
 
-    if (LIKELY(c->requests > 0))
-        return settings->idle_timeout_ms;
-    return c->base.l->is_draining ? MIN(settings->header_timeout_ms, (uint64_t)DRAIN_MS)
-                                  : settings->header_timeout_ms;
+    return LIKELY(!c->base.l->is_draining) ? idle_ms * NS_PER_MS
+                                           : MIN(idle_ms * NS_PER_MS, serve->idle_ns);
 }
 
 /* What the connection waits for, and until when. */
@@ -951,7 +957,7 @@ static uint64_t deadline_of(struct http1_conn *c)
         return c->skip_due_ns;
     if (c->now == NULL)
         return c->begun_ns != 0 ? c->begun_ns + settings->header_timeout_ms * NS_PER_MS
-                                : now + idle_ms(c) * NS_PER_MS;
+                                : now + idle_ns_of(c);
     if (c->now->x.has_offer && c->pace.wait_ns != 0) {
         uint64_t still = settings->body_timeout_ms;
         if (settings->body_rate_min != 0 && c->rate_due_ns == 0)
@@ -1068,6 +1074,15 @@ static void judge_body(struct http1_conn *c)
         c->rate_due_ns = 0;
 }
 
+/* The server stops and nothing came for a while: a FIN, unless something lies there by now. */
+static void close_idle(struct http1_conn *c)
+{
+    c->can_read = true;
+    c->turn_bytes = 0;
+    if (!input_receive(c) && input_size(c) == 0)
+        c->is_closing = c->must_linger = true;
+}
+
 static void on_due(struct timer *timer)
 {
     struct http1_conn *c = CONTAINER_OF(timer, struct http1_conn, timer);
@@ -1098,6 +1113,8 @@ static void on_due(struct timer *timer)
                 "the head of the request did not arrive within %llu ms (--header-timeout)",
                 (unsigned long long)c->base.l->serve->settings.header_timeout_ms);
         conn_fail(c, 408, &err);
+    } else if (c->base.l->is_draining) {
+        close_idle(c);
     } else {
         stat_add(&stats->timeout_idle, 1);
         c->out.is_lost = true;
@@ -1111,18 +1128,18 @@ static void conn_drain(struct conn *conn)
 {
     struct http1_conn *c = CONTAINER_OF(conn, struct http1_conn, base);
 
-    if (c->state == CONN_LINGERING)
-        return;
-    if (c->now == NULL && c->state == CONN_OPEN && input_size(c) == 0) {
-        /* What has arrived and is not read yet is a request too. */
-        c->can_read = true;
-        c->turn_bytes = 0;
-        input_receive(c);
-    }
-    bool is_begun = c->now == NULL ? c->begun_ns != 0 || input_size(c) > 0 : c->now->x.status == 0;
-    if (!is_begun) /* else its answer will be the last */
-        c->is_closing = c->must_linger = true;
-    conn_run(c);
+    /* Nothing is closed here: an answer that has begun has promised that the connection stays, and who
+     * is idle may just be sending. The next answer says that it is the last (is_last); where none comes,
+     * deadline_of looks at the drain. */
+    if (c->state != CONN_LINGERING)
+        conn_run(c);
+}
+
+static uint32_t conn_under_way(const struct conn *conn)
+{
+    const struct http1_conn *c = CONTAINER_OF(conn, struct http1_conn, base);
+
+    return c->now != NULL || c->begun_ns != 0 || c->out.first != NULL;
 }
 
 static void conn_cut(struct conn *conn)
@@ -1130,7 +1147,9 @@ static void conn_cut(struct conn *conn)
     conn_free(CONTAINER_OF(conn, struct http1_conn, base));
 }
 
-static const struct conn_kind http1_kind = { .drain = conn_drain, .cut = conn_cut };
+static const struct conn_kind http1_kind = { .drain = conn_drain,
+                                             .cut = conn_cut,
+                                             .under_way = conn_under_way };
 
 /* A connection that is watched, and of no list yet. NULL: no memory; `former` is watched by nobody then. */
 static struct http1_conn *conn_new(struct serve_loop *l, int fd, struct loop_fd *former)
@@ -1182,7 +1201,7 @@ void http1_conn_open(struct serve_loop *l, const struct listener *listener, int 
         conn_run(c);
         return;
     }
-    set_deadline(c, loop_now_ns(l->loop) + idle_ms(c) * NS_PER_MS);
+    set_deadline(c, loop_now_ns(l->loop) + idle_ns_of(c));
     if (c->out.is_lost)
         conn_free(c);
 }

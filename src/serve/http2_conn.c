@@ -1339,7 +1339,14 @@ static void conn_cut(struct conn *conn)
     conn_free(CONTAINER_OF(conn, struct http2_conn, base));
 }
 
-static const struct conn_kind http2_kind = { .drain = conn_drain, .cut = conn_cut };
+static uint32_t conn_under_way(const struct conn *conn)
+{
+    return CONTAINER_OF(conn, struct http2_conn, base)->exchanges;
+}
+
+static const struct conn_kind http2_kind = { .drain = conn_drain,
+                                             .cut = conn_cut,
+                                             .under_way = conn_under_way };
 
 /* What all HTTP/2 connections of a loop share. */
 static bool loop_ready(struct serve_loop *l)

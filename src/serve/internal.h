@@ -32,9 +32,10 @@ struct serve_loop;
 
 /* What the rest of serve/ asks of any connection. */
 struct conn_kind {
-    void (*drain)(
-        struct conn *conn); /* closes it if it is idle; else what is under way is its last */
-    void (*cut)(struct conn *conn); /* now */
+    void (*drain)(struct conn *conn); /* what is under way or on its way is its last */
+    void (*cut)(struct conn *conn);   /* now */
+    uint32_t (*under_way)(
+        const struct conn *conn); /* requests that are not answered to their end */
 };
 
 /* The head of each kind of connection: tls_conn.c, http1_conn.c, http2_conn.c. Its loop's own. */
@@ -54,7 +55,7 @@ struct conn {
 struct listener {
     int fd;
     struct address address;
-    bool is_local, is_unix, is_tls;
+    bool is_local, is_unix, is_tls, keeps_file;
     char url[ADDRESS_TEXT_MAX + 8];
 };
 
@@ -84,11 +85,11 @@ struct serve_exchange {
     uint32_t more_count;
     int64_t promised; /* body bytes the head announced; -1: not known */
     bool drops_body, is_chunked, is_aborted, wants_room, expects_continue;
-    bool is_tunnel;   /* granted: x.tunnel says which */
-    bool is_told;     /* observers have heard of its end, or hear of another's in its place */
-    struct slice agent;            /* user-agent */
+    bool is_tunnel;     /* granted: x.tunnel says which */
+    bool is_told;       /* observers have heard of its end, or hear of another's in its place */
+    struct slice agent; /* user-agent */
     struct serve_exchange *before; /* owned reference; what this is the answer to, in its place */
-    bool knows_drain; /* on_drain was called */
+    bool knows_drain;              /* on_drain was called */
     char peer[PEER_TEXT_MAX];
 
     /* -- HTTP/2's own: http2_conn.c -- */
@@ -139,7 +140,9 @@ struct serve_loop {
     struct loop_task handshakes_task;
     bool is_draining, is_cut;
     uint64_t chance[4]; /* observe.c's generator of ids */
-    struct loop_msg start_msg, drain_msg, cut_msg;
+    struct loop_msg start_msg, drain_msg, cut_msg, beat_msg;
+    _Atomic uint64_t beat_ns; /* when beat_msg was posted; 0: it was answered */
+    struct serve_left left;   /* what on_cut cut */
     enum err_code start_code;
     struct err start_err;
 };
@@ -161,6 +164,8 @@ struct serve {
     bool is_started;
     _Atomic bool is_draining;
     _Atomic bool has_met_tls; /* on a plain listener: said once */
+    uint64_t idle_ns; /* once it drains: how long an idle connection of HTTP/1.1 is kept */
+    bool keeps_files; /* of any listener; the starting thread's */
     _Atomic uint32_t connections;
     /* The starting thread waits here for the loops' word. Leaf mutex. */
     pthread_mutex_t mutex;

@@ -15,7 +15,6 @@
 #include "io/cpu.h"
 
 enum {
-    BACKLOG = 4096,
     TARGET_BYTES_MAX = 8192, /* as most servers: longer ones belong into a body */
     LOOPS_MAX = 256,
 };
@@ -62,35 +61,56 @@ const char *serve_address_of(const char *text)
                                               : text;
 }
 
-enum err_code serve_listen(struct serve *serve, const char *address, struct err *err)
+enum err_code serve_adopt(struct serve *serve, int *fd, const struct address *address,
+                          const char *text, bool keeps_file, struct err *err)
 {
     struct listener *listener = &serve->listeners[serve->listeners_count];
-    char text[ADDRESS_TEXT_MAX];
-    struct address bound;
+    char bound[ADDRESS_TEXT_MAX];
 
     require(!serve->is_started);
-    if (serve->listeners_count == LISTENERS_MAX)
+    if (serve->listeners_count == LISTENERS_MAX) {
+        socket_close(fd);
         return err_set(err, E_INVALID, "at most %d addresses to listen on", LISTENERS_MAX);
-    bool is_https = strncmp(address, "https://", 8) == 0;
-    bool is_plain = strncmp(address, "http://", 7) == 0;
-    if (is_https && serve->settings.tls == NULL)
-        return err_set(err, E_INVALID, "%s needs a certificate: --tls CERT,KEY or --tls auto",
-                       address);
-    TRY(address_parse(&bound, serve_address_of(address), err));
-    TRY(socket_listen(&listener->fd, &bound, BACKLOG, err));
-    listener->address = bound;
-    listener->is_local = address_is_loopback(&bound);
-    listener->is_unix = bound.any.sa_family == AF_UNIX;
+    }
+    bool is_https = strncmp(text, "https://", 8) == 0;
+    bool is_plain = strncmp(text, "http://", 7) == 0;
+    if (is_https && serve->settings.tls == NULL) {
+        socket_close(fd);
+        return err_set(err, E_INVALID, "%s needs a certificate: --tls CERT,KEY or --tls auto", text);
+    }
+    listener->fd = *fd;
+    *fd = -1;
+    listener->address = *address;
+    listener->is_local = address_is_loopback(address);
+    listener->is_unix = address->any.sa_family == AF_UNIX;
+    listener->keeps_file = keeps_file;
     listener->is_tls =
         is_https || (serve->settings.tls != NULL && !is_plain && !listener->is_unix);
-    address_text(&bound, text);
+    address_text(address, bound);
     snprintf(listener->url, sizeof listener->url, "%s%s",
              listener->is_tls    ? "https://"
              : listener->is_unix ? ""
                                  : "http://",
-             text);
+             bound);
     serve->listeners_count++;
     return OK;
+}
+
+enum err_code serve_listen(struct serve *serve, const char *address, struct err *err)
+{
+    struct address bound;
+    int fd = -1;
+
+    if (serve->listeners_count == LISTENERS_MAX)
+        return err_set(err, E_INVALID, "at most %d addresses to listen on", LISTENERS_MAX);
+    TRY(address_parse(&bound, serve_address_of(address), err));
+    TRY(socket_listen(&fd, &bound, SERVE_BACKLOG, err));
+    return serve_adopt(serve, &fd, &bound, address, false, err);
+}
+
+void serve_keep_files(struct serve *serve, bool keeps)
+{
+    serve->keeps_files = keeps;
 }
 
 uint32_t serve_listeners(const struct serve *serve)
@@ -239,6 +259,15 @@ static void on_cut(struct loop_msg *msg)
     struct serve_loop *l = CONTAINER_OF(msg, struct serve_loop, cut_msg);
     struct list_node *node;
 
+    l->left = (struct serve_left){ 0 };
+    for (node = list_first(&l->conns); node != NULL; node = list_next(&l->conns, node)) {
+        const struct conn *conn = conn_of_node(node);
+        uint32_t under_way = conn->kind->under_way(conn);
+        l->left.connections++;
+        l->left.idle += under_way == 0;
+        l->left.requests += under_way;
+    }
+
     listener_unwatch_all(l);
     l->is_draining = l->is_cut = true;
     while ((node = list_first(&l->conns)) != NULL) {
@@ -250,32 +279,92 @@ static void on_cut(struct loop_msg *msg)
 
 static void listeners_close(struct serve *serve)
 {
-    for (uint32_t i = 0; i < serve->listeners_count; i++)
-        socket_unlisten(&serve->listeners[i].fd, &serve->listeners[i].address);
+    for (uint32_t i = 0; i < serve->listeners_count; i++) {
+        struct listener *listener = &serve->listeners[i];
+        if (listener->keeps_file || serve->keeps_files)
+            socket_close(&listener->fd);
+        else
+            socket_unlisten(&listener->fd, &listener->address);
+    }
 }
 
-void serve_drain(struct serve *serve, uint64_t grace_ms)
+void serve_drain_begin(struct serve *serve, uint64_t idle_ms)
 {
-    uint64_t due = clock_mono_ns() + grace_ms * NS_PER_MS;
-    struct timespec until = { (time_t)(due / NS_PER_S), (long)(due % NS_PER_S) };
-    int error = 0;
-
     if (!serve->is_started || serve->loops_count == 0 || atomic_load(&serve->is_draining))
         return;
+    serve->idle_ns = idle_ms * NS_PER_MS;
     atomic_store(&serve->is_draining, true);
-    if (serve->settings.api != NULL && serve->settings.api->is_draining != NULL)
-        atomic_store(serve->settings.api->is_draining, true);
     ask_all(serve, offsetof(struct serve_loop, drain_msg), on_drain);
     listeners_close(serve);
+}
+
+bool serve_drain_wait(struct serve *serve, uint64_t due_ns)
+{
+    struct timespec until = { (time_t)(due_ns / NS_PER_S), (long)(due_ns % NS_PER_S) };
+    int error = 0;
+
+    if (!serve->is_started || serve->loops_count == 0)
+        return true;
     pthread_mutex_lock(&serve->mutex);
     while (error == 0 && atomic_load(&serve->connections) > 0)
         error = pthread_cond_timedwait(&serve->changed, &serve->mutex, &until);
     pthread_mutex_unlock(&serve->mutex);
-    if (error != 0) {
-        log_warn("%u connections were cut: their requests did not end within %llu ms",
-                 atomic_load(&serve->connections), (unsigned long long)grace_ms);
-        ask_all(serve, offsetof(struct serve_loop, cut_msg), on_cut);
+    return error == 0;
+}
+
+void serve_cut(struct serve *serve, struct serve_left *ret)
+{
+    *ret = (struct serve_left){ 0 };
+    if (!serve->is_started || serve->loops_count == 0)
+        return;
+    ask_all(serve, offsetof(struct serve_loop, cut_msg), on_cut);
+    for (uint32_t i = 0; i < serve->loops_count; i++) {
+        const struct serve_left *left = &serve->loops[i].left;
+        ret->connections += left->connections;
+        ret->idle += left->idle;
+        ret->requests += left->requests;
     }
+}
+
+void serve_drain(struct serve *serve, uint64_t grace_ms)
+{
+    uint64_t due_ns = clock_mono_ns() + grace_ms * NS_PER_MS;
+    struct serve_left left;
+
+    if (serve->settings.api != NULL && serve->settings.api->is_draining != NULL)
+        atomic_store(serve->settings.api->is_draining, true);
+    serve_drain_begin(serve, serve->settings.drain_idle_ms);
+    if (serve_drain_wait(serve, due_ns))
+        return;
+    serve_cut(serve, &left);
+    log_warn("cut after %llu ms (--drain-timeout): %u connections with %u requests that had not "
+             "ended, %u of the connections had none",
+             (unsigned long long)grace_ms, left.connections, left.requests, left.idle);
+}
+
+static void on_beat(struct loop_msg *msg)
+{
+    struct serve_loop *l = CONTAINER_OF(msg, struct serve_loop, beat_msg);
+
+    atomic_store(&l->beat_ns, 0);
+}
+
+uint64_t serve_beat(struct serve *serve)
+{
+    uint64_t now_ns = clock_mono_ns(), longest_ns = 0;
+
+    for (uint32_t i = 0; serve->loops != NULL && i < serve->loops_count; i++) {
+        struct serve_loop *l = &serve->loops[i];
+        uint64_t since_ns = atomic_load(&l->beat_ns);
+        if (since_ns != 0) {
+            longest_ns = MAX(longest_ns, now_ns - MIN(since_ns, now_ns));
+            continue;
+        }
+        atomic_store(&l->beat_ns, now_ns);
+        l->beat_msg.run = on_beat;
+        loop_post(l->loop, &l->beat_msg);
+    }
+    return longest_ns;
 }
 
 void serve_stop(struct serve *serve)

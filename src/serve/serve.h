@@ -1,7 +1,8 @@
 /* serve.h - listeners, connections, router, limits: everything between sockets and handlers.
  *
- * Life     serve_new, serve_listen (repeatable), serve_start (loops' threads run), serve_drain
- *          (stop accepting, finish what is under way, close idle connections), serve_stop, serve_free.
+ * Life     serve_new, serve_listen or serve_adopt (repeatable), serve_start (loops' threads run),
+ *          serve_drain (stop accepting, finish what is under way, close idle connections), or in its
+ *          parts serve_drain_begin, serve_drain_wait, serve_cut; serve_stop, serve_free.
  * Threads  the starting thread calls all of these.
  */
 #ifndef SERVE_SERVE_H
@@ -11,6 +12,7 @@
 #include "serve/observe.h"
 
 struct budget;
+struct address;
 struct env;
 struct metrics;
 struct serve;
@@ -18,6 +20,8 @@ struct tls_server;
 
 /* What plain HTTP gets on a listener that speaks TLS. */
 enum serve_plain { SERVE_PLAIN_REFUSE, SERVE_PLAIN_REDIRECT, SERVE_PLAIN_SERVE };
+
+enum { SERVE_BACKLOG = 4096 }; /* of listening sockets */
 
 /* Every limit has an option of the same name in options.def and a metric of its hits. */
 struct serve_settings {
@@ -31,6 +35,7 @@ struct serve_settings {
     uint64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
     uint64_t body_rate_min; /* bytes/s a body must arrive at, after a grace (0: any) */
     uint32_t requests_per_connection_max; /* 0: any number */
+    uint64_t drain_idle_ms; /* HTTP/1.1, once it drains: how long a request may take to begin */
     /* HTTP/2 */
     uint32_t streams_max;             /* open at once on one connection */
     uint32_t control_frames_max;      /* that carry nothing, in a burst (0: any number) */
@@ -68,14 +73,42 @@ MUST_USE enum err_code serve_new(struct serve **ret, struct env *env,
 MUST_USE enum err_code serve_listen(struct serve *serve, const char *address, struct err *err);
 /* The address of such a text, behind what it begins with. */
 const char *serve_address_of(const char *text);
+/* The same with a socket that listens already: somebody else bound it (systemd, the program before
+ * this one). Takes it, also on failure. `address` is what it is bound to, `text` what serve_listen would
+ * have been given, or "". `keeps_file`: the file of a unix socket is not ours to remove. */
+MUST_USE enum err_code serve_adopt(struct serve *serve, int *fd, const struct address *address,
+                                   const char *text, bool keeps_file, struct err *err);
+/* Whoever has these sockets too goes on with them: files of unix sockets stay when they are closed. */
+void serve_keep_files(struct serve *serve, bool keeps);
 uint32_t serve_listeners(const struct serve *serve);
 /* As bound, port resolved: "http://127.0.0.1:43121", "https://[::1]:8443", "unix:/run/x.sock". */
 const char *serve_listener_url(const struct serve *serve, uint32_t index);
 uint32_t serve_loops(const struct serve *serve);
 MUST_USE enum err_code serve_start(struct serve *serve, struct err *err);
-/* Stops accepting; answers carry `connection: close`; returns when every connection has ended or
- * at deadline (then they are cut). */
+/* Stops accepting, behind those who have connected already; no connection is given a new request
+ * beyond what may be on its way:
+ *
+ *   HTTP/1.1  the next answer carries `connection: close`. One that is idle has idle_ms to begin a
+ *             request, then it is closed: nothing but such an answer tells a client in time that a
+ *             connection takes no more, and what it sent before it saw a FIN would be lost.
+ *   HTTP/2    a GOAWAY that names no stream, a PING, and when that is back the GOAWAY that names the
+ *             last one (RFC 9113, 6.8). Streams that can say good-bye are told (on_drain).
+ *
+ * From the second call on nothing is done. */
+void serve_drain_begin(struct serve *serve, uint64_t idle_ms);
+/* Waits until every connection has ended, at most until due_ns of the monotonic clock. True: they have. */
+bool serve_drain_wait(struct serve *serve, uint64_t due_ns);
+/* What is left is cut. */
+struct serve_left {
+    uint32_t connections, idle; /* those that idle had no request under way */
+    uint32_t requests;
+};
+void serve_cut(struct serve *serve, struct serve_left *ret);
+/* Begins, with settings.drain_idle_ms, waits for grace_ms, and cuts what is left by then, with a warning. */
 void serve_drain(struct serve *serve, uint64_t grace_ms);
+/* Asks every loop for a sign of life. How long the slowest owes its answer to an earlier call: 0 when
+ * all have answered. */
+uint64_t serve_beat(struct serve *serve);
 void serve_stop(struct serve *serve); /* joins the loops */
 void serve_free(struct serve **serve);
 

@@ -1117,6 +1117,120 @@ TEST(draining_finishes_what_is_under_way)
     server_stop(&t);
 }
 
+/* Keeps a loop from its sockets until it is released. */
+static atomic_bool is_held, holds;
+
+static void hold_loop(struct loop_msg *msg)
+{
+    (void)msg;
+    atomic_store(&holds, true);
+    while (atomic_load(&is_held))
+        usleep(1000);
+}
+
+/* An idle connection is not closed in the instant in which its next request may be on its way. */
+TEST(draining_answers_what_crosses_it)
+{
+    struct test_server t;
+    struct answer a;
+    pthread_t thread;
+
+    server_prepare(&t);
+    t.settings.drain_idle_ms = 300;
+    if (!server_start(&t, NULL))
+        return;
+    int kept = client_open(&t), streamed = client_open(&t), silent = client_open(&t);
+    client_say(kept, GET("/hello"));
+    answer_read(kept, &a, false);
+    check(!answer_has(&a, "connection: close"), "it stays");
+    answer_free(&a);
+    client_say(streamed, GET("/wait"));
+    check(wait_for(&seen_waiting, 1), "one waits");
+    uint64_t begun = clock_mono_ns();
+    check_or_stop(pthread_create(&thread, NULL, drain, &t) == 0, "thread");
+    check(client_is_quiet(kept, 100) && client_is_quiet(silent, 10), "nobody is closed at once");
+    client_say(kept, GET("/hello") GET("/hello"));
+    answer_read(kept, &a, false);
+    check(a.status == 200 && !answer_has(&a, "connection: close"), "one more lies there");
+    answer_free(&a);
+    answer_read(kept, &a, false);
+    check(a.status == 200 && answer_has(&a, "connection: close"), "it crossed: %d", a.status);
+    answer_free(&a);
+    check(client_at_end(kept), "then closed");
+    check(client_at_end(silent), "who says nothing is closed");
+    uint64_t took = clock_mono_ns() - begun;
+    check(took > 250 * NS_PER_MS && took < 3 * NS_PER_S, "after %u ms",
+          (unsigned)(took / NS_PER_MS));
+    atomic_store(&seen_release, true);
+    answer_read(streamed, &a, false);
+    answer_free(&a);
+    check(client_at_end(streamed), "and the last one");
+    close(kept), close(streamed), close(silent);
+    pthread_join(thread, NULL);
+    server_stop(&t);
+}
+
+TEST(a_beat_says_which_loop_does_not_turn)
+{
+    static struct loop_msg msg = { .run = hold_loop };
+    struct test_server t;
+    uint64_t owed = 0;
+
+    server_prepare(&t);
+    t.settings.loops_count = 2;
+    if (!server_start(&t, NULL))
+        return;
+    check(serve_beat(t.serve) == 0, "none was asked before");
+    usleep(50000);
+    check(serve_beat(t.serve) == 0, "both have answered");
+    usleep(50000);
+    atomic_store(&is_held, true);
+    atomic_store(&holds, false);
+    loop_post(t.serve->loops[1].loop, &msg);
+    while (!atomic_load(&holds))
+        usleep(1000);
+    serve_beat(t.serve);
+    usleep(100000);
+    owed = serve_beat(t.serve);
+    check(owed >= 100 * NS_PER_MS && owed < 10 * NS_PER_S, "%llu ns", (unsigned long long)owed);
+    usleep(50000);
+    check(serve_beat(t.serve) > owed, "and longer and longer");
+    atomic_store(&is_held, false);
+    for (int i = 0; i < 100 && (owed = serve_beat(t.serve)) != 0; i++)
+        usleep(10000);
+    check(owed == 0, "until it turns");
+    server_stop(&t);
+}
+
+TEST(a_socket_of_somebody_else_is_adopted)
+{
+    struct test_server t;
+    struct address address;
+    struct err err = { 0 };
+    char path[] = "/tmp/penstock-adopt-XXXXXX", text[64];
+    int fd = -1;
+
+    server_prepare(&t);
+    check_or_stop(serve_new(&t.serve, env_real(), &t.settings, &err) == OK, "%s", err.text);
+    check_or_stop(mkdtemp(path) != NULL, "folder");
+    snprintf(text, sizeof text, "unix:%s/s", path);
+    check_or_stop(address_parse(&address, text, &err) == OK &&
+                      socket_listen(&fd, &address, 16, &err) == OK,
+                  "%s", err.text);
+    int kept = dup(fd);
+    check(serve_adopt(t.serve, &fd, &address, text, false, &err) == OK && fd < 0, "%s", err.text);
+    check(strcmp(serve_listener_url(t.serve, 0), text) == 0, "%s", serve_listener_url(t.serve, 0));
+    check(serve_start(t.serve, &err) == OK, "%s", err.text);
+    serve_keep_files(t.serve, true);
+    serve_drain(t.serve, 1000);
+    int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    check(connect(client, &address.any, address.size) == 0, "who has it too goes on with it");
+    close(client), close(kept);
+    check(unlink(text + 5) == 0, "the file was left");
+    rmdir(path);
+    server_stop(&t);
+}
+
 TEST(draining_cuts_what_takes_too_long)
 {
     struct test_server t;
@@ -1130,6 +1244,9 @@ TEST(draining_cuts_what_takes_too_long)
     uint64_t begun = clock_mono_ns();
     serve_drain(t.serve, 100);
     check(clock_mono_ns() - begun < 3 * NS_PER_S, "in time");
+    struct serve_left left;
+    serve_cut(t.serve, &left);
+    check(left.connections == 0, "nothing is left");
     check(atomic_load(&seen_gone) == 1, "told");
     check(client_at_end(fd), "closed");
     close(fd);
@@ -1384,17 +1501,6 @@ TEST(pipelining_behind_a_large_answer)
     answer_free(&a);
     close(fd);
     server_stop(&t);
-}
-
-/* Keeps a loop from its sockets until it is released. */
-static atomic_bool is_held, holds;
-
-static void hold_loop(struct loop_msg *msg)
-{
-    (void)msg;
-    atomic_store(&holds, true);
-    while (atomic_load(&is_held))
-        usleep(1000);
 }
 
 TEST(draining_answers_what_has_arrived_and_is_not_read)

@@ -272,7 +272,15 @@ static void conn_cut(struct conn *conn)
     conn_end(CONTAINER_OF(conn, struct tls_conn, base), true);
 }
 
-static const struct conn_kind tls_kind = { .drain = conn_drain, .cut = conn_cut };
+static uint32_t conn_under_way(const struct conn *conn)
+{
+    (void)conn;
+    return 0; /* no request has come */
+}
+
+static const struct conn_kind tls_kind = { .drain = conn_drain,
+                                           .cut = conn_cut,
+                                           .under_way = conn_under_way };
 
 static void make_room(struct serve_loop *l)
 {
