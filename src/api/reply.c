@@ -31,7 +31,7 @@ static struct slice challenge_of(const struct exchange *x)
 }
 
 /* Everything of an error answer lies in the arena. When even that is out of memory, the answer has
- * a constant body: it still has to be one. */
+ * a constant body and the status that goes with it: it still has to be one. */
 static void answer_error(struct exchange *x, enum dialect dialect, uint16_t status,
                          const struct err *err, const struct header *more, uint32_t more_count,
                          const struct text *body)
@@ -58,12 +58,14 @@ static void answer_error(struct exchange *x, enum dialect dialect, uint16_t stat
     if (retry_ms != NULL)
         headers[count++] = (struct header){ SLICE_LIT("retry-after-ms"),
                                             { (uint8_t *)retry_ms, strlen(retry_ms) } };
-    if (text_failed(body))
+    if (text_failed(body)) {
+        status = api_status(dialect, E_EXHAUSTED);
         bytes =
             slice_of(dialect == DIALECT_PLAIN    ? "out of memory\n"
                      : dialect == DIALECT_KSERVE ? "{\"error\":\"out of memory\"}"
                                                  : "{\"error\":{\"code\":\"RESOURCE_EXHAUSTED\","
                                                    "\"message\":\"out of memory\"}}");
+    }
     exchange_answer(x, status,
                     dialect == DIALECT_PLAIN ? "text/plain; charset=utf-8" : "application/json",
                     headers, count, bytes, NULL);

@@ -212,10 +212,17 @@ static void put_body(struct ask *ask, const struct bytes *body, bool is_chunked)
     bytes_text(&ask->request, draw_below(CHANCE_PEOPLE, 4) == 0 ? "0\r\nx-after: 1\r\n\r\n" : "0\r\n\r\n");
 }
 
-void ask_put_head(struct ask *ask, const char *method, const char *target, const char *headers,
-                  const struct bytes *body)
+void ask_set(struct ask *ask, const char *method, const char *target, const char *headers,
+             const struct bytes *body)
 {
     bool is_chunked = body != NULL && draw_below(CHANCE_PEOPLE, 4) == 0;
+
+    ask->method = method;
+    snprintf(ask->target, sizeof ask->target, "%s", target);
+    snprintf(ask->headers, sizeof ask->headers, "%s", headers);
+    ask->has_body = body != NULL;
+    if (body != NULL)
+        bytes_put(&ask->body, body->data, body->size);
 
     bytes_printf(&ask->request, "%s %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%s", method, target, PORT,
                  headers);
@@ -252,7 +259,7 @@ static void ask_kserve(struct ask *ask, size_t most, const char *model, const ch
     bytes_text(&body, list);
     bytes_text(&body, "]}]}");
     snprintf(target, sizeof target, "/v2/models/%s/infer", model);
-    ask_put_head(ask, "POST", target, "content-type: application/json\r\n", &body);
+    ask_set(ask, "POST", target, "content-type: application/json\r\n", &body);
     bytes_printf(&ask->expected, "{\"id\":\"q%u\",\"model_name\":\"%s\",\"model_version\":\"1\",\"outputs\":[{"
                                  "\"name\":\"OUT\",\"datatype\":\"INT32\",\"shape\":[%u%s],\"data\":[",
                  id, model, count, columns);
@@ -284,7 +291,7 @@ static void ask_typed(struct ask *ask, size_t most, const char *model)
     bytes_text(&body, list);
     bytes_text(&body, "]}");
     snprintf(target, sizeof target, "/models/%s:predict", model);
-    ask_put_head(ask, "POST", target, "", &body);
+    ask_set(ask, "POST", target, "", &body);
     put_rows(&ask->expected, list);
     bytes_text(&ask->expected, "\n");
     ask->status = 200;
@@ -300,7 +307,7 @@ static void ask_words(struct ask *ask, size_t most)
     bytes_text(&body, "{\"TEXT\":\"");
     bytes_put(&body, text.data, text.size);
     bytes_text(&body, "\"}");
-    ask_put_head(ask, "POST", "/models/words:predict", "", &body);
+    ask_set(ask, "POST", "/models/words:predict", "", &body);
     bytes_put(&ask->expected, body.data, body.size);
     bytes_text(&ask->expected, "\n");
     ask->status = 200;
@@ -315,7 +322,7 @@ static void ask_stream(struct ask *ask, bool is_sse)
     bytes_text(&body, "{\"IN\":[");
     bytes_text(&body, list);
     bytes_text(&body, "]}");
-    ask_put_head(ask, "POST", "/models/ticks:predict",
+    ask_set(ask, "POST", "/models/ticks:predict",
                  is_sse ? "accept: text/event-stream\r\n" : "accept: application/x-ndjson\r\n", &body);
     for (int i = 0; i < 5; i++) {
         bytes_text(&ask->expected, is_sse ? "data: " : "");
@@ -345,7 +352,7 @@ static void ask_wrong(struct ask *ask)
 
     if (cases[at].body != NULL)
         bytes_text(&body, cases[at].body);
-    ask_put_head(ask, cases[at].method, cases[at].target, "", cases[at].body == NULL ? NULL : &body);
+    ask_set(ask, cases[at].method, cases[at].target, "", cases[at].body == NULL ? NULL : &body);
     ask->status = cases[at].status;
     bytes_text(&ask->expected, cases[at].begin);
     ask->is_prefix = true;
@@ -363,16 +370,16 @@ void ask_draw(struct ask *ask, size_t most)
     snprintf(ask->kind, sizeof ask->kind, "%s", kind);
     if (strcmp(kind, "ready") == 0) {
         ask->is_head = draw_below(CHANCE_PEOPLE, 4) == 0;
-        ask_put_head(ask, ask->is_head ? "HEAD" : "GET", "/v2/health/ready", "", NULL);
+        ask_set(ask, ask->is_head ? "HEAD" : "GET", "/v2/health/ready", "", NULL);
         bytes_text(&ask->expected, ask->is_head ? "" : "{\"ready\":true}");
         ask->status = 200;
         ask->is_ready_only = true;
     } else if (strcmp(kind, "live") == 0) {
-        ask_put_head(ask, "GET", "/v2/health/live", "", NULL);
+        ask_set(ask, "GET", "/v2/health/live", "", NULL);
         ask->status = 200;
         ask->is_prefix = true;
     } else if (strcmp(kind, "metrics") == 0) {
-        ask_put_head(ask, "GET", "/metrics", "", NULL);
+        ask_set(ask, "GET", "/metrics", "", NULL);
         ask->status = 200;
         ask->is_prefix = true;
         bytes_text(&ask->expected, "# HELP");

@@ -69,7 +69,12 @@ const char *answer_header(const struct answer *answer, const char *name);
 
 struct ask {
     char kind[16];
-    struct bytes request;
+    const char *method;
+    char target[128];
+    char headers[128];    /* as HTTP/1.1 has them */
+    struct bytes body;
+    bool has_body;
+    struct bytes request; /* all of it, as HTTP/1.1 has it */
     struct bytes expected; /* the body of a 200 */
     int status;            /* expected */
     bool is_ready_only;    /* a 503 is right too: before all is loaded, and while draining */
@@ -78,8 +83,9 @@ struct ask {
 };
 /* A question with its answer; false: none that fits `bytes_most`. */
 void ask_draw(struct ask *ask, size_t bytes_most);
-void ask_put_head(struct ask *ask, const char *method, const char *target, const char *headers,
-                  const struct bytes *body);
+void ask_set(struct ask *ask, const char *method, const char *target, const char *headers,
+             const struct bytes *body);
+void ask_free(struct ask *ask);
 /* Is it right? Fails the seed when it is neither right nor explained. */
 void ask_judge(const struct ask *ask, const struct answer *answer, uint32_t id);
 

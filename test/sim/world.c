@@ -125,6 +125,8 @@ static void draw_arguments(bool is_plain)
     argument("127.0.0.1:8000");
     argument("--drain-timeout");
     argument("20s");
+    argument("--upload-time");
+    argument("10s");
     argument("--loops");
     argument(is_plain ? "2" : loops[draw_below(CHANCE_WEATHER, COUNT(loops))]);
     argument("--execution");
@@ -203,7 +205,7 @@ static void on_watch(void *arg)
         return;
     if (crowd.to_come == 0 && world.people_left == 0 && !crowd.is_inspecting) {
         crowd.is_inspecting = true;
-        sim_after(20 * SIM_S, on_inspect, NULL); /* who lingers has gone by then */
+        sim_after(40 * SIM_S, on_inspect, NULL); /* who lingers has gone by then */
         return;
     }
     if (!crowd.is_inspecting)
@@ -212,7 +214,8 @@ static void on_watch(void *arg)
 
 static void come(void)
 {
-    static void (*const kinds[])(void) = { http1_person, http1_person, http1_person, http1_spoiler };
+    static void (*const kinds[])(void) = { http1_person, http1_person, http1_person, http1_spoiler,
+                                           websocket_person, upload_person, http2_person, http2_person };
 
     kinds[draw_below(CHANCE_PEOPLE, COUNT(kinds))]();
 }
