@@ -323,6 +323,19 @@ static enum err_code check_timeout(const struct infer *infer, struct err *err)
                    SLICE_ARG(slice_first(value, 40)));
 }
 
+/* Before what is costly: is it worth going on? */
+static enum err_code ask(struct infer *infer, uint64_t deadline_ns, uint64_t body_bytes,
+                         struct err *err)
+{
+    struct engine_question question = { .model = infer->model,
+                                        .loop = infer->x->loop,
+                                        .caller = infer->x->caller,
+                                        .deadline_ns = deadline_ns,
+                                        .body_bytes = body_bytes };
+
+    return engine_ask(infer->api->engine, &question, err);
+}
+
 void infer_begin(struct exchange *x, const struct route_match *match,
                  const struct infer_dialect *table, struct slice name, struct slice version)
 {
@@ -346,6 +359,8 @@ void infer_begin(struct exchange *x, const struct route_match *match,
     if (api_want_model(x, infer->api, ACCESS_INFER, slice_of(table->group), &infer->model, name,
                        version, &err) != OK ||
         check_timeout(infer, &err) != OK ||
+        ask(infer, header_deadline(infer), x->body_size > 0 ? (uint64_t)x->body_size : 0, &err) !=
+            OK ||
         (table->begin != NULL && table->begin(infer, &err) != OK)) {
         fail(infer, &err);
         return;
@@ -412,6 +427,11 @@ static HOT void on_half_close(struct call *call)
             fail(infer, &err);
             return;
         }
+    }
+    infer_err_clear(&err);
+    if (UNLIKELY(ask(infer, call->deadline_ns, infer->message.size, &err) != OK)) {
+        fail(infer, &err);
+        return;
     }
     submit(infer, infer->message, call->deadline_ns);
 }

@@ -77,6 +77,8 @@ enum err_code engine_new(struct engine **ret, struct env *env,
         code = err_set(err, E_EXHAUSTED, "no memory for the engine");
     else
         memset(engine->loops, 0, engine->loops_count * sizeof *engine->loops);
+    for (uint32_t i = 0; engine->loops != NULL && i < engine->loops_count; i++)
+        admission_init(&engine->loops[i].admission, settings->queue_delay_ns);
     if (code == OK)
         code = env->worker_start(env, &engine->reaper, "reaper", reaper_main, engine, err);
     if (code != OK) {

@@ -47,6 +47,19 @@ MUST_USE enum err_code engine_want_model(struct engine *engine, struct model **r
                                          struct err *err);
 const struct penstock_host *engine_host(struct engine *engine);
 
+/* What is known of a request before its body is read or decoded. */
+struct engine_question {
+    struct model *model;
+    struct loop *loop;
+    struct caller *caller; /* NULL: nobody's */
+    uint64_t deadline_ns;  /* UINT64_MAX: none */
+    uint64_t body_bytes;   /* as far as known */
+};
+/* Loop thread: is it worth reading on? Nothing is kept for it, and engine_submit may still say no; what it
+ * says no to here cost a head. Counted like all refusals. Where nothing is overloaded this is two loads. */
+enum err_code engine_ask(struct engine *engine, const struct engine_question *question,
+                         struct err *err);
+
 /* Who is told when a model's queue is high (80 % of queue_max wait, or one was refused) and when half of
  * that or less does again. Any thread, no lock held; `change` grows with each of a model's, as two may
  * come in the wrong order. Set before loops start. */

@@ -30,6 +30,9 @@ struct engine_loop {
     _Alignas(64) struct arena *arenas[ARENAS_KEPT]; /* owned */
     uint32_t arenas_count;
     _Atomic uint64_t sessions_total, pieces_refused; /* one writer: model_stat_add */
+    struct admission admission;                      /* of runs on this loop: the wait is how far it is behind */
+    atomic_bool is_behind;                           /* for metrics */
+    uint64_t turn_ns;                                /* of the turn in which one was let in last */
 };
 
 struct engine {
@@ -137,7 +140,7 @@ static inline struct request_private *private_of(struct request *request)
 }
 
 /* Whose share of a queue it takes. */
-struct queue_tenant request_tenant(const struct request *request);
+struct queue_tenant tenant_of(const struct caller *caller);
 /* Loop thread. Ends the request: on_end unless detached, the account, on_free. */
 void request_finish(struct request_private *p);
 /* Loop thread: a response to the sink, now or when it has credit, unless detached. `piece` and
@@ -389,6 +392,12 @@ void model_host_fill(struct penstock_host *host);
 /* Puts the request into the queue and wakes an instance. E_EXHAUSTED: it is full, or the wait too long;
  * E_DEADLINE: runs take longer than it has. p->refusal says which. */
 enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err);
+/* The same question before there is a request: engine_ask. */
+enum err_code model_ask(struct model *model, const struct engine_question *question,
+                        enum refusal *ret_refusal, struct err *err);
+/* Loop thread: may one more run on this loop? */
+enum err_code loop_ask(struct engine *engine, const struct engine_question *question,
+                       enum refusal *ret_refusal, struct err *err);
 /* Takes the next that is worth running, ends those that are not; NULL: nobody waits. Under the mutex. */
 struct request_private *model_take(struct model *model, uint64_t now_ns);
 /* Under the mutex: a run has taken so long; its tenant is charged with that. */

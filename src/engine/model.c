@@ -709,7 +709,7 @@ static bool displace(struct model *model, struct queue_tenant tenant, uint32_t l
 
 enum err_code model_enqueue(struct model *model, struct request_private *p, struct err *err)
 {
-    struct queue_tenant tenant = request_tenant(&p->pub);
+    struct queue_tenant tenant = tenant_of(p->pub.caller);
     uint32_t level = queue_level(p->pub.priority, model->level_usual);
     struct admission_question q = { .now_ns = p->submitted_ns,
                                     .deadline_ns = p->pub.deadline_ns,
@@ -736,6 +736,8 @@ enum err_code model_enqueue(struct model *model, struct request_private *p, stru
         return code;
     }
     p->state = REQUEST_QUEUED;
+    if (UNLIKELY(p->pub.priority != 0))
+        model->queue.is_plain = false;
     p->was_behind = !q.is_free;
     queue_push(&model->queue, &p->entry, tenant, level);
     struct list_node *node = list_pop(&model->idle);
@@ -751,6 +753,37 @@ enum err_code model_enqueue(struct model *model, struct request_private *p, stru
     if (UNLIKELY(is_told))
         model_tell_queue(model, &change);
     return OK;
+}
+
+enum err_code model_ask(struct model *model, const struct engine_question *question,
+                        enum refusal *ret_refusal, struct err *err)
+{
+    struct queue_tenant tenant = tenant_of(question->caller);
+    uint32_t level = queue_level(0, model->level_usual);
+    struct admission_question q = { .now_ns = env_now(model->engine),
+                                    .deadline_ns = question->deadline_ns,
+                                    .begin_ns = UINT64_MAX };
+    uint64_t after_ns;
+    enum err_code code = OK;
+
+    if (model->queue_timeout_us != 0)
+        q.begin_ns = q.now_ns + MIN(model->queue_timeout_us, UINT64_C(1) << 40) * NS_PER_US;
+    pthread_mutex_lock(&model->lock);
+    /* Its priority is in its body. */
+    if (model->queue.is_plain) {
+        ask(model, &q, tenant, level);
+        enum admission_verdict verdict = admission_judge(&model->admission, &q, true, &after_ns);
+        bool was_full = verdict == ADMISSION_FINE && is_full(model, &q) &&
+                        queue_victim(&model->queue, tenant, level) == NULL;
+        if (verdict != ADMISSION_FINE) /* counted, as engine_submit would have */
+            verdict = admission_judge(&model->admission, &q, false, &after_ns);
+        else if (was_full)
+            admission_was_full(&model->admission, &q);
+        if (verdict != ADMISSION_FINE || was_full)
+            code = refuse(model, verdict, &q, was_full ? q.wait_ns : after_ns, ret_refusal, err);
+    }
+    pthread_mutex_unlock(&model->lock);
+    return code;
 }
 
 struct request_private *model_take(struct model *model, uint64_t now_ns)

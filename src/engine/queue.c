@@ -36,6 +36,7 @@ void queue_init(struct queue *queue)
     memset(queue, 0, sizeof *queue);
     flow_init(&queue->own, 0, "");
     queue->heap = queue->lone;
+    queue->is_plain = true;
 }
 
 void queue_deinit(struct queue *queue)

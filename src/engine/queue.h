@@ -45,6 +45,7 @@ struct queue_entry {
 
 struct queue {
     uint32_t waiting;
+    bool is_plain;               /* nobody has ever asked for a priority */
     uint64_t weights;            /* sum over the tenants that wait */
     uint64_t spent;              /* of who was taken last: where newcomers begin */
     struct queue_flow own;       /* of tenant 0 */

@@ -32,6 +32,7 @@
 enum { READY_MAX = 128, TIMERS_FIRST = 64, CHILDREN = 4 };
 
 #define WAIT_STEP_NS UINT64_C(250000)
+#define WAITED_NS UINT64_C(20000)
 #define WAIT_MOST_NS (UINT64_C(3600) * NS_PER_S)
 
 struct due {
@@ -45,6 +46,9 @@ struct loop {
     struct env *env;
     uint64_t now_ns;
     uint64_t turn_ns; /* when the last turn began */
+    uint64_t ended_ns; /* and when it ended */
+    uint64_t seen_ns; /* all that was ready before that has been handled, or is in this turn */
+    uint64_t oldest_ns, arrived_ns;
     struct loop_stats stats;
     struct list early, deferred;
     struct due *timers; /* owned; a heap, the soonest first */
@@ -72,7 +76,8 @@ enum err_code loop_new(struct loop **ret, struct env *env, uint32_t index, struc
     memset(loop, 0, sizeof *loop);
     loop->env = env;
     loop->index = index;
-    loop->now_ns = loop->turn_ns = env->mono_ns(env);
+    loop->now_ns = loop->turn_ns = loop->ended_ns = loop->seen_ns = env->mono_ns(env);
+    loop->oldest_ns = loop->arrived_ns = loop->now_ns;
     list_init(&loop->early);
     list_init(&loop->deferred);
     mpsc_init(&loop->posted);
@@ -223,6 +228,17 @@ static int wait_ready(struct loop *loop, uint64_t ns)
     return (int)syscall(SYS_epoll_pwait, loop->epoll_fd, loop->ready, READY_MAX, ms, NULL, 8);
 }
 
+/* A wait that took time found nothing at first: what came then has come now. */
+static void note_arrival(struct loop *loop, int count)
+{
+    uint64_t now = loop->now_ns;
+
+    loop->oldest_ns = now - loop->ended_ns > WAITED_NS ? now : loop->seen_ns;
+    loop->arrived_ns = loop->oldest_ns + (now - loop->oldest_ns) / 2;
+    if (count < READY_MAX) /* else more was ready than was told */
+        loop->seen_ns = now;
+}
+
 static void turn(struct loop *loop)
 {
     uint64_t wait = 0;
@@ -236,6 +252,7 @@ static void turn(struct loop *loop)
     atomic_store_explicit(&loop->is_asleep, false, memory_order_relaxed);
     uint64_t begun_ns = loop->now_ns = loop->env->mono_ns(loop->env);
     require(count >= 0 || errno == EINTR);
+    note_arrival(loop, count);
 
     loop->ready_count = count; /* before anything runs that may unwatch */
     loop->ready_at = -1;
@@ -250,7 +267,8 @@ static void turn(struct loop *loop)
     }
     loop->ready_count = loop->ready_at = 0;
     run_deferred(loop);
-    stat_histogram_add(&loop->stats.turns, loop->env->mono_ns(loop->env) - begun_ns);
+    loop->ended_ns = loop->env->mono_ns(loop->env);
+    stat_histogram_add(&loop->stats.turns, loop->ended_ns - begun_ns);
 }
 
 void loop_run(struct loop *loop)
@@ -293,6 +311,16 @@ bool loop_is_mine(const struct loop *loop)
 uint64_t loop_now_ns(const struct loop *loop)
 {
     return loop->now_ns;
+}
+
+uint64_t loop_arrived_ns(const struct loop *loop)
+{
+    return loop->arrived_ns;
+}
+
+uint64_t loop_oldest_ns(const struct loop *loop)
+{
+    return loop->oldest_ns;
 }
 
 uint64_t loop_refresh_ns(struct loop *loop)

@@ -29,6 +29,11 @@ struct loop *loop_current(void); /* of this thread; NULL outside loops */
 bool loop_is_mine(const struct loop *loop);
 /* Monotonic time when this turn began: cheap, and up to a turn old. */
 uint64_t loop_now_ns(const struct loop *loop);
+/* What is read in this turn arrived about then, as far as can be told: the kernel keeps no note of it.
+ * It is this turn's beginning where the loop had been waiting; else half-way back to when all before was
+ * seen. The loop is behind by what has passed since loop_oldest_ns. */
+uint64_t loop_arrived_ns(const struct loop *loop);
+uint64_t loop_oldest_ns(const struct loop *loop); /* not before then */
 /* Reads the clock anew and makes it loop_now_ns. */
 uint64_t loop_refresh_ns(struct loop *loop);
 

@@ -675,7 +675,7 @@ static bool next_request(struct http1_conn *c)
         return false;
     for (;;) {
         if (c->begun_ns == 0)
-            c->begun_ns = loop_now_ns(c->base.l->loop);
+            c->begun_ns = loop_arrived_ns(c->base.l->loop);
         enum http1_step step =
             http1_scan(&c->http, c->input->bytes + c->input_at, input_size(c), &head_size, &err);
         if (LIKELY(step == HTTP1_HEAD)) {

@@ -405,7 +405,7 @@ static void let_go(struct serve_exchange *e)
 
 static struct serve_exchange *exchange_take(struct http2_conn *c, struct http2_stream *s)
 {
-    struct serve_exchange *e = serve_exchange_take(&c->base, &ops, now_of(c));
+    struct serve_exchange *e = serve_exchange_take(&c->base, &ops, loop_arrived_ns(c->base.l->loop));
 
     if (UNLIKELY(e == NULL)) {
         stat_add(&c->base.l->stats.no_memory, 1);
