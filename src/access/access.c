@@ -21,6 +21,7 @@
 #include <nettle/sha2.h>
 
 #include "access/internal.h"
+#include "access/jwt.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/clock.h"
@@ -73,7 +74,7 @@ struct access {
         VERDICTS(X)
 #undef X
     } counts;
-    _Atomic uint64_t reloads, reloads_failed, callers_kept;
+    _Atomic uint64_t reloads, reloads_failed, key_sets, key_sets_failed, callers_kept;
 };
 
 static struct caller open_caller = { .is_constant = true,
@@ -276,6 +277,42 @@ static void warn_of_readers(const char *path)
                  path, path);
 }
 
+/* Key sets that lie in files. A relative path is relative to the file that names it. */
+static enum err_code read_key_files(struct access *access, struct rules *rules, struct err *err)
+{
+    for (uint32_t i = 0; i < rules->issuers_count; i++) {
+        struct issuer *issuer = &rules->issuers[i];
+        CLEANUP(buf_unref) struct buf *bytes = NULL;
+        char path[4096];
+        const char *slash = strrchr(access->path, '/');
+        int folder = slash == NULL || issuer->source[0] == '/' ? 0 : (int)(slash - access->path) + 1;
+        if (issuer->is_url)
+            continue;
+        if ((size_t)snprintf(path, sizeof path, "%.*s%s", folder, access->path, issuer->source) >=
+            sizeof path)
+            return err_set(err, E_INVALID, "issuers[%u].keys: the path is too long", i);
+        if (file_read(&bytes, NULL, path, JWKS_BYTES_MAX, err) != OK ||
+            jwks_new(&issuer->jwks, buf_bytes(bytes), issuer->algorithms, err) != OK)
+            return err_wrap(err, "%s: issuers[%u].keys: %.200s", base_name(access->path), i,
+                            issuer->source);
+    }
+    return OK;
+}
+
+/* Key sets of URLs stay while the same issuer has the same URL. Under `lock`. */
+static void keep_fetched(const struct rules *old, struct rules *fresh)
+{
+    for (uint32_t i = 0; i < fresh->issuers_count; i++) {
+        struct issuer *to = &fresh->issuers[i];
+        for (uint32_t j = 0; to->is_url && old != NULL && j < old->issuers_count; j++) {
+            const struct issuer *from = &old->issuers[j];
+            if (from->is_url && from->algorithms == to->algorithms &&
+                strcmp(from->source, to->source) == 0 && to->jwks == NULL && from->jwks != NULL)
+                to->jwks = jwks_ref(from->jwks);
+        }
+    }
+}
+
 static enum err_code load(struct access *access, struct err *err)
 {
     CLEANUP(buf_unref) struct buf *text = NULL;
@@ -286,6 +323,7 @@ static enum err_code load(struct access *access, struct err *err)
     TRY(file_read(&text, NULL, access->path, FILE_BYTES_MAX, err));
     TRY(rules_read_yaml(&read, &access->tenants, buf_bytes(text), base_name(access->path), err));
     fresh = read.rules;
+    TRY(read_key_files(access, fresh, err));
     uint64_t generation = atomic_load(&access->generation) + 1; /* only reload_lock's owner adds */
     anonymous = new_anonymous(access, fresh, generation);
     if (anonymous == NULL)
@@ -295,6 +333,7 @@ static enum err_code load(struct access *access, struct err *err)
     pthread_mutex_lock(&access->lock);
     struct rules *old = access->now;
     struct caller *old_anonymous = access->anonymous;
+    keep_fetched(old, fresh);
     access->now = TAKE(fresh);
     access->anonymous = TAKE(anonymous);
     atomic_store(&access->generation, generation);
@@ -314,6 +353,98 @@ enum err_code access_reload(struct access *access, uint64_t wall_ns UNUSED, stru
     count(code == OK ? &access->reloads : &access->reloads_failed);
     pthread_mutex_unlock(&access->reload_lock);
     return code;
+}
+
+/* What was found by the former keys is found anew, as a key that is gone may have made it. */
+static enum err_code put_keys(struct access *access, const char *url, struct jwks *jwks[ISSUERS_MAX],
+                              struct rules *rules, struct err *err)
+{
+    CLEANUP(caller_unref) struct caller *anonymous = NULL;
+    uint64_t generation = atomic_load(&access->generation) + 1;
+
+    anonymous = new_anonymous(access, rules, generation);
+    if (anonymous == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the keys");
+    pthread_mutex_lock(&access->lock);
+    bool is_other = false;
+    for (uint32_t i = 0; i < rules->issuers_count; i++) {
+        struct issuer *issuer = &rules->issuers[i];
+        if (jwks[i] == NULL)
+            continue;
+        is_other |= !jwks_is_same(issuer->jwks, jwks[i]);
+        struct jwks *former = issuer->jwks;
+        issuer->jwks = jwks[i];
+        jwks[i] = former;
+    }
+    if (is_other) {
+        struct caller *former = access->anonymous;
+        access->anonymous = anonymous;
+        anonymous = former;
+        atomic_store(&access->generation, generation);
+    }
+    pthread_mutex_unlock(&access->lock);
+    if (is_other) {
+        forget_all(access);
+        log_info("keys of tokens from %s: taken", url);
+    }
+    return OK;
+}
+
+static enum err_code set_keys(struct access *access, const char *url, struct slice bytes,
+                              struct err *err)
+{
+    struct jwks *jwks[ISSUERS_MAX] = { NULL };
+    uint64_t generation;
+    CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+    enum err_code code = OK;
+    bool is_known = false;
+
+    for (uint32_t i = 0; i < rules->issuers_count && code == OK; i++) {
+        const struct issuer *issuer = &rules->issuers[i];
+        if (!issuer->is_url || strcmp(issuer->source, url) != 0)
+            continue;
+        is_known = true;
+        code = jwks_new(&jwks[i], bytes, issuer->algorithms, err);
+    }
+    if (code == OK && !is_known)
+        code = err_set(err, E_NOT_FOUND, "no issuer has its keys there any more");
+    if (code == OK)
+        code = put_keys(access, url, jwks, rules, err);
+    for (uint32_t i = 0; i < ISSUERS_MAX; i++)
+        jwks_unref(&jwks[i]);
+    return code == OK ? OK : err_wrap(err, "keys of tokens from %.200s", url);
+}
+
+enum err_code access_set_keys(struct access *access, const char *url, struct slice jwks,
+                              uint64_t wall_ns UNUSED, struct err *err)
+{
+    require(access->path != NULL);
+    pthread_mutex_lock(&access->reload_lock);
+    enum err_code code = set_keys(access, url, jwks, err);
+    count(code == OK ? &access->key_sets : &access->key_sets_failed);
+    pthread_mutex_unlock(&access->reload_lock);
+    return code;
+}
+
+bool access_key_url(struct access *access, uint32_t index, struct access_key_url *ret)
+{
+    uint32_t at = 0;
+    bool is_found = false;
+
+    if (!access_has_rules(access))
+        return false;
+    pthread_mutex_lock(&access->lock);
+    for (uint32_t i = 0; i < access->now->issuers_count && !is_found; i++) {
+        struct issuer *issuer = &access->now->issuers[i];
+        if (!issuer->is_url || at++ != index)
+            continue;
+        is_found = true;
+        snprintf(ret->url, sizeof ret->url, "%s", issuer->source);
+        ret->has_keys = issuer->jwks != NULL;
+        ret->is_wanted = atomic_exchange(&issuer->is_wanted, false);
+    }
+    pthread_mutex_unlock(&access->lock);
+    return is_found;
 }
 
 enum err_code access_new(struct access **ret, const char *path, uint64_t wall_ns, struct err *err)
@@ -487,6 +618,70 @@ static enum err_code caller_of_key(struct access *access, struct rules *rules, u
     return *ret != NULL ? OK : no_memory(err);
 }
 
+static struct jwks *keys_of(struct access *access, const struct issuer *issuer)
+{
+    pthread_mutex_lock(&access->lock);
+    struct jwks *jwks = jwks_ref(issuer->jwks);
+    pthread_mutex_unlock(&access->lock);
+    return jwks;
+}
+
+/* The tenant that a token names, where the file has it; else its issuer's. */
+static struct tenant *tenant_of(const struct rules *rules, const struct issuer *issuer,
+                                const char *name)
+{
+    for (uint32_t i = 0; name[0] != '\0' && i < rules->tenants_count; i++)
+        if (strcmp(rules->tenants[i]->name, name) == 0)
+            return rules->tenants[i];
+    return issuer->tenant;
+}
+
+static enum err_code prove(struct access *access, const struct rules *rules, struct slice token,
+                           uint64_t wall_ns, const struct issuer **ret_issuer,
+                           struct jwt_claims *ret, struct err *err)
+{
+    CLEANUP(jwt_deinit) struct jwt jwt = { 0 };
+    CLEANUP(jwks_unref) struct jwks *jwks = NULL;
+
+    TRY(jwt_read(&jwt, rules->issuers, rules->issuers_count, token, err));
+    jwks = keys_of(access, jwt.issuer);
+    enum err_code code = jwt_prove(&jwt, jwks, ret, err);
+    if (code == E_NOT_FOUND) {
+        if (jwt.issuer->is_url)
+            atomic_store(&((struct issuer *)(uintptr_t)jwt.issuer)->is_wanted, true);
+        return err->code = E_UNAUTHENTICATED;
+    }
+    if (code != OK)
+        return code;
+    *ret_issuer = jwt.issuer;
+    return jwt_judge(jwt.issuer, jwt.claims, wall_ns / NS_PER_S, ret, err);
+}
+
+static enum err_code caller_of_token(struct access *access, struct rules *rules,
+                                     uint64_t generation, struct slice token,
+                                     const uint8_t digest[DIGEST_BYTES], uint64_t wall_ns,
+                                     struct caller **ret, struct err *err)
+{
+    const struct issuer *issuer = NULL;
+    struct jwt_claims claims;
+    enum err_code code = prove(access, rules, token, wall_ns, &issuer, &claims, err);
+
+    if (code == E_UNAUTHENTICATED)
+        count(&access->counts.bad_token);
+    if (code != OK)
+        return code;
+    struct identity who = { .kind = CALLER_TOKEN,
+                            .name = slice_of(claims.name),
+                            .tenant = tenant_of(rules, issuer, claims.tenant),
+                            .expires_s = claims.expires_s,
+                            .rights = claims.rights,
+                            .credential = digest,
+                            .issuer = issuer->digest,
+                            .signer = claims.signer };
+    *ret = caller_new(access, rules, generation, &who);
+    return *ret != NULL ? OK : no_memory(err);
+}
+
 static enum err_code identify_token(struct access *access, struct slice token, uint64_t wall_ns,
                                     struct caller **ret, struct err *err)
 {
@@ -498,7 +693,10 @@ static enum err_code identify_token(struct access *access, struct slice token, u
     if (UNLIKELY(caller == NULL)) {
         uint64_t generation;
         CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
-        TRY(caller_of_key(access, rules, generation, digest, wall_ns, &caller, err));
+        if (find_key(rules, digest) == NULL && rules->issuers_count > 0 && jwt_is_one(token))
+            TRY(caller_of_token(access, rules, generation, token, digest, wall_ns, &caller, err));
+        else
+            TRY(caller_of_key(access, rules, generation, digest, wall_ns, &caller, err));
         keep(access, digest, caller);
     }
     if (UNLIKELY(wall_ns / NS_PER_S >= caller->expires_s))
@@ -695,10 +893,13 @@ COLD static enum err_code refuse(struct access *access, const struct caller *cal
                                  struct err *err)
 {
     char what[200] = "";
+    bool needs_name = caller->kind == CALLER_ANONYMOUS && caller->rules->can_name;
 
+    if (err == NULL) /* only a question: of who lists models */
+        return needs_name ? E_UNAUTHENTICATED : E_PERMISSION;
     if (model.size > 0)
         snprintf(what, sizeof what, " of model '%.*s'", SLICE_ARG(slice_first(model, 120)));
-    if (caller->kind == CALLER_ANONYMOUS && caller->rules->can_name) {
+    if (needs_name) {
         count(&access->counts.unauthenticated);
         return err_set(err, E_UNAUTHENTICATED,
                        "this needs a key or token: the right '%s'%s in the group '%.*s' is not "
@@ -708,6 +909,36 @@ COLD static enum err_code refuse(struct access *access, const struct caller *cal
     count(&access->counts.denied);
     return err_set(err, E_PERMISSION, "you have not the right '%s'%s in the group '%.*s'",
                    access_rights[right], what, SLICE_ARG(slice_first(group, 40)));
+}
+
+/* The token itself is gone; what it proved still holds while its issuer stands in the file as it did, and
+ * has the key that signed it. */
+static enum err_code renew_token(const struct caller *old, struct rules *rules, uint64_t generation,
+                                 struct caller **ret, struct err *err)
+{
+    struct access *access = old->access;
+
+    for (uint32_t i = 0; i < rules->issuers_count; i++) {
+        const struct issuer *issuer = &rules->issuers[i];
+        if (memcmp(issuer->digest, old->issuer, DIGEST_BYTES) != 0)
+            continue;
+        CLEANUP(jwks_unref) struct jwks *jwks = keys_of(access, issuer);
+        if (!jwks_has_signer(jwks, old->signer))
+            break;
+        struct identity who = { .kind = CALLER_TOKEN,
+                                .name = slice_of(old->name),
+                                .tenant = tenant_of(rules, issuer, old->tenant->name),
+                                .expires_s = old->expires_s,
+                                .rights = old->rights,
+                                .credential = old->credential,
+                                .issuer = issuer->digest,
+                                .signer = old->signer };
+        *ret = caller_new(access, rules, generation, &who);
+        return *ret != NULL ? OK : no_memory(err);
+    }
+    count(&access->counts.bad_token);
+    return err_set(err, E_UNAUTHENTICATED,
+                   "what this server knows of the token's issuer has changed; begin anew");
 }
 
 /* An old caller as the newest rules know it. */
@@ -725,15 +956,13 @@ static enum err_code renew(const struct caller *old, uint64_t wall_ns, struct ca
     caller = find_kept(access, old->credential);
     if (caller == NULL) {
         CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
-        enum err_code code =
-            old->kind == CALLER_KEY
-                ? caller_of_key(access, rules, generation, old->credential, wall_ns, &caller, err)
-                : caller_of_certificate(access, rules, generation, slice_of(old->certificate),
-                                        old->credential, old->expires_s, &caller, err);
-        if (code == E_NOT_FOUND)
+        if (old->kind == CALLER_KEY)
+            TRY(caller_of_key(access, rules, generation, old->credential, wall_ns, &caller, err));
+        else if (old->kind == CALLER_TOKEN)
+            TRY(renew_token(old, rules, generation, &caller, err));
+        else if (caller_of_certificate(access, rules, generation, slice_of(old->certificate),
+                                       old->credential, old->expires_s, &caller, err) != OK)
             return fail_unknown(access, err);
-        if (code != OK)
-            return code;
         keep(access, old->credential, caller);
     }
     *ret = TAKE(caller);
@@ -837,6 +1066,15 @@ static void render(void *context, struct text *out)
                        atomic_load(&access->reloads));
     metrics_sample_u64(out, "penstock_access_reloads_total", "outcome=\"refused\"",
                        atomic_load(&access->reloads_failed));
+    metrics_family(out, "penstock_access_key_sets_total", "counter",
+                   "Times that the keys of an issuer of tokens came from its URL");
+    metrics_sample_u64(out, "penstock_access_key_sets_total", "outcome=\"taken\"",
+                       atomic_load(&access->key_sets));
+    metrics_sample_u64(out, "penstock_access_key_sets_total", "outcome=\"refused\"",
+                       atomic_load(&access->key_sets_failed));
+    metrics_family(out, "penstock_access_callers_kept", "gauge",
+                   "Credentials that were found good and are not judged anew");
+    metrics_sample_u64(out, "penstock_access_callers_kept", "", atomic_load(&access->callers_kept));
     put_tenants(access, out);
 }
 

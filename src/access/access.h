@@ -57,6 +57,13 @@ void access_allow_admin(struct access *access);
 bool access_has_rules(const struct access *access); /* false of NULL */
 /* What tenants' budgets are parts of. Before callers are asked for. */
 void access_set_budget(struct access *access, struct budget *parent);
+/* The i-th URL that the file names for the keys of an issuer; false: there are no more. is_wanted, once: a
+ * token came that none of its keys fits, so that they may have been replaced. */
+struct access_key_url {
+    char url[2049];
+    bool has_keys, is_wanted;
+};
+bool access_key_url(struct access *access, uint32_t index, struct access_key_url *ret);
 MUST_USE enum err_code access_register(struct access *access, struct metrics *metrics, struct err *err);
 
 /* -- who ----------------------------------------------------------------------------------------------- */

@@ -105,6 +105,7 @@ struct issuer {
     uint8_t digest[DIGEST_BYTES]; /* of all the above: has anything of it changed? */
     /* Of an URL the keys come later; of a file with the rules. Guarded by access.lock. */
     struct jwks *jwks;
+    _Atomic bool is_wanted; /* of an URL: a token came that none of its keys fits */
 };
 
 /* All that one file says. Immutable once it is in place, but for issuers' jwks; counted. */
@@ -117,6 +118,8 @@ struct rules {
     uint32_t issuers_count;
     struct certificate_name *certificates;
     uint32_t certificates_count;
+    struct tenant *const *tenants; /* that the file names, and the default one */
+    uint32_t tenants_count;
     bool has_certificates; /* the section is there */
     struct rule *rules;
     uint32_t rules_count;
@@ -187,10 +190,6 @@ struct identity {
     const uint8_t *credential, *issuer, *signer; /* DIGEST_BYTES; NULL: none */
 };
 
-/* -- key sets: jwks.c --------------------------------------------------------------------------- */
-
-enum { JWKS_BYTES_MAX = 256 << 10, JWKS_KEYS_MAX = 64, KID_BYTES_MAX = 256 };
-
-void jwks_unref(struct jwks **jwks);
+void jwks_unref(struct jwks **jwks); /* jwks.c */
 
 #endif

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include <nettle/sha2.h>
+
 #include "access/internal.h"
 #include "access/yaml_tree.h"
 #include "base/arena.h"
@@ -25,7 +27,7 @@ const char *const access_groups[] = {
     "server", "models", "v2", "events", "metrics", "test", NULL,
 };
 
-enum { PATH_MAX_BYTES = 120, WEIGHT_MAX = 1000 };
+enum { PATH_MAX_BYTES = 120, SKEW_S_MAX = 3600, SKEW_S = 60, TOKEN_BYTES = 8192, WEIGHT_MAX = 1000 };
 
 struct reader {
     struct arena *arena;
@@ -209,6 +211,7 @@ static const struct unit bytes_units[] = { { "", 1 },
                                            { "GiB", UINT64_C(1) << 30 },
                                            { "TiB", UINT64_C(1) << 40 },
                                            { NULL, 0 } };
+static const struct unit seconds_units[] = { { "s", 1 }, { "m", 60 }, { "h", 3600 }, { NULL, 0 } };
 
 static bool read_digits(const char **at, unsigned count, int *ret)
 {
@@ -381,6 +384,13 @@ static enum err_code read_tenants(struct reader *r, const struct yaml_node *node
         r->out->wishes_count = made;
     }
     r->out->wishes_count = made;
+    struct tenant **all = arena_zalloc(r->arena, made * sizeof(struct tenant *));
+    if (all == NULL)
+        return no_memory(r);
+    for (uint32_t i = 0; i < made; i++)
+        all[i] = r->out->wishes[i].tenant;
+    r->rules->tenants = all;
+    r->rules->tenants_count = made;
     return OK;
 }
 
@@ -500,6 +510,186 @@ static enum err_code read_keys(struct reader *r)
             return err_set(r->err, E_INVALID, "lines %u and %u have the same key",
                            MIN(rules->keys[i - 1].line, rules->keys[i].line),
                            MAX(rules->keys[i - 1].line, rules->keys[i].line));
+    return OK;
+}
+
+/* -- issuers of tokens --------------------------------------------------------------------------- */
+
+static enum err_code read_algorithms(struct reader *r, const struct yaml_node *node,
+                                     const char *path, uint32_t *ret)
+{
+    static const struct {
+        const char *name;
+        enum jwt_algorithm bit;
+    } known[] = { { "RS256", JWT_RS256 }, { "ES256", JWT_ES256 }, { "EdDSA", JWT_EDDSA } };
+
+    *ret = JWT_RS256 | JWT_ES256 | JWT_EDDSA;
+    if (node == NULL)
+        return OK;
+    *ret = 0;
+    for (const struct yaml_node *item = first_item(node); item != NULL;
+         item = next_item(node, item)) {
+        uint32_t bit = 0;
+        for (size_t i = 0; i < COUNT(known); i++)
+            if (item->kind == YAML_TEXT && slice_is(item->text, known[i].name))
+                bit = known[i].bit;
+        if (bit == 0)
+            return yaml_fail(item, r->err, "%s: there are RS256, ES256 and EdDSA", path);
+        *ret |= bit;
+    }
+    return *ret != 0 ? OK : yaml_fail(node, r->err, "%s is empty", path);
+}
+
+static enum err_code read_scopes(struct reader *r, const struct yaml_node *node, const char *path,
+                                 struct issuer *ret)
+{
+    static const char *const names[] = { "claim", "read", "infer", "admin", NULL };
+    char where[PATH_MAX_BYTES];
+    const struct yaml_node *value;
+
+    if (node == NULL)
+        return OK;
+    TRY(check_keys(r, node, path, names));
+    ret->scope_claim = "scope";
+    if ((value = yaml_member(node, "claim")) != NULL)
+        TRY(read_text(r, value, path_of(where, "%s.claim", path), NAME_BYTES_MAX,
+                      &ret->scope_claim));
+    for (int right = ACCESS_READ; right <= ACCESS_ADMIN; right++)
+        if ((value = yaml_member(node, access_rights[right])) != NULL)
+            TRY(read_text(r, value, path_of(where, "%s.%s", path, access_rights[right]),
+                          NAME_BYTES_MAX, &ret->scopes[right]));
+    return OK;
+}
+
+/* "http://" and a name of this machine, and nothing that only begins so. */
+static bool is_this_machine(const char *url)
+{
+    static const char *const names[] = { "http://127.0.0.1", "http://localhost", "http://[::1]" };
+
+    for (size_t i = 0; i < COUNT(names); i++) {
+        size_t size = strlen(names[i]);
+        if (strncmp(url, names[i], size) == 0 && (url[size] == ':' || url[size] == '/'))
+            return strchr(url, '@') == NULL;
+    }
+    return false;
+}
+
+static enum err_code read_source(struct reader *r, const struct yaml_node *node, const char *path,
+                                 struct issuer *ret)
+{
+    TRY(read_text(r, node, path, 2048, &ret->source));
+    if (strstr(ret->source, "://") == NULL)
+        return OK;
+    ret->is_url = true;
+    if (strncmp(ret->source, "https://", 8) != 0 && !is_this_machine(ret->source))
+        return yaml_fail(node, r->err,
+                         "%s: keys come by https://, from a file, or by http:// from this machine: "
+                         "whoever can change them on the way is everybody",
+                         path);
+    return OK;
+}
+
+static enum err_code read_audiences(struct reader *r, const struct yaml_node *node,
+                                    const char *path, struct issuer *ret)
+{
+    if (items_of(node) == 0 || items_of(node) > AUDIENCES_MAX)
+        return yaml_fail(node, r->err, "%s has %u entries; it takes 1 to %d", path, items_of(node),
+                         AUDIENCES_MAX);
+    for (const struct yaml_node *item = first_item(node); item != NULL;
+         item = next_item(node, item))
+        TRY(read_text(r, item, path, PATTERN_BYTES_MAX, &ret->audiences[ret->audiences_count++]));
+    return OK;
+}
+
+static void add_text(struct sha256_ctx *sha, const char *text)
+{
+    const char *bytes = text == NULL ? "" : text;
+
+    /* With its end, so that where one text ends and the next begins is part of it. */
+    sha256_update(sha, strlen(bytes) + 1, (const uint8_t *)bytes);
+}
+
+static void digest_issuer(struct issuer *issuer)
+{
+    uint64_t numbers[] = { issuer->algorithms, issuer->skew_s, issuer->token_bytes_max,
+                           issuer->audiences_count, issuer->tenant->index };
+    struct sha256_ctx sha;
+
+    sha256_init(&sha);
+    sha256_update(&sha, sizeof numbers, (const uint8_t *)numbers);
+    add_text(&sha, issuer->iss);
+    add_text(&sha, issuer->source);
+    add_text(&sha, issuer->name_claim);
+    add_text(&sha, issuer->prefix);
+    add_text(&sha, issuer->tenant_claim);
+    add_text(&sha, issuer->scope_claim);
+    for (uint32_t i = 0; i < issuer->audiences_count; i++)
+        add_text(&sha, issuer->audiences[i]);
+    for (int right = ACCESS_READ; right <= ACCESS_ADMIN; right++)
+        add_text(&sha, issuer->scopes[right]);
+    sha256_digest(&sha, DIGEST_BYTES, issuer->digest);
+}
+
+static enum err_code read_issuer(struct reader *r, const struct yaml_node *node, const char *path,
+                                 struct issuer *ret)
+{
+    static const char *const names[] = { "issuer", "audience", "keys",   "algorithms",
+                                         "name",   "prefix",   "tenant", "tenant_claim",
+                                         "skew",   "token_bytes_max", "scopes", NULL };
+    char where[PATH_MAX_BYTES];
+    const struct yaml_node *value = NULL;
+
+    TRY(check_keys(r, node, path, names));
+    TRY(need(r, node, path, "issuer", &value));
+    TRY(read_text(r, value, path_of(where, "%s.issuer", path), 1024, &ret->iss));
+    TRY(need(r, node, path, "audience", &value));
+    TRY(read_audiences(r, value, path_of(where, "%s.audience", path), ret));
+    TRY(need(r, node, path, "keys", &value));
+    TRY(read_source(r, value, path_of(where, "%s.keys", path), ret));
+    TRY(read_algorithms(r, yaml_member(node, "algorithms"), path_of(where, "%s.algorithms", path),
+                        &ret->algorithms));
+    ret->name_claim = "sub";
+    ret->prefix = "";
+    if ((value = yaml_member(node, "name")) != NULL)
+        TRY(read_text(r, value, path_of(where, "%s.name", path), NAME_BYTES_MAX, &ret->name_claim));
+    if ((value = yaml_member(node, "prefix")) != NULL)
+        TRY(read_text(r, value, path_of(where, "%s.prefix", path), NAME_BYTES_MAX / 2, &ret->prefix));
+    if ((value = yaml_member(node, "tenant_claim")) != NULL)
+        TRY(read_text(r, value, path_of(where, "%s.tenant_claim", path), NAME_BYTES_MAX,
+                      &ret->tenant_claim));
+    TRY(read_tenant(r, yaml_member(node, "tenant"), path_of(where, "%s.tenant", path),
+                    &ret->tenant));
+    ret->skew_s = SKEW_S;
+    if ((value = yaml_member(node, "skew")) != NULL)
+        TRY(read_quantity(r, value, path_of(where, "%s.skew", path), seconds_units, SKEW_S_MAX,
+                          "60s", &ret->skew_s));
+    ret->token_bytes_max = TOKEN_BYTES;
+    if ((value = yaml_member(node, "token_bytes_max")) != NULL)
+        TRY(read_quantity(r, value, path_of(where, "%s.token_bytes_max", path), bytes_units, 65536,
+                          "8KiB", &ret->token_bytes_max));
+    TRY(read_scopes(r, yaml_member(node, "scopes"), path_of(where, "%s.scopes", path), ret));
+    digest_issuer(ret);
+    return OK;
+}
+
+static enum err_code read_issuers(struct reader *r)
+{
+    const struct yaml_node *item;
+    struct rules *rules = r->rules;
+    char path[PATH_MAX_BYTES];
+    uint32_t count;
+
+    TRY(list_of(r, "issuers", ISSUERS_MAX, &item, &count));
+    rules->issuers = arena_zalloc(r->arena, (count + 1) * sizeof *rules->issuers);
+    if (rules->issuers == NULL)
+        return no_memory(r);
+    for (uint32_t i = 0; i < count; i++, item = item->next) {
+        TRY(read_issuer(r, item, path_of(path, "issuers[%u]", i), &rules->issuers[i]));
+        for (uint32_t j = 0; j < i; j++)
+            if (strcmp(rules->issuers[i].iss, rules->issuers[j].iss) == 0)
+                return yaml_fail(item, r->err, "%s: the same issuer stands twice", path);
+    }
+    rules->issuers_count = count;
     return OK;
 }
 
@@ -745,7 +935,8 @@ static enum err_code read_rules(struct reader *r)
 
 static enum err_code read_all(struct reader *r, struct slice yaml)
 {
-    static const char *const names[] = { "keys", "certificates", "tenants", "rules", NULL };
+    static const char *const names[] = { "keys",    "issuers", "certificates",
+                                         "tenants", "rules",   NULL };
     struct yaml_node *root = NULL;
     struct rules *rules = r->rules;
 
@@ -758,6 +949,7 @@ static enum err_code read_all(struct reader *r, struct slice yaml)
     r->root = root;
     TRY(read_tenants(r, yaml_member(root, "tenants")));
     TRY(read_keys(r));
+    TRY(read_issuers(r));
     TRY(read_certificates(r));
     TRY(read_rules(r));
     rules->can_name =
@@ -797,6 +989,8 @@ void rules_unref(struct rules **slot)
 
     if (rules == NULL || atomic_fetch_sub_explicit(&rules->refs, 1, memory_order_acq_rel) != 1)
         return;
+    for (uint32_t i = 0; i < rules->issuers_count; i++)
+        jwks_unref(&rules->issuers[i].jwks);
     arena_free(&rules->arena);
     mem_free(rules);
 }

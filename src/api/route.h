@@ -70,7 +70,11 @@ struct route_match {
 /* How errors below the handler (404 for a path under this prefix, 405, 400 of the router) look. */
 enum dialect { DIALECT_PLAIN, DIALECT_KSERVE, DIALECT_TYPED, DIALECT_GRPC };
 
-enum { ROUTE_ANY_SIZE = 1 << 30 }; /* its handler has a limit of its own in place of --max-body */
+enum {
+    ROUTE_ANY_SIZE = 1 << 30, /* its handler has a limit of its own in place of --max-body */
+    /* Its handler only says why this is not possible: everybody may hear that where there are no rules. */
+    ROUTE_REFUSES = 1 << 29
+};
 
 struct route {
     uint32_t methods;    /* bits 1 << enum exchange_method; GET serves HEAD too; and the above */

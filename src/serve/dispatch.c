@@ -242,7 +242,9 @@ void serve_dispatch(struct serve_exchange *e)
         e->dialect = e->match.route->dialect;
         x->note.route = slice_of(e->match.route->pattern);
         const struct route *route = e->match.route;
-        if (UNLIKELY(route->right != ACCESS_OPEN &&
+        bool is_asked = route->right != ACCESS_OPEN &&
+                        ((route->methods & ROUTE_REFUSES) == 0 || caller_has_rules(x->caller));
+        if (UNLIKELY(is_asked &&
                      api_may(x, route->right, slice_of(route->group), slice_make("", 0), &err) !=
                          OK)) {
             api_fail(x, e->dialect, 0, &err);

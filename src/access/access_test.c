@@ -1,0 +1,652 @@
+/* access_test.c - the file, who is found by what it shows, and what that one may do.
+ *
+ * Keys of tokens are made here by OpenSSL, and tokens signed with them: nothing of jwt.c is used to make
+ * what it has to judge.
+ */
+#include "access/access.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <nettle/sha2.h>
+#include <openssl/core_names.h>
+#include <openssl/ecdsa.h>
+#include <openssl/evp.h>
+
+#include "access/internal.h"
+#include "access/jwt.h"
+#include "base/budget.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/text.h"
+#include "telemetry/metrics.h"
+#include "test/harness.h"
+
+#define NOW_S UINT64_C(1800000000)
+#define NOW (NOW_S * NS_PER_S)
+
+static char folder[] = "/tmp/penstock-access-XXXXXX";
+static char path[128];
+
+static void put_file(const char *name, const char *text)
+{
+    char where[160];
+
+    if (folder[strlen(folder) - 1] == 'X' && mkdtemp(folder) == NULL)
+        abort();
+    snprintf(where, sizeof where, "%s/%s", folder, name);
+    snprintf(path, sizeof path, "%s/access.yaml", folder);
+    int fd = open(where, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+        abort();
+    close(fd);
+}
+
+static const char *digest_text(const char *key)
+{
+    static char out[4][2 * DIGEST_BYTES + 1];
+    static unsigned at;
+    uint8_t digest[DIGEST_BYTES];
+    struct sha256_ctx sha;
+    char *to = out[at++ % 4];
+
+    sha256_init(&sha);
+    sha256_update(&sha, strlen(key), (const uint8_t *)key);
+    sha256_digest(&sha, sizeof digest, digest);
+    for (size_t i = 0; i < sizeof digest; i++)
+        snprintf(to + 2 * i, 3, "%02x", digest[i]);
+    return to;
+}
+
+/* The file of most cases: KEY-A is alice's, KEY-B bob's (expires), KEY-C carol's of tenant research. */
+static const char *usual(void)
+{
+    static char text[4096];
+
+    snprintf(text, sizeof text,
+             "keys:\n"
+             "  - {name: alice, sha256: %s}\n"
+             "  - {name: bob, sha256: %s, expires: 2027-01-15T08:00:01Z}\n"
+             "  - {name: carol, sha256: %s, tenant: research}\n"
+             "tenants:\n"
+             "  research: {rate: 10, burst: 3, concurrency: 2, bytes: 1MiB, weight: 5}\n"
+             "rules:\n"
+             "  - {who: alice, may: [read, infer], models: [iris, 'spam-*']}\n"
+             "  - {who: alice, may: admin, groups: v2}\n"
+             "  - {who: 'tenant:research', may: [read, infer], groups: [models], models: 'r-*'}\n"
+             "  - {who: '*', may: read, groups: server}\n"
+             "  - {who: anonymous, may: read, groups: metrics}\n",
+             digest_text("KEY-A"), digest_text("KEY-B"), digest_text("KEY-C"));
+    return text;
+}
+
+static struct access *open_access(const char *text)
+{
+    struct access *access = NULL;
+    struct err err = { 0 };
+
+    put_file("access.yaml", text);
+    enum err_code code = access_new(&access, path, NOW, &err);
+    check(code == OK, "%s", err.text);
+    return access;
+}
+
+static enum err_code find(struct access *access, const char *authorization, const char *api_key,
+                          uint64_t now, struct caller **ret, struct err *err)
+{
+    struct access_credentials c = { 0 };
+
+    if (authorization != NULL) {
+        c.authorization = slice_of(authorization);
+        c.authorizations = 1;
+    }
+    if (api_key != NULL) {
+        c.api_key = slice_of(api_key);
+        c.api_keys = 1;
+    }
+    return access_identify(access, &c, now, ret, err);
+}
+
+static enum err_code may(struct caller *caller, enum access_right right, const char *group,
+                         const char *model)
+{
+    struct err err = { 0 };
+    enum err_code code =
+        caller_may(caller, right, slice_of(group), slice_of(model), NOW, &err);
+
+    check((code == OK) == (err.text[0] == '\0'), "'%s'", err.text);
+    check(code == OK || err.code == code, "%d %d", code, err.code);
+    return code;
+}
+
+/* -- without a file ------------------------------------------------------------------------------- */
+
+TEST(without_a_file_everybody_reads_and_infers)
+{
+    struct access *access = NULL;
+    struct caller *caller = NULL;
+    struct err err = { 0 };
+
+    check_or_stop(access_new(&access, "", NOW, &err) == OK, "%s", err.text);
+    for (int i = 0; i < 3; i++) {
+        struct access *asked = i == 0 ? NULL : access;
+        if (i == 2)
+            access_allow_admin(access);
+        check_or_stop(find(asked, "Bearer whatever", "twice", NOW, &caller, &err) == OK, "%s",
+                      err.text);
+        check(caller_is_anonymous(caller) && caller_name(caller)[0] == '\0', "nobody");
+        check(caller_tenant(caller) == NULL && !caller_has_rules(caller), "no rules");
+        check(may(caller, ACCESS_READ, "v2", "iris") == OK, "read");
+        check(may(caller, ACCESS_INFER, "v2", "") == OK, "infer");
+        check(may(caller, ACCESS_ADMIN, "v2", "") == (i == 2 ? OK : E_PERMISSION), "admin %d", i);
+        caller_unref(&caller);
+    }
+    check(may(NULL, ACCESS_ADMIN, "v2", "iris") == OK, "the inside of the server");
+    check(access_reload(access, NOW, &err) == OK, "nothing to read");
+    access_free(&access);
+}
+
+/* -- keys ------------------------------------------------------------------------------------------ */
+
+TEST(keys_are_found_in_either_header)
+{
+    static const struct {
+        const char *authorization, *api_key, *name; /* NULL: E_UNAUTHENTICATED */
+        const char *why;
+    } cases[] = {
+        { "Bearer KEY-A", NULL, "alice", NULL },
+        { "bearer KEY-A", NULL, "alice", NULL },
+        { "BEARER   KEY-A  ", NULL, "alice", NULL },
+        { NULL, "KEY-A", "alice", NULL },
+        { NULL, " KEY-A ", "alice", NULL },
+        { "Bearer KEY-C", NULL, "carol", NULL },
+        { NULL, NULL, "", NULL },
+        { "KEY-A", NULL, NULL, "names no scheme" },
+        { "Basic KEY-A", NULL, NULL, "no other scheme" },
+        { "BearerKEY-A", NULL, NULL, "names no scheme" },
+        { "Bearer", NULL, NULL, "nothing stands behind" },
+        { "Bearer ", NULL, NULL, "nothing stands behind" },
+        { "", NULL, NULL, "is empty" },
+        { "Bearer KEY-A KEY-A", NULL, NULL, "more than one word" },
+        { "Bearer KEY-A,Bearer KEY-C", NULL, NULL, "more than one word" },
+        { NULL, "Bearer KEY-A", NULL, "the key alone" },
+        { NULL, "", NULL, "is empty" },
+        { NULL, "KEY-A,KEY-A", NULL, "the key alone" },
+        { "Bearer KEY-A", "KEY-A", NULL, "more than one credential" },
+        { "Bearer key-a", NULL, NULL, "not one this server knows" },
+        { "Bearer KEY-A.", NULL, NULL, "not one this server knows" },
+        { "Bearer a.b.c", NULL, NULL, "not one this server knows" },
+        { "Bearer KEY-B", NULL, NULL, "key has expired" },
+    };
+    struct access *access = open_access(usual());
+
+    if (access == NULL)
+        return;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct caller *caller = NULL;
+        struct err err = { 0 };
+        enum err_code code =
+            find(access, cases[i].authorization, cases[i].api_key, NOW + NS_PER_S, &caller, &err);
+        check((code == OK) == (cases[i].name != NULL), "case %zu: %s", i, err.text);
+        if (code == OK)
+            check(strcmp(caller_name(caller), cases[i].name) == 0, "case %zu: %s", i,
+                  caller_name(caller));
+        else
+            check(code == E_UNAUTHENTICATED && strstr(err.text, cases[i].why) != NULL &&
+                      strstr(err.text, "KEY-") == NULL,
+                  "case %zu: %s", i, err.text);
+        caller_unref(&caller);
+    }
+    struct access_credentials two = { .authorization = slice_of("Bearer KEY-A"),
+                                      .authorizations = 2 };
+    struct caller *caller = NULL;
+    struct err err = { 0 };
+    check(access_identify(access, &two, NOW, &caller, &err) == E_UNAUTHENTICATED, "%s", err.text);
+    struct access_credentials page = { .bearer = slice_of("KEY-A"), .bearers = 1 };
+    check(access_identify(access, &page, NOW, &caller, &err) == OK, "%s", err.text);
+    caller_unref(&caller);
+    access_free(&access);
+}
+
+TEST(a_key_expires_while_it_is_kept_and_while_it_is_used)
+{
+    struct access *access = open_access(usual());
+    struct caller *caller = NULL;
+    struct err err = { 0 };
+
+    check_or_stop(access != NULL && find(access, NULL, "KEY-B", NOW, &caller, &err) == OK, "%s",
+                  err.text);
+    check(caller_may(caller, ACCESS_READ, slice_of("server"), slice_of(""), NOW, &err) == OK, "%s",
+          err.text);
+    check(caller_may(caller, ACCESS_READ, slice_of("server"), slice_of(""), NOW + NS_PER_S, &err) ==
+              E_UNAUTHENTICATED,
+          "a second later");
+    caller_unref(&caller);
+    check(find(access, NULL, "KEY-B", NOW + NS_PER_S, &caller, &err) == E_UNAUTHENTICATED,
+          "it was kept");
+    access_free(&access);
+}
+
+/* -- rules ----------------------------------------------------------------------------------------- */
+
+TEST(rules_add_up)
+{
+    static const struct {
+        const char *key;
+        enum access_right right;
+        const char *group, *model;
+        enum err_code code;
+    } cases[] = {
+        { "KEY-A", ACCESS_INFER, "v2", "iris", OK },
+        { "KEY-A", ACCESS_INFER, "models", "iris", OK },
+        { "KEY-A", ACCESS_INFER, "models", "spam-", OK },
+        { "KEY-A", ACCESS_INFER, "models", "spam-1/2", OK },
+        { "KEY-A", ACCESS_INFER, "models", "spam", E_PERMISSION },
+        { "KEY-A", ACCESS_INFER, "models", "Iris", E_PERMISSION },
+        { "KEY-A", ACCESS_INFER, "models", "iris2", E_PERMISSION },
+        { "KEY-A", ACCESS_INFER, "models", "iri", E_PERMISSION },
+        { "KEY-A", ACCESS_INFER, "models", "", OK },
+        { "KEY-A", ACCESS_ADMIN, "v2", "anything", OK },
+        { "KEY-A", ACCESS_ADMIN, "models", "", E_PERMISSION },
+        { "KEY-A", ACCESS_READ, "server", "", OK },
+        { "KEY-A", ACCESS_READ, "metrics", "", OK },
+        { "KEY-A", ACCESS_READ, "no such group", "", E_PERMISSION },
+        { "KEY-A", ACCESS_OPEN, "no such group", "", OK },
+        { "KEY-C", ACCESS_READ, "models", "r-1", OK },
+        { "KEY-C", ACCESS_READ, "v2", "r-1", E_PERMISSION },
+        { "KEY-C", ACCESS_READ, "models", "iris", E_PERMISSION },
+        { "KEY-C", ACCESS_READ, "server", "", OK },
+        { "KEY-C", ACCESS_READ, "metrics", "", E_PERMISSION },
+        { NULL, ACCESS_READ, "metrics", "", OK },
+        { NULL, ACCESS_READ, "server", "", E_UNAUTHENTICATED },
+        { NULL, ACCESS_INFER, "models", "iris", E_UNAUTHENTICATED },
+        { NULL, ACCESS_OPEN, "server", "", OK },
+    };
+    struct access *access = open_access(usual());
+
+    for (size_t i = 0; access != NULL && i < COUNT(cases); i++) {
+        struct caller *caller = NULL;
+        struct err err = { 0 };
+        check_or_stop(find(access, NULL, cases[i].key, NOW, &caller, &err) == OK, "%s", err.text);
+        enum err_code code = may(caller, cases[i].right, cases[i].group, cases[i].model);
+        check(code == cases[i].code, "case %zu: %d", i, code);
+        caller_unref(&caller);
+    }
+    access_free(&access);
+}
+
+TEST(patterns)
+{
+    static const struct {
+        const char *pattern, *text;
+        bool fits;
+    } cases[] = {
+        { "", "", true },          { "*", "", true },         { "*", "anything", true },
+        { "a*", "a", true },       { "a*", "b", false },      { "*a", "ba", true },
+        { "*a", "ab", false },     { "a*b*c", "aXbYc", true }, { "a*b*c", "abcbc", true },
+        { "a*b*c", "abcb", false }, { "**", "x", true },       { "a**b", "ab", true },
+        { "ab", "abc", false },    { "abc", "ab", false },    { "*ab*", "xaabx", true },
+        { "a.c", "abc", false },   { "[a]", "a", false },     { "?", "a", false },
+        { "*.*", "a.b", true },    { "\xc3\xa4*", "\xc3\xa4x", true },
+    };
+
+    for (size_t i = 0; i < COUNT(cases); i++)
+        check(pattern_fits(cases[i].pattern, slice_of(cases[i].text)) == cases[i].fits, "'%s' '%s'",
+              cases[i].pattern, cases[i].text);
+    /* Against the obvious recursive one, on few letters. */
+    for (unsigned i = 0; i < 20000; i++) {
+        char pattern[7] = { 0 }, text[9] = { 0 };
+        for (unsigned j = 0; j < test_random_below(7); j++)
+            pattern[j] = "ab*"[test_random_below(3)];
+        for (unsigned j = 0; j < test_random_below(9); j++)
+            text[j] = "ab"[test_random_below(2)];
+        bool table[8][10] = { 0 };
+        size_t p = strlen(pattern), t = strlen(text);
+        for (size_t x = p + 1; x-- > 0;)
+            for (size_t y = t + 1; y-- > 0;)
+                table[x][y] = x == p           ? y == t
+                              : pattern[x] == '*' ? table[x + 1][y] || (y < t && table[x][y + 1])
+                                                  : y < t && pattern[x] == text[y] && table[x + 1][y + 1];
+        check_or_stop(pattern_fits(pattern, slice_of(text)) == table[0][0], "'%s' '%s'", pattern,
+                      text);
+    }
+}
+
+/* -- what is wrong with a file ------------------------------------------------------------------------- */
+
+#define D64 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#define R "rules: []\n"
+
+TEST(what_is_wrong_is_said_with_its_line)
+{
+    static const struct {
+        const char *text, *words;
+    } cases[] = {
+        { "", "the file is empty" },
+        { "# nothing\n", "the file is empty" },
+        { "keys: []\n", "there are no rules" },
+        { "- a\n", "line 1: the file is expected to be a mapping" },
+        { R "kees: []\n", "line 2: the file has no 'kees'; did you mean 'keys'?" },
+        { R "colour: 1\n", "line 2: the file has no 'colour'; it has keys, issuers" },
+        { R "keys:\n  - name: a\n    sha265: b\n", "line 4: keys[0] has no 'sha265'; did you mean 'sha256'" },
+        { R "keys: {a: b}\n", "line 2: keys is expected to be a list" },
+        { R "keys:\n  - name: a\n", "line 3: keys[0]: 'sha256' is missing" },
+        { R "keys:\n  - {name: a, sha256: abc}\n", "line 3: keys[0].sha256 is expected to be 64" },
+        { R "keys:\n  - {name: anonymous, sha256: " D64 "}\n", "line 3: keys[0].name is 'anonymous'" },
+        { R "keys:\n  - {name: 'tenant:x', sha256: " D64 "}\n", "mean others than one caller" },
+        { R "keys:\n  - {name: 'a*', sha256: " D64 "}\n", "mean others than one caller" },
+        { R "keys:\n  - {name: '', sha256: " D64 "}\n", "keys[0].name is empty" },
+        { R "keys:\n  - {name: \"a\\x01\", sha256: " D64 "}\n", "control byte" },
+        { R "keys:\n  - {name: a, sha256: " D64 ", expires: tomorrow}\n", "expires is expected to be a day" },
+        { R "keys:\n  - {name: a, sha256: " D64 ", expires: 2027-02-29}\n", "expires is expected" },
+        { R "keys:\n  - {name: a, sha256: " D64 ", expires: 2027-02-28T24:00:00}\n", "expires is expected" },
+        { R "keys:\n  - {name: a, sha256: " D64 ", tenant: x}\n", "there is no tenant 'x' in tenants" },
+        { R "tenants: {research: {}}\nkeys:\n  - {name: a, sha256: " D64 ", tenant: reserch}\n",
+          "line 4: keys[0].tenant: there is no tenant 'reserch' in tenants; did you mean 'research'?" },
+        { R "keys:\n  - {name: a, sha256: " D64 "}\n  - {name: b, sha256: " D64 "}\n",
+          "lines 3 and 4 have the same key" },
+        { R "keys: []\nkeys: []\n", "line 3: 'keys' stands here and in line 2" },
+        { "rules: &x []\n", "anchors" },
+        { "rules: *x\n", "aliases" },
+        { "rules: !!seq []\n", "tags" },
+        { "--- {rules: []}\n--- {rules: []}\n", "a second document" },
+        { "rules: [\n", "not YAML" },
+        { "rules: \x80\n", "not YAML" },
+        { "rules:\n  - {who: '*', may: reed}\n", "line 2: rules[0].may: there are read, infer and admin" },
+        { "rules:\n  - {who: '*', may: []}\n", "rules[0].may is empty" },
+        { "rules:\n  - {who: '*'}\n", "line 2: rules[0]: 'may' is missing" },
+        { "rules:\n  - {may: read}\n", "line 2: rules[0]: 'who' is missing" },
+        { "rules:\n  - {who: '*', may: read, groups: modells}\n", "no group 'modells', did you mean 'models'?" },
+        { "rules:\n  - {who: '*', may: read, models: []}\n", "rules[0].models is empty" },
+        { "rules:\n  - {who: '*', may: read, model: x}\n", "did you mean 'models'?" },
+        { "rules:\n  - {who: 'al*', may: read}\n", "names have no patterns here" },
+        { "rules:\n  - {who: alice, may: read}\n", "nobody is called 'alice'" },
+        { "keys: [{name: alice, sha256: " D64 "}]\nrules:\n  - {who: alise, may: read}\n",
+          "line 3: rules[0].who: nobody is called 'alise'; did you mean 'alice'?" },
+        { "rules:\n  - {who: 'tenant:none', may: read}\n", "there is no tenant 'none'" },
+        { R "tenants: [a]\n", "tenants is expected to be a mapping" },
+        { R "tenants: {a: {rate: -1}}\n", "tenants.a.rate is expected to be a number" },
+        { R "tenants: {a: {rate: x}}\n", "tenants.a.rate is expected" },
+        { R "tenants: {a: {rate: 1e3}}\n", "tenants.a.rate is expected" },
+        { R "tenants: {a: {burst: 3}}\n", "a burst needs a rate" },
+        { R "tenants: {a: {concurrency: 1.5}}\n", "whole number" },
+        { R "tenants: {a: {bytes: 1MB}}\n", "expected to be like 64MiB" },
+        { R "tenants: {a: {bytes: 1}}\n", "the least is 4KiB" },
+        { R "tenants: {a: {bytes: 99999999999999999999}}\n", "expected to be like" },
+        { R "tenants: {a: {weight: 0}}\n", "from 1 to 1000" },
+        { R "tenants: {a: {wieght: 0}}\n", "did you mean 'weight'" },
+        { R "certificates:\n  - {match: client.example}\n", "begins with dns:" },
+        { R "issuers:\n  - {issuer: a, keys: b}\n", "'audience' is missing" },
+        { R "issuers:\n  - {issuer: a, audience: [], keys: b}\n", "takes 1 to 16" },
+        { R "issuers:\n  - {issuer: a, audience: x, keys: 'http://example.org/k'}\n", "keys come by https://" },
+        { R "issuers:\n  - {issuer: a, audience: x, keys: 'http://127.0.0.1.example.org/k'}\n", "keys come by https://" },
+        { R "issuers:\n  - {issuer: a, audience: x, keys: 'http://localhost:80@example.org/k'}\n", "keys come by https://" },
+        { R "issuers:\n  - {issuer: a, audience: x, keys: f, algorithms: HS256}\n", "RS256, ES256 and EdDSA" },
+        { R "issuers:\n  - {issuer: a, audience: x, keys: f, algorithms: none}\n", "RS256, ES256 and EdDSA" },
+        { R "issuers:\n  - {issuer: a, audience: x, keys: f, skew: 2h}\n", "skew is expected" },
+        { R "issuers:\n  - {issuer: a, audience: x, keys: f, scopes: {reed: x}}\n", "did you mean 'read'" },
+        { R "issuers:\n  - {issuer: a, audience: x, keys: nosuch.json}\n", "nosuch.json" },
+    };
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct access *access = NULL;
+        struct err err = { 0 };
+        put_file("access.yaml", cases[i].text);
+        enum err_code code = access_new(&access, path, NOW, &err);
+        check(code != OK && access == NULL, "case %zu was taken:\n%s", i, cases[i].text);
+        check(strstr(err.text, cases[i].words) != NULL && strstr(err.text, "access.yaml") != NULL,
+              "case %zu: %s", i, err.text);
+    }
+    struct access *access = NULL;
+    struct err err = { 0 };
+    check(access_new(&access, "/no/such/file", NOW, &err) == E_NOT_FOUND, "%s", err.text);
+}
+
+/* -- reload -------------------------------------------------------------------------------------------- */
+
+TEST(a_reload_is_taken_whole_or_not_at_all)
+{
+    struct access *access = open_access(usual());
+    struct caller *alice = NULL, *carol = NULL, *nobody = NULL, *again = NULL;
+    struct err err = { 0 };
+    char text[4096];
+
+    check_or_stop(access != NULL && find(access, NULL, "KEY-A", NOW, &alice, &err) == OK &&
+                      find(access, NULL, "KEY-C", NOW, &carol, &err) == OK &&
+                      find(access, NULL, NULL, NOW, &nobody, &err) == OK,
+                  "%s", err.text);
+    struct tenant *research = caller_tenant(carol);
+    check(tenant_budget(research) != NULL && tenant_weight(research) == 5, "its limits");
+    put_file("access.yaml", "rules: [{who: alise, may: read}]\n");
+    check(access_reload(access, NOW, &err) == E_INVALID && strstr(err.text, "alise") != NULL, "%s",
+          err.text);
+    check(may(alice, ACCESS_INFER, "v2", "iris") == OK, "the former rules stay");
+    check(tenant_weight(research) == 5, "the former limits stay");
+
+    /* Alice may something else, carol's key is gone, nobody may less. */
+    snprintf(text, sizeof text,
+             "keys: [{name: alice, sha256: %s}]\n"
+             "tenants: {research: {weight: 7}, other: {}}\n"
+             "rules:\n  - {who: alice, may: read, models: other}\n",
+             digest_text("KEY-A"));
+    put_file("access.yaml", text);
+    err = (struct err){ 0 };
+    check_or_stop(access_reload(access, NOW, &err) == OK, "%s", err.text);
+    check(may(alice, ACCESS_INFER, "v2", "iris") == E_PERMISSION, "an open stream's next message");
+    check(may(alice, ACCESS_READ, "v2", "other") == OK, "likewise");
+    check(may(carol, ACCESS_READ, "models", "r-1") == E_UNAUTHENTICATED, "withdrawn");
+    check(may(nobody, ACCESS_READ, "metrics", "") == E_UNAUTHENTICATED, "no longer open");
+    check(find(access, NULL, "KEY-C", NOW, &again, &err) == E_UNAUTHENTICATED, "it was kept");
+    check(find(access, NULL, "KEY-A", NOW, &again, &err) == OK && again != alice, "found anew");
+    check(may(again, ACCESS_READ, "v2", "other") == OK, "by the new rules");
+    check(tenant_weight(research) == 7 && tenant_budget(research) == NULL, "its new limits");
+    uint8_t before[32], after[32];
+    caller_digest(alice, before);
+    caller_digest(again, after);
+    check(memcmp(before, after, 32) == 0, "the same one");
+    caller_digest(carol, after);
+    check(memcmp(before, after, 32) != 0, "another one");
+    caller_unref(&again);
+    caller_unref(&alice);
+    caller_unref(&carol);
+    caller_unref(&nobody);
+    access_free(&access);
+}
+
+TEST(more_credentials_than_are_kept)
+{
+    CLEANUP(text_deinit) struct text text;
+    struct err err = { 0 };
+    enum { MANY = 5000 };
+    char key[32];
+
+    text_init(&text, 1 << 20);
+    text_str(&text, "rules: [{who: '*', may: read}]\nkeys:\n");
+    for (unsigned i = 0; i < MANY; i++) {
+        snprintf(key, sizeof key, "key-%u", i);
+        text_printf(&text, "- {name: n%u, sha256: %s}\n", i, digest_text(key));
+    }
+    struct access *access = open_access(text_cstr(&text));
+    for (unsigned round = 0; access != NULL && round < 2; round++)
+        for (unsigned i = 0; i < MANY; i++) {
+            struct caller *caller = NULL;
+            char name[16];
+            snprintf(key, sizeof key, "key-%u", i);
+            snprintf(name, sizeof name, "n%u", i);
+            check_or_stop(find(access, NULL, key, NOW, &caller, &err) == OK &&
+                              strcmp(caller_name(caller), name) == 0,
+                          "%s: %s", key, err.text);
+            caller_unref(&caller);
+        }
+    access_free(&access);
+}
+
+/* -- certificates -------------------------------------------------------------------------------------- */
+
+TEST(certificates_are_names)
+{
+    static const char file[] = "certificates:\n"
+                               "  - {match: 'uri:spiffe://example/ns/*', name: services}\n"
+                               "  - {match: 'dns:*.example', tenant: t}\n"
+                               "tenants: {t: {}}\n"
+                               "rules: [{who: '*', may: read}]\n";
+    struct access *access = open_access(file);
+    struct certificate c = { .expires_s = NOW_S + 10, .digest = { 1 } };
+    struct access_credentials shown = { .certificate = &c };
+    struct caller *caller = NULL;
+    struct err err = { 0 };
+
+    if (access == NULL)
+        return;
+    check(access_identify(access, &shown, NOW, &caller, &err) == E_UNAUTHENTICATED, "no name");
+    c.names[c.names_count++] = slice_of("dns:other.test");
+    check(access_identify(access, &shown, NOW, &caller, &err) == E_UNAUTHENTICATED, "no known name");
+    c.names[c.names_count++] = slice_of("dns:a.example");
+    check_or_stop(access_identify(access, &shown, NOW, &caller, &err) == OK, "%s", err.text);
+    check(strcmp(caller_name(caller), "dns:a.example") == 0 &&
+              strcmp(tenant_name(caller_tenant(caller)), "t") == 0,
+          "%s", caller_name(caller));
+    check(may(caller, ACCESS_READ, "v2", "x") == OK, "by rule");
+    check(caller_may(caller, ACCESS_READ, slice_of("v2"), slice_of(""), NOW + 11 * NS_PER_S, &err) ==
+              E_UNAUTHENTICATED,
+          "it expires while its connection is open");
+    put_file("access.yaml", "certificates: []\nrules: [{who: '*', may: read}]\n");
+    check(access_reload(access, NOW, &err) == OK, "%s", err.text);
+    check(may(caller, ACCESS_READ, "v2", "x") == E_UNAUTHENTICATED, "withdrawn");
+    caller_unref(&caller);
+    put_file("access.yaml", file);
+    check(access_reload(access, NOW, &err) == OK, "%s", err.text);
+    c.digest[0]++;
+    c.names[0] = slice_of("uri:spiffe://example/ns/x");
+    check_or_stop(access_identify(access, &shown, NOW, &caller, &err) == OK, "%s", err.text);
+    check(strcmp(caller_name(caller), "services") == 0, "%s", caller_name(caller));
+    caller_unref(&caller);
+    check(access_identify(access, &shown, NOW + 10 * NS_PER_S, &caller, &err) == E_UNAUTHENTICATED,
+          "expired");
+    /* A key that is shown as well is who it is. */
+    shown.api_key = slice_of("nobody's");
+    shown.api_keys = 1;
+    check(access_identify(access, &shown, NOW, &caller, &err) == E_UNAUTHENTICATED, "by the key");
+    access_free(&access);
+
+    access = open_access("rules: [{who: anonymous, may: read}]\n");
+    shown.api_keys = 0;
+    check(access_identify(access, &shown, NOW, &caller, &err) == OK && caller_is_anonymous(caller),
+          "where no section speaks of certificates they are for TLS alone");
+    caller_unref(&caller);
+    access_free(&access);
+}
+
+/* -- tenants ------------------------------------------------------------------------------------------- */
+
+TEST(a_tenant_has_a_rate_a_burst_and_a_concurrency)
+{
+    struct access *access = open_access(usual());
+    struct budget server;
+    struct caller *carol = NULL;
+    struct err err = { 0 };
+
+    budget_init(&server, 1 << 30);
+    access_set_budget(access, &server);
+    check_or_stop(find(access, NULL, "KEY-C", NOW, &carol, &err) == OK, "%s", err.text);
+    struct tenant *t = caller_tenant(carol);
+    check(tenant_index(t) == 1 && tenant_index(NULL) == 0, "%u", tenant_index(t));
+    uint64_t now = 5000 * NS_PER_S;
+    for (int i = 0; i < 3; i++) {
+        check(tenant_enter(t, now, &err) == OK, "%d: %s", i, err.text);
+        tenant_leave(t);
+    }
+    check(tenant_enter(t, now, &err) == E_EXHAUSTED && err.retry_after_ms == 101 &&
+              strstr(err.text, "10 inferences a second") != NULL,
+          "%s, %u", err.text, err.retry_after_ms);
+    check(tenant_enter(t, now + 100 * NS_PER_MS, &err) == OK, "%s", err.text);
+    check(tenant_enter(t, now + 100 * NS_PER_MS, &err) == E_EXHAUSTED, "only one came back");
+    now += 10 * NS_PER_S;
+    check(tenant_enter(t, now, &err) == OK, "the whole burst is back: %s", err.text);
+    check(tenant_enter(t, now, &err) == E_EXHAUSTED && strstr(err.text, "2 inferences under way"),
+          "%s", err.text);
+    tenant_leave(t);
+    check(tenant_enter(t, now, &err) == OK, "%s", err.text);
+    tenant_leave(t);
+    tenant_leave(t);
+    struct budget *budget = tenant_budget(t);
+    check(budget != NULL && budget_take(budget, 1 << 20) && !budget_take(budget, 1) &&
+              budget_used(&server) == 1 << 20,
+          "its bytes are the server's");
+    budget_give(budget, 1 << 20);
+    check(tenant_enter(NULL, now, &err) == OK && tenant_budget(NULL) == NULL &&
+              tenant_weight(NULL) == 1,
+          "no tenant has no limits");
+    caller_unref(&carol);
+    access_free(&access);
+}
+
+/* -- faults -------------------------------------------------------------------------------------------- */
+
+TEST(every_fault_of_reading_and_finding_leaves_nothing_behind)
+{
+    put_file("access.yaml", usual());
+    log_set_level(LOG_ERROR);
+    for_each_fault(nth)
+    {
+        struct access *access = NULL;
+        struct caller *caller = NULL;
+        struct err err = { 0 };
+        enum err_code code = access_new(&access, path, NOW, &err);
+        if (code == OK)
+            code = find(access, NULL, "KEY-A", NOW, &caller, &err);
+        if (code == OK) {
+            put_file("access.yaml", usual());
+            code = access_reload(access, NOW, &err);
+        }
+        if (code == OK)
+            code = caller_may(caller, ACCESS_READ, slice_of("v2"), slice_of("iris"), NOW, &err);
+        bool is_hit = fault_fired();
+        fault_arm(0);
+        caller_unref(&caller);
+        access_free(&access);
+        if (!is_hit) {
+            check(code == OK, "%s", err.text);
+            break;
+        }
+        check(code != OK && err.text[0] != '\0', "fault %u was silent", nth);
+    }
+    log_set_level(LOG_INFO);
+}
+
+/* -- secrets and counts ---------------------------------------------------------------------------------- */
+
+TEST(metrics_count_verdicts_and_hold_no_secret)
+{
+    struct access *access = open_access(usual());
+    struct metrics *metrics = metrics_new();
+    struct caller *caller = NULL;
+    struct err err = { 0 };
+    struct text out;
+
+    check_or_stop(access != NULL && metrics != NULL &&
+                      access_register(access, metrics, &err) == OK,
+                  "%s", err.text);
+    check(find(access, NULL, "KEY-A", NOW, &caller, &err) == OK, "%s", err.text);
+    check(may(caller, ACCESS_ADMIN, "models", "") == E_PERMISSION, "denied");
+    check(caller_may(caller, ACCESS_ADMIN, slice_of("models"), slice_of(""), NOW, NULL) ==
+              E_PERMISSION,
+          "a question that is not counted");
+    caller_unref(&caller);
+    check(find(access, NULL, "KEY-X", NOW, &caller, &err) != OK, "unknown");
+    text_init(&out, 1 << 20);
+    metrics_render(metrics, &out);
+    const char *text = text_cstr(&out);
+    check(strstr(text, "penstock_access_total{verdict=\"identified\",by=\"key\"} 1\n") != NULL, "%s", text);
+    check(strstr(text, "penstock_access_total{verdict=\"refused\",by=\"unknown\"} 1\n") != NULL, "%s", text);
+    check(strstr(text, "penstock_access_total{verdict=\"refused\",by=\"rules\"} 1\n") != NULL, "%s", text);
+    check(strstr(text, "penstock_tenant_bytes{tenant=\"research\"} 0\n") != NULL, "%s", text);
+    check(strstr(text, "KEY-") == NULL && strstr(text, digest_text("KEY-A")) == NULL, "%s", text);
+    text_deinit(&out);
+    metrics_free(&metrics);
+    access_free(&access);
+}

@@ -1,0 +1,34 @@
+/* jose.h - what tokens and key sets are written in: base64url and JSON, both strictly. Pure.
+ *
+ * Base64url without padding, without blanks, and with the unused bits of the last letter zero, so that one
+ * value has one spelling. JSON as RFC 8259 has it, in which no object has a name twice, at any depth.
+ */
+#ifndef ACCESS_JOSE_H
+#define ACCESS_JOSE_H
+
+#include <yyjson.h>
+
+#include "base/err.h"
+#include "base/slice.h"
+
+enum { JOSE_DEPTH_MAX = 16 };
+
+/* Bytes that `size` letters become. */
+static inline size_t jose_decoded(size_t size)
+{
+    return size / 4 * 3 + size % 4 * 3 / 4;
+}
+/* False: it is not base64url. `out` has room for jose_decoded(text.size). */
+MUST_USE bool jose_decode(struct slice text, uint8_t *out, size_t *ret_size);
+
+/* An object, or NULL with err: E_INVALID, or E_EXHAUSTED without memory. `what` names it in the words. */
+MUST_USE yyjson_doc *jose_object(struct slice json, const char *what, struct err *err);
+static inline void jose_free(yyjson_doc **doc)
+{
+    yyjson_doc_free(*doc);
+    *doc = NULL;
+}
+/* The text of that name; data NULL: there is none, or it is no text, or it holds a zero byte. */
+struct slice jose_text(yyjson_val *object, const char *name);
+
+#endif
