@@ -14,12 +14,13 @@ import _lib
 import grpc_calls
 import iris
 import image
+import restart
 import start
 import steady
 import streams
 import trust
 
-MODULES = (iris, image, steady, grpc_calls, streams, trust, start)
+MODULES = (iris, image, steady, grpc_calls, streams, trust, restart, start)
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
