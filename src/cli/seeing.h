@@ -6,6 +6,7 @@
 #include "serve/observe.h"
 
 struct access_log;
+struct arena;
 struct env;
 struct metrics;
 struct otlp;
@@ -14,6 +15,7 @@ struct serve;
 struct seeing {
     struct access_log *access_log; /* owned; NULL: none */
     struct otlp *otlp;             /* owned; NULL: none */
+    struct arena *arena;           /* owned: what the exporter was told; NULL: none */
 };
 
 /* Before the server is made; what cannot be opened is an error here. */
