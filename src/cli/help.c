@@ -65,6 +65,16 @@ const struct verb_row verb_rows[] = {
       "  penstock explain iris\n"
       "  penstock explain ./models/iris\n"
       "  penstock explain iris.onnx --json\n" },
+    { VERB_TOP, "top", "", "Watch a server at work",
+      "Shows what a running server does, once a second: requests, errors and times by route and by\n"
+      "model, what waits and runs, streams, memory, how busy its loops are. It only reads /metrics.\n"
+      "On a terminal: q ends, s sorts, p pauses, ? says the other keys and what the columns mean.\n"
+      "Into a pipe each look is printed below the one before.\n"
+      "\n"
+      "  penstock top\n"
+      "  penstock top --server http://10.0.0.7:8000 --interval 5s\n"
+      "  penstock top --once --sort time\n"
+      "  penstock top --once --json | jq '.models[] | {model, p99_seconds}'\n" },
     { VERB_VERSION, "version", "", "Say which version this is",
       "Prints the version, what it was built with, and the runtimes that were found.\n"
       "\n"

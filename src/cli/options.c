@@ -36,6 +36,7 @@ enum {
 #define M VERB_MODELS
 #define E VERB_EXPLAIN
 #define V VERB_VERSION
+#define T VERB_TOP
 const struct option option_rows[OPT_IDS] = {
 #define OPTION(id, verbs_, name_, short_, kind_, fallback_, values_, metavar_, group_, help_)      \
     [OPT_##id] = { .name = name_, .short_name = short_, .kind = kind_, .fallback = fallback_,      \
@@ -58,6 +59,7 @@ const struct option_alias option_aliases[] = {
 #undef C
 #undef M
 #undef E
+#undef T
 #undef V
 /* clang-format on */
 

@@ -20,7 +20,8 @@ enum verb {
     VERB_CALL = 2,
     VERB_MODELS = 4,
     VERB_EXPLAIN = 8,
-    VERB_VERSION = 16
+    VERB_VERSION = 16,
+    VERB_TOP = 64
 };
 
 enum option_kind {
