@@ -23,6 +23,7 @@
 #include "repository/repository.h"
 #include "telemetry/metrics.h"
 
+enum { TENANTS_TOLD_MAX = 64 }; /* of one model: the others wait untold */
 enum { COMPRESS_FROM_BYTES = 1024, LABELS_BYTES_MAX = 64 << 10 };
 
 /* -- models ---------------------------------------------------------------------------------------- */
@@ -47,6 +48,10 @@ enum family_value {
     VALUE_MERGED,
     VALUE_PAUSED,
     VALUE_PAUSED_SECONDS,
+    VALUE_RUN_SECONDS,
+    VALUE_WAIT_SECONDS,
+    VALUE_WAIT_MAX_SECONDS,
+    VALUE_OVERLOADED,
     VALUES
 };
 
@@ -96,6 +101,15 @@ static const struct family {
       "Times that a slow reader's stream had no credit left for its model.", VALUE_PAUSED, 0 },
     { "penstock_stream_paused_seconds_total", "counter",
       "Time until those readers took some again.", VALUE_PAUSED_SECONDS, 1e-9 },
+    { "penstock_queue_run_seconds", "gauge",
+      "Time that a queued run usually takes, as admission has measured it.", VALUE_RUN_SECONDS, 1e-9 },
+    { "penstock_queue_wait_seconds", "gauge",
+      "Time that a request which came now would wait for the model.", VALUE_WAIT_SECONDS, 1e-9 },
+    { "penstock_queue_wait_max_seconds", "gauge",
+      "The longest wait with which a request is let in now (--queue-delay, or less under overload); 0: any.",
+      VALUE_WAIT_MAX_SECONDS, 1e-9 },
+    { "penstock_queue_overloaded", "gauge", "1 while the queue is held short: overload that lasts.",
+      VALUE_OVERLOADED, 0 },
 };
 
 static uint64_t gauge(const _Atomic int64_t *value)
@@ -118,6 +132,7 @@ struct counted {
     const struct repository_entry *entry;
     uint64_t values[VALUES];
     uint64_t failures[FAIL_REASONS];
+    uint64_t refused[REFUSALS];
     uint64_t histograms[HISTOGRAMS][STAT_SUMS];
 };
 
@@ -155,6 +170,14 @@ static void count_model(struct counted *counted, const struct repository_entry *
             [VALUE_PAUSED_SECONDS] = stat_read(&s->paused_ns),
         },
     };
+    struct model_execution now;
+    model_execution(entry->model, &now);
+    counted->values[VALUE_RUN_SECONDS] = now.run_ns;
+    counted->values[VALUE_WAIT_SECONDS] = now.wait_ns;
+    counted->values[VALUE_WAIT_MAX_SECONDS] = now.wait_max_ns == UINT64_MAX ? 0 : now.wait_max_ns;
+    counted->values[VALUE_OVERLOADED] = now.is_overloaded;
+    for (size_t i = 0; i < REFUSALS; i++)
+        counted->refused[i] = stat_read(&s->refused[i]);
     for (size_t i = 0; i < FAIL_REASONS; i++)
         counted->failures[i] = stat_read(&s->failures[i]);
     count_histogram(counted, HISTOGRAM_TOTAL, &s->total);
@@ -224,6 +247,37 @@ static void put_failures(struct text *out, struct text *labels, const struct cou
                                counted[i].failures[k]);
 }
 
+static void put_refused(struct text *out, struct text *labels, const struct counted *counted,
+                        uint32_t count)
+{
+    static const char name[] = "penstock_refused_total";
+
+    metrics_family(out, name, "counter", "Requests that were not run, by why.");
+    for (uint32_t i = 0; i < count; i++)
+        for (size_t k = REFUSAL_NONE + 1; k < REFUSALS; k++)
+            metrics_sample_u64(out, name,
+                               labels_of(labels, counted[i].entry, "reason", refusal_names[k]),
+                               counted[i].refused[k]);
+}
+
+/* Those who wait: a tenant without a request there has no series. */
+static void put_tenants(struct text *out, struct text *labels, const struct counted *counted,
+                        uint32_t count)
+{
+    static const char name[] = "penstock_queue_tenant_waiting";
+    struct model_tenant tenants[TENANTS_TOLD_MAX];
+
+    metrics_family(out, name, "gauge", "Requests that wait for the model, by tenant.");
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t found = model_tenants(counted[i].entry->model, tenants, TENANTS_TOLD_MAX);
+        for (uint32_t k = 0; k < MIN(found, (uint32_t)TENANTS_TOLD_MAX); k++)
+            metrics_sample_u64(out, name,
+                               labels_of(labels, counted[i].entry, "tenant",
+                                         tenants[k].name[0] == '\0' ? "default" : tenants[k].name),
+                               tenants[k].waiting);
+    }
+}
+
 static bool is_unused(const uint64_t sums[STAT_SUMS])
 {
     for (unsigned i = 0; i < STAT_BUCKETS; i++)
@@ -281,6 +335,8 @@ static void put_models(struct text *out, const struct api *api)
                            snapshot.entries[i].state == MODEL_READY);
     put_values(out, &labels, counted, count);
     put_failures(out, &labels, counted, count);
+    put_refused(out, &labels, counted, count);
+    put_tenants(out, &labels, counted, count);
     put_histograms(out, &labels, counted, count, api->metrics_unused);
     out->has_failed |= text_failed(&labels) || counted == NULL;
     text_deinit(&labels);

@@ -918,11 +918,43 @@ void model_execution(struct model *model, struct model_execution *ret)
     ret->measured_bytes_max =
         atomic_load_explicit(&model->policy.bytes_max, memory_order_relaxed);
     pthread_mutex_lock(&model->lock);
+    struct admission_question q = { 0 };
+    ask(model, &q, (struct queue_tenant){ 0, 1, "" }, QUEUE_LEVEL_USUAL);
     ret->queued = model->queue.waiting;
+    ret->run_ns = model->admission.middle_ns;
+    ret->wait_ns = q.wait_ns;
+    ret->wait_max_ns = admission_limit_ns(&model->admission, model->queued_count);
+    ret->is_overloaded = model->admission.is_standing;
     pthread_mutex_unlock(&model->lock);
     ret->queue_max = model->queue_max;
     int64_t running = atomic_load_explicit(&model->stats.running, memory_order_relaxed);
     ret->running = running < 0 ? 0 : (uint32_t)running;
+}
+
+struct tenants_told {
+    struct model_tenant *list;
+    uint32_t most, count;
+};
+
+static void tell_tenant(void *context, const struct queue_flow *flow)
+{
+    struct tenants_told *told = context;
+
+    if (flow->waiting == 0)
+        return;
+    if (told->count < told->most)
+        told->list[told->count] = (struct model_tenant){ flow->name, flow->waiting };
+    told->count++;
+}
+
+uint32_t model_tenants(struct model *model, struct model_tenant *ret, uint32_t most)
+{
+    struct tenants_told told = { ret, most, 0 };
+
+    pthread_mutex_lock(&model->lock);
+    queue_each(&model->queue, tell_tenant, &told);
+    pthread_mutex_unlock(&model->lock);
+    return told.count;
 }
 
 const char *model_describe(const struct model *model)

@@ -70,8 +70,19 @@ struct model_execution {
     uint64_t typical_ns, worst_ns, runs;
     uint64_t measured_bytes_max;
     uint32_t queued, queue_max, running;
+    /* What admission goes by; 0: nothing measured yet. */
+    uint64_t run_ns;       /* the middle of recent runs that were queued */
+    uint64_t wait_ns;      /* what a newcomer of the default tenant would wait */
+    uint64_t wait_max_ns;  /* the most that is let in now; UINT64_MAX: any */
+    bool is_overloaded;    /* the queue is held short, as it would not become so by itself */
 };
 void model_execution(struct model *model, struct model_execution *ret);
+/* Who waits: how many of each tenant. Returns how many tenants there are, of which `most` are told. */
+struct model_tenant {
+    const char *name; /* "" of the default one; as long as the model lives */
+    uint32_t waiting;
+};
+uint32_t model_tenants(struct model *model, struct model_tenant *ret, uint32_t most);
 /* JSON object of the backend's own words, or "{}". */
 const char *model_describe(const struct model *model);
 
