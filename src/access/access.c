@@ -34,6 +34,7 @@ enum {
     SHARDS = 64,
     WAYS = 32, /* credentials that each keeps: 2048 in all */
     CREDENTIAL_BYTES_MAX = 65536,
+    PATH_BYTES_MAX = 4096,
 };
 
 #define VERDICTS(X)                                                                                \
@@ -74,6 +75,8 @@ struct access {
         VERDICTS(X)
 #undef X
     } counts;
+    uint8_t files_read[DIGEST_BYTES]; /* files_digest of what was read last, good or bad; reload_lock */
+    uint8_t files_seen[DIGEST_BYTES]; /* ... when access_has_changed looked last; its thread's */
     _Atomic uint64_t reloads, reloads_failed, key_sets, key_sets_failed, callers_kept;
 };
 
@@ -277,19 +280,75 @@ static void warn_of_readers(const char *path)
                  path, path);
 }
 
-/* Key sets that lie in files. A relative path is relative to the file that names it. */
+/* Of a key set that lies in a file. A relative path is relative to the file that names it. False: it is too
+ * long. */
+static bool key_file(const struct access *access, const struct issuer *issuer, char path[PATH_BYTES_MAX])
+{
+    const char *slash = strrchr(access->path, '/');
+    int folder = slash == NULL || issuer->source[0] == '/' ? 0 : (int)(slash - access->path) + 1;
+
+    return snprintf(path, PATH_BYTES_MAX, "%.*s%s", folder, access->path, issuer->source) <
+           PATH_BYTES_MAX;
+}
+
+static void add_file(struct sha256_ctx *sha, const char *path)
+{
+    struct stat st;
+    uint64_t numbers[6] = { 0 };
+
+    if (stat(path, &st) == 0) {
+        numbers[0] = 1;
+        numbers[1] = (uint64_t)st.st_dev;
+        numbers[2] = (uint64_t)st.st_ino;
+        numbers[3] = (uint64_t)st.st_size;
+        numbers[4] = (uint64_t)st.st_mtim.tv_sec;
+        numbers[5] = (uint64_t)st.st_mtim.tv_nsec;
+    }
+    sha256_update(sha, sizeof numbers, (const uint8_t *)numbers);
+}
+
+/* What tells whether one of the files is another: of the rules that are in place. */
+static void files_digest(struct access *access, uint8_t ret[DIGEST_BYTES])
+{
+    char path[PATH_BYTES_MAX];
+    struct sha256_ctx sha;
+
+    sha256_init(&sha);
+    add_file(&sha, access->path);
+    if (access->now != NULL) {
+        uint64_t generation;
+        CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+        for (uint32_t i = 0; i < rules->issuers_count; i++)
+            if (!rules->issuers[i].is_url && key_file(access, &rules->issuers[i], path))
+                add_file(&sha, path);
+    }
+    sha256_digest(&sha, DIGEST_BYTES, ret);
+}
+
+bool access_has_changed(struct access *access)
+{
+    uint8_t digest[DIGEST_BYTES];
+
+    if (!access_has_rules(access))
+        return false;
+    pthread_mutex_lock(&access->reload_lock);
+    files_digest(access, digest);
+    bool is_other = memcmp(digest, access->files_read, DIGEST_BYTES) != 0;
+    bool stands_still = memcmp(digest, access->files_seen, DIGEST_BYTES) == 0;
+    memcpy(access->files_seen, digest, DIGEST_BYTES);
+    pthread_mutex_unlock(&access->reload_lock);
+    return is_other && stands_still;
+}
+
 static enum err_code read_key_files(struct access *access, struct rules *rules, struct err *err)
 {
     for (uint32_t i = 0; i < rules->issuers_count; i++) {
         struct issuer *issuer = &rules->issuers[i];
         CLEANUP(buf_unref) struct buf *bytes = NULL;
-        char path[4096];
-        const char *slash = strrchr(access->path, '/');
-        int folder = slash == NULL || issuer->source[0] == '/' ? 0 : (int)(slash - access->path) + 1;
+        char path[PATH_BYTES_MAX];
         if (issuer->is_url)
             continue;
-        if ((size_t)snprintf(path, sizeof path, "%.*s%s", folder, access->path, issuer->source) >=
-            sizeof path)
+        if (!key_file(access, issuer, path))
             return err_set(err, E_INVALID, "issuers[%u].keys: the path is too long", i);
         if (file_read(&bytes, NULL, path, JWKS_BYTES_MAX, err) != OK ||
             jwks_new(&issuer->jwks, buf_bytes(bytes), issuer->algorithms, err) != OK)
@@ -349,7 +408,13 @@ enum err_code access_reload(struct access *access, uint64_t wall_ns UNUSED, stru
     if (access->path == NULL)
         return OK;
     pthread_mutex_lock(&access->reload_lock);
+    uint8_t before[DIGEST_BYTES];
+    files_digest(access, before);
     enum err_code code = load(access, err);
+    /* A bad file is not read again before it changes; what changed while it was read is. */
+    files_digest(access, access->files_read);
+    if (code != OK)
+        memcpy(access->files_read, before, DIGEST_BYTES);
     count(code == OK ? &access->reloads : &access->reloads_failed);
     pthread_mutex_unlock(&access->reload_lock);
     return code;

@@ -48,6 +48,9 @@ void access_free(struct access **access); /* every caller was given back before 
 /* Reads the file (and the key sets it names) again. On failure the former rules stay, and err says what is
  * wrong and where ("access.yaml: line 7: rules[1].models: ..."). */
 MUST_USE enum err_code access_reload(struct access *access, uint64_t wall_ns, struct err *err);
+/* Has the file, or a key set that it names, changed since it was read? For whoever looks now and then: true
+ * once the change has stood still from one look to the next. One thread. */
+bool access_has_changed(struct access *access);
 /* The bytes of a key set (JWKS, RFC 7517) that was fetched from `url`, which the file names: for whoever has
  * an HTTP client. A bad one leaves the former in place. */
 MUST_USE enum err_code access_set_keys(struct access *access, const char *url, struct slice jwks,
@@ -59,6 +62,7 @@ bool access_has_rules(const struct access *access); /* false of NULL */
 void access_set_budget(struct access *access, struct budget *parent);
 /* The i-th URL that the file names for the keys of an issuer; false: there are no more. is_wanted, once: a
  * token came that none of its keys fits, so that they may have been replaced. */
+enum { ACCESS_KEY_SET_BYTES_MAX = 256 << 10 };
 struct access_key_url {
     char url[2049];
     bool has_keys, is_wanted;

@@ -10,7 +10,7 @@
 
 struct evp_pkey_st; /* OpenSSL's EVP_PKEY */
 
-enum { JWKS_BYTES_MAX = 256 << 10, JWKS_KEYS_MAX = 64, KID_BYTES_MAX = 256, TOKEN_BYTES_MAX = 65536 };
+enum { JWKS_BYTES_MAX = ACCESS_KEY_SET_BYTES_MAX, JWKS_KEYS_MAX = 64, KID_BYTES_MAX = 256, TOKEN_BYTES_MAX = 65536 };
 
 const char *jwt_algorithm_name(enum jwt_algorithm algorithm);
 

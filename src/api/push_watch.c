@@ -248,7 +248,7 @@ static enum err_code watcher_new(struct watcher **ret, struct exchange *x, const
 }
 
 /* A model that is known, loaded or not. */
-static enum err_code check_model(const struct exchange *x, const struct api *api, struct slice name,
+static enum err_code check_model(struct exchange *x, const struct api *api, struct slice name,
                                  struct err *err)
 {
     struct model *model = NULL;

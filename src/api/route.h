@@ -106,8 +106,8 @@ MUST_USE enum err_code api_want_model(struct exchange *x, const struct api *api,
                                       struct model **ret, struct slice name, struct slice version,
                                       struct err *err);
 
-/* The same question about a model that is not run now, or about none (`model` empty). err may be NULL. */
-MUST_USE enum err_code api_may(const struct exchange *x, enum access_right right,
+/* The same question about a model that is not run now, or about none (`model` empty). */
+MUST_USE enum err_code api_may(struct exchange *x, enum access_right right,
                                struct slice group, struct slice model, struct err *err);
 /* May the caller of `x` know of it? For whoever lists models. */
 bool api_shows_model(const struct exchange *x, struct slice group, const char *name);

@@ -701,13 +701,12 @@ static enum err_code open(struct talk *t, struct model *model,
                                          .bytes_max = t->api->body_bytes_max,
                                          .deadline_ns = UINT64_MAX,
                                          .on_run = on_run,
+                                         .caller = t->x->caller,
                                          .user = t };
 
     note_model(t->x, model);
-    if (pb->resume_seconds == 0) { /* else it may live longer than the exchange that began it */
-        settings.caller = t->x->caller;
+    if (pb->resume_seconds == 0) /* else it may live longer than the exchange that began it */
         settings.trace = &t->x->trace;
-    }
     if (pb->resume_seconds != 0)
         TRY(prepare_resumable(t, pb->resume_seconds, ret_field, err));
     TRY(session_read_reduce(pb, "begin.", s, SESSION_EACH, t->arena, &settings, ret_field, err));

@@ -776,7 +776,8 @@ static enum err_code hide_states(struct upload *u, struct err *err)
     return OK;
 }
 
-static enum err_code open_session(struct upload *u, struct slice query, struct err *err)
+static enum err_code open_session(struct upload *u, struct caller *caller, struct slice query,
+                                  struct err *err)
 {
     const struct signature *s = model_signature(u->model);
     const struct stream_card *card = s->stream;
@@ -787,6 +788,7 @@ static enum err_code open_session(struct upload *u, struct slice query, struct e
         .deadline_ns = UINT64_MAX,
         .bytes_max = u->api->body_bytes_max,
         .credit = 1,
+        .caller = caller,
         .on_run = on_run,
         .user = u,
     };
@@ -860,7 +862,7 @@ static enum err_code upload_new(struct upload **ret, struct exchange *x, const s
     note_model(x, u->model);
     enum err_code code = choose_input(u, err);
     if (code == OK)
-        code = open_session(u, x->query, err);
+        code = open_session(u, x->caller, x->query, err);
     if (code == OK) {
         upload_ref(u); /* the session's */
         code = enter(u->all, u, err);

@@ -4,7 +4,7 @@
 #include "engine/engine.h"
 #include "io/loop.h"
 
-HOT enum err_code api_may(const struct exchange *x, enum access_right right, struct slice group,
+HOT enum err_code api_may(struct exchange *x, enum access_right right, struct slice group,
                           struct slice model, struct err *err)
 {
     uint64_t wall_ns = 0;
@@ -13,7 +13,12 @@ HOT enum err_code api_may(const struct exchange *x, enum access_right right, str
         struct env *env = x->loop != NULL ? loop_env(x->loop) : env_real();
         wall_ns = env->wall_ns(env);
     }
-    return caller_may(x->caller, right, group, model, wall_ns, err);
+    enum err_code code = caller_may(x->caller, right, group, model, wall_ns, err);
+    if (UNLIKELY(code != OK))
+        x->note.audit = NOTE_REFUSED;
+    else if (UNLIKELY(right == ACCESS_ADMIN))
+        x->note.audit = NOTE_ADMIN;
+    return code;
 }
 
 HOT enum err_code api_want_model(struct exchange *x, const struct api *api,
@@ -28,6 +33,8 @@ HOT enum err_code api_want_model(struct exchange *x, const struct api *api,
 
 bool api_shows_model(const struct exchange *x, struct slice group, const char *name)
 {
-    return !caller_has_rules(x->caller) ||
-           api_may(x, ACCESS_READ, group, slice_of(name), NULL) == OK;
+    if (LIKELY(!caller_has_rules(x->caller)))
+        return true;
+    struct env *env = x->loop != NULL ? loop_env(x->loop) : env_real();
+    return caller_may(x->caller, ACCESS_READ, group, slice_of(name), env->wall_ns(env), NULL) == OK;
 }

@@ -22,6 +22,7 @@ enum { WHEN_AUTO, WHEN_ALWAYS, WHEN_NEVER };
 enum { ARENA_FIRST = 1024, ARENA_MAX = 256 * 1024, UUID_SIZE = 36 };
 
 static const char traces_path[] = "/v1/traces";
+enum { AUDIT_RING_BYTES = 256 << 10 };
 
 static enum err_code open_access_log(struct seeing *seeing, const struct options *o,
                                      struct env *env, uint32_t loops_count, struct err *err)
@@ -42,6 +43,25 @@ static enum err_code open_access_log(struct seeing *seeing, const struct options
         return OK;
     if (access_log_open(&seeing->access_log, env, &settings, err) != OK)
         return err_wrap(err, "%s", options_origin(o, OPT_ACCESS_LOG, where, sizeof where));
+    return OK;
+}
+
+static enum err_code open_audit_log(struct seeing *seeing, const struct options *o,
+                                    struct env *env, uint32_t loops_count, struct err *err)
+{
+    char where[ERR_TEXT_MAX];
+    struct access_log_settings settings = {
+        .path = options_text(o, OPT_AUDIT_LOG),
+        .form = ACCESS_JSON,
+        .ring_bytes = AUDIT_RING_BYTES,
+        .loops_count = loops_count,
+        .is_audit = true,
+    };
+
+    if (settings.path[0] == '\0')
+        return OK;
+    if (access_log_open(&seeing->audit_log, env, &settings, err) != OK)
+        return err_wrap(err, "%s", options_origin(o, OPT_AUDIT_LOG, where, sizeof where));
     return OK;
 }
 
@@ -333,6 +353,9 @@ enum err_code seeing_open(struct seeing *seeing, const struct options *o, struct
     TRY(open_otlp(seeing, o, env, loops_count, err));
     if (seeing->otlp != NULL)
         TRY(otlp_register(seeing->otlp, metrics, err));
+    TRY(open_audit_log(seeing, o, env, loops_count, err));
+    if (seeing->audit_log != NULL)
+        TRY(access_log_register(seeing->audit_log, metrics, err));
     *ret_rules = (struct observe_rules){
         .has_traces = seeing->otlp != NULL,
         .trace_ratio = ratio_of(o),
@@ -360,6 +383,11 @@ enum err_code seeing_watch(struct seeing *seeing, struct serve *serve, struct er
         struct observer observer = otlp_observer(seeing->otlp);
         TRY(observer_add(serve, &observer, err));
     }
+    if (seeing->audit_log != NULL) {
+        struct observer observer = access_log_observer(seeing->audit_log);
+        TRY(observer_add(serve, &observer, err));
+        stop_on_reload(reopen, seeing->audit_log);
+    }
     return OK;
 }
 
@@ -368,4 +396,5 @@ void seeing_close(struct seeing *seeing)
     access_log_close(&seeing->access_log);
     otlp_close(&seeing->otlp);
     arena_free(&seeing->arena);
+    access_log_close(&seeing->audit_log);
 }

@@ -13,7 +13,7 @@ struct otlp;
 struct serve;
 
 struct seeing {
-    struct access_log *access_log; /* owned; NULL: none */
+    struct access_log *access_log, *audit_log; /* owned; NULL: none */
     struct otlp *otlp;             /* owned; NULL: none */
     struct arena *arena;           /* owned: what the exporter was told; NULL: none */
 };

@@ -30,6 +30,7 @@
 #include "call/grpc.h"
 #include "cli/example.h"
 #include "cli/explain.h"
+#include "cli/guard.h"
 #include "cli/life.h"
 #include "cli/notify.h"
 #include "cli/options.h"
@@ -61,6 +62,7 @@ struct server {
     struct stack stack;
     struct metrics *metrics;
     struct access *access;
+    struct guard *guard; /* keeps it new; NULL: no rules */
     struct process *process;
     struct grpc_stats *grpc_stats;
     struct websocket_stats *websocket_stats;
@@ -382,6 +384,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
     TRY(seeing_open(&server->seeing, o, server->stack.env, server->metrics, loops, &settings.observe,
                     err));
     TRY(serve_new(&server->serve, server->stack.env, &settings, err));
+    TRY(guard_start(&server->guard, server->stack.env, server->access, err));
     TRY(seeing_watch(&server->seeing, server->serve, err));
     return listen_all(server, o, err);
 }
@@ -391,6 +394,7 @@ static void close_server(struct server *server)
     if (server->serve != NULL)
         serve_stop(server->serve);
     stack_close_models(&server->stack);
+    guard_stop(&server->guard);
     seeing_close(&server->seeing);
     serve_free(&server->serve);
     tls_server_free(&server->tls);

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "access/access.h"
 #include "base/arena.h"
 #include "base/list.h"
 #include "base/mem.h"
@@ -96,6 +97,7 @@ static void dispose(struct session *s)
     fed_free(s);
     rows_free(&s->rows);
     kept_free(&s->kept);
+    caller_unref(&s->settings.caller);
     mem_free(s->fatal);
     mem_free(s);
     model_unref(&model);
@@ -164,6 +166,7 @@ enum err_code session_new(struct session **ret, struct engine *engine, struct mo
     s->loop = settings->loop;
     s->sink = sink;
     s->settings = *settings;
+    s->settings.caller = caller_ref(settings->caller);
     list_init(&s->waiting);
     list_init(&s->out);
     list_init(&s->answered);

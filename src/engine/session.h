@@ -96,8 +96,8 @@ struct session_settings {
     const bool *wants;            /* outputs by index, copied; NULL: all that the configuration lists,
                                      but for those that are state */
     uint32_t credit;              /* responses that may be given before the first grant */
-    struct caller *caller; /* of every run, as in struct request; borrowed: it outlives the session */
-    const struct trace_context *trace; /* likewise */
+    struct caller *caller; /* of every run, as in struct request; the session holds a reference of its own */
+    const struct trace_context *trace; /* likewise, but borrowed: it outlives the session */
     /* Optional: a run of the model has ended, before what is told of it; not once it is cancelled. */
     void (*on_run)(struct session *session, const struct request *run, enum err_code code);
     void *user;

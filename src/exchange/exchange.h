@@ -93,7 +93,11 @@ struct note_inference {
     struct note_inference *next; /* of those that are kept; the note's own */
 };
 
+/* What an audit has to hear of. */
+enum note_audit { NOTE_NOTHING, NOTE_REFUSED /* credentials, or a right that was missing */, NOTE_ADMIN };
+
 struct exchange_note {
+    uint8_t audit; /* enum note_audit */
     struct slice route;          /* of a bounded set: the route's pattern, "/package.Service/Method" of a
                                     method there is, empty of what was not found */
     struct slice model, version; /* only of models that exist: the metrics have a label for each */

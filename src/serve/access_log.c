@@ -44,6 +44,7 @@ enum place { PLACE_FILE, PLACE_STREAM, PLACE_SOCKET };
 /* One for each loop; its own. */
 struct chooser {
     alignas(64) uint64_t state;
+    uint64_t due_ns; /* of an audit: when all refusals that were told would be worked off at AUDIT_RATE */
 };
 
 struct access_log {
@@ -55,6 +56,7 @@ struct access_log {
     struct worker *worker;
     _Atomic bool must_stop, must_reopen;
     _Atomic uint64_t written, lost; /* lines; the thread's */
+    _Atomic uint64_t left_out;      /* of an audit: refusals past their rate; any loop's */
     /* -- the thread's own -- */
     enum place place;
     int fd; /* -1: it is not open */
@@ -85,6 +87,30 @@ static bool is_chosen(struct chooser *chooser, uint64_t threshold)
     return (z ^ z >> 31) >> 11 < threshold;
 }
 
+static bool is_audited(struct access_log *log, const struct observed *seen)
+{
+    struct chooser *chooser = &log->choosers[seen->loop];
+    uint64_t now = seen->ended_ns, step = NS_PER_S / AUDIT_RATE;
+
+    if (LIKELY(seen->x->note.audit != NOTE_REFUSED))
+        return seen->x->note.audit != NOTE_NOTHING;
+    uint64_t from = MAX(chooser->due_ns, now);
+    if (from - now > step * (AUDIT_BURST - 1)) {
+        atomic_fetch_add_explicit(&log->left_out, 1, memory_order_relaxed);
+        return false;
+    }
+    chooser->due_ns = from + step;
+    return true;
+}
+
+static void on_exchange_audited(void *context, const struct observed *seen)
+{
+    struct access_log *log = context;
+
+    if (is_audited(log, seen))
+        observe_record(&log->rings, seen, NULL, false);
+}
+
 static HOT void on_exchange(void *context, const struct observed *seen)
 {
     struct access_log *log = context;
@@ -100,16 +126,23 @@ static HOT void on_exchange(void *context, const struct observed *seen)
 
 struct observer access_log_observer(struct access_log *log)
 {
-    return (struct observer){ .on_exchange = on_exchange, .context = log };
+    return (struct observer){ .on_exchange = log->settings.is_audit ? on_exchange_audited : on_exchange,
+                              .context = log };
 }
 
 /* -- the place ----------------------------------------------------------------------------------- */
+
+static const char *name_of(const struct access_log *log)
+{
+    return log->settings.is_audit ? "audit" : "access";
+}
 
 static enum err_code cannot(const struct access_log *log, const char *what, int error,
                             struct err *err)
 {
     return err_set(err, error == EACCES || error == EPERM ? E_PERMISSION : E_PRECONDITION,
-                   "the access log cannot %s %s: %s", what, log->settings.path, strerror(error));
+                   "the %s log cannot %s %s: %s", name_of(log), what, log->settings.path,
+                   strerror(error));
 }
 
 static int connect_unix(const char *path)
@@ -182,8 +215,8 @@ static void tell_failure(struct access_log *log, const struct err *err)
 {
     if (!log->is_failing)
         log_warn("%s; its lines are lost until that works again, and counted "
-                 "(penstock_access_log_lines_total)",
-                 err->text);
+                 "(penstock_%s_log_lines_total)",
+                 err->text, name_of(log));
     log->is_failing = true;
     log->retry_ns = now_of(log) + RETRY_MS * NS_PER_MS;
 }
@@ -193,7 +226,8 @@ static void tell_success(struct access_log *log)
     uint64_t lost = stat_read(&log->lost);
 
     if (log->is_failing)
-        log_info("the access log is written to %s again; %llu lines were lost", log->settings.path,
+        log_info("the %s log is written to %s again; %llu lines were lost", name_of(log),
+                 log->settings.path,
                  (unsigned long long)(lost - log->lost_told));
     log->is_failing = false;
     log->lost_told = lost;
@@ -384,7 +418,7 @@ static void writer(void *arg)
         rings_awake(&log->rings);
     }
     if (log->lines != 0 || rings_next(&log->rings, &(size_t){ 0 }) != NULL)
-        log_warn("the access log at %s took nothing for %d ms: its last lines are lost",
+        log_warn("the %s log at %s took nothing for %d ms: its last lines are lost", name_of(log),
                  log->settings.path, STOP_MS);
 }
 
@@ -415,7 +449,9 @@ static enum err_code prepare(struct access_log *log, struct err *err)
     for (uint32_t i = 0; i < settings->loops_count; i++)
         log->env->random(log->env, &log->choosers[i].state, sizeof log->choosers[i].state);
     TRY(place_open(log, err));
-    return log->env->worker_start(log->env, &log->worker, "access-log", writer, log, err);
+    return log->env->worker_start(log->env, &log->worker,
+                                  settings->is_audit ? "audit-log" : "access-log", writer, log,
+                                  err);
 }
 
 enum err_code access_log_open(struct access_log **ret, struct env *env,
@@ -459,12 +495,18 @@ void access_log_close(struct access_log **slot)
 
 static void render(void *context, struct text *out)
 {
-    static const char name[] = "penstock_access_log_lines_total";
     const struct access_log *log = context;
+    const char *name = log->settings.is_audit ? "penstock_audit_log_lines_total"
+                                              : "penstock_access_log_lines_total";
 
     metrics_family(out, name, "counter",
-                   "Lines of the access log: written, dropped because its ring was full "
-                   "(--access-log-buffer), lost because they could not be written");
+                   log->settings.is_audit
+                       ? "Lines of the audit log: written, dropped because its ring was full, lost "
+                         "because they could not be written, refusals left out past their rate"
+                       : "Lines of the access log: written, dropped because its ring was full "
+                         "(--access-log-buffer), lost because they could not be written");
+    if (log->settings.is_audit)
+        metrics_sample_u64(out, name, "result=\"left_out\"", atomic_load(&log->left_out));
     metrics_sample_u64(out, name, "result=\"written\"", stat_read(&log->written));
     metrics_sample_u64(out, name, "result=\"dropped\"", rings_dropped(&log->rings));
     metrics_sample_u64(out, name, "result=\"lost\"", stat_read(&log->lost));

@@ -28,7 +28,11 @@ struct access_log_settings {
     uint64_t ring_bytes; /* for each loop */
     struct observe_query query;
     uint32_t loops_count;
+    /* Only what administers, and who was refused: --audit-log. Of refusals no more than AUDIT_BURST at once
+     * and AUDIT_RATE a second of each loop are told, the rest is counted. */
+    bool is_audit;
 };
+enum { AUDIT_BURST = 100, AUDIT_RATE = 20 };
 
 MUST_USE enum err_code access_log_open(struct access_log **ret, struct env *env,
                                        const struct access_log_settings *settings,

@@ -15,6 +15,8 @@ enum { PLAIN_BYTES_MAX = RECORD_BYTES_MAX - RECORD_INFERENCES_MAX * (int)sizeof(
 _Static_assert((int)STAGES == (int)RECORD_STAGES, "a record has room for every stage");
 _Static_assert((int)OBSERVE_LEFT == (int)RECORD_LEFT && (int)OBSERVE_ABORTED == (int)RECORD_ABORTED,
                "ends are alike");
+_Static_assert((int)NOTE_REFUSED == (int)RECORD_REFUSED && (int)NOTE_ADMIN == (int)RECORD_ADMIN,
+               "reasons are alike");
 
 static struct slice text_of(const char *text)
 {
@@ -116,6 +118,7 @@ HOT void observe_record(struct rings *rings, const struct observed *seen,
     r->is_call = seen->is_call;
     r->code = seen->is_call ? x->note.code : 0;
     r->end = (uint8_t)seen->end;
+    r->audit = x->note.audit;
     r->has_trace = trace_is_set(&x->trace);
     r->has_span = !span_is_zero(x->trace.span_id);
     r->is_sampled = x->trace.is_sampled;

@@ -249,6 +249,8 @@ static uint8_t *write_json(struct access_line *line, uint8_t *at, const struct r
         *at++ = (uint8_t)('0' + us / place % 10);
     *at++ = 'Z';
     *at++ = '"';
+    if (UNLIKELY(r->audit != RECORD_PLAIN))
+        at = put(at, r->audit == RECORD_ADMIN ? ",\"audit\":\"admin\"" : ",\"audit\":\"refused\"");
     at = json_text(at, ",\"peer\":\"", v, RECORD_PEER);
     at = json_text(at, ",\"caller\":\"", v, RECORD_CALLER);
     at = json_text(at, ",\"tenant\":\"", v, RECORD_TENANT);

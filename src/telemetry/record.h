@@ -43,6 +43,9 @@ struct record_inference {
     uint64_t code;
 };
 
+/* For the audit log: why it is told. */
+enum record_audit { RECORD_PLAIN, RECORD_REFUSED, RECORD_ADMIN };
+
 enum record_end { RECORD_ANSWERED, RECORD_LEFT, RECORD_ABORTED };
 
 struct record {
@@ -53,6 +56,7 @@ struct record {
     uint16_t status;
     uint8_t code; /* enum err_code; only with is_call */
     uint8_t end;  /* enum record_end */
+    uint8_t audit; /* enum record_audit */
     bool is_call;
     bool has_trace, has_span, is_sampled; /* without a span of its own it passed the trace on */
     uint16_t cut; /* bits 1 << enum record_text */

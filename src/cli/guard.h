@@ -1,0 +1,21 @@
+/* guard.h - keeps the rules of --access as new as their file, and the keys of token issuers as new as their
+ * URLs. It logs what it took and what it could not.
+ *
+ * Threads  one of its own, which blocks on files and on the network. guard_start and guard_stop: the
+ *          starting thread.
+ */
+#ifndef CLI_GUARD_H
+#define CLI_GUARD_H
+
+#include "base/err.h"
+
+struct access;
+struct env;
+struct guard;
+
+/* Nothing is started where there are no rules: *ret is NULL then. At SIGHUP the file is read at once. */
+MUST_USE enum err_code guard_start(struct guard **ret, struct env *env, struct access *access,
+                                   struct err *err);
+void guard_stop(struct guard **guard);
+
+#endif
