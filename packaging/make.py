@@ -31,12 +31,21 @@ def architecture():
     return run("dpkg", "--print-architecture").strip()
 
 
+def git(*words):
+    """What git says of this tree; nothing where there is no git, or no history."""
+    try:
+        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
 def source_epoch():
     if os.environ.get("SOURCE_DATE_EPOCH"):
         return int(os.environ["SOURCE_DATE_EPOCH"])
-    done = subprocess.run(["git", "-C", ROOT, "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False)
-    if done.returncode == 0 and done.stdout.strip():
-        return int(done.stdout)
+    said = git("log", "-1", "--format=%ct").strip()
+    if said:
+        return int(said)
     raise Problem("no SOURCE_DATE_EPOCH and no git history: set SOURCE_DATE_EPOCH to the seconds of the release")
 
 
@@ -70,8 +79,7 @@ class Tree:
 
     def copy_all(self, source, name):
         """What git knows of a folder; where there is no git, what is no leftover."""
-        listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z", "--", os.path.relpath(source, ROOT)], capture_output=True, text=True, check=False)
-        files = [os.path.join(ROOT, file) for file in listed.stdout.split("\0") if file]
+        files = [os.path.join(ROOT, file) for file in git("ls-files", "-z", "--", os.path.relpath(source, ROOT)).split("\0") if file]
         if not files:
             files = [os.path.join(folder, file) for folder, _, names in os.walk(source) for file in names if "__pycache__" not in folder]
         for file in sorted(files):

@@ -12,6 +12,8 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -261,10 +263,14 @@ def bash_completes():
 
 @case
 def each_key_of_the_configuration_is_an_option():
-    """Also those that are only shown: with all of them taken, the server starts."""
+    """Also those that are only shown; with all of them taken (but those that name files of yours), the server starts."""
     with open(os.path.join(PACKAGING, "debian", "penstock.yaml"), encoding="utf-8") as file:
         text = file.read()
-    taken = re.sub(r"^#([a-z-]+: )", r"\1", text, flags=re.M)
+    keys = re.findall(r"^#?([a-z-]+):", text, re.M)
+    options = {option.long[2:] for _, rows in manual.read(manual.page(unpacked() + "/bin/penstock"))[2] for option in rows}
+    check(len(keys) > 8, "%s", keys)
+    equal(sorted(set(keys) - options), [], "keys that are no option")
+    taken = re.sub(r"^#((?!tls|access:)[a-z-]+: )", r"\1", text, flags=re.M)
     check(taken.count("\n") == text.count("\n") and taken != text, "nothing is commented")
     folder = temporary()
     os.mkdir(folder + "/models")
@@ -414,6 +420,48 @@ def installed_it_serves_as_its_user():
         equal(ask(url), SETOSA)
 
 
+class Manager:
+    """systemd's end of sd_notify: an abstract socket, which another root sees too."""
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind("\0penstock-test-%d" % os.getpid())
+        self.socket.settimeout(30)
+        self.name = "@penstock-test-%d" % os.getpid()
+
+    def wait(self, wanted):
+        """The first word that begins so; what comes before it is let go."""
+        while True:
+            for line in self.socket.recv(4096).decode().splitlines():
+                if line.startswith(wanted):
+                    return line
+
+
+@case
+def systemd_is_told_as_its_unit_expects():
+    """Type=notify, WatchdogSec=, ExecReload= and the SIGUSR2 of its comment: READY=1, WATCHDOG=1, ready again, MAINPID= of the next."""
+    equal((settings("Type"), settings("NotifyAccess"), settings("ExecReload")), (["notify"], ["main"], ["/bin/kill -HUP $MAINPID"]))
+    manager = Manager()
+    with Root.debian() as root:
+        install(root, package("penstock_*.deb"), package("penstock-onnxruntime_*.deb"))
+        root.run("cp", "-r", "/usr/share/doc/penstock/examples/models/iris", "/var/lib/penstock/models/")
+        # a shell of its own is the first process: the one behind it may then be replaced
+        process = root.start("sh", "-c", "%s & while sleep 0.1; do :; done" % " ".join(command_of_the_service()), user="penstock:penstock",
+                             env={"PENSTOCK_LISTEN": "127.0.0.1:0", "NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "400000"})
+        url = url_of(process)
+        manager.wait("READY=1")
+        manager.wait("WATCHDOG=1")
+        found = run("pgrep", "-f", "^/usr/bin/penstock serve --config /etc/penstock/penstock.yaml").split()
+        server = [int(pid) for pid in found if os.readlink("/proc/%s/root" % pid) == os.path.realpath(root.folder)]
+        equal(len(server), 1, "processes of the service")
+        os.kill(server[0], signal.SIGHUP)
+        manager.wait("RELOADING=1")
+        manager.wait("READY=1")
+        os.kill(server[0], signal.SIGUSR2)
+        check(int(manager.wait("MAINPID=").split("=")[1]) > 1, "no process")
+        manager.wait("READY=1")
+        equal(ask(url), SETOSA)
+
+
 @case
 def without_the_runtime_it_says_what_to_install():
     """Recommends is not Depends: the server starts, and the model says what is missing."""
@@ -514,7 +562,7 @@ def the_tarball_runs_on_a_bare_c_library():
     """In a root that holds the C library and nothing else, from a folder with a space, as a user without a name."""
     found = base()
     if found is None and not why_not():
-        skip("no bare Debian: script/bootstrap package makes it")
+        skip("no bare Debian: script/bootstrap package-test makes it")
     with Root.empty() as root:
         root.unpack(glob.glob((found or "") + "/var/cache/apt/archives/libc6_*.deb")[0])
         root.put(unpacked(), "/some where/else")

@@ -4,7 +4,7 @@
         root.run("dpkg", "-i", "/x.deb")
         process = root.start("/usr/bin/penstock", "serve", user="penstock")
 
-script/bootstrap package makes the system once (debootstrap) and keeps it; a test works on a copy. Needs root, chroot and mount
+script/bootstrap package-test makes the system once (debootstrap) and keeps it; a test works on a copy. Needs root, chroot and mount
 namespaces: where they are not to be had, cases are skipped by that reason.
 """
 import contextlib
@@ -69,7 +69,7 @@ class Root:
     def debian(cls):
         found = base()
         if found is None and not why_not():
-            skip("no bare Debian: script/bootstrap package makes it, with debootstrap and a network")
+            skip("no bare Debian: script/bootstrap package-test makes it, with debootstrap and a network")
         with cls.empty() as root:
             subprocess.run(["cp", "-a", "--reflink=auto", found + "/.", root.folder], check=True)
             yield root
