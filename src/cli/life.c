@@ -223,7 +223,7 @@ static bool is_ready_here(void *context, struct slice model, struct slice versio
     for (uint32_t i = 0; i < snapshot.count && !is_ready; i++) {
         const struct repository_entry *entry = &snapshot.entries[i];
         is_ready = entry->state == MODEL_READY && slice_is(model, entry->name) &&
-                   slice_is(version, entry->version);
+                   (version.size == 0 || slice_is(version, entry->version));
     }
     repository_snapshot_give(&snapshot);
     return is_ready;

@@ -406,9 +406,8 @@ static enum upgrade_state on_missing(struct upgrade *u, struct slice rest,
     why = slice_skip(rest, MIN(model.size + version.size + 2, rest.size));
     if (!is_ready_here(context, model, version))
         return UPGRADE_GOES_ON;
-    err_set(err, E_PRECONDITION,
-            "model '%.*s' version %.*s is ready here and not in the new program: %.*s",
-            SLICE_ARG(model), SLICE_ARG(version), SLICE_ARG(why));
+    err_set(err, E_PRECONDITION, "model '%.*s' is ready here and not in the new program: %.*s",
+            SLICE_ARG(model), SLICE_ARG(why));
     upgrade_abandon(u);
     return UPGRADE_FAILED;
 }

@@ -61,7 +61,7 @@ struct upgrade_settings {
 MUST_USE enum err_code upgrade_begin(struct upgrade *ret, const struct upgrade_settings *settings,
                                      struct err *err);
 enum upgrade_state { UPGRADE_GOES_ON, UPGRADE_SERVES, UPGRADE_FAILED };
-/* Reads what it said. `is_ready_here`: would that model be lost? UPGRADE_FAILED: it is over and gone, and err
+/* Reads what it said. `is_ready_here` (version "": any): would that model be lost? UPGRADE_FAILED: it is over and gone, and err
  * says why. */
 enum upgrade_state upgrade_look(struct upgrade *upgrade,
                                 bool (*is_ready_here)(void *context, struct slice model,

@@ -59,9 +59,9 @@ enum {
     SKIP_BYTES_MAX = 256 * 1024,  /* of a body nobody wanted, to keep the connection */
     LINGER_BYTES_MAX = 16 * 1024 * 1024,
     LINGER_MS = 2000,
-    DIRECT_MIN = 2048,    /* known body bytes from which receiving them in place pays */
-    RATE_CHECK_MS = 1000, /* how often a body's rate is looked at */
-    KEEP_MAX = 64,        /* connections and inputs, for the next taker */
+    DIRECT_MIN = 2048,           /* known body bytes from which receiving them in place pays */
+    RATE_CHECK_MS = 1000,        /* how often a body's rate is looked at */
+    KEEP_MAX = 64,               /* connections and inputs, for the next taker */
     TLS_HANDSHAKE_RECORD = 0x16, /* the first byte of a ClientHello: RFC 8446 5.1 */
 };
 

@@ -34,7 +34,9 @@
  *
  * Ending well (drain, --connection-age, idle). A first GOAWAY asks for no new streams and a PING
  * follows it; when that comes back, every stream that the peer had begun is known, and the second
- * GOAWAY names the last. Streams under way go on.
+ * GOAWAY names the last. Streams under way go on. In a drain the first one leaves with the end of an
+ * answer behind which nothing is under way, or when none came for a while: some clients (httpcore) give up
+ * what is under way when they read any GOAWAY, and whoever is just sending has not read it.
  *
  * Time. One timer, as in http1_conn.c. Streams are looked at one by one only when it fires, once a
  * second at most: a body that stands still, or an answer that its peer gives no window for.
@@ -99,6 +101,8 @@ struct http2_conn {
     uint64_t age_ns;             /* when the connection is old; UINT64_MAX: never */
     uint64_t grace_ns;           /* when an old one is cut */
     uint64_t goaway_ns;          /* when the second GOAWAY leaves at the latest */
+    uint64_t drain_ns; /* when the first one does, in a drain; UINT64_MAX: it has, or none is */
+    bool is_quiet;     /* in a drain: an answer has ended, and nothing else is under way */
     enum goaway goaway;
 
     uint64_t peer_ping_ns, peer_ping_frames; /* of the peer's last PING: when, and frames we sent */
@@ -655,7 +659,7 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
         return;
     }
     serve_dispatch(e);
-    if (UNLIKELY(c->goaway != GOAWAY_NONE))
+    if (UNLIKELY(c->goaway != GOAWAY_NONE || c->base.l->is_draining))
         serve_exchange_drain(e);
 }
 
@@ -804,8 +808,10 @@ static void on_close(void *owner, struct http2_stream *s, uint32_t code)
         serve_exchange_leave(&e->x);
     }
     let_go(e);
-    if (--c->exchanges == 0)
+    if (--c->exchanges == 0) {
         c->idle_ns = now_of(c);
+        c->is_quiet = c->base.l->is_draining;
+    }
 }
 
 static void on_settings(void *owner)
@@ -918,18 +924,24 @@ static void conn_linger(struct http2_conn *c)
     c->deadline_ns = now_of(c) + LINGER_MS * NS_PER_MS;
 }
 
+static void tell_streams(struct http2_conn *c)
+{
+    for (struct http2_stream *s = NULL; (s = http2_stream_next(c->h, s)) != NULL;)
+        if (http2_stream_user(s) != NULL)
+            serve_exchange_drain(http2_stream_user(s));
+}
+
 /* The peer should begin nothing new; what is under way goes on. */
 static void begin_goaway(struct http2_conn *c)
 {
+    c->drain_ns = UINT64_MAX;
     if (c->goaway != GOAWAY_NONE)
         return;
     c->goaway = GOAWAY_SOON;
     c->goaway_ns = now_of(c) + NOTICE_MS * NS_PER_MS;
     http2_goaway_soon(c->h);
     http2_ping(c->h, WORD_GOAWAY);
-    for (struct http2_stream *s = NULL; (s = http2_stream_next(c->h, s)) != NULL;)
-        if (http2_stream_user(s) != NULL)
-            serve_exchange_drain(http2_stream_user(s));
+    tell_streams(c);
 }
 
 /* What http2 has counted since it was asked last, and why a connection ended, once. */
@@ -1055,6 +1067,11 @@ static bool send_all(struct http2_conn *c)
         bool has_more = false;
         if (c->out.bytes < PULL_BYTES)
             has_more = http2_send(c->h, PULL_BYTES);
+        if (UNLIKELY(c->is_quiet)) { /* behind the answer, in one send with it */
+            c->is_quiet = false;
+            begin_goaway(c);
+            has_more |= http2_send(c->h, PULL_BYTES);
+        }
         output_flush(&c->out, &c->base.channel);
         if (UNLIKELY(c->out.is_lost) || c->out.first != NULL)
             return false; /* epoll tells when the socket is not full any more */
@@ -1094,7 +1111,7 @@ static uint64_t deadline_of(struct http2_conn *c)
         due = c->out.moved_ns + settings->write_timeout_ms * NS_PER_MS;
     if (UNLIKELY(http2_failure(c->h) != HTTP2_FINE)) /* its last words are all that is left */
         return due;
-    due = MIN(due, MIN(MIN(c->age_ns, c->grace_ns), c->goaway_ns));
+    due = MIN(due, MIN(MIN(c->age_ns, c->grace_ns), MIN(c->goaway_ns, c->drain_ns)));
     if (UNLIKELY(http2_block_begun_ns(c->h) != 0))
         due = MIN(due, http2_block_begun_ns(c->h) + settings->header_timeout_ms * NS_PER_MS);
     if (c->exchanges > 0) {
@@ -1297,6 +1314,8 @@ static void on_due(struct timer *timer)
             c->grace_ns = now + settings->connection_age_grace_ms * NS_PER_MS;
             begin_goaway(c);
         }
+        if (now >= c->drain_ns)
+            begin_goaway(c);
         if (now >= c->goaway_ns)
             say_last_stream(c);
         if (settings->keepalive_time_ms != 0 && c->pinged_ns == 0 &&
@@ -1324,13 +1343,20 @@ static uint64_t age_of(struct serve *serve, uint64_t now_ns)
     return now_ns + age - age / 10 + (uint64_t)((double)age / 5 * chance / UINT32_MAX);
 }
 
+static void begin_drain(struct http2_conn *c)
+{
+    if (c->goaway == GOAWAY_NONE)
+        c->drain_ns = now_of(c) + c->base.l->serve->idle_ns;
+    tell_streams(c);
+}
+
 static void conn_drain(struct conn *conn)
 {
     struct http2_conn *c = CONTAINER_OF(conn, struct http2_conn, base);
 
     if (c->h == NULL)
         return;
-    begin_goaway(c);
+    begin_drain(c);
     conn_run(c);
 }
 
@@ -1384,7 +1410,7 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
     list_init(&c->waiting);
     c->covered = FREE_BYTES;
     c->opened_ns = c->idle_ns = now_of(c);
-    c->check_ns = c->grace_ns = c->goaway_ns = UINT64_MAX;
+    c->check_ns = c->grace_ns = c->goaway_ns = c->drain_ns = UINT64_MAX;
     c->age_ns = age_of(l->serve, c->opened_ns);
     c->fin_seen = fin_seen;
     c->can_read = true;
@@ -1403,7 +1429,7 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
     if (bytes.size > 0)
         feed(c, bytes);
     if (l->is_draining)
-        begin_goaway(c);
+        begin_drain(c);
     conn_run(c);
     return true;
 }

@@ -76,7 +76,8 @@ enum err_code serve_adopt(struct serve *serve, int *fd, const struct address *ad
     bool is_plain = strncmp(text, "http://", 7) == 0;
     if (is_https && serve->settings.tls == NULL) {
         socket_close(fd);
-        return err_set(err, E_INVALID, "%s needs a certificate: --tls CERT,KEY or --tls auto", text);
+        return err_set(err, E_INVALID, "%s needs a certificate: --tls CERT,KEY or --tls auto",
+                       text);
     }
     listener->fd = *fd;
     *fd = -1;
@@ -84,8 +85,7 @@ enum err_code serve_adopt(struct serve *serve, int *fd, const struct address *ad
     listener->is_local = address_is_loopback(address);
     listener->is_unix = address->any.sa_family == AF_UNIX;
     listener->keeps_file = keeps_file;
-    listener->is_tls =
-        is_https || (serve->settings.tls != NULL && !is_plain && !listener->is_unix);
+    listener->is_tls = is_https || (serve->settings.tls != NULL && !is_plain && !listener->is_unix);
     address_text(address, bound);
     snprintf(listener->url, sizeof listener->url, "%s%s",
              listener->is_tls    ? "https://"

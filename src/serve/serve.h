@@ -35,7 +35,7 @@ struct serve_settings {
     uint64_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
     uint64_t body_rate_min; /* bytes/s a body must arrive at, after a grace (0: any) */
     uint32_t requests_per_connection_max; /* 0: any number */
-    uint64_t drain_idle_ms; /* HTTP/1.1, once it drains: how long a request may take to begin */
+    uint64_t drain_idle_ms; /* once it drains: how long an idle connection is kept for a request */
     /* HTTP/2 */
     uint32_t streams_max;             /* open at once on one connection */
     uint32_t control_frames_max;      /* that carry nothing, in a burst (0: any number) */
@@ -92,7 +92,9 @@ MUST_USE enum err_code serve_start(struct serve *serve, struct err *err);
  *             request, then it is closed: nothing but such an answer tells a client in time that a
  *             connection takes no more, and what it sent before it saw a FIN would be lost.
  *   HTTP/2    a GOAWAY that names no stream, a PING, and when that is back the GOAWAY that names the
- *             last one (RFC 9113, 6.8). Streams that can say good-bye are told (on_drain).
+ *             last one (RFC 9113, 6.8). The first leaves with the end of the next answer behind which
+ *             nothing is under way, after idle_ms at the latest. Streams that can say good-bye are told
+ *             (on_drain) at once.
  *
  * From the second call on nothing is done. */
 void serve_drain_begin(struct serve *serve, uint64_t idle_ms);
