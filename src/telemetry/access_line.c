@@ -24,7 +24,8 @@ void access_line_init(struct access_line *line, enum access_form form,
 
 /* -- pieces ------------------------------------------------------------------------------------ */
 
-static uint8_t *put(uint8_t *at, const char *text)
+/* Inline, so that the size of a literal is known and it is stored as what it is: a few words. */
+static inline __attribute__((always_inline)) uint8_t *put(uint8_t *at, const char *text)
 {
     size_t size = strlen(text);
 
@@ -114,17 +115,40 @@ COLD static uint8_t *put_json_odd(uint8_t *at, struct slice *rest)
     return at;
 }
 
+/* Copies what is plain; *rest is what is left, at whose front stands a byte that is not. Eight at a time: a
+ * byte is below 0x20, or is the one looked for, when taking that from it borrows into its top bit. */
+static inline uint8_t *put_plain(uint8_t *at, struct slice *rest)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
+    const uint8_t *from = rest->data, *end = from + rest->size;
+
+    while (end - from >= 8) {
+        uint64_t w, quote, slash, del;
+        memcpy(&w, from, sizeof w);
+        quote = w ^ ones * '"';
+        slash = w ^ ones * '\\';
+        del = w ^ ones * 0x7f;
+        if (UNLIKELY(((w | (w - ones * 0x20) | (quote - ones) | (slash - ones) | (del - ones)) &
+                      tops) != 0))
+            break; /* perhaps for nothing: a borrow goes on into the next byte */
+        memcpy(at, &w, sizeof w);
+        at += sizeof w;
+        from += sizeof w;
+    }
+    while (from < end && is_plain(*from))
+        *at++ = *from++;
+    *rest = slice_make(from, (size_t)(end - from));
+    return at;
+}
+
 static uint8_t *put_json(uint8_t *at, struct slice text)
 {
-    while (text.size > 0) {
-        if (LIKELY(is_plain(text.data[0]))) {
-            *at++ = text.data[0];
-            text = slice_skip(text, 1);
-        } else {
-            at = put_json_odd(at, &text);
-        }
+    for (;;) {
+        at = put_plain(at, &text);
+        if (LIKELY(text.size == 0))
+            return at;
+        at = put_json_odd(at, &text);
     }
-    return at;
 }
 
 /* `is_bare`: it stands without quotes, so a blank ends it. */
@@ -134,7 +158,7 @@ static uint8_t *put_text(uint8_t *at, struct slice text, bool is_bare)
 
     for (size_t i = 0; i < text.size; i++) {
         uint8_t c = text.data[i];
-        if (LIKELY(is_plain(c) && !(is_bare && c == ' '))) {
+        if (LIKELY(is_plain(c) && (c != ' ' || !is_bare))) {
             *at++ = c;
         } else if (c == '"' || c == '\\') {
             *at++ = '\\';
@@ -198,8 +222,8 @@ static struct slice host_of(struct slice peer)
 
 /* -- JSON -------------------------------------------------------------------------------------- */
 
-static uint8_t *json_text(uint8_t *at, const char *key, const struct record_view *v,
-                          enum record_text which)
+static inline __attribute__((always_inline)) uint8_t *json_text(uint8_t *at, const char *key, const struct record_view *v,
+                                                                enum record_text which)
 {
     if (v->texts[which].size == 0)
         return at;
@@ -211,7 +235,7 @@ static uint8_t *json_text(uint8_t *at, const char *key, const struct record_view
     return at;
 }
 
-static uint8_t *json_u64(uint8_t *at, const char *key, uint64_t value)
+static inline uint8_t *json_u64(uint8_t *at, const char *key, uint64_t value)
 {
     return put_u64(put(at, key), value);
 }
@@ -245,8 +269,9 @@ static uint8_t *write_json(struct access_line *line, uint8_t *at, const struct r
     memcpy(at, line->second_text, line->second_size);
     at += line->second_size;
     *at++ = '.';
-    for (uint64_t place = 100000; place != 0; place /= 10)
-        *at++ = (uint8_t)('0' + us / place % 10);
+    for (int i = 5; i >= 0; i--, us /= 10)
+        at[i] = (uint8_t)('0' + us % 10);
+    at += 6;
     *at++ = 'Z';
     *at++ = '"';
     if (UNLIKELY(r->audit != RECORD_PLAIN))

@@ -72,11 +72,23 @@ bool trace_parse(struct trace_context *ret, struct slice text)
 
 char *trace_write_hex(char *to, const uint8_t *bytes, size_t count)
 {
-    static const char digits[] = "0123456789abcdef";
+    /* Eight digits at a time: each half byte in a byte of its own, and 39 more where it is above 9. */
+    const uint64_t ones = UINT64_C(0x0101010101010101);
 
-    for (size_t i = 0; i < count; i++) {
-        *to++ = digits[bytes[i] >> 4];
-        *to++ = digits[bytes[i] & 0xf];
+    for (; count >= 4; count -= 4, bytes += 4, to += 8) {
+        uint32_t four;
+        memcpy(&four, bytes, sizeof four);
+        uint64_t w = __builtin_bswap32(four);
+        w = (w | w << 16) & UINT64_C(0x0000ffff0000ffff);
+        w = (w | w << 8) & UINT64_C(0x00ff00ff00ff00ff);
+        w = (w | w << 4) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+        w += ones * '0' + ((w + ones * 6) >> 4 & ones) * ('a' - '9' - 1);
+        w = __builtin_bswap64(w);
+        memcpy(to, &w, sizeof w);
+    }
+    for (; count > 0; count--, bytes++) {
+        *to++ = (char)(bytes[0] / 16 + (bytes[0] / 16 > 9 ? 'a' - 10 : '0'));
+        *to++ = (char)(bytes[0] % 16 + (bytes[0] % 16 > 9 ? 'a' - 10 : '0'));
     }
     return to;
 }
