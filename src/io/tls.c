@@ -9,7 +9,8 @@
  * Records. Small pieces are gathered into one, large ones are sealed from where they lie, 16 KiB each.
  * A record that the socket did not take lies sealed in OpenSSL: until it is gone the caller still has its
  * bytes, and offers them again. What is offered first is then the same, since callers send in order and
- * drop nothing.
+ * drop nothing; OpenSSL is given exactly what it was given before, as else it would begin one more record
+ * in the same call, and forget to say of how much it had taken.
  *
  * Buffers of records are given back whenever they are empty: a connection at rest holds none.
  *
@@ -460,35 +461,6 @@ bool tls_reads_when_writable(const struct tls_session *s)
     return s->reads_when_writable;
 }
 
-/* Seals and sends; fewer than `size`: the socket takes no more. */
-static ssize_t seal(struct tls_session *s, const uint8_t *data, size_t size)
-{
-    size_t sent = 0, part;
-
-    while (sent < size) {
-        if (LIKELY(SSL_write_ex(s->ssl, data + sent, size - sent, &part) == 1)) {
-            sent += part;
-            continue;
-        }
-        int error = SSL_get_error(s->ssl, 0);
-        if (LIKELY(error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_READ))
-            break;
-        ERR_clear_error();
-        s->has_failed = true;
-        return -EPIPE;
-    }
-    return (ssize_t)sent;
-}
-
-ssize_t tls_send(struct tls_session *s, const void *data, size_t size)
-{
-    if (UNLIKELY(s->has_failed))
-        return -EPIPE;
-    clear_errors();
-    ssize_t sent = seal(s, data, size);
-    return sent == 0 && size > 0 ? -EAGAIN : sent;
-}
-
 /* What is left of the pieces: `at` bytes of the first are used. */
 struct rest {
     const struct iovec *pieces;
@@ -506,14 +478,14 @@ static void use(struct rest *rest, size_t size)
     rest->at += size;
 }
 
-/* Copies up to a record of what is left. */
-static size_t gather(const struct rest *rest, uint8_t *record)
+/* Copies so much of what is left, or all there is. */
+static size_t gather(const struct rest *rest, uint8_t *record, size_t most)
 {
     struct rest from = *rest;
     size_t size = 0;
 
-    while (from.count > 0 && size < RECORD_BYTES) {
-        size_t part = MIN(from.pieces->iov_len - from.at, RECORD_BYTES - size);
+    while (from.count > 0 && size < most) {
+        size_t part = MIN(from.pieces->iov_len - from.at, most - size);
         memcpy(record + size, (const uint8_t *)from.pieces->iov_base + from.at, part);
         size += part;
         use(&from, part);
@@ -521,10 +493,38 @@ static size_t gather(const struct rest *rest, uint8_t *record)
     return size;
 }
 
+/* Seals one record and sends it. 0: the socket does not take it yet. */
+static ssize_t seal(struct tls_session *s, const uint8_t *data, size_t size)
+{
+    size_t sent;
+
+    if (LIKELY(SSL_write_ex(s->ssl, data, size, &sent) == 1)) {
+        s->refused = 0;
+        return (ssize_t)sent;
+    }
+    int error = SSL_get_error(s->ssl, 0);
+    if (LIKELY(error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_READ)) {
+        s->refused = size;
+        return 0;
+    }
+    ERR_clear_error();
+    s->has_failed = true;
+    return -EPIPE;
+}
+
+/* How much the next record takes: what was refused is exactly that again. */
+static size_t record_size(const struct tls_session *s, const struct rest *rest)
+{
+    size_t first = rest->pieces->iov_len - rest->at;
+
+    if (UNLIKELY(s->refused != 0))
+        return s->refused;
+    return rest->count == 1 ? MIN(first, (size_t)RECORD_BYTES) : RECORD_BYTES;
+}
+
 ssize_t tls_send_pieces(struct tls_session *s, const struct iovec *pieces, size_t count)
 {
     struct rest rest = { pieces, count, 0 };
-    uint8_t record[RECORD_BYTES];
     size_t sum = 0;
 
     if (UNLIKELY(s->has_failed))
@@ -533,22 +533,31 @@ ssize_t tls_send_pieces(struct tls_session *s, const struct iovec *pieces, size_
     use(&rest, 0);
     while (rest.count > 0) {
         const uint8_t *data = (const uint8_t *)rest.pieces->iov_base + rest.at;
-        size_t size = rest.pieces->iov_len - rest.at;
-        if (size < RECORD_BYTES && rest.count > 1) {
-            size = gather(&rest, record);
-            data = record;
-        } else if (rest.count > 1) { /* whole records; its end goes with what follows */
-            size -= size % RECORD_BYTES;
+        size_t size = record_size(s, &rest);
+        ssize_t sent;
+        if (size <= rest.pieces->iov_len - rest.at) {
+            sent = seal(s, data, size);
+        } else {
+            uint8_t record[RECORD_BYTES];
+            size_t gathered = gather(&rest, record, size);
+            require(gathered >= s->refused);
+            sent = seal(s, record, gathered);
         }
-        ssize_t sent = seal(s, data, size);
-        if (sent < 0)
+        if (UNLIKELY(sent < 0))
             return sent;
+        if (sent == 0)
+            break;
         sum += (size_t)sent;
         use(&rest, (size_t)sent);
-        if ((size_t)sent < size)
-            break;
     }
-    return sum == 0 ? -EAGAIN : (ssize_t)sum;
+    return sum == 0 && count > 0 ? -EAGAIN : (ssize_t)sum;
+}
+
+ssize_t tls_send(struct tls_session *s, const void *data, size_t size)
+{
+    struct iovec piece = { (void *)(uintptr_t)data, size };
+
+    return tls_send_pieces(s, &piece, size > 0);
 }
 
 void tls_say_end(struct tls_session *s)

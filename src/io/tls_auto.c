@@ -368,6 +368,7 @@ static enum err_code open_authority(struct maker *m, struct err *err)
     m->authority_pkey = read_key(m->authority_key);
     if (m->authority != NULL && m->authority_pkey != NULL &&
         X509_check_private_key(m->authority, m->authority_pkey) == 1 &&
+        tls_certificate_begins_s(m->authority) <= m->settings->wall_s &&
         tls_certificate_expires_s(m->authority) >
             m->settings->wall_s + (uint64_t)SERVER_DAYS * DAY_S)
         return OK;
@@ -437,6 +438,7 @@ static enum err_code prepare(struct maker *m, struct err *err)
     EVP_PKEY *key = read_key(m->paths.key);
     bool is_good = x509 != NULL && key != NULL && X509_check_private_key(x509, key) == 1 &&
                    X509_verify(x509, m->authority_pkey) == 1 && has_names(x509, &m->names) &&
+                       tls_certificate_begins_s(x509) <= m->settings->wall_s &&
                    tls_certificate_expires_s(x509) >
                        m->settings->wall_s + (uint64_t)RENEW_DAYS * DAY_S;
     ERR_clear_error();

@@ -33,6 +33,7 @@ struct tls_session {
     size_t ahead_at, ahead_size;
     struct certificate *certificate; /* owned */
     struct arena *names;             /* owned; of certificate */
+    size_t refused;                  /* of the record that the socket did not take; 0: none */
     size_t raw_bytes;                /* received since the last bytes for the application */
     enum tls_failure failure;
     bool is_drained;    /* the last recv of the socket brought less than asked */

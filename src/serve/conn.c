@@ -95,9 +95,12 @@ struct serve_exchange *serve_exchange_take(struct conn *conn, const struct excha
     e->conn = conn;
     stat_add(&l->stats.in_flight, 1);
     e->listener = conn->listener;
-    e->x.scheme = LIKELY(conn->channel.tls == NULL) ? "http" : "https";
-    e->x.certificate =
-        LIKELY(conn->channel.tls == NULL) ? NULL : tls_session_certificate(conn->channel.tls);
+    e->x.scheme = "http";
+    if (UNLIKELY(conn->channel.tls != NULL)) {
+        e->x.scheme = "https";
+        e->x.tls = tls_session_version(conn->channel.tls);
+        e->x.certificate = tls_session_certificate(conn->channel.tls);
+    }
     e->x.protocol = "HTTP/1.1";
     e->x.budget = l->serve->settings.budget;
     e->x.begun_ns = begun_ns;
