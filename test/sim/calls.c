@@ -25,6 +25,7 @@
 
 #include "test/sim/net.h"
 #include "test/sim/sim.h"
+#include "test/sim/world.h"
 
 /* Declares libc's own and ours. */
 #define WRAP(type, name, ...)                                                                        \
@@ -32,16 +33,16 @@
     type __wrap_##name(__VA_ARGS__);                                                                 \
     type __wrap_##name(__VA_ARGS__)
 
-struct fault_plan fault_plan;
+struct fault_plan sim_fault_plan;
 
-bool fault_here(const char *what, uint32_t ppm)
+bool sim_fault_here(const char *what, uint32_t ppm)
 {
-    if (!fault_plan.is_open)
+    if (!sim_fault_plan.is_open)
         return false;
-    bool fails = ++fault_plan.count == fault_plan.nth || draw_ppm(CHANCE_FAULT, ppm);
+    bool fails = ++sim_fault_plan.count == sim_fault_plan.nth || sim_draw_ppm(CHANCE_FAULT, ppm);
     if (fails) {
-        fault_plan.has_fired = true;
-        snprintf(fault_plan.what, sizeof fault_plan.what, "%s", what);
+        sim_fault_plan.has_fired = true;
+        snprintf(sim_fault_plan.what, sizeof sim_fault_plan.what, "%s", what);
         sim_enter();
         sim_note("%s fails", what);
         sim_leave();
@@ -119,7 +120,7 @@ WRAP(ssize_t, getrandom, void *out, size_t size, unsigned flags)
         return __real_getrandom(out, size, flags);
     sim_call();
     for (size_t i = 0; i < size; i++)
-        ((uint8_t *)out)[i] = (uint8_t)draw(CHANCE_SERVER);
+        ((uint8_t *)out)[i] = (uint8_t)sim_draw(CHANCE_SERVER);
     return (ssize_t)size;
 }
 
@@ -143,7 +144,7 @@ WRAP(int, pthread_create, pthread_t *ret, const pthread_attr_t *attr, void *(*ma
     begin_call("thread");
     if (attr != NULL)
         pthread_attr_getdetachstate(attr, &detach_state);
-    int error = fault_here("pthread_create", weather.thread_ppm) ? EAGAIN : 0;
+    int error = sim_fault_here("pthread_create", sim_weather.thread_ppm) ? EAGAIN : 0;
     if (error == 0) {
         sim_thread_start(&id, main, arg, detach_state == PTHREAD_CREATE_DETACHED);
         *ret = (pthread_t)id;
@@ -287,7 +288,7 @@ bool sim_condition_wait(const void *condition, int *word, uint64_t due_ns)
     bool was_woken = true;
 
     sim_unlock(word);
-    if (!draw_ppm(CHANCE_SCHEDULE, weather.spurious_ppm))
+    if (!sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.spurious_ppm))
         was_woken = sim_wait(condition, due_ns, "a condition");
     sim_lock(word);
     return was_woken;
@@ -343,13 +344,13 @@ WRAP(int, pthread_cond_broadcast, pthread_cond_t *condition)
 /* Whoever comes second finds it done: nobody is preempted within. */
 WRAP(int, pthread_once, pthread_once_t *once, void (*init)(void))
 {
-    uint32_t preempt = weather.preempt_ppm;
+    uint32_t preempt = sim_weather.preempt_ppm;
 
     if (!sim_is_in())
         return __real_pthread_once(once, init);
-    weather.preempt_ppm = 0;
+    sim_weather.preempt_ppm = 0;
     int error = __real_pthread_once(once, init);
-    weather.preempt_ppm = preempt;
+    sim_weather.preempt_ppm = preempt;
     return error;
 }
 
@@ -389,8 +390,10 @@ WRAP(int, sigwait, const sigset_t *set, int *ret)
 
 WRAP(void, _exit, int status)
 {
-    if (sim_is_in())
+    if (sim_is_in() && (status != 0 || !sim_world_is_stopping()))
         sim_fail("the server ended itself with status %d", status);
+    if (sim_is_in())
+        sim_exit(); /* a SIGTERM before all is loaded */
     __real__exit(status);
     __builtin_unreachable();
 }
@@ -402,7 +405,7 @@ WRAP(int, socket, int family, int type, int protocol)
     if (!sim_is_in())
         return __real_socket(family, type, protocol);
     begin_call("socket");
-    return (int)end_call(fault_here("socket", weather.socket_ppm) ? -EMFILE : net_socket());
+    return (int)end_call(sim_fault_here("socket", sim_weather.socket_ppm) ? -EMFILE : sim_net_socket());
 }
 
 WRAP(int, bind, int fd, const struct sockaddr *address, socklen_t size)
@@ -410,8 +413,8 @@ WRAP(int, bind, int fd, const struct sockaddr *address, socklen_t size)
     if (!sim_is_in())
         return __real_bind(fd, address, size);
     begin_call("bind");
-    return (int)end_call(fault_here("bind", weather.socket_ppm) ? -ENOMEM
-                                                                : net_bind(fd, address, size));
+    return (int)end_call(sim_fault_here("bind", sim_weather.socket_ppm) ? -ENOMEM
+                                                                : sim_net_bind(fd, address, size));
 }
 
 WRAP(int, listen, int fd, int backlog)
@@ -419,26 +422,26 @@ WRAP(int, listen, int fd, int backlog)
     if (!sim_is_in())
         return __real_listen(fd, backlog);
     begin_call("listen");
-    return (int)end_call(fault_here("listen", weather.socket_ppm) ? -ENOMEM : net_listen(fd));
+    return (int)end_call(sim_fault_here("listen", sim_weather.socket_ppm) ? -ENOMEM : sim_net_listen(fd));
 }
 
 WRAP(int, getsockname, int fd, struct sockaddr *ret, socklen_t *size)
 {
-    if (!sim_is_in() || !net_is_ours(fd))
+    if (!sim_is_in() || !sim_net_is_ours(fd))
         return __real_getsockname(fd, ret, size);
-    return net_address(fd, ret, size);
+    return sim_net_address(fd, ret, size);
 }
 
 WRAP(int, setsockopt, int fd, int level, int name, const void *value, socklen_t size)
 {
-    if (!sim_is_in() || !net_is_ours(fd))
+    if (!sim_is_in() || !sim_net_is_ours(fd))
         return __real_setsockopt(fd, level, name, value, size);
     return 0;
 }
 
 WRAP(int, getsockopt, int fd, int level, int name, void *value, socklen_t *size)
 {
-    if (!sim_is_in() || !net_is_ours(fd))
+    if (!sim_is_in() || !sim_net_is_ours(fd))
         return __real_getsockopt(fd, level, name, value, size);
     memset(value, 0, *size);
     return 0;
@@ -451,29 +454,29 @@ WRAP(int, accept4, int fd, struct sockaddr *ret_peer, socklen_t *size, int flags
     if (!sim_is_in())
         return __real_accept4(fd, ret_peer, size, flags);
     begin_call("accept");
-    if (fault_here("accept4", weather.socket_ppm))
-        return (int)end_call(errors[draw_below(CHANCE_FAULT, COUNT(errors))]);
-    return (int)end_call(net_accept(fd, ret_peer, size));
+    if (sim_fault_here("accept4", sim_weather.socket_ppm))
+        return (int)end_call(errors[sim_draw_below(CHANCE_FAULT, COUNT(errors))]);
+    return (int)end_call(sim_net_accept(fd, ret_peer, size));
 }
 
 static ssize_t do_recv(int fd, void *into, size_t size, int flags)
 {
     begin_call("recv");
-    if (draw_ppm(CHANCE_SCHEDULE, weather.spurious_ppm))
+    if (sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.spurious_ppm))
         return end_call(-EINTR);
-    if (fault_here("recv", weather.socket_ppm))
+    if (sim_fault_here("recv", sim_weather.socket_ppm))
         return end_call(-ECONNRESET);
-    return end_call(net_recv(fd, (flags & MSG_TRUNC) != 0 ? NULL : into, size));
+    return end_call(sim_net_recv(fd, (flags & MSG_TRUNC) != 0 ? NULL : into, size));
 }
 
 static ssize_t do_send(int fd, const void *data, size_t size)
 {
     begin_call("send");
-    if (draw_ppm(CHANCE_SCHEDULE, weather.spurious_ppm))
+    if (sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.spurious_ppm))
         return end_call(-EINTR);
-    if (fault_here("send", weather.socket_ppm))
+    if (sim_fault_here("send", sim_weather.socket_ppm))
         return end_call(-EPIPE);
-    return end_call(net_send(fd, data, size));
+    return end_call(sim_net_send(fd, data, size));
 }
 
 WRAP(ssize_t, recv, int fd, void *into, size_t size, int flags)
@@ -491,9 +494,9 @@ WRAP(ssize_t, sendmsg, int fd, const struct msghdr *message, int flags)
     if (!sim_is_in())
         return __real_sendmsg(fd, message, flags);
     begin_call("sendmsg");
-    if (fault_here("sendmsg", weather.socket_ppm))
+    if (sim_fault_here("sendmsg", sim_weather.socket_ppm))
         return end_call(-EPIPE);
-    return end_call(net_send_pieces(fd, message->msg_iov, message->msg_iovlen));
+    return end_call(sim_net_send_pieces(fd, message->msg_iov, message->msg_iovlen));
 }
 
 WRAP(int, shutdown, int fd, int how)
@@ -501,27 +504,27 @@ WRAP(int, shutdown, int fd, int how)
     if (!sim_is_in())
         return __real_shutdown(fd, how);
     begin_call("shutdown");
-    return (int)end_call(net_shutdown(fd));
+    return (int)end_call(sim_net_shutdown(fd));
 }
 
 int __real_ioctl(int fd, unsigned long request, void *arg);
 int __wrap_ioctl(int fd, unsigned long request, void *arg);
 int __wrap_ioctl(int fd, unsigned long request, void *arg)
 {
-    if (!sim_is_in() || !net_is_ours(fd))
+    if (!sim_is_in() || !sim_net_is_ours(fd))
         return __real_ioctl(fd, request, arg);
     sim_call();
     if (request == SIOCOUTQ)
-        *(int *)arg = (int)net_unsent(fd);
+        *(int *)arg = (int)sim_net_unsent(fd);
     return 0;
 }
 
 WRAP(int, close, int fd)
 {
-    if (!sim_is_in() || !net_is_ours(fd))
+    if (!sim_is_in() || !sim_net_is_ours(fd))
         return __real_close(fd);
     begin_call("close");
-    return (int)end_call(net_close(fd));
+    return (int)end_call(sim_net_close(fd));
 }
 
 /* -- epoll, eventfd ---------------------------------------------------------------------------------- */
@@ -531,7 +534,7 @@ WRAP(int, epoll_create1, int flags)
     if (!sim_is_in())
         return __real_epoll_create1(flags);
     begin_call("epoll");
-    return (int)end_call(fault_here("epoll_create1", weather.socket_ppm) ? -EMFILE : net_epoll());
+    return (int)end_call(sim_fault_here("epoll_create1", sim_weather.socket_ppm) ? -EMFILE : sim_net_epoll());
 }
 
 WRAP(int, eventfd, unsigned start, int flags)
@@ -539,7 +542,7 @@ WRAP(int, eventfd, unsigned start, int flags)
     if (!sim_is_in())
         return __real_eventfd(start, flags);
     begin_call("eventfd");
-    return (int)end_call(fault_here("eventfd", weather.socket_ppm) ? -EMFILE : net_eventfd(start));
+    return (int)end_call(sim_fault_here("eventfd", sim_weather.socket_ppm) ? -EMFILE : sim_net_eventfd(start));
 }
 
 WRAP(int, epoll_ctl, int epoll_fd, int op, int fd, struct epoll_event *event)
@@ -547,9 +550,9 @@ WRAP(int, epoll_ctl, int epoll_fd, int op, int fd, struct epoll_event *event)
     if (!sim_is_in())
         return __real_epoll_ctl(epoll_fd, op, fd, event);
     begin_call("epoll_ctl");
-    if (op == EPOLL_CTL_ADD && fault_here("epoll_ctl", weather.socket_ppm))
+    if (op == EPOLL_CTL_ADD && sim_fault_here("epoll_ctl", sim_weather.socket_ppm))
         return (int)end_call(-ENOMEM);
-    return (int)end_call(net_epoll_ctl(epoll_fd, op, fd, event));
+    return (int)end_call(sim_net_epoll_ctl(epoll_fd, op, fd, event));
 }
 
 static uint64_t due_in(uint64_t ns)
@@ -562,7 +565,7 @@ WRAP(int, ppoll, struct pollfd *fds, nfds_t count, const struct timespec *wait, 
     if (!sim_is_in())
         return __real_ppoll(fds, count, wait, mask);
     begin_call("ppoll");
-    return (int)end_call(net_poll(fds, count, wait == NULL ? SIM_NEVER : due_in(nanoseconds(wait))));
+    return (int)end_call(sim_net_poll(fds, count, wait == NULL ? SIM_NEVER : due_in(nanoseconds(wait))));
 }
 
 long __real_syscall(long number, ...);
@@ -576,7 +579,7 @@ static long do_futex(uint32_t *word, long op, uint32_t value, const struct times
     require((op & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET);
     if (__atomic_load_n(word, __ATOMIC_SEQ_CST) != value)
         return end_call(-EAGAIN);
-    if (draw_ppm(CHANCE_SCHEDULE, weather.spurious_ppm))
+    if (sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.spurious_ppm))
         return end_call(-EINTR);
     bool was_woken = sim_wait(word, until == NULL ? SIM_NEVER : nanoseconds(until), "a wake (futex)");
     return end_call(was_woken ? 0 : -ETIMEDOUT);
@@ -590,18 +593,18 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
     case SYS_futex: return do_futex((uint32_t *)a, b, (uint32_t)c, (const struct timespec *)d);
     case SYS_epoll_pwait2:
         begin_call("epoll");
-        return end_call(net_epoll_wait(
+        return end_call(sim_net_epoll_wait(
             (int)a, (struct epoll_event *)b, (int)c,
             d == 0 ? SIM_NEVER : due_in(nanoseconds((const struct timespec *)d))));
     case SYS_epoll_pwait:
         begin_call("epoll");
-        return end_call(net_epoll_wait((int)a, (struct epoll_event *)b, (int)c,
+        return end_call(sim_net_epoll_wait((int)a, (struct epoll_event *)b, (int)c,
                                        d < 0 ? SIM_NEVER : due_in((uint64_t)d * SIM_MS)));
     case SYS_recvfrom: return do_recv((int)a, (void *)b, (size_t)c, (int)d);
     case SYS_sendto: return do_send((int)a, (const void *)b, (size_t)c);
     case SYS_openat2:
         begin_call("openat2");
-        if (fault_here("openat2", weather.file_ppm))
+        if (sim_fault_here("openat2", sim_weather.file_ppm))
             return end_call(-EIO);
         long fd = __real_syscall(number, a, b, c, d, e, f);
         return end_call(fd < 0 ? -errno : fd);
@@ -609,7 +612,7 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
     }
 }
 
-long real_syscall(long number, ...)
+long sim_real_syscall(long number, ...)
 {
     long values[6];
     va_list args;
@@ -628,9 +631,9 @@ WRAP(ssize_t, read, int fd, void *into, size_t size)
     if (!sim_is_in())
         return __real_read(fd, into, size);
     begin_call("read");
-    if (net_is_ours(fd))
-        return end_call(net_event_read(fd, into));
-    if (fault_here("read", weather.file_ppm))
+    if (sim_net_is_ours(fd))
+        return end_call(sim_net_event_read(fd, into));
+    if (sim_fault_here("read", sim_weather.file_ppm))
         return end_call(-EIO);
     ssize_t got = __real_read(fd, into, size);
     return end_call(got < 0 ? -errno : got);
@@ -643,9 +646,9 @@ WRAP(ssize_t, write, int fd, const void *data, size_t size)
     if (!sim_is_in())
         return __real_write(fd, data, size);
     begin_call("write");
-    if (net_is_ours(fd)) {
+    if (sim_net_is_ours(fd)) {
         memcpy(&by, data, sizeof by);
-        return end_call(net_event_write(fd, by));
+        return end_call(sim_net_event_write(fd, by));
     }
     if (fd == STDOUT_FILENO || fd == STDERR_FILENO) {
         sim_output(fd, data, size);
@@ -658,7 +661,7 @@ WRAP(ssize_t, write, int fd, const void *data, size_t size)
 static bool file_fails(const char *what, int error)
 {
     sim_call();
-    if (!fault_here(what, weather.file_ppm))
+    if (!sim_fault_here(what, sim_weather.file_ppm))
         return false;
     errno = error;
     return true;

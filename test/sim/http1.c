@@ -32,7 +32,7 @@ static void end(struct web *w)
     if (w->count == 0)
         return;
     w->count = 0;
-    person_ends();
+    sim_person_ends();
     if (w->on_done != NULL)
         w->on_done(w);
 }
@@ -53,20 +53,21 @@ static void ask_more(struct web *w)
         return;
     while (w->asked < w->count && w->asked - w->answered < w->depth) {
         struct ask *ask = &w->asks[w->asked++];
-        sim_note("connection %u: asks %s", line_id(&w->line), ask->kind);
-        bytes_put(&w->line.out, ask->request.data, ask->request.size);
+        ask->is_early = !sim_world.is_ready;
+        sim_note("connection %u: asks %s", sim_line_id(&w->line), ask->kind);
+        sim_bytes_put(&w->line.out, ask->request.data, ask->request.size);
     }
     if (w->asked == w->count && w->finishes)
         w->line.will_finish = true;
-    line_say(&w->line);
+    sim_line_say(&w->line);
 }
 
 static void leave(struct web *w)
 {
     if (w->resets)
-        line_reset(&w->line);
+        sim_line_reset(&w->line);
     else
-        line_close(&w->line);
+        sim_line_close(&w->line);
     end(w);
 }
 
@@ -85,46 +86,46 @@ static void on_answer(struct web *w)
     if (w->answered == w->asked && !w->has_spoiled) {
         /* One answer may come by itself: that it has waited too long. */
         if (answer->status != 408 && answer->status != 503)
-            sim_fail("connection %u: an answer to nothing: %d", line_id(&w->line), answer->status);
+            sim_fail("connection %u: an answer to nothing: %d", sim_line_id(&w->line), answer->status);
     } else if (w->has_spoiled) {
         if (answer->status < 200 || answer->status > 599)
-            sim_fail("connection %u: status %d", line_id(&w->line), answer->status);
+            sim_fail("connection %u: status %d", sim_line_id(&w->line), answer->status);
     } else {
-        ask_judge(&w->asks[w->answered++], answer, line_id(&w->line));
+        sim_ask_judge(&w->asks[w->answered++], answer, sim_line_id(&w->line));
     }
     w->was_told_to_close |= answer->is_closing;
-    sim_note("connection %u: answered %d%s", line_id(&w->line), answer->status,
+    sim_note("connection %u: answered %d%s", sim_line_id(&w->line), answer->status,
              answer->is_closing ? ", the last" : "");
     answer->head.size = answer->body.size = 0;
     w->part = PART_HEAD;
     if (w->answered == w->count && !w->has_spoiled && w->on_done == NULL &&
-        draw_below(CHANCE_PEOPLE, 2) == 0) {
-        line_close(&w->line);
+        sim_draw_below(CHANCE_PEOPLE, 2) == 0) {
+        sim_line_close(&w->line);
         end(w);
         return;
     }
     if (w->answered == w->count && !w->has_spoiled) {
         w->line.will_finish = true;
-        line_say(&w->line);
+        sim_line_say(&w->line);
         return;
     }
     if (w->think_ns > 0 && !w->is_thinking) {
         w->is_thinking = true;
-        sim_after(draw_below(CHANCE_PEOPLE, w->think_ns), on_thought, w);
+        sim_after(sim_draw_below(CHANCE_PEOPLE, w->think_ns), on_thought, w);
     }
     ask_more(w);
 }
 
 static void bad(struct web *w, const char *what)
 {
-    sim_fail("connection %u: an answer that is not HTTP/1.1 (%s):\n%.*s", line_id(&w->line), what,
+    sim_fail("connection %u: an answer that is not HTTP/1.1 (%s):\n%.*s", sim_line_id(&w->line), what,
              (int)MIN(w->in.size, (size_t)500), (const char *)w->in.data);
 }
 
 /* The size of the head with its empty line; 0: not whole yet. */
 static size_t head_size(const struct bytes *in)
 {
-    const char *end_at = bytes_find(in, "\r\n\r\n");
+    const char *end_at = sim_bytes_find(in, "\r\n\r\n");
 
     return end_at == NULL ? 0 : (size_t)(end_at - (const char *)in->data) + 4;
 }
@@ -145,18 +146,18 @@ static bool read_head(struct web *w)
         answer->status < 100 || answer->status > 599)
         bad(w, "its first line");
     answer->head.size = 0;
-    bytes_put(&answer->head, w->in.data, size);
-    bytes_drop(&w->in, size);
+    sim_bytes_put(&answer->head, w->in.data, size);
+    sim_bytes_drop(&w->in, size);
     if (answer->status == 100)
         return true;
-    if ((value = answer_header(answer, "connection")) != NULL && strcmp(value, "close") == 0)
+    if ((value = sim_answer_header(answer, "connection")) != NULL && strcmp(value, "close") == 0)
         answer->is_closing = true;
-    if (answer_header(answer, "date") == NULL)
+    if (sim_answer_header(answer, "date") == NULL)
         bad(w, "no date");
     is_empty = answer->status == 204 || answer->status == 304 ||
                (w->answered < w->asked && !w->has_spoiled && w->asks[w->answered].is_head);
-    bool is_chunked = answer_header(answer, "transfer-encoding") != NULL;
-    value = answer_header(answer, "content-length");
+    bool is_chunked = sim_answer_header(answer, "transfer-encoding") != NULL;
+    value = sim_answer_header(answer, "content-length");
     if (is_chunked && value != NULL)
         bad(w, "both a length and chunks");
     w->left = value == NULL ? 0 : strtoull(value, NULL, 10);
@@ -175,7 +176,7 @@ static bool read_head(struct web *w)
 
 static bool read_line(struct web *w, char out[static 64])
 {
-    const char *end_at = bytes_find(&w->in, "\r\n");
+    const char *end_at = sim_bytes_find(&w->in, "\r\n");
 
     if (end_at == NULL) {
         if (w->in.size > 1000)
@@ -184,7 +185,7 @@ static bool read_line(struct web *w, char out[static 64])
     }
     size_t size = (size_t)(end_at - (const char *)w->in.data);
     snprintf(out, 64, "%.*s", (int)MIN(size, (size_t)63), (const char *)w->in.data);
-    bytes_drop(&w->in, size + 2);
+    sim_bytes_drop(&w->in, size + 2);
     return true;
 }
 
@@ -199,8 +200,8 @@ static bool read_part(struct web *w)
     case PART_BODY:
     case PART_CHUNK:
         size = MIN(w->in.size, (size_t)w->left);
-        bytes_put(&w->answer.body, w->in.data, size);
-        bytes_drop(&w->in, size);
+        sim_bytes_put(&w->answer.body, w->in.data, size);
+        sim_bytes_drop(&w->in, size);
         w->left -= size;
         if (w->left > 0)
             return false;
@@ -231,7 +232,7 @@ static bool read_part(struct web *w)
             on_answer(w);
         return true;
     case PART_TO_END:
-        bytes_put(&w->answer.body, w->in.data, w->in.size);
+        sim_bytes_put(&w->answer.body, w->in.data, w->in.size);
         w->in.size = 0;
         return false;
     }
@@ -242,10 +243,10 @@ static void on_look(struct line *line)
 {
     struct web *w = (struct web *)(void *)line;
     size_t size;
-    const uint8_t *data = link_bytes(line->link, &size);
+    const uint8_t *data = sim_link_bytes(line->link, &size);
 
-    bytes_put(&w->in, data, size);
-    link_take(line->link, size);
+    sim_bytes_put(&w->in, data, size);
+    sim_link_take(line->link, size);
     while (!line->is_over && w->in.size > 0 && read_part(w))
         continue;
     if (!line->is_over && w->is_leaver && w->answered >= w->leaves_at && w->in.size > 0)
@@ -263,56 +264,66 @@ static void on_over(struct line *line, bool is_reset)
         on_answer(w);
     }
     bool is_whole = w->part == PART_HEAD && w->in.size == 0;
-    if (!w->has_spoiled && !world_may_refuse()) {
+    if (!w->has_spoiled && !sim_world_may_refuse()) {
         if (is_reset && w->answered < w->count)
-            sim_fail("connection %u: reset after %u of %u answers", line_id(line), w->answered, w->asked);
+            sim_fail("connection %u: reset after %u of %u answers", sim_line_id(line), w->answered, w->asked);
         if (!is_whole)
-            sim_fail("connection %u: ends in the middle of an answer", line_id(line));
+            sim_fail("connection %u: ends in the middle of an answer", sim_line_id(line));
         if (w->answered < w->asked && !w->was_told_to_close)
-            sim_fail("connection %u: ends without an answer to question %u (%s)", line_id(line),
+            sim_fail("connection %u: ends without an answer to question %u (%s)", sim_line_id(line),
                      w->answered + 1, w->asks[w->answered].kind);
     }
     if (w->answered < w->asked && !w->has_spoiled)
-        world.answers_lost += w->asked - w->answered;
+        sim_world.answers_lost += w->asked - w->answered;
     end(w);
 }
 
 static struct web *web_new(uint32_t count)
 {
-    struct web *w = real_alloc(sizeof *w);
-    size_t most = MIN((size_t)weather.piece_bytes * 400, (size_t)200000);
+    struct web *w = sim_real_alloc(sizeof *w);
+    size_t most = MIN((size_t)sim_weather.piece_bytes * 400, (size_t)200000);
 
     w->line.on_look = on_look;
     w->line.on_over = on_over;
     w->count = count;
     w->depth = 1;
     for (uint32_t i = 0; i < count; i++)
-        ask_draw(&w->asks[i], most);
+        sim_ask_draw(&w->asks[i], most);
     return w;
 }
 
-void http1_person(void)
+void sim_http1_person(void)
 {
-    struct web *w = web_new((uint32_t)draw_between(CHANCE_PEOPLE, 1, 10));
+    struct web *w = web_new((uint32_t)sim_draw_between(CHANCE_PEOPLE, 1, 10));
 
-    if (draw_below(CHANCE_PEOPLE, 2) == 0)
-        w->depth = (uint32_t)draw_between(CHANCE_PEOPLE, 1, ASKS_MAX);
-    if (draw_below(CHANCE_PEOPLE, 3) == 0) {
-        w->line.burst = draw_between(CHANCE_PEOPLE, 1, 400);
-        w->line.pause_ns = draw_below(CHANCE_PEOPLE, 2 * SIM_MS);
+    if (sim_draw_below(CHANCE_PEOPLE, 2) == 0)
+        w->depth = (uint32_t)sim_draw_between(CHANCE_PEOPLE, 1, ASKS_MAX);
+    if (sim_draw_below(CHANCE_PEOPLE, 3) == 0) {
+        w->line.burst = sim_draw_between(CHANCE_PEOPLE, 1, 400);
+        w->line.pause_ns = sim_draw_below(CHANCE_PEOPLE, 2 * SIM_MS);
     }
-    if (draw_below(CHANCE_PEOPLE, 4) == 0)
-        w->line.read_pause_ns = draw_between(CHANCE_PEOPLE, SIM_US, 30 * SIM_MS);
-    if (draw_below(CHANCE_PEOPLE, 3) == 0)
-        w->think_ns = draw_below(CHANCE_PEOPLE, 50 * SIM_MS);
-    w->finishes = draw_below(CHANCE_PEOPLE, 20) == 0 && false;
-    w->is_leaver = draw_below(CHANCE_PEOPLE, 6) == 0;
-    w->resets = draw_below(CHANCE_PEOPLE, 2) == 0;
-    w->leaves_at = (uint32_t)draw_below(CHANCE_PEOPLE, w->count);
-    if (w->is_leaver && draw_below(CHANCE_PEOPLE, 2) == 0)
-        sim_after(draw_below(CHANCE_PEOPLE, 50 * SIM_MS), on_leave, w);
-    person_begins();
-    line_open(&w->line);
+    if (sim_draw_below(CHANCE_PEOPLE, 4) == 0)
+        w->line.read_pause_ns = sim_draw_between(CHANCE_PEOPLE, SIM_US, 30 * SIM_MS);
+    if (sim_draw_below(CHANCE_PEOPLE, 3) == 0)
+        w->think_ns = sim_draw_below(CHANCE_PEOPLE, 50 * SIM_MS);
+    w->finishes = sim_draw_below(CHANCE_PEOPLE, 20) == 0 && false;
+    w->is_leaver = sim_draw_below(CHANCE_PEOPLE, 6) == 0;
+    w->resets = sim_draw_below(CHANCE_PEOPLE, 2) == 0;
+    w->leaves_at = (uint32_t)sim_draw_below(CHANCE_PEOPLE, w->count);
+    if (w->is_leaver && sim_draw_below(CHANCE_PEOPLE, 2) == 0)
+        sim_after(sim_draw_below(CHANCE_PEOPLE, 50 * SIM_MS), on_leave, w);
+    sim_person_begins();
+    sim_line_open(&w->line);
+    ask_more(w);
+}
+
+void sim_http1_one(const char *kind)
+{
+    struct web *w = web_new(1);
+
+    sim_ask_make(&w->asks[0], kind, 200);
+    sim_person_begins();
+    sim_line_open(&w->line);
     ask_more(w);
 }
 
@@ -327,35 +338,35 @@ static void on_patience_ends(void *arg)
 }
 
 /* A good conversation with a few bytes changed, doubled, left out or cut off. */
-void http1_spoiler(void)
+void sim_http1_spoiler(void)
 {
-    struct web *w = web_new((uint32_t)draw_between(CHANCE_PEOPLE, 1, 4));
+    struct web *w = web_new((uint32_t)sim_draw_between(CHANCE_PEOPLE, 1, 4));
     struct bytes *out = &w->line.out;
 
     w->has_spoiled = true;
     for (uint32_t i = 0; i < w->count; i++) {
         while (w->asks[i].is_head) /* nobody could tell where its answer ends */
-            ask_draw(&w->asks[i], 2000);
-        bytes_put(out, w->asks[i].request.data, w->asks[i].request.size);
+            sim_ask_draw(&w->asks[i], 2000);
+        sim_bytes_put(out, w->asks[i].request.data, w->asks[i].request.size);
     }
-    for (uint64_t i = draw_between(CHANCE_PEOPLE, 1, 3); i > 0 && out->size > 4; i--) {
-        size_t at = draw_below(CHANCE_PEOPLE, MIN(out->size - 1, (size_t)400));
-        size_t size = draw_between(CHANCE_PEOPLE, 1, MIN(out->size - at, (size_t)20));
+    for (uint64_t i = sim_draw_between(CHANCE_PEOPLE, 1, 3); i > 0 && out->size > 4; i--) {
+        size_t at = sim_draw_below(CHANCE_PEOPLE, MIN(out->size - 1, (size_t)400));
+        size_t size = sim_draw_between(CHANCE_PEOPLE, 1, MIN(out->size - at, (size_t)20));
         uint8_t copy[20];
-        switch (draw_below(CHANCE_PEOPLE, 4)) {
-        case 0: out->data[at] = (uint8_t)draw(CHANCE_PEOPLE); break;
-        case 1: memcpy(copy, out->data + at, size); bytes_put(out, copy, size); break;
+        switch (sim_draw_below(CHANCE_PEOPLE, 4)) {
+        case 0: out->data[at] = (uint8_t)sim_draw(CHANCE_PEOPLE); break;
+        case 1: memcpy(copy, out->data + at, size); sim_bytes_put(out, copy, size); break;
         case 2: memmove(out->data + at, out->data + at + size, out->size - at - size); out->size -= size; break;
         default: out->size = at + 1; break;
         }
     }
     w->asked = w->count;
-    w->resets = draw_below(CHANCE_PEOPLE, 2) == 0;
-    w->line.will_finish = draw_below(CHANCE_PEOPLE, 2) == 0;
-    person_begins();
-    line_open(&w->line);
-    line_say(&w->line);
-    sim_after(draw_between(CHANCE_PEOPLE, SIM_MS, 60 * SIM_S), on_patience_ends, w);
+    w->resets = sim_draw_below(CHANCE_PEOPLE, 2) == 0;
+    w->line.will_finish = sim_draw_below(CHANCE_PEOPLE, 2) == 0;
+    sim_person_begins();
+    sim_line_open(&w->line);
+    sim_line_say(&w->line);
+    sim_after(sim_draw_between(CHANCE_PEOPLE, SIM_MS, 60 * SIM_S), on_patience_ends, w);
 }
 
 /* -- the one who looks whether all is at rest ------------------------------------------------------------- */
@@ -401,15 +412,15 @@ static void on_inspector_look(struct line *line)
 {
     struct web *w = (struct web *)(void *)line;
     size_t size;
-    const uint8_t *data = link_bytes(line->link, &size);
+    const uint8_t *data = sim_link_bytes(line->link, &size);
 
-    bytes_put(&w->in, data, size);
-    link_take(line->link, size);
+    sim_bytes_put(&w->in, data, size);
+    sim_link_take(line->link, size);
 }
 
 static bool is_whole_page(const struct bytes *page)
 {
-    const char *length = bytes_find(page, "content-length: ");
+    const char *length = sim_bytes_find(page, "content-length: ");
     size_t size = head_size(page);
 
     return size > 0 && length != NULL && strncmp((const char *)page->data, "HTTP/1.1 200", 12) == 0 &&
@@ -432,24 +443,24 @@ static void on_inspector_over(struct line *line, bool is_reset)
         for (size_t i = 0; i < COUNT(at_rest); i++)
             expect_gauge(&w->in, at_rest[i], 0);
         expect_gauge(&w->in, "penstock_connections_open", 1); /* this one */
-    } else if (!world_may_refuse()) {
+    } else if (!sim_world_may_refuse()) {
         sim_fail("/metrics is not there at the end: %.*s", (int)MIN(w->in.size, (size_t)200),
                  w->in.size > 0 ? (const char *)w->in.data : "");
     }
     end(w);
 }
 
-void inspector_begin(void (*on_end)(void))
+void sim_inspector_begin(void (*on_end)(void))
 {
-    struct web *w = real_alloc(sizeof *w);
+    struct web *w = sim_real_alloc(sizeof *w);
 
     inspector_end = on_end;
     w->line.on_look = on_inspector_look;
     w->line.on_over = on_inspector_over;
     w->on_done = on_inspected;
     w->count = 1;
-    bytes_printf(&w->line.out, "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nconnection: close\r\n\r\n", PORT);
-    person_begins();
-    line_open(&w->line);
-    line_say(&w->line);
+    sim_bytes_printf(&w->line.out, "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nconnection: close\r\n\r\n", PORT);
+    sim_person_begins();
+    sim_line_open(&w->line);
+    sim_line_say(&w->line);
 }

@@ -2,7 +2,10 @@
  *
  *   penstock-sim --seed N [--verbose]   one seed, in this process; prints the digest of all that happened
  *   penstock-sim --seeds A..B           each in a process of its own, as many at a time as there are cores
- *   penstock-sim                        the same for the seeds that the tests run
+ *   penstock-sim --sweep all|NAME       a scenario again and again, while the first fallible call fails, then the
+ *                                       second, ... (malloc, files, sockets, threads)
+ *   penstock-sim --sweep NAME --nth N [--verbose]   one of these
+ *   penstock-sim --same A..B            each seed twice: is it the same run?
  *
  * A seed is the same run each time, on the same build: addresses are not randomised (the program starts
  * itself anew without), and every seed has a fresh process.
@@ -34,22 +37,27 @@ static void on_alarm(int number)
 static void on_crash(int number)
 {
     signal(number, SIG_DFL);
-    memory_say_live();
+    sim_memory_say_live();
     sim_fail("the server died of signal %d (%s)", number, strsignal(number));
 }
+
+static uint32_t sweep_of = UINT32_MAX; /* the scenario; else seeds are run */
 
 static uint64_t run_here(uint64_t seed, bool is_verbose)
 {
     signal(SIGALRM, on_alarm);
     signal(SIGABRT, on_crash);
     alarm(SECONDS_A_SEED);
-    world_run(seed, is_verbose);
+    if (sweep_of == UINT32_MAX)
+        sim_world_run(seed, is_verbose);
+    else
+        sim_world_sweep(sweep_of, seed, is_verbose);
     alarm(0);
     return sim_digest_value();
 }
 
 struct report {
-    uint64_t digest, right, refused, lost, calls, simulated_ns;
+    uint64_t digest, right, refused, lost, calls, simulated_ns, faults;
 };
 
 struct job {
@@ -88,7 +96,8 @@ static void start(uint64_t seed)
         struct report report = { 0 };
         close(ends[0]);
         report.digest = run_here(seed, false);
-        world_report(&report.right, &report.refused, &report.lost);
+        sim_world_report(&report.right, &report.refused, &report.lost);
+        report.faults = sim_fault_plan.count;
         report.calls = sim_calls();
         report.simulated_ns = sim_now() - 1000 * SIM_S;
         ssize_t wrote = write(ends[1], &report, sizeof report);
@@ -118,22 +127,26 @@ static void finish_one(void)
         all.sum.refused += report.refused;
         all.sum.lost += report.lost;
         all.sum.calls += report.calls;
+        all.sum.faults += report.faults;
         all.sum.simulated_ns += report.simulated_ns;
         return;
     }
     if (WIFSIGNALED(status))
         printf("seed %llu died of %s\n", (unsigned long long)job->seed, strsignal(WTERMSIG(status)));
-    printf("not ok seed_%llu: repeat with: %s --seed %llu --verbose\n", (unsigned long long)job->seed,
-           program, (unsigned long long)job->seed);
+    if (sweep_of == UINT32_MAX)
+        printf("not ok seed_%llu: repeat with: %s --seed %llu --verbose\n", (unsigned long long)job->seed,
+               program, (unsigned long long)job->seed);
+    else
+        printf("not ok sweep_%s_%llu: repeat with: %s --sweep %s --nth %llu --verbose\n",
+               sim_world_scenario(sweep_of), (unsigned long long)job->seed, program,
+               sim_world_scenario(sweep_of), (unsigned long long)job->seed);
     all.failed++;
 }
 
-static int run_range(uint64_t first, uint64_t last)
+static void run_all(uint64_t first, uint64_t last)
 {
-    struct timespec begun, over;
     cpu_set_t cores;
 
-    clock_gettime(CLOCK_MONOTONIC, &begun);
     CPU_ZERO(&cores);
     sched_getaffinity(0, sizeof cores, &cores);
     all.most = (unsigned)MIN(MAX(CPU_COUNT(&cores), 1), JOBS_MAX);
@@ -144,6 +157,14 @@ static int run_range(uint64_t first, uint64_t last)
     }
     while (all.running > 0)
         finish_one();
+}
+
+static int run_range(uint64_t first, uint64_t last)
+{
+    struct timespec begun, over;
+
+    clock_gettime(CLOCK_MONOTONIC, &begun);
+    run_all(first, last);
     clock_gettime(CLOCK_MONOTONIC, &over);
     double seconds = (double)(over.tv_sec - begun.tv_sec) + (double)(over.tv_nsec - begun.tv_nsec) / 1e9;
     printf("%llu seeds in %.1f s (%.1f ms each), %.0f s of simulated time, %llu calls; answers: %llu right, "
@@ -158,12 +179,54 @@ static int run_range(uint64_t first, uint64_t last)
     return all.failed == 0 ? 0 : 1;
 }
 
+static int run_sweeps(const char *name)
+{
+    bool is_known = false, is_whole = true;
+
+    for (uint32_t i = 0; sim_world_scenario(i) != NULL; i++) {
+        if (strcmp(name, "all") != 0 && strcmp(name, sim_world_scenario(i)) != 0)
+            continue;
+        is_known = true;
+        sweep_of = i;
+        memset(&all, 0, sizeof all);
+        run_all(0, 0); /* without a fault: how many calls could fail? */
+        uint64_t faults = all.sum.faults;
+        if (all.failed == 0)
+            run_all(1, faults);
+        printf("sweep of %s: %llu fallible calls, each failed once\n", sim_world_scenario(i), (unsigned long long)faults);
+        if (all.failed == 0 && faults > 0)
+            printf("ok sweep_%s\n", sim_world_scenario(i));
+        is_whole &= all.failed == 0 && faults > 0;
+    }
+    if (!is_known)
+        fprintf(stderr, "there is no scenario '%s'\n", name);
+    return is_known && is_whole ? 0 : 1;
+}
+
+/* The sum of digests tells whether any seed was another run than before. */
+static int run_same(uint64_t first, uint64_t last)
+{
+    uint64_t digests[2];
+
+    for (int i = 0; i < 2; i++) {
+        memset(&all, 0, sizeof all);
+        run_all(first, last);
+        digests[i] = all.sum.digest;
+        if (all.failed > 0)
+            return 1;
+    }
+    printf("%s same_%llu_to_%llu: digests %016llx and %016llx\n", digests[0] == digests[1] ? "ok" : "not ok",
+           (unsigned long long)first, (unsigned long long)last, (unsigned long long)digests[0],
+           (unsigned long long)digests[1]);
+    return digests[0] == digests[1] ? 0 : 1;
+}
+
 static int run_one(uint64_t seed, bool is_verbose)
 {
     char text[1024];
     uint64_t digest = run_here(seed, is_verbose);
 
-    world_text(text, sizeof text);
+    sim_world_text(text, sizeof text);
     printf("seed %llu: %s; %.3f s simulated, %llu calls; digest %016llx\n", (unsigned long long)seed, text,
            (double)(sim_now() - 1000 * SIM_S) / 1e9, (unsigned long long)sim_calls(),
            (unsigned long long)digest);
@@ -172,14 +235,16 @@ static int run_one(uint64_t seed, bool is_verbose)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: penstock-sim [--seed N [--verbose] | --seeds A..B]\n");
+    fprintf(stderr, "usage: penstock-sim [--seed N [--verbose] | --seeds A..B | --same A..B | --sweep all | "
+                    "--sweep NAME [--nth N] [--verbose]]\n");
     return 2;
 }
 
 int main(int argc, char **argv)
 {
     uint64_t first = 1, last = 200;
-    bool is_one = false, is_verbose = false;
+    bool is_one = false, is_same = false, is_verbose = false;
+    const char *sweep = NULL;
     char *end;
 
     program = argv[0];
@@ -195,7 +260,13 @@ int main(int argc, char **argv)
             is_one = true;
             if (*end != '\0')
                 return usage();
-        } else if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc) {
+        } else if (strcmp(argv[i], "--nth") == 0 && i + 1 < argc) {
+            first = strtoull(argv[++i], &end, 10);
+            is_one = true;
+        } else if (strcmp(argv[i], "--sweep") == 0 && i + 1 < argc) {
+            sweep = argv[++i];
+        } else if ((strcmp(argv[i], "--seeds") == 0 || strcmp(argv[i], "--same") == 0) && i + 1 < argc) {
+            is_same = strcmp(argv[i], "--same") == 0;
             first = strtoull(argv[++i], &end, 10);
             if (strncmp(end, "..", 2) != 0)
                 return usage();
@@ -206,8 +277,14 @@ int main(int argc, char **argv)
             return usage();
         }
     }
-    world_make_models();
-    int result = is_one ? run_one(first, is_verbose) : run_range(first, last);
-    world_remove_models();
+    sim_world_make_models();
+    for (uint32_t i = 0; is_one && sweep != NULL && sim_world_scenario(i) != NULL; i++)
+        if (strcmp(sim_world_scenario(i), sweep) == 0)
+            sweep_of = i;
+    int result = is_one             ? run_one(first, is_verbose)
+                 : sweep != NULL ? run_sweeps(sweep)
+                 : is_same       ? run_same(first, last)
+                                 : run_range(first, last);
+    sim_world_remove_models();
     return result;
 }

@@ -42,7 +42,7 @@ static struct {
     bool is_traced;
 } heap;
 
-void *real_alloc(size_t size)
+void *sim_real_alloc(size_t size)
 {
     void *memory = __real_calloc(1, size);
 
@@ -51,7 +51,7 @@ void *real_alloc(size_t size)
     return memory;
 }
 
-void *real_resize(void *old, size_t size)
+void *sim_real_resize(void *old, size_t size)
 {
     void *memory = __real_realloc(old, size);
 
@@ -60,7 +60,7 @@ void *real_resize(void *old, size_t size)
     return memory;
 }
 
-void memory_trace(bool is_on)
+void sim_memory_trace(bool is_on)
 {
     void *frames[2];
 
@@ -89,7 +89,7 @@ static void grow(void)
     size_t room = heap.room;
 
     heap.room = MAX(2 * room, (size_t)4096);
-    heap.loans = real_alloc(heap.room * sizeof *old);
+    heap.loans = sim_real_alloc(heap.room * sizeof *old);
     for (size_t i = 0; i < room; i++)
         if (old[i].memory != NULL)
             put(&old[i]);
@@ -136,7 +136,7 @@ static void take_back(void *memory)
     }
 }
 
-uint64_t memory_live(uint64_t *ret_bytes)
+uint64_t sim_memory_live(uint64_t *ret_bytes)
 {
     uint64_t bytes = 0;
 
@@ -147,7 +147,7 @@ uint64_t memory_live(uint64_t *ret_bytes)
     return heap.count;
 }
 
-void memory_say_live(void)
+void sim_memory_say_live(void)
 {
     int shown = 0;
 
@@ -169,7 +169,7 @@ void *__wrap_malloc(size_t size)
 {
     if (!sim_is_in())
         return __real_malloc(size);
-    if (fault_here("malloc", weather.memory_ppm)) {
+    if (sim_fault_here("malloc", sim_weather.memory_ppm)) {
         errno = ENOMEM;
         return NULL;
     }
@@ -185,7 +185,7 @@ void *__wrap_calloc(size_t count, size_t size)
 {
     if (!sim_is_in())
         return __real_calloc(count, size);
-    if (fault_here("calloc", weather.memory_ppm)) {
+    if (sim_fault_here("calloc", sim_weather.memory_ppm)) {
         errno = ENOMEM;
         return NULL;
     }
@@ -198,7 +198,7 @@ void *__wrap_realloc(void *old, size_t size)
 {
     if (!sim_is_in())
         return __real_realloc(old, size);
-    if (fault_here("realloc", weather.memory_ppm)) {
+    if (sim_fault_here("realloc", sim_weather.memory_ppm)) {
         errno = ENOMEM;
         return NULL;
     }
@@ -212,7 +212,7 @@ int __wrap_posix_memalign(void **ret, size_t align, size_t size)
 {
     if (!sim_is_in())
         return __real_posix_memalign(ret, align, size);
-    if (fault_here("posix_memalign", weather.memory_ppm))
+    if (sim_fault_here("posix_memalign", sim_weather.memory_ppm))
         return ENOMEM;
     int error = __real_posix_memalign(ret, align, size);
     if (error == 0) {

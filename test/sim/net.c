@@ -87,7 +87,7 @@ static struct file *file_new(enum kind kind)
 {
     for (int i = 0; i < FDS_MAX; i++)
         if (files[i] == NULL) {
-            files[i] = real_alloc(sizeof *files[i]);
+            files[i] = sim_real_alloc(sizeof *files[i]);
             files[i]->kind = kind;
             files[i]->fd = FD_FIRST + i;
             return files[i];
@@ -95,12 +95,12 @@ static struct file *file_new(enum kind kind)
     return NULL;
 }
 
-bool net_is_ours(int fd)
+bool sim_net_is_ours(int fd)
 {
     return fd >= FD_FIRST && fd < FD_FIRST + FDS_MAX;
 }
 
-uint32_t net_descriptors(char *out, size_t room)
+uint32_t sim_net_descriptors(char *out, size_t room)
 {
     static const char *const names[] = { "", "epoll", "eventfd", "socket", "listener", "connection" };
     uint32_t count = 0;
@@ -123,7 +123,7 @@ uint32_t net_descriptors(char *out, size_t room)
 
 static size_t way_room(const struct way *way)
 {
-    return way->size >= weather.window_bytes ? 0 : weather.window_bytes - way->size;
+    return way->size >= sim_weather.window_bytes ? 0 : sim_weather.window_bytes - way->size;
 }
 
 static uint32_t ready_now(const struct file *file)
@@ -198,10 +198,10 @@ static void announce(struct file *file, uint32_t events)
     }
     /* At least one is woken, whichever. */
     if (count > 0) {
-        uint32_t first = (uint32_t)draw_below(CHANCE_NET, count), woken = 0;
+        uint32_t first = (uint32_t)sim_draw_below(CHANCE_NET, count), woken = 0;
         for (uint32_t i = 0; i < count; i++) {
             struct watch *w = exclusive[(first + i) % count];
-            if (woken > 0 && draw_below(CHANCE_NET, 4) != 0)
+            if (woken > 0 && sim_draw_below(CHANCE_NET, 4) != 0)
                 continue;
             ready_add(w);
             sim_wake(w->epoll, 1);
@@ -212,14 +212,14 @@ static void announce(struct file *file, uint32_t events)
 
 /* -- epoll, eventfd ------------------------------------------------------------------------------ */
 
-int net_epoll(void)
+int sim_net_epoll(void)
 {
     struct file *file = file_new(KIND_EPOLL);
 
     return file == NULL ? -EMFILE : file->fd;
 }
 
-int net_eventfd(unsigned start)
+int sim_net_eventfd(unsigned start)
 {
     struct file *file = file_new(KIND_EVENT);
 
@@ -250,7 +250,7 @@ static void watch_end(struct watch *watch)
     watch->is_gone = true;
 }
 
-int net_epoll_ctl(int epoll_fd, int op, int fd, const struct epoll_event *event)
+int sim_net_epoll_ctl(int epoll_fd, int op, int fd, const struct epoll_event *event)
 {
     struct file *epoll = file_of(epoll_fd), *file = file_of(fd);
 
@@ -260,7 +260,7 @@ int net_epoll_ctl(int epoll_fd, int op, int fd, const struct epoll_event *event)
     if (op == EPOLL_CTL_ADD) {
         if (watch != NULL)
             return -EEXIST;
-        watch = real_alloc(sizeof *watch);
+        watch = sim_real_alloc(sizeof *watch);
         watch->epoll = epoll;
         watch->file = file;
         watch->fd = fd;
@@ -307,7 +307,7 @@ static int collect(struct file *epoll, struct epoll_event *ret, int most)
     return count;
 }
 
-int net_epoll_wait(int epoll_fd, struct epoll_event *ret, int most, uint64_t due_ns)
+int sim_net_epoll_wait(int epoll_fd, struct epoll_event *ret, int most, uint64_t due_ns)
 {
     struct file *epoll = file_of(epoll_fd);
 
@@ -317,13 +317,13 @@ int net_epoll_wait(int epoll_fd, struct epoll_event *ret, int most, uint64_t due
         int count = collect(epoll, ret, most);
         if (count > 0 || due_ns <= sim_now())
             return count;
-        if (draw_ppm(CHANCE_SCHEDULE, weather.spurious_ppm))
+        if (sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.spurious_ppm))
             return -EINTR;
         sim_wait(epoll, due_ns, "something to happen (epoll)");
     }
 }
 
-int net_poll(struct pollfd *fds, size_t count, uint64_t due_ns)
+int sim_net_poll(struct pollfd *fds, size_t count, uint64_t due_ns)
 {
     for (;;) {
         int ready = 0;
@@ -337,7 +337,7 @@ int net_poll(struct pollfd *fds, size_t count, uint64_t due_ns)
         }
         if (ready > 0 || due_ns <= sim_now())
             return ready;
-        if (draw_ppm(CHANCE_SCHEDULE, weather.spurious_ppm))
+        if (sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.spurious_ppm))
             return -EINTR;
         pollers++;
         sim_wait(&pollers, due_ns, "something to happen (ppoll)");
@@ -368,7 +368,7 @@ static void set_moving(struct link *link, bool to_server)
     if (way->size == way->arrived && (!way->is_finished || way->has_fin))
         return;
     way->is_moving = true;
-    sim_after(1 + draw_below(CHANCE_NET, weather.latency_ns),
+    sim_after(1 + sim_draw_below(CHANCE_NET, sim_weather.latency_ns),
               to_server ? arrive_at_server : arrive_at_client, link);
 }
 
@@ -382,7 +382,7 @@ static void way_put(struct way *way, const void *data, size_t size)
         way->begin = 0;
         if (way->size + size > way->room) {
             way->room = MAX(2 * way->room, way->size + size + 1024);
-            way->bytes = real_resize(way->bytes, way->room);
+            way->bytes = sim_real_resize(way->bytes, way->room);
         }
     }
     memcpy(way->bytes + way->begin + way->size, data, size);
@@ -433,10 +433,10 @@ static void room_for_client(void *arg)
 
 static void give_room(struct link *link, struct way *way)
 {
-    if (!way->wants_room || way_room(way) < weather.window_bytes / 3)
+    if (!way->wants_room || way_room(way) < sim_weather.window_bytes / 3)
         return;
     way->wants_room = false;
-    sim_after(1 + draw_below(CHANCE_NET, weather.latency_ns),
+    sim_after(1 + sim_draw_below(CHANCE_NET, sim_weather.latency_ns),
               way == &link->to_client ? room_again : room_for_client, link);
 }
 
@@ -448,12 +448,12 @@ static void arrive(struct link *link, bool to_server)
     way->is_moving = false;
     if (link->is_reset)
         return;
-    if (draw_ppm(CHANCE_NET, weather.reset_ppm)) {
+    if (sim_draw_ppm(CHANCE_NET, sim_weather.reset_ppm)) {
         reset_both(link);
         return;
     }
     if (flying > 0) {
-        size_t piece = draw_between(CHANCE_NET, 1, MIN(flying, (size_t)weather.piece_bytes));
+        size_t piece = sim_draw_between(CHANCE_NET, 1, MIN(flying, (size_t)sim_weather.piece_bytes));
         way->arrived += piece;
     } else if (way->is_finished && !way->has_fin) {
         way->has_fin = true;
@@ -478,14 +478,14 @@ static void arrive(struct link *link, bool to_server)
 
 /* -- the server's end ----------------------------------------------------------------------------- */
 
-int net_socket(void)
+int sim_net_socket(void)
 {
     struct file *file = file_new(KIND_SOCKET);
 
     return file == NULL ? -EMFILE : file->fd;
 }
 
-int net_bind(int fd, const struct sockaddr *address, socklen_t size)
+int sim_net_bind(int fd, const struct sockaddr *address, socklen_t size)
 {
     static uint16_t ports = 40000;
     struct file *file = file_of(fd);
@@ -497,10 +497,10 @@ int net_bind(int fd, const struct sockaddr *address, socklen_t size)
     if (in->sin_port == 0)
         in->sin_port = htons(ports++);
     file->port = ntohs(in->sin_port);
-    return net_is_listening(file->port) ? -EADDRINUSE : 0;
+    return sim_net_is_listening(file->port) ? -EADDRINUSE : 0;
 }
 
-int net_listen(int fd)
+int sim_net_listen(int fd)
 {
     struct file *file = file_of(fd);
 
@@ -510,7 +510,7 @@ int net_listen(int fd)
     return 0;
 }
 
-int net_address(int fd, struct sockaddr *ret, socklen_t *size)
+int sim_net_address(int fd, struct sockaddr *ret, socklen_t *size)
 {
     struct file *file = file_of(fd);
 
@@ -530,12 +530,12 @@ static struct file *listener_at(uint16_t port)
     return NULL;
 }
 
-bool net_is_listening(uint16_t port)
+bool sim_net_is_listening(uint16_t port)
 {
     return listener_at(port) != NULL;
 }
 
-int net_accept(int fd, struct sockaddr *ret_peer, socklen_t *size)
+int sim_net_accept(int fd, struct sockaddr *ret_peer, socklen_t *size)
 {
     struct file *listener = file_of(fd), *file;
     struct sockaddr_in peer = { .sin_family = AF_INET };
@@ -571,7 +571,7 @@ static struct link *link_of(int fd)
     return file != NULL && file->kind == KIND_CONNECTION ? file->link : NULL;
 }
 
-ssize_t net_recv(int fd, void *into, size_t size)
+ssize_t sim_net_recv(int fd, void *into, size_t size)
 {
     struct link *link = link_of(fd);
 
@@ -593,7 +593,7 @@ ssize_t net_recv(int fd, void *into, size_t size)
     return link->is_reset || way->has_fin ? 0 : -EAGAIN;
 }
 
-ssize_t net_send(int fd, const void *data, size_t size)
+ssize_t sim_net_send(int fd, const void *data, size_t size)
 {
     struct link *link = link_of(fd);
 
@@ -607,11 +607,11 @@ ssize_t net_send(int fd, const void *data, size_t size)
     if (link->is_reset || way->is_finished)
         return -EPIPE;
     size_t room = way_room(way);
-    if (size > 1 && draw_ppm(CHANCE_NET, weather.short_ppm)) { /* no memory for more just now */
-        size_t most = draw_below(CHANCE_NET, size);
+    if (size > 1 && sim_draw_ppm(CHANCE_NET, sim_weather.short_ppm)) { /* no memory for more just now */
+        size_t most = sim_draw_below(CHANCE_NET, size);
         room = MIN(room, most);
         way->wants_room = true;
-        sim_after(1 + draw_below(CHANCE_NET, weather.latency_ns), room_again, link);
+        sim_after(1 + sim_draw_below(CHANCE_NET, sim_weather.latency_ns), room_again, link);
     }
     size_t taken = MIN(size, room);
     if (taken < size)
@@ -619,12 +619,14 @@ ssize_t net_send(int fd, const void *data, size_t size)
     if (taken == 0)
         return size == 0 ? 0 : -EAGAIN;
     sim_digest(data, taken);
+    sim_note("connection %u: the server sends %zu of %zu, digest %016llx", link->id, taken, size,
+             (unsigned long long)sim_digest_value());
     way_put(way, data, taken);
     set_moving(link, false);
     return (ssize_t)taken;
 }
 
-ssize_t net_send_pieces(int fd, const struct iovec *pieces, size_t count)
+ssize_t sim_net_send_pieces(int fd, const struct iovec *pieces, size_t count)
 {
     uint8_t all[65536];
     size_t size = 0;
@@ -634,7 +636,7 @@ ssize_t net_send_pieces(int fd, const struct iovec *pieces, size_t count)
     for (size_t i = 0; i < count; i++) {
         if (size + pieces[i].iov_len > sizeof all) {
             if (size == 0)
-                sent = net_send(fd, pieces[i].iov_base, pieces[i].iov_len);
+                sent = sim_net_send(fd, pieces[i].iov_base, pieces[i].iov_len);
             break;
         }
         memcpy(all + size, pieces[i].iov_base, pieces[i].iov_len);
@@ -644,18 +646,18 @@ ssize_t net_send_pieces(int fd, const struct iovec *pieces, size_t count)
     for (size_t i = 0; i < count; i++)
         asked += pieces[i].iov_len;
     if (sent == 0)
-        sent = net_send(fd, all, size);
+        sent = sim_net_send(fd, all, size);
     if (sent > 0 && (size_t)sent < asked) { /* less than all: the sender waits to be told */
         struct link *link = link_of(fd);
         if (!link->to_client.wants_room) {
             link->to_client.wants_room = true;
-            sim_after(1 + draw_below(CHANCE_NET, weather.latency_ns), room_again, link);
+            sim_after(1 + sim_draw_below(CHANCE_NET, sim_weather.latency_ns), room_again, link);
         }
     }
     return sent;
 }
 
-int net_shutdown(int fd)
+int sim_net_shutdown(int fd)
 {
     struct link *link = link_of(fd);
 
@@ -668,14 +670,14 @@ int net_shutdown(int fd)
     return 0;
 }
 
-size_t net_unsent(int fd)
+size_t sim_net_unsent(int fd)
 {
     struct link *link = link_of(fd);
 
     return link == NULL ? 0 : link->to_client.size - link->to_client.arrived;
 }
 
-ssize_t net_event_write(int fd, uint64_t by)
+ssize_t sim_net_event_write(int fd, uint64_t by)
 {
     struct file *file = file_of(fd);
 
@@ -686,7 +688,7 @@ ssize_t net_event_write(int fd, uint64_t by)
     return (ssize_t)sizeof by;
 }
 
-ssize_t net_event_read(int fd, uint64_t *ret)
+ssize_t sim_net_event_read(int fd, uint64_t *ret)
 {
     struct file *file = file_of(fd);
 
@@ -699,7 +701,7 @@ ssize_t net_event_read(int fd, uint64_t *ret)
     return (ssize_t)sizeof *ret;
 }
 
-int net_close(int fd)
+int sim_net_close(int fd)
 {
     struct file *file = file_of(fd);
 
@@ -761,24 +763,24 @@ static void knock(void *arg)
     announce(listener, EPOLLIN);
 }
 
-struct link *link_open(uint16_t port, const struct link_user *user, void *arg)
+struct link *sim_link_open(uint16_t port, const struct link_user *user, void *arg)
 {
-    struct link *link = real_alloc(sizeof *link);
+    struct link *link = sim_real_alloc(sizeof *link);
 
     link->id = ++links_count;
     link->user = user;
     link->arg = arg;
     link->port = port;
-    sim_after(1 + draw_below(CHANCE_NET, weather.latency_ns), knock, link);
+    sim_after(1 + sim_draw_below(CHANCE_NET, sim_weather.latency_ns), knock, link);
     return link;
 }
 
-uint32_t link_id(const struct link *link)
+uint32_t sim_link_id(const struct link *link)
 {
     return link->id;
 }
 
-size_t link_send(struct link *link, const void *data, size_t size)
+size_t sim_link_send(struct link *link, const void *data, size_t size)
 {
     struct way *way = &link->to_server;
 
@@ -793,19 +795,19 @@ size_t link_send(struct link *link, const void *data, size_t size)
     return taken;
 }
 
-const uint8_t *link_bytes(const struct link *link, size_t *ret_size)
+const uint8_t *sim_link_bytes(const struct link *link, size_t *ret_size)
 {
     *ret_size = link->to_client.arrived;
     return link->to_client.bytes + link->to_client.begin;
 }
 
-void link_take(struct link *link, size_t size)
+void sim_link_take(struct link *link, size_t size)
 {
     way_take(&link->to_client, size);
     give_room(link, &link->to_client);
 }
 
-void link_finish(struct link *link)
+void sim_link_finish(struct link *link)
 {
     if (link->to_server.is_finished)
         return;
@@ -814,7 +816,7 @@ void link_finish(struct link *link)
         set_moving(link, true);
 }
 
-void link_close(struct link *link)
+void sim_link_close(struct link *link)
 {
     if (link->is_closed)
         return;
@@ -822,10 +824,10 @@ void link_close(struct link *link)
     if (link->to_client.arrived > 0)
         reset_both(link);
     link->is_closed = true;
-    link_finish(link);
+    sim_link_finish(link);
 }
 
-void link_reset(struct link *link)
+void sim_link_reset(struct link *link)
 {
     if (link->is_closed)
         return;
@@ -834,7 +836,7 @@ void link_reset(struct link *link)
     reset_both(link);
 }
 
-bool link_is_closed(const struct link *link)
+bool sim_link_is_closed(const struct link *link)
 {
     return link->is_closed;
 }

@@ -7,15 +7,15 @@
 #include <string.h>
 #include <strings.h>
 
-struct world world;
+struct world sim_world;
 
 /* -- bytes ---------------------------------------------------------------------------------------- */
 
-void bytes_put(struct bytes *b, const void *data, size_t size)
+void sim_bytes_put(struct bytes *b, const void *data, size_t size)
 {
     if (b->size + size + 1 > b->room) {
         b->room = MAX(2 * b->room, b->size + size + 64);
-        b->data = real_resize(b->data, b->room);
+        b->data = sim_real_resize(b->data, b->room);
     }
     if (size > 0)
         memcpy(b->data + b->size, data, size);
@@ -23,12 +23,12 @@ void bytes_put(struct bytes *b, const void *data, size_t size)
     b->data[b->size] = '\0'; /* so that it may be looked at as text */
 }
 
-void bytes_text(struct bytes *b, const char *text)
+void sim_bytes_text(struct bytes *b, const char *text)
 {
-    bytes_put(b, text, strlen(text));
+    sim_bytes_put(b, text, strlen(text));
 }
 
-void bytes_printf(struct bytes *b, const char *format, ...)
+void sim_bytes_printf(struct bytes *b, const char *format, ...)
 {
     char text[2048];
     va_list args;
@@ -36,10 +36,10 @@ void bytes_printf(struct bytes *b, const char *format, ...)
     va_start(args, format);
     int size = vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    bytes_put(b, text, MIN((size_t)size, sizeof text - 1));
+    sim_bytes_put(b, text, MIN((size_t)size, sizeof text - 1));
 }
 
-void bytes_drop(struct bytes *b, size_t size)
+void sim_bytes_drop(struct bytes *b, size_t size)
 {
     if (size == 0)
         return;
@@ -48,44 +48,44 @@ void bytes_drop(struct bytes *b, size_t size)
     b->data[b->size] = '\0';
 }
 
-bool bytes_is(const struct bytes *b, const char *text, size_t size)
+bool sim_bytes_is(const struct bytes *b, const char *text, size_t size)
 {
     return b->size == size && (size == 0 || memcmp(b->data, text, size) == 0);
 }
 
-const char *bytes_find(const struct bytes *b, const char *text)
+const char *sim_bytes_find(const struct bytes *b, const char *text)
 {
     return b->size == 0 ? NULL : memmem(b->data, b->size, text, strlen(text));
 }
 
 /* -- the world ------------------------------------------------------------------------------------ */
 
-void world_count(const char *kind)
+void sim_world_count(const char *kind)
 {
-    world.answers_right++;
-    for (size_t i = 0; i < COUNT(world.kinds); i++) {
-        if (world.kinds[i][0] == '\0')
-            snprintf(world.kinds[i], sizeof world.kinds[i], "%s", kind);
-        if (strcmp(world.kinds[i], kind) == 0) {
-            world.kinds_count[i]++;
+    sim_world.answers_right++;
+    for (size_t i = 0; i < COUNT(sim_world.kinds); i++) {
+        if (sim_world.kinds[i][0] == '\0')
+            snprintf(sim_world.kinds[i], sizeof sim_world.kinds[i], "%s", kind);
+        if (strcmp(sim_world.kinds[i], kind) == 0) {
+            sim_world.kinds_count[i]++;
             return;
         }
     }
 }
 
-bool world_may_refuse(void)
+bool sim_world_may_refuse(void)
 {
-    return world.is_stopping || !weather_is_kind();
+    return sim_world.is_stopping || (!sim_world.must_answer && !sim_weather_is_kind());
 }
 
-void person_begins(void)
+void sim_person_begins(void)
 {
-    world.people_left++;
+    sim_world.people_left++;
 }
 
-void person_ends(void)
+void sim_person_ends(void)
 {
-    world.people_left--;
+    sim_world.people_left--;
 }
 
 /* -- a connection ----------------------------------------------------------------------------------- */
@@ -107,19 +107,19 @@ static void line_push(struct line *line)
     if (line->out.size > 0) {
         size_t most = line->out.size;
         if (line->burst != 0) {
-            size_t burst = draw_between(CHANCE_PEOPLE, 1, line->burst);
+            size_t burst = sim_draw_between(CHANCE_PEOPLE, 1, line->burst);
             most = MIN(most, burst);
         }
-        size_t sent = link_send(line->link, line->out.data, most);
-        bytes_drop(&line->out, sent);
+        size_t sent = sim_link_send(line->link, line->out.data, most);
+        sim_bytes_drop(&line->out, sent);
         if (sent < most)
             return; /* on_room comes */
     }
     if (line->out.size > 0) {
         line->is_pacing = true;
-        sim_after(1 + draw_below(CHANCE_PEOPLE, line->pause_ns + 1), on_pace, line);
+        sim_after(1 + sim_draw_below(CHANCE_PEOPLE, line->pause_ns + 1), on_pace, line);
     } else if (line->will_finish) {
-        link_finish(line->link);
+        sim_link_finish(line->link);
     }
 }
 
@@ -128,7 +128,7 @@ static void on_slow_look(void *arg)
     struct line *line = arg;
 
     line->is_looking = false;
-    if (!link_is_closed(line->link))
+    if (!sim_link_is_closed(line->link))
         line->on_look(line);
 }
 
@@ -143,7 +143,7 @@ static void on_bytes(void *arg)
         return;
     }
     line->is_looking = true;
-    sim_after(1 + draw_below(CHANCE_PEOPLE, line->read_pause_ns), on_slow_look, line);
+    sim_after(1 + sim_draw_below(CHANCE_PEOPLE, line->read_pause_ns), on_slow_look, line);
 }
 
 static void on_room(void *arg)
@@ -162,36 +162,36 @@ static void on_end(void *arg, bool is_reset)
         return;
     line->is_over = true;
     line->on_over(line, is_reset);
-    link_close(line->link);
+    sim_link_close(line->link);
 }
 
-void line_open(struct line *line)
+void sim_line_open(struct line *line)
 {
     static const struct link_user user = { on_bytes, on_room, on_end };
 
-    line->link = link_open(PORT, &user, line);
+    line->link = sim_link_open(PORT, &user, line);
 }
 
-void line_say(struct line *line)
+void sim_line_say(struct line *line)
 {
     line_push(line);
 }
 
-void line_close(struct line *line)
+void sim_line_close(struct line *line)
 {
     line->is_over = true;
-    link_close(line->link);
+    sim_link_close(line->link);
 }
 
-void line_reset(struct line *line)
+void sim_line_reset(struct line *line)
 {
     line->is_over = true;
-    link_reset(line->link);
+    sim_link_reset(line->link);
 }
 
-uint32_t line_id(const struct line *line)
+uint32_t sim_line_id(const struct line *line)
 {
-    return link_id(line->link);
+    return sim_link_id(line->link);
 }
 
 /* -- questions ---------------------------------------------------------------------------------------- */
@@ -199,51 +199,51 @@ uint32_t line_id(const struct line *line)
 static void put_body(struct ask *ask, const struct bytes *body, bool is_chunked)
 {
     if (!is_chunked) {
-        bytes_put(&ask->request, body->data, body->size);
+        sim_bytes_put(&ask->request, body->data, body->size);
         return;
     }
     for (size_t at = 0; at < body->size;) {
-        size_t size = draw_between(CHANCE_PEOPLE, 1, body->size - at);
-        bytes_printf(&ask->request, draw_below(CHANCE_PEOPLE, 2) == 0 ? "%zx\r\n" : "%zX;a=b\r\n", size);
-        bytes_put(&ask->request, body->data + at, size);
-        bytes_text(&ask->request, "\r\n");
+        size_t size = sim_draw_between(CHANCE_PEOPLE, 1, body->size - at);
+        sim_bytes_printf(&ask->request, sim_draw_below(CHANCE_PEOPLE, 2) == 0 ? "%zx\r\n" : "%zX;a=b\r\n", size);
+        sim_bytes_put(&ask->request, body->data + at, size);
+        sim_bytes_text(&ask->request, "\r\n");
         at += size;
     }
-    bytes_text(&ask->request, draw_below(CHANCE_PEOPLE, 4) == 0 ? "0\r\nx-after: 1\r\n\r\n" : "0\r\n\r\n");
+    sim_bytes_text(&ask->request, sim_draw_below(CHANCE_PEOPLE, 4) == 0 ? "0\r\nx-after: 1\r\n\r\n" : "0\r\n\r\n");
 }
 
-void ask_set(struct ask *ask, const char *method, const char *target, const char *headers,
+void sim_ask_set(struct ask *ask, const char *method, const char *target, const char *headers,
              const struct bytes *body)
 {
-    bool is_chunked = body != NULL && draw_below(CHANCE_PEOPLE, 4) == 0;
+    bool is_chunked = body != NULL && sim_draw_below(CHANCE_PEOPLE, 4) == 0;
 
     ask->method = method;
     snprintf(ask->target, sizeof ask->target, "%s", target);
     snprintf(ask->headers, sizeof ask->headers, "%s", headers);
     ask->has_body = body != NULL;
     if (body != NULL)
-        bytes_put(&ask->body, body->data, body->size);
+        sim_bytes_put(&ask->body, body->data, body->size);
 
-    bytes_printf(&ask->request, "%s %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%s", method, target, PORT,
+    sim_bytes_printf(&ask->request, "%s %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%s", method, target, PORT,
                  headers);
     if (is_chunked)
-        bytes_text(&ask->request, "transfer-encoding: chunked\r\n");
+        sim_bytes_text(&ask->request, "transfer-encoding: chunked\r\n");
     else if (body != NULL)
-        bytes_printf(&ask->request, "content-length: %zu\r\n", body->size);
-    bytes_text(&ask->request, "\r\n");
+        sim_bytes_printf(&ask->request, "content-length: %zu\r\n", body->size);
+    sim_bytes_text(&ask->request, "\r\n");
     if (body != NULL)
         put_body(ask, body, is_chunked);
 }
 
 static uint32_t numbers(char out[static 4096], size_t most, const char *between)
 {
-    size_t count = draw_between(CHANCE_PEOPLE, 1, MAX(MIN(most / 12, (size_t)300), (size_t)1)), at = 0;
+    size_t count = sim_draw_between(CHANCE_PEOPLE, 1, MAX(MIN(most / 12, (size_t)300), (size_t)1)), at = 0;
 
-    if (draw_below(CHANCE_PEOPLE, 4) != 0)
+    if (sim_draw_below(CHANCE_PEOPLE, 4) != 0)
         count = MIN(count, (size_t)5);
     for (size_t i = 0; i < count; i++)
         at += (size_t)snprintf(out + at, 4096 - at, "%s%d", i > 0 ? between : "",
-                               (int)draw_below(CHANCE_PEOPLE, 2000000) - 1000000);
+                               (int)sim_draw_below(CHANCE_PEOPLE, 2000000) - 1000000);
     return (uint32_t)count;
 }
 
@@ -252,33 +252,33 @@ static void ask_kserve(struct ask *ask, size_t most, const char *model, const ch
     char list[4096], target[64];
     struct bytes body = { 0 };
     uint32_t count = numbers(list, most, ",");
-    unsigned id = (unsigned)draw_below(CHANCE_PEOPLE, 1000000);
+    unsigned id = (unsigned)sim_draw_below(CHANCE_PEOPLE, 1000000);
 
-    bytes_printf(&body, "{\"id\":\"q%u\",\"inputs\":[{\"name\":\"IN\",\"shape\":[%u%s],\"datatype\":\"INT32\","
+    sim_bytes_printf(&body, "{\"id\":\"q%u\",\"inputs\":[{\"name\":\"IN\",\"shape\":[%u%s],\"datatype\":\"INT32\","
                         "\"data\":[", id, count, columns);
-    bytes_text(&body, list);
-    bytes_text(&body, "]}]}");
+    sim_bytes_text(&body, list);
+    sim_bytes_text(&body, "]}]}");
     snprintf(target, sizeof target, "/v2/models/%s/infer", model);
-    ask_set(ask, "POST", target, "content-type: application/json\r\n", &body);
-    bytes_printf(&ask->expected, "{\"id\":\"q%u\",\"model_name\":\"%s\",\"model_version\":\"1\",\"outputs\":[{"
+    sim_ask_set(ask, "POST", target, "content-type: application/json\r\n", &body);
+    sim_bytes_printf(&ask->expected, "{\"id\":\"q%u\",\"model_name\":\"%s\",\"model_version\":\"1\",\"outputs\":[{"
                                  "\"name\":\"OUT\",\"datatype\":\"INT32\",\"shape\":[%u%s],\"data\":[",
                  id, model, count, columns);
-    bytes_text(&ask->expected, list);
-    bytes_text(&ask->expected, "]}]}");
+    sim_bytes_text(&ask->expected, list);
+    sim_bytes_text(&ask->expected, "]}]}");
     ask->status = 200;
 }
 
 /* [{"OUT":1},{"OUT":2}] */
 static void put_rows(struct bytes *out, const char *list)
 {
-    bytes_text(out, "[{\"OUT\":");
+    sim_bytes_text(out, "[{\"OUT\":");
     for (; *list != '\0'; list++) {
         if (*list == ',')
-            bytes_text(out, "},{\"OUT\":");
+            sim_bytes_text(out, "},{\"OUT\":");
         else
-            bytes_put(out, list, 1);
+            sim_bytes_put(out, list, 1);
     }
-    bytes_text(out, "}]");
+    sim_bytes_text(out, "}]");
 }
 
 static void ask_typed(struct ask *ask, size_t most, const char *model)
@@ -287,29 +287,29 @@ static void ask_typed(struct ask *ask, size_t most, const char *model)
     struct bytes body = { 0 };
 
     numbers(list, most, ",");
-    bytes_text(&body, "{\"IN\":[");
-    bytes_text(&body, list);
-    bytes_text(&body, "]}");
+    sim_bytes_text(&body, "{\"IN\":[");
+    sim_bytes_text(&body, list);
+    sim_bytes_text(&body, "]}");
     snprintf(target, sizeof target, "/models/%s:predict", model);
-    ask_set(ask, "POST", target, "", &body);
+    sim_ask_set(ask, "POST", target, "", &body);
     put_rows(&ask->expected, list);
-    bytes_text(&ask->expected, "\n");
+    sim_bytes_text(&ask->expected, "\n");
     ask->status = 200;
 }
 
 static void ask_words(struct ask *ask, size_t most)
 {
     struct bytes body = { 0 }, text = { 0 };
-    size_t size = draw_below(CHANCE_PEOPLE, draw_below(CHANCE_PEOPLE, 4) == 0 ? most : 20);
+    size_t size = sim_draw_below(CHANCE_PEOPLE, sim_draw_below(CHANCE_PEOPLE, 4) == 0 ? most : 20);
 
     for (size_t i = 0; i < size; i++)
-        bytes_printf(&text, "%c", (int)('a' + draw_below(CHANCE_PEOPLE, 26)));
-    bytes_text(&body, "{\"TEXT\":\"");
-    bytes_put(&body, text.data, text.size);
-    bytes_text(&body, "\"}");
-    ask_set(ask, "POST", "/models/words:predict", "", &body);
-    bytes_put(&ask->expected, body.data, body.size);
-    bytes_text(&ask->expected, "\n");
+        sim_bytes_printf(&text, "%c", (int)('a' + sim_draw_below(CHANCE_PEOPLE, 26)));
+    sim_bytes_text(&body, "{\"TEXT\":\"");
+    sim_bytes_put(&body, text.data, text.size);
+    sim_bytes_text(&body, "\"}");
+    sim_ask_set(ask, "POST", "/models/words:predict", "", &body);
+    sim_bytes_put(&ask->expected, body.data, body.size);
+    sim_bytes_text(&ask->expected, "\n");
     ask->status = 200;
 }
 
@@ -319,15 +319,15 @@ static void ask_stream(struct ask *ask, bool is_sse)
     struct bytes body = { 0 };
 
     numbers(list, 60, ",");
-    bytes_text(&body, "{\"IN\":[");
-    bytes_text(&body, list);
-    bytes_text(&body, "]}");
-    ask_set(ask, "POST", "/models/ticks:predict",
+    sim_bytes_text(&body, "{\"IN\":[");
+    sim_bytes_text(&body, list);
+    sim_bytes_text(&body, "]}");
+    sim_ask_set(ask, "POST", "/models/ticks:predict",
                  is_sse ? "accept: text/event-stream\r\n" : "accept: application/x-ndjson\r\n", &body);
     for (int i = 0; i < 5; i++) {
-        bytes_text(&ask->expected, is_sse ? "data: " : "");
+        sim_bytes_text(&ask->expected, is_sse ? "data: " : "");
         put_rows(&ask->expected, list);
-        bytes_text(&ask->expected, is_sse ? "\n\n" : "\n");
+        sim_bytes_text(&ask->expected, is_sse ? "\n\n" : "\n");
     }
     ask->status = 200;
 }
@@ -347,42 +347,47 @@ static void ask_wrong(struct ask *ask)
         { "GET", "/nothing/here", NULL, 404, "there is nothing at /nothing/here" },
         { "POST", "/v2/models/ident/infer", "{}", 400, "{\"error\":" },
     };
-    size_t at = draw_below(CHANCE_PEOPLE, COUNT(cases));
+    size_t at = sim_draw_below(CHANCE_PEOPLE, COUNT(cases));
     struct bytes body = { 0 };
 
     if (cases[at].body != NULL)
-        bytes_text(&body, cases[at].body);
-    ask_set(ask, cases[at].method, cases[at].target, "", cases[at].body == NULL ? NULL : &body);
+        sim_bytes_text(&body, cases[at].body);
+    sim_ask_set(ask, cases[at].method, cases[at].target, "", cases[at].body == NULL ? NULL : &body);
     ask->status = cases[at].status;
-    bytes_text(&ask->expected, cases[at].begin);
+    sim_bytes_text(&ask->expected, cases[at].begin);
     ask->is_prefix = true;
 }
 
-void ask_draw(struct ask *ask, size_t most)
+void sim_ask_draw(struct ask *ask, size_t most)
 {
     static const char *const kinds[] = { "ready", "live", "kserve", "typed", "words", "slow", "sse",
                                          "ndjson", "wrong", "metrics", "kserve", "typed", "rows" };
-    const char *kind = kinds[draw_below(CHANCE_PEOPLE, COUNT(kinds))];
+    const char *kind = kinds[sim_draw_below(CHANCE_PEOPLE, COUNT(kinds))];
 
-    if (strcmp(kind, "metrics") == 0 && (most < 100000 || draw_below(CHANCE_PEOPLE, 4) != 0))
+    if (strcmp(kind, "metrics") == 0 && (most < 100000 || sim_draw_below(CHANCE_PEOPLE, 4) != 0))
         kind = "live";
+    sim_ask_make(ask, kind, most);
+}
+
+void sim_ask_make(struct ask *ask, const char *kind, size_t most)
+{
     memset(ask, 0, sizeof *ask);
     snprintf(ask->kind, sizeof ask->kind, "%s", kind);
     if (strcmp(kind, "ready") == 0) {
-        ask->is_head = draw_below(CHANCE_PEOPLE, 4) == 0;
-        ask_set(ask, ask->is_head ? "HEAD" : "GET", "/v2/health/ready", "", NULL);
-        bytes_text(&ask->expected, ask->is_head ? "" : "{\"ready\":true}");
+        ask->is_head = sim_draw_below(CHANCE_PEOPLE, 4) == 0;
+        sim_ask_set(ask, ask->is_head ? "HEAD" : "GET", "/v2/health/ready", "", NULL);
+        sim_bytes_text(&ask->expected, ask->is_head ? "" : "{\"ready\":true}");
         ask->status = 200;
         ask->is_ready_only = true;
     } else if (strcmp(kind, "live") == 0) {
-        ask_set(ask, "GET", "/v2/health/live", "", NULL);
+        sim_ask_set(ask, "GET", "/v2/health/live", "", NULL);
         ask->status = 200;
         ask->is_prefix = true;
     } else if (strcmp(kind, "metrics") == 0) {
-        ask_set(ask, "GET", "/metrics", "", NULL);
+        sim_ask_set(ask, "GET", "/metrics", "", NULL);
         ask->status = 200;
         ask->is_prefix = true;
-        bytes_text(&ask->expected, "# HELP");
+        sim_bytes_text(&ask->expected, "# HELP");
     } else if (strcmp(kind, "kserve") == 0) {
         ask_kserve(ask, most, "ident", "");
     } else if (strcmp(kind, "rows") == 0) {
@@ -400,7 +405,7 @@ void ask_draw(struct ask *ask, size_t most)
     }
 }
 
-const char *answer_header(const struct answer *answer, const char *name)
+const char *sim_answer_header(const struct answer *answer, const char *name)
 {
     static char value[256];
     const char *at = (const char *)answer->head.data;
@@ -424,27 +429,27 @@ static bool has_words(const struct answer *answer)
     return answer->body.size >= 10;
 }
 
-void ask_judge(const struct ask *ask, const struct answer *answer, uint32_t id)
+void sim_ask_judge(const struct ask *ask, const struct answer *answer, uint32_t id)
 {
     const struct bytes *body = &answer->body, *expected = &ask->expected;
     bool is_body = ask->is_prefix ? body->size >= expected->size &&
                                         (expected->size == 0 ||
                                          memcmp(body->data, expected->data, expected->size) == 0)
-                                  : bytes_is(body, (const char *)expected->data, expected->size);
+                                  : sim_bytes_is(body, (const char *)expected->data, expected->size);
 
     if (answer->status == ask->status && is_body) {
-        world_count(ask->kind);
+        sim_world_count(ask->kind);
         return;
     }
     if (answer->status != ask->status && answer->status >= 400 &&
-        (world_may_refuse() || ask->is_ready_only || !world.is_ready) &&
+        (sim_world_may_refuse() || ask->is_ready_only || ask->is_early) &&
         (has_words(answer) || ask->is_head)) {
-        world.answers_refused++;
+        sim_world.answers_refused++;
         return;
     }
     /* A stream that fails on its way says so in its last event. */
-    if (answer->status == 200 && world_may_refuse() && bytes_find(body, "error") != NULL) {
-        world.answers_refused++;
+    if (answer->status == 200 && sim_world_may_refuse() && sim_bytes_find(body, "error") != NULL) {
+        sim_world.answers_refused++;
         return;
     }
     sim_fail("connection %u: asked (%s)\n%.*s\n    and was answered %d\n%.*s\n    instead of %d\n%.*s", id,

@@ -15,29 +15,30 @@ struct bytes {
     uint8_t *data;
     size_t size, room;
 };
-void bytes_put(struct bytes *b, const void *data, size_t size);
-void bytes_text(struct bytes *b, const char *text);
-void bytes_printf(struct bytes *b, const char *format, ...) PRINTF_LIKE(2, 3);
-void bytes_drop(struct bytes *b, size_t size); /* from the front */
-bool bytes_is(const struct bytes *b, const char *text, size_t size);
-const char *bytes_find(const struct bytes *b, const char *text); /* NULL: it is not there */
+void sim_bytes_put(struct bytes *b, const void *data, size_t size);
+void sim_bytes_text(struct bytes *b, const char *text);
+void sim_bytes_printf(struct bytes *b, const char *format, ...) PRINTF_LIKE(2, 3);
+void sim_bytes_drop(struct bytes *b, size_t size); /* from the front */
+bool sim_bytes_is(const struct bytes *b, const char *text, size_t size);
+const char *sim_bytes_find(const struct bytes *b, const char *text); /* NULL: it is not there */
 
 /* -- the world ---------------------------------------------------------------------------------- */
 struct world {
     bool is_stopping;     /* SIGTERM was sent: answers may be refused, connections ended */
+    bool must_answer;     /* nothing fails any more: what is asked now is answered rightly */
     bool is_ready;        /* every model is loaded, and nothing but weather stands in the way */
     uint32_t people_left;
     uint64_t answers_right, answers_refused, answers_lost; /* that were asked for */
     char kinds[16][16]; /* what was asked and answered rightly, for --verbose and the tests */
     uint64_t kinds_count[16];
 };
-extern struct world world;
-void world_count(const char *kind); /* one right answer */
+extern struct world sim_world;
+void sim_world_count(const char *kind); /* one right answer */
 /* May a right question be refused, or its connection break? */
-bool world_may_refuse(void);
+bool sim_world_may_refuse(void);
 /* One of the server's own gauges, as text of /metrics has it. */
-void person_begins(void);
-void person_ends(void);
+void sim_person_begins(void);
+void sim_person_ends(void);
 
 /* -- one connection, its output paced -------------------------------------------------------------------- */
 struct line {
@@ -52,11 +53,11 @@ struct line {
     void (*on_look)(struct line *line); /* something may have arrived */
     void (*on_over)(struct line *line, bool is_reset);
 };
-void line_open(struct line *line); /* with on_look and on_over set */
-void line_say(struct line *line); /* what was put into `out` is sent */
-void line_close(struct line *line);
-void line_reset(struct line *line);
-uint32_t line_id(const struct line *line);
+void sim_line_open(struct line *line); /* with on_look and on_over set */
+void sim_line_say(struct line *line); /* what was put into `out` is sent */
+void sim_line_close(struct line *line);
+void sim_line_reset(struct line *line);
+uint32_t sim_line_id(const struct line *line);
 
 /* -- HTTP/1.1 --------------------------------------------------------------------------------------------- */
 struct answer {
@@ -65,7 +66,7 @@ struct answer {
     bool is_closing; /* connection: close */
 };
 /* Header's value as text, lower-case name; NULL: it is not there. */
-const char *answer_header(const struct answer *answer, const char *name);
+const char *sim_answer_header(const struct answer *answer, const char *name);
 
 struct ask {
     char kind[16];
@@ -80,20 +81,26 @@ struct ask {
     bool is_ready_only;    /* a 503 is right too: before all is loaded, and while draining */
     bool is_prefix;        /* expected is how the body begins */
     bool is_head;
+    bool is_early; /* asked before all was loaded */
 };
-/* A question with its answer; false: none that fits `bytes_most`. */
-void ask_draw(struct ask *ask, size_t bytes_most);
-void ask_set(struct ask *ask, const char *method, const char *target, const char *headers,
+/* A question with its answer. */
+void sim_ask_draw(struct ask *ask, size_t bytes_most);
+void sim_ask_make(struct ask *ask, const char *kind, size_t bytes_most); /* of one kind */
+void sim_ask_set(struct ask *ask, const char *method, const char *target, const char *headers,
              const struct bytes *body);
-void ask_free(struct ask *ask);
 /* Is it right? Fails the seed when it is neither right nor explained. */
-void ask_judge(const struct ask *ask, const struct answer *answer, uint32_t id);
+void sim_ask_judge(const struct ask *ask, const struct answer *answer, uint32_t id);
 
-void http1_person(void);
-void http1_spoiler(void); /* sends what is nearly HTTP */
-void websocket_person(void);
-void upload_person(void);
-void http2_person(void);
-void inspector_begin(void (*on_end)(void)); /* looks at /metrics: all must be at rest */
+/* One question each, by somebody patient: for sweeps. */
+void sim_http1_one(const char *kind);
+void sim_http2_one(const char *form);
+void sim_websocket_one(void);
+void sim_upload_one(void);
+void sim_http1_person(void);
+void sim_http1_spoiler(void); /* sends what is nearly HTTP */
+void sim_websocket_person(void);
+void sim_upload_person(void);
+void sim_http2_person(void);
+void sim_inspector_begin(void (*on_end)(void)); /* looks at /metrics: all must be at rest */
 
 #endif

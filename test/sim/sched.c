@@ -57,7 +57,7 @@ static struct {
     uint64_t events_number;
     uint64_t digest;
     uint32_t inside;
-    bool is_verbose, is_running, is_failing;
+    bool is_verbose, is_failing, has_exited;
     _Atomic uint32_t is_over;
 } sim;
 
@@ -74,26 +74,26 @@ static uint64_t mix(uint64_t *state) /* splitmix64 */
     return z ^ (z >> 31);
 }
 
-uint64_t draw(enum chance chance)
+uint64_t sim_draw(enum chance chance)
 {
     return mix(&sim.chances[chance]);
 }
 
 __extension__ typedef unsigned __int128 wide;
 
-uint64_t draw_below(enum chance chance, uint64_t bound)
+uint64_t sim_draw_below(enum chance chance, uint64_t bound)
 {
-    return bound == 0 ? 0 : (uint64_t)(((wide)draw(chance) * bound) >> 64);
+    return bound == 0 ? 0 : (uint64_t)(((wide)sim_draw(chance) * bound) >> 64);
 }
 
-uint64_t draw_between(enum chance chance, uint64_t least, uint64_t most)
+uint64_t sim_draw_between(enum chance chance, uint64_t least, uint64_t most)
 {
-    return least + draw_below(chance, most - least + 1);
+    return least + sim_draw_below(chance, most - least + 1);
 }
 
-bool draw_ppm(enum chance chance, uint32_t ppm)
+bool sim_draw_ppm(enum chance chance, uint32_t ppm)
 {
-    return ppm != 0 && draw_below(chance, 1000000) < ppm;
+    return ppm != 0 && sim_draw_below(chance, 1000000) < ppm;
 }
 
 /* -- telling ------------------------------------------------------------------------------------ */
@@ -128,7 +128,7 @@ static void say_line(const char *kind, const char *format, va_list args)
     at += vsnprintf(line + at, sizeof line - (size_t)at, format, args);
     size_t size = MIN((size_t)at, sizeof line - 2);
     line[size++] = '\n';
-    real_syscall(SYS_write, 2, line, size);
+    sim_real_syscall(SYS_write, 2, line, size);
 }
 
 void sim_note(const char *format, ...)
@@ -164,16 +164,16 @@ _Noreturn void sim_fail(const char *format, ...)
         va_start(args, format);
         say_line("FAILED: ", format, args);
         va_end(args);
-        weather_text(words, sizeof words);
+        sim_weather_text(words, sizeof words);
         fprintf(stderr, "    seed %llu after %.6f s and %llu calls; weather: %s\n",
                 (unsigned long long)sim.seed, (double)sim.now_ns / 1e9 - 1000,
                 (unsigned long long)sim.calls, words);
-        if (fault_plan.has_fired)
-            fprintf(stderr, "    fault %llu: %s\n", (unsigned long long)fault_plan.nth,
-                    fault_plan.what);
+        if (sim_fault_plan.has_fired)
+            fprintf(stderr, "    fault %llu: %s\n", (unsigned long long)sim_fault_plan.nth,
+                    sim_fault_plan.what);
         say_threads();
         if (sim.is_verbose)
-            memory_say_live();
+            sim_memory_say_live();
         fflush(stderr);
     }
     syscall(SYS_exit_group, 1);
@@ -204,9 +204,9 @@ uint64_t sim_now(void)
 
 uint64_t sim_wall(void)
 {
-    if (draw_ppm(CHANCE_SCHEDULE, weather.jump_ppm)) {
-        uint64_t by = draw_between(CHANCE_SCHEDULE, 1, 7200) * SIM_S;
-        sim.wall_offset_ns += draw(CHANCE_SCHEDULE) % 2 == 0 ? by : -by;
+    if (sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.jump_ppm)) {
+        uint64_t by = sim_draw_between(CHANCE_SCHEDULE, 1, 7200) * SIM_S;
+        sim.wall_offset_ns += sim_draw(CHANCE_SCHEDULE) % 2 == 0 ? by : -by;
         sim_note("the wall's clock jumps to %llu",
                  (unsigned long long)(sim.wall_offset_ns + sim.now_ns));
     }
@@ -247,7 +247,7 @@ void sim_after(uint64_t ns, void (*fn)(void *arg), void *arg)
 
     if (sim.events_count > sim.events_room) {
         sim.events_room = MAX(2 * sim.events_room, (size_t)256);
-        sim.events = real_resize(sim.events, sim.events_room * sizeof *sim.events);
+        sim.events = sim_real_resize(sim.events, sim.events_room * sizeof *sim.events);
     }
     while (at > 0 && is_sooner(&event, &sim.events[(at - 1) / 2])) {
         sim.events[at] = sim.events[(at - 1) / 2];
@@ -328,7 +328,7 @@ static struct thread *pick(void)
     for (;;) {
         happen();
         if (sim.ready_count > 0)
-            return sim.ready[draw_below(CHANCE_SCHEDULE, sim.ready_count)];
+            return sim.ready[sim_draw_below(CHANCE_SCHEDULE, sim.ready_count)];
         if (is_process_over())
             return NULL;
         uint64_t next = sim.soonest_ns;
@@ -345,14 +345,14 @@ static struct thread *pick(void)
 static void futex_wait(_Atomic uint32_t *word)
 {
     while (atomic_load_explicit(word, memory_order_acquire) == 0)
-        real_syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+        sim_real_syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
     atomic_store_explicit(word, 0, memory_order_relaxed);
 }
 
 static void futex_wake(_Atomic uint32_t *word)
 {
     atomic_store_explicit(word, 1, memory_order_release);
-    real_syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    sim_real_syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 /* Gives the baton to the next; returns when it comes back. `inside` belongs to who holds it. */
@@ -385,12 +385,12 @@ void sim_yield(void)
 
 void sim_call(void)
 {
-    uint64_t ns = 1 + draw_below(CHANCE_SCHEDULE, 2 * weather.step_ns);
+    uint64_t ns = 1 + sim_draw_below(CHANCE_SCHEDULE, 2 * sim_weather.step_ns);
 
     if (++sim.calls > CALLS_MOST)
         sim_fail("it has not come to an end within %d calls", CALLS_MOST);
-    if (UNLIKELY(draw_ppm(CHANCE_SCHEDULE, weather.stall_ppm)))
-        ns += draw_below(CHANCE_SCHEDULE, weather.stall_ns);
+    if (UNLIKELY(sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.stall_ppm)))
+        ns += sim_draw_below(CHANCE_SCHEDULE, sim_weather.stall_ns);
     sim.now_ns += ns;
     self->cpu_ns += ns;
     if ((sim.events_count > 0 && sim.events[0].at_ns <= sim.now_ns) || sim.soonest_ns <= sim.now_ns) {
@@ -398,7 +398,7 @@ void sim_call(void)
         happen();
         sim.inside--;
     }
-    if (draw_ppm(CHANCE_SCHEDULE, weather.preempt_ppm))
+    if (sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.preempt_ppm))
         sim_yield();
 }
 
@@ -423,7 +423,7 @@ uint32_t sim_wake(const void *what, uint32_t most)
         if (sim.threads[i]->state == WAITING && sim.threads[i]->what == what)
             found[count++] = sim.threads[i];
     while (count > 0 && woken < most) {
-        uint32_t at = (uint32_t)draw_below(CHANCE_SCHEDULE, count);
+        uint32_t at = (uint32_t)sim_draw_below(CHANCE_SCHEDULE, count);
         make_ready(found[at], true);
         found[at] = found[--count];
         woken++;
@@ -471,7 +471,7 @@ int sim_thread_start(uint64_t *ret_id, void *(*main)(void *), void *arg, bool is
     if (sim.threads_count == THREADS_MAX)
         sim_fail("more than %d threads were started", THREADS_MAX);
     sim_enter();
-    t = real_alloc(sizeof *t);
+    t = sim_real_alloc(sizeof *t);
     t->main = main;
     t->arg = arg;
     t->id = sim.threads_count;
@@ -523,6 +523,20 @@ void sim_begin(uint64_t seed, bool is_verbose)
     sim.digest = UINT64_C(0xcbf29ce484222325);
 }
 
+void sim_exit(void)
+{
+    sim_enter();
+    sim.has_exited = true;
+    futex_wake(&sim.is_over);
+    for (;;)
+        futex_wait(&self->go); /* nobody wakes it */
+}
+
+bool sim_has_exited(void)
+{
+    return sim.has_exited;
+}
+
 void sim_run(void *(*main)(void *), void *arg)
 {
     uint64_t id;
@@ -531,7 +545,7 @@ void sim_run(void *(*main)(void *), void *arg)
     sim_thread_name(id, "main");
     hand_over();
     futex_wait(&sim.is_over);
-    for (uint32_t i = 0; i < sim.threads_count; i++) {
+    for (uint32_t i = 0; i < sim.threads_count && !sim.has_exited; i++) {
         if (!sim.threads[i]->is_joined && !sim.threads[i]->is_detached && i != 0)
             sim_fail("thread %s was never joined", sim.threads[i]->name);
         if (sim.threads[i]->state == DONE)

@@ -34,10 +34,10 @@
 /* -- chance: one sequence for each purpose, so that a draw more in one does not move the others --- */
 enum chance { CHANCE_WEATHER, CHANCE_SCHEDULE, CHANCE_NET, CHANCE_PEOPLE, CHANCE_FAULT, CHANCE_SERVER,
               CHANCES };
-uint64_t draw(enum chance chance);
-uint64_t draw_below(enum chance chance, uint64_t bound); /* 0 for a bound of 0 */
-uint64_t draw_between(enum chance chance, uint64_t least, uint64_t most);
-bool draw_ppm(enum chance chance, uint32_t ppm);
+uint64_t sim_draw(enum chance chance);
+uint64_t sim_draw_below(enum chance chance, uint64_t bound); /* 0 for a bound of 0 */
+uint64_t sim_draw_between(enum chance chance, uint64_t least, uint64_t most);
+bool sim_draw_ppm(enum chance chance, uint32_t ppm);
 
 /* -- the weather ------------------------------------------------------------------------------- */
 struct weather {
@@ -54,11 +54,11 @@ struct weather {
     uint32_t piece_bytes;  /* arrives at once, at most */
     uint32_t short_ppm;    /* sends that take less than there is room for */
 };
-extern struct weather weather;
-void weather_draw(void);      /* from the seed */
-void weather_calm(void);      /* nothing goes wrong and nothing is slow */
-bool weather_is_kind(void);   /* no call fails and no connection breaks by itself */
-void weather_text(char *out, size_t room);
+extern struct weather sim_weather;
+void sim_weather_draw(void);      /* from the seed */
+void sim_weather_calm(void);      /* nothing goes wrong and nothing is slow */
+bool sim_weather_is_kind(void);   /* no call fails and no connection breaks by itself */
+void sim_weather_text(char *out, size_t room);
 
 /* Fallible calls are counted; a sweep makes one of them fail. */
 struct fault_plan {
@@ -68,8 +68,8 @@ struct fault_plan {
     bool has_fired;
     char what[64]; /* failed */
 };
-extern struct fault_plan fault_plan;
-bool fault_here(const char *what, uint32_t ppm); /* must this call fail? */
+extern struct fault_plan sim_fault_plan;
+bool sim_fault_here(const char *what, uint32_t ppm); /* must this call fail? */
 
 /* -- threads and time ------------------------------------------------------------------------- */
 struct thread;
@@ -77,6 +77,9 @@ struct thread;
 void sim_begin(uint64_t seed, bool is_verbose);
 /* Runs main in the first thread until every thread has ended. */
 void sim_run(void *(*main)(void *), void *arg);
+/* The process ends here and now, with all that its threads have: _exit. */
+_Noreturn void sim_exit(void);
+bool sim_has_exited(void);
 uint64_t sim_now(void);
 uint64_t sim_wall(void);
 uint64_t sim_seed(void);
@@ -107,31 +110,31 @@ bool sim_condition_wait(const void *condition, int *word, uint64_t due_ns);
 void sim_signal_process(int number); /* to whoever sigwaits */
 
 /* -- memory ----------------------------------------------------------------------------------- */
-uint64_t memory_live(uint64_t *ret_bytes);
-void memory_say_live(void); /* on stderr */
-void memory_trace(bool is_on); /* remembers who allocated */
+uint64_t sim_memory_live(uint64_t *ret_bytes);
+void sim_memory_say_live(void); /* on stderr */
+void sim_memory_trace(bool is_on); /* remembers who allocated */
 
 /* -- the network -------------------------------------------------------------------------------- */
 struct link; /* a connection of a client to the server, as the client sees it */
 struct link_user {
     void (*on_bytes)(void *user);               /* there is something to take */
-    void (*on_room)(void *user);                /* after link_send took less than all */
+    void (*on_room)(void *user);                /* after sim_link_send took less than all */
     void (*on_end)(void *user, bool is_reset);  /* nothing more comes */
 };
 /* Knocks at the listener of the port; the server accepts it sometime. NULL: nobody listens. */
-struct link *link_open(uint16_t port, const struct link_user *user, void *arg);
-size_t link_send(struct link *link, const void *data, size_t size); /* taken */
+struct link *sim_link_open(uint16_t port, const struct link_user *user, void *arg);
+size_t sim_link_send(struct link *link, const void *data, size_t size); /* taken */
 /* What has arrived and was not taken: borrowed until the next call. */
-const uint8_t *link_bytes(const struct link *link, size_t *ret_size);
-void link_take(struct link *link, size_t size);
-void link_finish(struct link *link); /* half-close */
-void link_close(struct link *link);
-void link_reset(struct link *link);
-bool link_is_closed(const struct link *link); /* by us */
-uint32_t link_id(const struct link *link);
+const uint8_t *sim_link_bytes(const struct link *link, size_t *ret_size);
+void sim_link_take(struct link *link, size_t size);
+void sim_link_finish(struct link *link); /* half-close */
+void sim_link_close(struct link *link);
+void sim_link_reset(struct link *link);
+bool sim_link_is_closed(const struct link *link); /* by us */
+uint32_t sim_link_id(const struct link *link);
 
-bool net_is_listening(uint16_t port);
-uint32_t net_descriptors(char *out, size_t room); /* that the server has not closed; which */
+bool sim_net_is_listening(uint16_t port);
+uint32_t sim_net_descriptors(char *out, size_t room); /* that the server has not closed; which */
 
 /* -- telling ------------------------------------------------------------------------------------ */
 void sim_note(const char *format, ...) PRINTF_LIKE(1, 2); /* a line of the log, when verbose */
@@ -143,8 +146,8 @@ _Noreturn void sim_fail(const char *format, ...) PRINTF_LIKE(1, 2);
 void sim_output(int fd, const void *data, size_t size); /* what the server prints */
 
 /* -- libc itself -------------------------------------------------------------------------------- */
-void *real_alloc(size_t size); /* zeroed; never NULL */
-void *real_resize(void *old, size_t size);
-long real_syscall(long number, ...);
+void *sim_real_alloc(size_t size); /* zeroed; never NULL */
+void *sim_real_resize(void *old, size_t size);
+long sim_real_syscall(long number, ...);
 
 #endif

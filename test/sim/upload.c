@@ -17,7 +17,7 @@ struct upload {
     size_t piece;
     uint32_t steps;
     bool is_asking;  /* by HEAD, how far it is */
-    bool was_last, breaks;
+    bool was_last, breaks, is_early;
 };
 
 struct step {
@@ -31,14 +31,14 @@ static void next(struct upload *u);
 
 static void give_up(struct upload *u)
 {
-    world.answers_refused++;
-    person_ends();
+    sim_world.answers_refused++;
+    sim_person_ends();
     (void)u;
 }
 
 static uint64_t header_number(const struct bytes *head, const char *name, uint64_t otherwise)
 {
-    const char *at = bytes_find(head, name);
+    const char *at = sim_bytes_find(head, name);
 
     return at == NULL ? otherwise : strtoull(at + strlen(name), NULL, 10);
 }
@@ -52,18 +52,18 @@ static void on_answer(struct step *s)
 {
     struct upload *u = s->u;
     int status = atoi((const char *)s->in.data + 9);
-    const char *location = bytes_find(&s->in, "location: /uploads/");
+    const char *location = sim_bytes_find(&s->in, "location: /uploads/");
     const char *body = strstr((const char *)s->in.data, "\r\n\r\n");
 
     s->is_over = true;
-    line_close(&s->line);
+    sim_line_close(&s->line);
     sim_note("upload: answered %d", status);
-    if (status == 404 && u->is_asking && (u->offset == u->file.size || world_may_refuse())) {
+    if (status == 404 && u->is_asking && (u->offset == u->file.size || sim_world_may_refuse())) {
         give_up(u); /* it was given up with its connection, or for lack of memory */
         return;
     }
     if (status >= 400 && !(status == 409 && u->breaks)) {
-        if (!world_may_refuse() && world.is_ready)
+        if (!sim_world_may_refuse() && !u->is_early)
             sim_fail("an upload at %zu of %zu was answered\n%.*s", u->offset, u->file.size, (int)s->in.size,
                      (const char *)s->in.data);
         give_up(u);
@@ -78,8 +78,8 @@ static void on_answer(struct step *s)
         body += 4;
         if (strlen(body) != u->expected.size || memcmp(body, u->expected.data, u->expected.size) != 0)
             sim_fail("an upload was answered\n%s\n    instead of\n%s", body, (const char *)u->expected.data);
-        world_count("upload");
-        person_ends();
+        sim_world_count("upload");
+        sim_person_ends();
         return;
     }
     u->is_asking = false;
@@ -91,16 +91,16 @@ static void on_look(struct line *line)
     struct step *s = (struct step *)(void *)line;
     const char *end_at;
     size_t size;
-    const uint8_t *data = link_bytes(line->link, &size);
+    const uint8_t *data = sim_link_bytes(line->link, &size);
 
-    bytes_put(&s->in, data, size);
-    link_take(line->link, size);
-    if (s->is_over || (end_at = bytes_find(&s->in, "\r\n\r\n")) == NULL)
+    sim_bytes_put(&s->in, data, size);
+    sim_link_take(line->link, size);
+    if (s->is_over || (end_at = sim_bytes_find(&s->in, "\r\n\r\n")) == NULL)
         return;
     size_t head = (size_t)(end_at - (const char *)s->in.data) + 4;
     size_t body = s->u->is_asking ? 0 : (size_t)header_number(&s->in, "content-length: ", 0);
     if (atoi((const char *)s->in.data + 9) == 104) /* draft: it tells where, before the end */
-        bytes_drop(&s->in, head);
+        sim_bytes_drop(&s->in, head);
     else if (s->in.size >= head + body)
         on_answer(s);
 }
@@ -114,14 +114,14 @@ static void on_over(struct line *line, bool is_reset)
     if (s->is_over)
         return;
     s->is_over = true;
-    if (!world_may_refuse() && world.is_ready)
+    if (!sim_world_may_refuse() && !u->is_early)
         sim_fail("an upload at %zu of %zu got no answer", u->offset, u->file.size);
-    if (world.is_stopping || u->id[0] == '\0' || u->steps > STEPS_MOST) {
+    if (sim_world.is_stopping || u->id[0] == '\0' || u->steps > STEPS_MOST) {
         give_up(u);
         return;
     }
     u->is_asking = true;
-    sim_after(draw_below(CHANCE_PEOPLE, 5 * SIM_MS), on_again, u);
+    sim_after(sim_draw_below(CHANCE_PEOPLE, 5 * SIM_MS), on_again, u);
 }
 
 static void on_break(void *arg)
@@ -131,22 +131,22 @@ static void on_break(void *arg)
     if (s->is_over || s->line.is_over)
         return;
     s->is_over = true;
-    line_reset(&s->line);
+    sim_line_reset(&s->line);
     if (s->u->id[0] == '\0') {
         give_up(s->u);
         return;
     }
     s->u->is_asking = true;
-    sim_after(draw_below(CHANCE_PEOPLE, 5 * SIM_MS), on_again, s->u);
+    sim_after(sim_draw_below(CHANCE_PEOPLE, 5 * SIM_MS), on_again, s->u);
 }
 
 static void next(struct upload *u)
 {
-    struct step *s = real_alloc(sizeof *s);
+    struct step *s = sim_real_alloc(sizeof *s);
     struct bytes *out = &s->line.out;
     size_t left = u->file.size - u->offset, size = MIN(left, u->piece);
 
-    if (++u->steps > STEPS_MOST || world.is_stopping) {
+    if (++u->steps > STEPS_MOST || sim_world.is_stopping) {
         give_up(u);
         return;
     }
@@ -155,38 +155,57 @@ static void next(struct upload *u)
     s->line.on_over = on_over;
     u->line = &s->line;
     if (u->is_asking) {
-        bytes_printf(out, "HEAD %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n", u->id, PORT);
+        sim_bytes_printf(out, "HEAD %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n", u->id, PORT);
     } else if (u->id[0] == '\0') {
-        bytes_printf(out, "POST /models/ident:upload HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupload-complete: ?%d\r\n"
+        sim_bytes_printf(out, "POST /models/ident:upload HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupload-complete: ?%d\r\n"
                           "content-length: %zu\r\n\r\n",
                      PORT, size == left, size);
     } else {
-        bytes_printf(out, "PATCH %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupload-complete: ?%d\r\nupload-offset: %zu\r\n"
+        sim_bytes_printf(out, "PATCH %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupload-complete: ?%d\r\nupload-offset: %zu\r\n"
                           "content-type: application/partial-upload\r\ncontent-length: %zu\r\n\r\n",
                      u->id, PORT, size == left, u->offset, size);
     }
     if (!u->is_asking)
-        bytes_put(out, u->file.data + u->offset, size);
-    line_open(&s->line);
-    line_say(&s->line);
-    if (u->breaks && u->id[0] != '\0' && draw_below(CHANCE_PEOPLE, 3) == 0)
-        sim_after(draw_below(CHANCE_PEOPLE, 5 * SIM_MS), on_break, s);
+        sim_bytes_put(out, u->file.data + u->offset, size);
+    sim_line_open(&s->line);
+    sim_line_say(&s->line);
+    if (u->breaks && u->id[0] != '\0' && sim_draw_below(CHANCE_PEOPLE, 3) == 0)
+        sim_after(sim_draw_below(CHANCE_PEOPLE, 5 * SIM_MS), on_break, s);
 }
 
-void upload_person(void)
+static struct upload *upload_new(void)
 {
-    struct upload *u = real_alloc(sizeof *u);
-    size_t count = draw_between(CHANCE_PEOPLE, 2, 200); /* one row has an answer of another form */
+    struct upload *u = sim_real_alloc(sizeof *u);
+    size_t count = sim_draw_between(CHANCE_PEOPLE, 2, 200); /* one row has an answer of another form */
 
-    bytes_text(&u->expected, "[");
+    sim_bytes_text(&u->expected, "[");
     for (size_t i = 0; i < count; i++) {
-        int32_t number = (int32_t)draw(CHANCE_PEOPLE);
-        bytes_put(&u->file, &number, sizeof number);
-        bytes_printf(&u->expected, "%s{\"OUT\":%d}", i > 0 ? "," : "", (int)number);
+        int32_t number = (int32_t)sim_draw(CHANCE_PEOPLE);
+        sim_bytes_put(&u->file, &number, sizeof number);
+        sim_bytes_printf(&u->expected, "%s{\"OUT\":%d}", i > 0 ? "," : "", (int)number);
     }
-    bytes_text(&u->expected, "]\n");
-    u->piece = draw_below(CHANCE_PEOPLE, 2) == 0 ? SIZE_MAX : draw_between(CHANCE_PEOPLE, 1 + count / 4, 4 * count);
-    u->breaks = draw_below(CHANCE_PEOPLE, 3) == 0;
-    person_begins();
+    sim_bytes_text(&u->expected, "]\n");
+    u->piece = SIZE_MAX;
+    u->is_early = !sim_world.is_ready;
+    return u;
+}
+
+void sim_upload_one(void)
+{
+    struct upload *u = upload_new();
+
+    u->piece = u->file.size / 2 + 1;
+    sim_person_begins();
+    next(u);
+}
+
+void sim_upload_person(void)
+{
+    struct upload *u = upload_new();
+    size_t count = u->file.size / 4;
+
+    u->piece = sim_draw_below(CHANCE_PEOPLE, 2) == 0 ? SIZE_MAX : sim_draw_between(CHANCE_PEOPLE, 1 + count / 4, 4 * count);
+    u->breaks = sim_draw_below(CHANCE_PEOPLE, 3) == 0;
+    sim_person_begins();
     next(u);
 }

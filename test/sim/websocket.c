@@ -21,7 +21,7 @@ struct talk {
     struct bytes expected[3 * INPUTS_MAX + 2];
     uint32_t expected_count;
     uint32_t leaves_at;
-    bool was_refused;
+    bool was_refused, is_early;
 };
 
 static void end(struct talk *t)
@@ -29,7 +29,7 @@ static void end(struct talk *t)
     if (t->is_done)
         return;
     t->is_done = true;
-    person_ends();
+    sim_person_ends();
 }
 
 static void put_frame(struct bytes *out, unsigned opcode, bool is_final, const uint8_t *data, size_t size)
@@ -38,7 +38,7 @@ static void put_frame(struct bytes *out, unsigned opcode, bool is_final, const u
     size_t at = 2;
 
     for (size_t i = 0; i < 4; i++)
-        mask[i] = (uint8_t)draw(CHANCE_PEOPLE);
+        mask[i] = (uint8_t)sim_draw(CHANCE_PEOPLE);
     if (size < 126) {
         head[1] |= (uint8_t)size;
     } else {
@@ -47,10 +47,10 @@ static void put_frame(struct bytes *out, unsigned opcode, bool is_final, const u
         head[at++] = (uint8_t)size;
     }
     memcpy(head + at, mask, 4);
-    bytes_put(out, head, at + 4);
+    sim_bytes_put(out, head, at + 4);
     for (size_t i = 0; i < size; i++) {
         uint8_t byte = data[i] ^ mask[i % 4];
-        bytes_put(out, &byte, 1);
+        sim_bytes_put(out, &byte, 1);
     }
 }
 
@@ -60,10 +60,10 @@ static void say(struct talk *t, const char *text)
     size_t size = strlen(text);
     bool is_first = true;
 
-    while (size > 1 && draw_below(CHANCE_PEOPLE, 4) == 0) {
-        size_t part = draw_below(CHANCE_PEOPLE, size);
+    while (size > 1 && sim_draw_below(CHANCE_PEOPLE, 4) == 0) {
+        size_t part = sim_draw_below(CHANCE_PEOPLE, size);
         put_frame(&t->line.out, is_first ? TEXT : 0, false, data, part);
-        if (draw_below(CHANCE_PEOPLE, 4) == 0) /* control frames may stand between */
+        if (sim_draw_below(CHANCE_PEOPLE, 4) == 0) /* control frames may stand between */
             put_frame(&t->line.out, PING, true, (const uint8_t *)"hi", 2);
         data += part;
         size -= part;
@@ -83,7 +83,7 @@ static void say_more(struct talk *t)
         if (t->said == t->inputs)
             say(t, "{\"finish\":{}}");
     }
-    line_say(&t->line);
+    sim_line_say(&t->line);
 }
 
 static void expect_all(struct talk *t)
@@ -91,26 +91,26 @@ static void expect_all(struct talk *t)
     struct bytes *at = t->expected;
     unsigned sequence = 1;
 
-    bytes_printf(at++, "{\"sequence\":%u,\"begun\":{\"model\":\"%s\",\"version\":\"1\"", sequence++,
+    sim_bytes_printf(at++, "{\"sequence\":%u,\"begun\":{\"model\":\"%s\",\"version\":\"1\"", sequence++,
                  t->is_chat ? "chat" : "ident");
     for (uint32_t i = 0; i < t->inputs; i++) {
         if (!t->is_chat) {
             unsigned count = 1;
             for (const char *c = t->words[i]; *c != '\0'; c++)
                 count += *c == ',';
-            bytes_printf(at++, "{\"sequence\":%u,\"output\":{\"input\":%u,\"outputs\":[{\"name\":\"OUT\",\"datatype\":"
+            sim_bytes_printf(at++, "{\"sequence\":%u,\"output\":{\"input\":%u,\"outputs\":[{\"name\":\"OUT\",\"datatype\":"
                                "\"INT32\",\"shape\":[%u],\"data\":[%s]}],\"isLast\":true}}",
                          sequence++, i + 1, count, t->words[i]);
             continue;
         }
         for (int k = 0; k < 2; k++)
-            bytes_printf(at++, "{\"sequence\":%u,\"output\":{\"input\":%u,\"outputs\":[{\"name\":\"OUT\",\"datatype\":"
+            sim_bytes_printf(at++, "{\"sequence\":%u,\"output\":{\"input\":%u,\"outputs\":[{\"name\":\"OUT\",\"datatype\":"
                                "\"BYTES\",\"shape\":[1],\"data\":[\"%s\"]},{\"name\":\"turn\",\"datatype\":\"INT64\","
                                "\"shape\":[1],\"data\":[%u]}]}}",
                          sequence++, i + 1, t->words[i], i + 1);
-        bytes_printf(at++, "{\"sequence\":%u,\"answered\":{\"input\":%u}}", sequence++, i + 1);
+        sim_bytes_printf(at++, "{\"sequence\":%u,\"answered\":{\"input\":%u}}", sequence++, i + 1);
     }
-    bytes_printf(at++, "{\"sequence\":%u,\"end\":{}}", sequence);
+    sim_bytes_printf(at++, "{\"sequence\":%u,\"end\":{}}", sequence);
     t->expected_count = (uint32_t)(at - t->expected);
 }
 
@@ -120,29 +120,29 @@ static void on_message(struct talk *t)
     bool is_right = t->heard < t->expected_count &&
                     (t->heard == 0 ? t->message.size > expected->size &&
                                          memcmp(t->message.data, expected->data, expected->size) == 0
-                                   : bytes_is(&t->message, (const char *)expected->data, expected->size));
+                                   : sim_bytes_is(&t->message, (const char *)expected->data, expected->size));
 
     if (t->was_refused)
         return;
     if (!is_right) {
-        bool is_error = bytes_find(&t->message, "\"code\":") != NULL || bytes_find(&t->message, "\"end\":") != NULL;
-        if (!world_may_refuse() || !is_error)
-            sim_fail("connection %u: message %u is\n%.*s\n    instead of\n%.*s", line_id(&t->line), t->heard + 1,
+        bool is_error = sim_bytes_find(&t->message, "\"code\":") != NULL || sim_bytes_find(&t->message, "\"end\":") != NULL;
+        if (!sim_world_may_refuse() || !is_error)
+            sim_fail("connection %u: message %u is\n%.*s\n    instead of\n%.*s", sim_line_id(&t->line), t->heard + 1,
                      (int)t->message.size, (const char *)t->message.data, (int)expected->size,
                      t->heard < t->expected_count ? (const char *)expected->data : "");
         t->was_refused = true;
-        world.answers_refused++;
+        sim_world.answers_refused++;
         return;
     }
     t->heard++;
-    if (t->is_chat ? bytes_find(&t->message, "\"answered\"") != NULL
-                   : bytes_find(&t->message, "\"isLast\"") != NULL) {
+    if (t->is_chat ? sim_bytes_find(&t->message, "\"answered\"") != NULL
+                   : sim_bytes_find(&t->message, "\"isLast\"") != NULL) {
         t->answered++;
         if (t->is_leaver && t->answered > t->leaves_at) {
             if (t->leaves_at % 2 == 0)
-                line_reset(&t->line);
+                sim_line_reset(&t->line);
             else
-                line_close(&t->line);
+                sim_line_close(&t->line);
             end(t);
             return;
         }
@@ -161,7 +161,7 @@ static bool read_frame(struct talk *t)
         return false;
     unsigned opcode = data[0] & 15;
     if ((data[1] & 0x80) != 0 || (data[0] & 0x70) != 0)
-        sim_fail("connection %u: a frame that is masked, or has bits that were not agreed", line_id(&t->line));
+        sim_fail("connection %u: a frame that is masked, or has bits that were not agreed", sim_line_id(&t->line));
     size = data[1] & 127;
     if (size >= 126) {
         size_t bytes = size == 126 ? 2 : 8;
@@ -172,37 +172,37 @@ static bool read_frame(struct talk *t)
             size = size << 8 | data[at++];
     }
     if (size > 1 << 20)
-        sim_fail("connection %u: a frame of %llu bytes", line_id(&t->line), (unsigned long long)size);
+        sim_fail("connection %u: a frame of %llu bytes", sim_line_id(&t->line), (unsigned long long)size);
     if (t->in.size < at + size)
         return false;
     if (t->got_close)
-        sim_fail("connection %u: a frame behind the close", line_id(&t->line));
+        sim_fail("connection %u: a frame behind the close", sim_line_id(&t->line));
     if (opcode == CLOSE) {
         unsigned code = size >= 2 ? (unsigned)(data[at] << 8 | data[at + 1]) : 1005;
         t->got_close = true;
-        sim_note("connection %u: closed with %u", line_id(&t->line), code);
-        if (!t->is_leaver && code != 1000 && !world_may_refuse())
-            sim_fail("connection %u: closed with %u %.*s", line_id(&t->line), code, (int)(size - MIN(size, (uint64_t)2)),
+        sim_note("connection %u: closed with %u", sim_line_id(&t->line), code);
+        if (!t->is_leaver && code != 1000 && !sim_world_may_refuse())
+            sim_fail("connection %u: closed with %u %.*s", sim_line_id(&t->line), code, (int)(size - MIN(size, (uint64_t)2)),
                      (const char *)data + at + 2);
         if (code == 1000 && t->heard == t->expected_count)
-            world_count(t->is_chat ? "websocket-chat" : "websocket");
+            sim_world_count(t->is_chat ? "websocket-chat" : "websocket");
         else if (!t->was_refused)
-            world.answers_refused++;
+            sim_world.answers_refused++;
         put_frame(&t->line.out, CLOSE, true, data + at, (size_t)MIN(size, (uint64_t)2));
         t->sent_close = true;
-        line_say(&t->line);
+        sim_line_say(&t->line);
     } else if (opcode == PING) {
         put_frame(&t->line.out, PONG, true, data + at, (size_t)size);
-        line_say(&t->line);
+        sim_line_say(&t->line);
     } else if (opcode != PONG) {
-        bytes_put(&t->message, data + at, (size_t)size);
+        sim_bytes_put(&t->message, data + at, (size_t)size);
         if ((data[0] & 0x80) != 0) {
             on_message(t);
             t->message.size = 0;
         }
     }
     if (!t->line.is_over)
-        bytes_drop(&t->in, at + (size_t)size);
+        sim_bytes_drop(&t->in, at + (size_t)size);
     return !t->line.is_over;
 }
 
@@ -210,29 +210,29 @@ static void on_look(struct line *line)
 {
     struct talk *t = (struct talk *)(void *)line;
     size_t size;
-    const uint8_t *data = link_bytes(line->link, &size);
+    const uint8_t *data = sim_link_bytes(line->link, &size);
 
-    bytes_put(&t->in, data, size);
-    link_take(line->link, size);
+    sim_bytes_put(&t->in, data, size);
+    sim_link_take(line->link, size);
     if (!t->is_open && !t->was_refused) {
-        const char *end_at = bytes_find(&t->in, "\r\n\r\n");
+        const char *end_at = sim_bytes_find(&t->in, "\r\n\r\n");
         if (end_at == NULL)
             return;
         if (strncmp((const char *)t->in.data, "HTTP/1.1 101 ", 13) != 0) {
-            if (!world_may_refuse() && world.is_ready)
-                sim_fail("connection %u: the handshake was answered\n%.*s", line_id(line), (int)t->in.size,
+            if (!sim_world_may_refuse() && !t->is_early)
+                sim_fail("connection %u: the handshake was answered\n%.*s", sim_line_id(line), (int)t->in.size,
                          (const char *)t->in.data);
             t->was_refused = true;
-            world.answers_refused++;
-            line_close(line);
+            sim_world.answers_refused++;
+            sim_line_close(line);
             end(t);
             return;
         }
         /* RFC 6455 1.3 */
-        if (bytes_find(&t->in, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") == NULL)
-            sim_fail("connection %u: sec-websocket-accept is wrong", line_id(line));
+        if (sim_bytes_find(&t->in, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") == NULL)
+            sim_fail("connection %u: sec-websocket-accept is wrong", sim_line_id(line));
         t->is_open = true;
-        bytes_drop(&t->in, (size_t)(end_at - (const char *)t->in.data) + 4);
+        sim_bytes_drop(&t->in, (size_t)(end_at - (const char *)t->in.data) + 4);
     }
     while (!t->is_done && t->is_open && read_frame(t))
         continue;
@@ -242,40 +242,59 @@ static void on_over(struct line *line, bool is_reset)
 {
     struct talk *t = (struct talk *)(void *)line;
 
-    if (!t->got_close && !world_may_refuse() && (world.is_ready || t->is_open))
-        sim_fail("connection %u: %s without a close, after %u of %u messages", line_id(line),
+    if (!t->got_close && !sim_world_may_refuse() && (!t->is_early || t->is_open))
+        sim_fail("connection %u: %s without a close, after %u of %u messages", sim_line_id(line),
                  is_reset ? "reset" : "ends", t->heard, t->expected_count);
     if (!t->got_close)
-        world.answers_lost++;
+        sim_world.answers_lost++;
     end(t);
 }
 
-void websocket_person(void)
+static struct talk *talk_new(void)
 {
-    struct talk *t = real_alloc(sizeof *t);
+    struct talk *t = sim_real_alloc(sizeof *t);
 
     t->line.on_look = on_look;
     t->line.on_over = on_over;
-    t->is_chat = draw_below(CHANCE_PEOPLE, 2) == 0;
-    t->inputs = (uint32_t)draw_between(CHANCE_PEOPLE, 1, INPUTS_MAX);
-    t->one_by_one = draw_below(CHANCE_PEOPLE, 2) == 0;
-    t->is_leaver = draw_below(CHANCE_PEOPLE, 4) == 0;
-    t->leaves_at = (uint32_t)draw_below(CHANCE_PEOPLE, t->inputs);
+    t->is_chat = sim_draw_below(CHANCE_PEOPLE, 2) == 0;
+    t->inputs = (uint32_t)sim_draw_between(CHANCE_PEOPLE, 1, INPUTS_MAX);
+    t->one_by_one = sim_draw_below(CHANCE_PEOPLE, 2) == 0;
     for (uint32_t i = 0; i < t->inputs; i++)
         snprintf(t->words[i], sizeof t->words[i], t->is_chat ? "w%u" : i % 2 == 0 ? "%u" : "%u,-1",
-                 (unsigned)draw_below(CHANCE_PEOPLE, 1000000));
+                 (unsigned)sim_draw_below(CHANCE_PEOPLE, 1000000));
+    t->is_early = !sim_world.is_ready;
     expect_all(t);
-    if (draw_below(CHANCE_PEOPLE, 4) == 0)
-        t->line.read_pause_ns = draw_between(CHANCE_PEOPLE, SIM_US, 30 * SIM_MS);
-    if (draw_below(CHANCE_PEOPLE, 4) == 0) {
-        t->line.burst = draw_between(CHANCE_PEOPLE, 1, 60);
-        t->line.pause_ns = draw_below(CHANCE_PEOPLE, SIM_MS);
-    }
-    bytes_printf(&t->line.out,
+    return t;
+}
+
+static void talk_begin(struct talk *t)
+{
+    sim_bytes_printf(&t->line.out,
                  "GET /models/%s/stream HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupgrade: websocket\r\n"
-                 "connection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                 "connection: Upgrade\r\nsec-websocket-version: 13\r\n"
+                 "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
                  t->is_chat ? "chat" : "ident", PORT);
-    person_begins();
-    line_open(&t->line);
+    sim_person_begins();
+    sim_line_open(&t->line);
     say_more(t);
+}
+
+void sim_websocket_one(void)
+{
+    talk_begin(talk_new());
+}
+
+void sim_websocket_person(void)
+{
+    struct talk *t = talk_new();
+
+    t->is_leaver = sim_draw_below(CHANCE_PEOPLE, 4) == 0;
+    t->leaves_at = (uint32_t)sim_draw_below(CHANCE_PEOPLE, t->inputs);
+    if (sim_draw_below(CHANCE_PEOPLE, 4) == 0)
+        t->line.read_pause_ns = sim_draw_between(CHANCE_PEOPLE, SIM_US, 30 * SIM_MS);
+    if (sim_draw_below(CHANCE_PEOPLE, 4) == 0) {
+        t->line.burst = sim_draw_between(CHANCE_PEOPLE, 1, 60);
+        t->line.pause_ns = sim_draw_below(CHANCE_PEOPLE, SIM_MS);
+    }
+    talk_begin(t);
 }

@@ -7,9 +7,12 @@
 #include "test/sim/world.h"
 
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,6 +24,7 @@
 
 static char folder[256];
 static struct bytes said; /* what the server printed */
+static int folder_fd = -1;
 static int status;
 static bool shows_output;
 
@@ -53,22 +57,34 @@ static const struct {
 
 static void write_file(const char *path, const char *text)
 {
-    FILE *out = fopen(path, "w");
+    char fresh[600];
 
-    if (out == NULL || fputs(text, out) < 0 || fclose(out) != 0) {
+    /* Whole or not at all: another run may read it. */
+    snprintf(fresh, sizeof fresh, "%s.%d", path, (int)getpid());
+    FILE *out = fopen(fresh, "w");
+    if (out == NULL || fputs(text, out) < 0 || fclose(out) != 0 || rename(fresh, path) != 0) {
         perror(path);
         exit(1);
     }
 }
 
-void world_make_models(void)
+void sim_world_make_models(void)
 {
     char path[512], text[2048];
 
-    snprintf(folder, sizeof folder, "%s/penstock-sim-XXXXXX",
-             getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
-    if (mkdtemp(folder) == NULL) {
-        perror(folder);
+    uint64_t sum = 14695981039346656037u;
+    struct stat st;
+
+    /* The same name each time, as it stands in what is printed and answered. */
+    for (size_t i = 0; i < COUNT(models); i++)
+        for (const char *c = models[i].config; *c != '\0'; c++)
+            sum = (sum ^ (uint8_t)*c) * 1099511628211u;
+    snprintf(folder, sizeof folder, "%s/penstock-sim-%u-%08x",
+             getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", getuid(), (unsigned)(sum ^ sum >> 32));
+    mkdir(folder, 0700);
+    folder_fd = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    if (folder_fd < 0 || flock(folder_fd, LOCK_SH) != 0 || fstat(folder_fd, &st) != 0 || st.st_uid != getuid()) {
+        fprintf(stderr, "cannot use %s: %s\n", folder, errno != 0 ? strerror(errno) : "it is somebody else's");
         exit(1);
     }
     for (size_t i = 0; i < COUNT(models); i++) {
@@ -82,10 +98,12 @@ void world_make_models(void)
     }
 }
 
-void world_remove_models(void)
+void sim_world_remove_models(void)
 {
     char path[512];
 
+    if (flock(folder_fd, LOCK_EX | LOCK_NB) != 0)
+        return; /* another run uses it */
     for (size_t i = 0; i < COUNT(models); i++) {
         snprintf(path, sizeof path, "%s/%s/config.pbtxt", folder, models[i].name);
         unlink(path);
@@ -128,26 +146,26 @@ static void draw_arguments(bool is_plain)
     argument("--upload-time");
     argument("10s");
     argument("--loops");
-    argument(is_plain ? "2" : loops[draw_below(CHANCE_WEATHER, COUNT(loops))]);
+    argument(is_plain ? "2" : loops[sim_draw_below(CHANCE_WEATHER, COUNT(loops))]);
     argument("--execution");
-    argument(is_plain ? "auto" : executions[draw_below(CHANCE_WEATHER, COUNT(executions))]);
+    argument(is_plain ? "auto" : executions[sim_draw_below(CHANCE_WEATHER, COUNT(executions))]);
     argument("--load-threads");
-    argument(is_plain || draw_below(CHANCE_WEATHER, 2) == 0 ? "1" : "4");
-    if (!is_plain && draw_below(CHANCE_WEATHER, 3) == 0) {
+    argument(is_plain || sim_draw_below(CHANCE_WEATHER, 2) == 0 ? "1" : "4");
+    if (!is_plain && sim_draw_below(CHANCE_WEATHER, 3) == 0) {
         argument("--pipeline-max");
-        argument(draw_below(CHANCE_WEATHER, 2) == 0 ? "1" : "3");
+        argument(sim_draw_below(CHANCE_WEATHER, 2) == 0 ? "1" : "3");
     }
 }
 
 void sim_output(int fd, const void *data, size_t size)
 {
     (void)fd;
-    bytes_put(&said, data, size);
+    sim_bytes_put(&said, data, size);
     sim_digest(data, size);
     if (shows_output)
-        real_syscall(1, 2, data, size);
-    if (!world.is_ready && bytes_find(&said, "listening on") != NULL)
-        world.is_ready = true;
+        sim_real_syscall(1, 2, data, size);
+    if (!sim_world.is_ready && sim_bytes_find(&said, "listening on") != NULL)
+        sim_world.is_ready = true;
 }
 
 static void *server_main(void *arg)
@@ -179,10 +197,10 @@ static struct {
 
 static void send_term(void)
 {
-    if (world.is_stopping)
+    if (sim_world.is_stopping)
         return;
     sim_note("SIGTERM");
-    world.is_stopping = true;
+    sim_world.is_stopping = true;
     sim_signal_process(15);
 }
 
@@ -195,15 +213,15 @@ static void on_term(void *arg)
 static void on_inspect(void *arg)
 {
     (void)arg;
-    inspector_begin(send_term);
+    sim_inspector_begin(send_term);
 }
 
 static void on_watch(void *arg)
 {
     (void)arg;
-    if (world.is_stopping)
+    if (sim_world.is_stopping)
         return;
-    if (crowd.to_come == 0 && world.people_left == 0 && !crowd.is_inspecting) {
+    if (crowd.to_come == 0 && sim_world.people_left == 0 && !crowd.is_inspecting) {
         crowd.is_inspecting = true;
         sim_after(40 * SIM_S, on_inspect, NULL); /* who lingers has gone by then */
         return;
@@ -214,24 +232,24 @@ static void on_watch(void *arg)
 
 static void come(void)
 {
-    static void (*const kinds[])(void) = { http1_person, http1_person, http1_person, http1_spoiler,
-                                           websocket_person, upload_person, http2_person, http2_person };
+    static void (*const kinds[])(void) = { sim_http1_person, sim_http1_person, sim_http1_person, sim_http1_spoiler,
+                                           sim_websocket_person, sim_upload_person, sim_http2_person, sim_http2_person };
 
-    kinds[draw_below(CHANCE_PEOPLE, COUNT(kinds))]();
+    kinds[sim_draw_below(CHANCE_PEOPLE, COUNT(kinds))]();
 }
 
 static void on_come(void *arg)
 {
     (void)arg;
-    if (world.is_stopping)
+    if (sim_world.is_stopping)
         return;
-    uint64_t at_once = draw_below(CHANCE_PEOPLE, 5) == 0 ? draw_between(CHANCE_PEOPLE, 2, 8) : 1;
+    uint64_t at_once = sim_draw_below(CHANCE_PEOPLE, 5) == 0 ? sim_draw_between(CHANCE_PEOPLE, 2, 8) : 1;
     for (; at_once > 0 && crowd.to_come > 0; at_once--) {
         crowd.to_come--;
         come();
     }
     if (crowd.to_come > 0)
-        sim_after(draw_below(CHANCE_PEOPLE, crowd.between_ns + 1), on_come, NULL);
+        sim_after(sim_draw_below(CHANCE_PEOPLE, crowd.between_ns + 1), on_come, NULL);
 }
 
 /* Nobody comes before there is a listener; some come before there is a model. */
@@ -240,15 +258,102 @@ static void on_open(void *arg)
     (void)arg;
     if (sim_threads_left() == 0)
         return;
-    if (!net_is_listening(PORT)) {
+    if (!sim_net_is_listening(PORT)) {
         sim_after(SIM_MS, on_open, NULL);
         return;
     }
-    fault_plan.is_open = true;
-    sim_after(draw_below(CHANCE_PEOPLE, 5 * SIM_MS), on_come, NULL);
+    sim_fault_plan.is_open = true;
+    sim_after(sim_draw_below(CHANCE_PEOPLE, 5 * SIM_MS), on_come, NULL);
     sim_after(SIM_MS, on_watch, NULL);
     if (crowd.stops_amid)
-        sim_after(draw_below(CHANCE_PEOPLE, 200 * SIM_MS), on_term, NULL);
+        sim_after(sim_draw_below(CHANCE_PEOPLE, 200 * SIM_MS), on_term, NULL);
+}
+
+/* -- scenarios: one thing is done while the nth fallible call fails --------------------------------------- */
+
+static void rest_one(void) { sim_http1_one("kserve"); }
+static void stream_one(void) { sim_http1_one("sse"); }
+static void queued_one(void) { sim_http1_one("slow"); }
+static void grpc_one(void) { sim_http2_one("grpc"); }
+static void grpc_session_one(void) { sim_http2_one("grpc-session"); }
+
+static const struct scenario {
+    const char *name;
+    void (*person)(void);
+    bool from_start; /* faults begin with the program */
+    bool at_end;     /* and here with SIGTERM */
+    bool reloads;    /* SIGHUP */
+} scenarios[] = {
+    { .name = "start", .from_start = true },
+    { .name = "rest", .person = rest_one },
+    { .name = "queued", .person = queued_one },
+    { .name = "stream", .person = stream_one },
+    { .name = "websocket", .person = sim_websocket_one },
+    { .name = "grpc", .person = grpc_one },
+    { .name = "grpc-session", .person = grpc_session_one },
+    { .name = "upload", .person = sim_upload_one },
+    { .name = "reload", .reloads = true },
+    { .name = "drain", .person = queued_one, .at_end = true },
+};
+static const struct scenario *scenario;
+
+const char *sim_world_scenario(uint32_t index)
+{
+    return index < COUNT(scenarios) ? scenarios[index].name : NULL;
+}
+
+static void on_scene(void *arg);
+
+static void again(uint64_t ns)
+{
+    sim_after(ns, on_scene, NULL);
+}
+
+/* One step after the other; each waits until nobody is left of the one before. */
+static void on_scene(void *arg)
+{
+    static enum { SCENE_OPEN, SCENE_ACT, SCENE_NEXT, SCENE_LOOK, SCENE_END } scene;
+
+    (void)arg;
+    if (sim_world.is_stopping || sim_threads_left() == 0)
+        return;
+    if ((scene == SCENE_OPEN && !sim_world.is_ready) || sim_world.people_left > 0) {
+        again(SIM_MS);
+        return;
+    }
+    switch (scene) {
+    case SCENE_OPEN:
+        scene = SCENE_ACT;
+        again(100 * SIM_MS);
+        break;
+    case SCENE_ACT:
+        scene = SCENE_NEXT;
+        if (!scenario->at_end)
+            sim_fault_plan.is_open = true;
+        if (scenario->reloads)
+            sim_signal_process(1);
+        if (scenario->person != NULL)
+            scenario->person();
+        if (scenario->at_end) {
+            sim_fault_plan.is_open = true;
+            sim_after(sim_draw_below(CHANCE_PEOPLE, 3 * SIM_MS), on_term, NULL);
+        }
+        again(scenario->reloads ? 2 * SIM_S : SIM_MS);
+        break;
+    case SCENE_NEXT: /* whatever failed: the next request is answered */
+        scene = SCENE_LOOK;
+        sim_fault_plan.is_open = false;
+        sim_world.must_answer = true;
+        sim_http1_one("typed");
+        sim_http2_one("grpc");
+        again(40 * SIM_S);
+        break;
+    case SCENE_LOOK:
+        scene = SCENE_END;
+        sim_inspector_begin(send_term);
+        break;
+    case SCENE_END: break;
+    }
 }
 
 static uint32_t open_descriptors(void)
@@ -269,60 +374,88 @@ static void judge(uint32_t descriptors_before)
     char names[512];
     uint64_t bytes, count;
 
-    if (net_descriptors(names, sizeof names) != 0)
+    if (sim_net_descriptors(names, sizeof names) != 0)
         sim_fail("the server has ended, and descriptors are open: %s", names);
     if (open_descriptors() != descriptors_before)
         sim_fail("the server has ended, and %d files are open",
                  (int)open_descriptors() - (int)descriptors_before);
-    count = memory_live(&bytes);
+    count = sim_memory_live(&bytes);
     if (count != 0) {
-        memory_say_live();
+        sim_memory_say_live();
         sim_fail("the server has ended, and %llu allocations of %llu bytes were never freed",
                  (unsigned long long)count, (unsigned long long)bytes);
     }
-    if (status != 0 && weather_is_kind())
+    if (status != 0 && sim_weather_is_kind())
         sim_fail("the server ended with status %d:\n%.*s", status, (int)said.size,
                  (const char *)said.data);
-    if (status != 0 && bytes_find(&said, "penstock: ") == NULL && said.size < 20)
+    if (status != 0 && sim_bytes_find(&said, "penstock: ") == NULL && said.size < 20)
         sim_fail("the server ended with status %d and no word why", status);
 }
 
-void world_run(uint64_t seed, bool is_verbose)
+bool sim_world_is_stopping(void)
+{
+    return sim_world.is_stopping;
+}
+
+void sim_world_run(uint64_t seed, bool is_verbose)
 {
     uint32_t descriptors = open_descriptors();
 
     shows_output = is_verbose;
     sim_begin(seed, is_verbose);
-    memory_trace(is_verbose);
-    memset(&world, 0, sizeof world);
-    weather_draw();
+    sim_memory_trace(is_verbose);
+    memset(&sim_world, 0, sizeof sim_world);
+    sim_weather_draw();
     draw_arguments(false);
-    fault_plan.is_open = draw_below(CHANCE_WEATHER, 4) == 0; /* else once it serves */
-    crowd.to_come = (uint32_t)draw_between(CHANCE_PEOPLE, 1, 12);
-    crowd.between_ns = draw_below(CHANCE_PEOPLE, 30 * SIM_MS);
-    crowd.stops_amid = draw_below(CHANCE_WEATHER, 4) == 0;
+    sim_fault_plan.is_open = sim_draw_below(CHANCE_WEATHER, 4) == 0; /* else once it serves */
+    crowd.to_come = (uint32_t)sim_draw_between(CHANCE_PEOPLE, 1, 12);
+    crowd.between_ns = sim_draw_below(CHANCE_PEOPLE, 30 * SIM_MS);
+    crowd.stops_amid = sim_draw_below(CHANCE_WEATHER, 4) == 0;
     sim_after(SIM_MS, on_open, NULL);
     sim_run(server_main, NULL);
-    fault_plan.is_open = false;
-    judge(descriptors);
+    sim_fault_plan.is_open = false;
+    if (!sim_has_exited())
+        judge(descriptors);
 }
 
-void world_text(char *out, size_t room)
+uint64_t sim_world_sweep(uint32_t index, uint64_t nth, bool is_verbose)
+{
+    uint32_t descriptors = open_descriptors();
+
+    scenario = &scenarios[index];
+    shows_output = is_verbose;
+    sim_begin(index, is_verbose);
+    sim_memory_trace(is_verbose);
+    memset(&sim_world, 0, sizeof sim_world);
+    sim_weather_calm();
+    draw_arguments(true);
+    sim_fault_plan = (struct fault_plan){ .nth = nth, .is_open = scenario->from_start };
+    sim_after(SIM_MS, on_scene, NULL);
+    sim_run(server_main, NULL);
+    sim_fault_plan.is_open = false;
+    if (!sim_has_exited())
+        judge(descriptors);
+    if (status == 0 && sim_world.must_answer && sim_world.answers_right < (nth == 0 && scenario->person != NULL ? 3u : 2u))
+        sim_fail("only %llu right answers", (unsigned long long)sim_world.answers_right);
+    return sim_fault_plan.count;
+}
+
+void sim_world_text(char *out, size_t room)
 {
     size_t at = 0;
 
     at += (size_t)snprintf(out, room, "%llu right, %llu refused, %llu lost:",
-                           (unsigned long long)world.answers_right,
-                           (unsigned long long)world.answers_refused,
-                           (unsigned long long)world.answers_lost);
-    for (size_t i = 0; i < COUNT(world.kinds) && world.kinds[i][0] != '\0' && at < room; i++)
-        at += (size_t)snprintf(out + at, room - at, " %s %llu", world.kinds[i],
-                               (unsigned long long)world.kinds_count[i]);
+                           (unsigned long long)sim_world.answers_right,
+                           (unsigned long long)sim_world.answers_refused,
+                           (unsigned long long)sim_world.answers_lost);
+    for (size_t i = 0; i < COUNT(sim_world.kinds) && sim_world.kinds[i][0] != '\0' && at < room; i++)
+        at += (size_t)snprintf(out + at, room - at, " %s %llu", sim_world.kinds[i],
+                               (unsigned long long)sim_world.kinds_count[i]);
 }
 
-void world_report(uint64_t *ret_right, uint64_t *ret_refused, uint64_t *ret_lost)
+void sim_world_report(uint64_t *ret_right, uint64_t *ret_refused, uint64_t *ret_lost)
 {
-    *ret_right = world.answers_right;
-    *ret_refused = world.answers_refused;
-    *ret_lost = world.answers_lost;
+    *ret_right = sim_world.answers_right;
+    *ret_refused = sim_world.answers_refused;
+    *ret_lost = sim_world.answers_lost;
 }
