@@ -22,6 +22,7 @@
 
 #include "access/internal.h"
 #include "access/jwt.h"
+#include "access/key.h"
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/clock.h"
@@ -95,15 +96,6 @@ static void count(_Atomic uint64_t *counter)
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
-static void digest_of(struct slice bytes, uint8_t ret[DIGEST_BYTES])
-{
-    struct sha256_ctx sha;
-
-    sha256_init(&sha);
-    sha256_update(&sha, bytes.size, bytes.data);
-    sha256_digest(&sha, DIGEST_BYTES, ret);
-}
-
 /* -- callers ------------------------------------------------------------------------------------- */
 
 static bool who_fits(const struct who *who, enum caller_kind kind, const char *name,
@@ -170,7 +162,7 @@ static struct caller *caller_new(struct access *access, struct rules *rules, uin
     caller->name = put_name(&text, who->name);
     caller->certificate = put_name(&text, who->certificate);
     if (who->kind != CALLER_ANONYMOUS)
-        digest_of(who->name, caller->digest);
+        key_digest(who->name, caller->digest);
     caller->matching = (const struct rule **)(void *)((char *)caller + at);
     for (uint32_t i = 0; i < rules->rules_count; i++)
         if (rule_speaks_of(&rules->rules[i], who->kind, caller->name, who->tenant))
@@ -558,6 +550,22 @@ void access_free(struct access **slot)
     mem_free(access);
 }
 
+enum err_code access_check(struct slice yaml, struct err *err)
+{
+    struct tenants tenants = { 0 };
+    struct rules_read read;
+
+    tenants.all[0] = tenant_new("default", 0, NULL);
+    if (tenants.all[0] == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for the rules");
+    tenants.count = 1;
+    enum err_code code = rules_read_yaml(&read, &tenants, yaml, "access", err);
+    rules_unref(&read.rules);
+    for (uint32_t i = 0; i < tenants.count; i++)
+        mem_free(tenants.all[i]);
+    return code;
+}
+
 void access_allow_admin(struct access *access)
 {
     access->is_admin = true;
@@ -636,9 +644,12 @@ static const struct key *find_key(const struct rules *rules, const uint8_t diges
     return NULL;
 }
 
-static enum err_code fail_unknown(struct access *access, struct err *err)
+static enum err_code fail_unknown(struct access *access, struct slice key, struct err *err)
 {
     count(&access->counts.unknown);
+    if (key_is_damaged(key))
+        return err_set(err, E_UNAUTHENTICATED,
+                       "the key is not whole: it was mistyped or cut off when it was copied");
     return err_set(err, E_UNAUTHENTICATED,
                    "the key is not one this server knows; it may be mistyped or withdrawn");
 }
@@ -663,14 +674,15 @@ static enum err_code no_memory(struct err *err)
     return E_EXHAUSTED;
 }
 
+/* `shown`: the key itself, for the words of a failure; empty where it is gone. */
 static enum err_code caller_of_key(struct access *access, struct rules *rules, uint64_t generation,
-                                   const uint8_t digest[DIGEST_BYTES], uint64_t wall_ns,
-                                   struct caller **ret, struct err *err)
+                                   struct slice shown, const uint8_t digest[DIGEST_BYTES],
+                                   uint64_t wall_ns, struct caller **ret, struct err *err)
 {
     const struct key *key = find_key(rules, digest);
 
     if (key == NULL)
-        return fail_unknown(access, err);
+        return fail_unknown(access, shown, err);
     if (wall_ns / NS_PER_S >= key->expires_s)
         return fail_expired(access, CALLER_KEY, err);
     struct identity who = { .kind = CALLER_KEY,
@@ -753,7 +765,7 @@ static enum err_code identify_token(struct access *access, struct slice token, u
     CLEANUP(caller_unref) struct caller *caller = NULL;
     uint8_t digest[DIGEST_BYTES];
 
-    digest_of(token, digest);
+    key_digest(token, digest);
     caller = find_kept(access, digest);
     if (UNLIKELY(caller == NULL)) {
         uint64_t generation;
@@ -761,7 +773,7 @@ static enum err_code identify_token(struct access *access, struct slice token, u
         if (find_key(rules, digest) == NULL && rules->issuers_count > 0 && jwt_is_one(token))
             TRY(caller_of_token(access, rules, generation, token, digest, wall_ns, &caller, err));
         else
-            TRY(caller_of_key(access, rules, generation, digest, wall_ns, &caller, err));
+            TRY(caller_of_key(access, rules, generation, token, digest, wall_ns, &caller, err));
         keep(access, digest, caller);
     }
     if (UNLIKELY(wall_ns / NS_PER_S >= caller->expires_s))
@@ -1022,12 +1034,13 @@ static enum err_code renew(const struct caller *old, uint64_t wall_ns, struct ca
     if (caller == NULL) {
         CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
         if (old->kind == CALLER_KEY)
-            TRY(caller_of_key(access, rules, generation, old->credential, wall_ns, &caller, err));
+            TRY(caller_of_key(access, rules, generation, slice_make("", 0), old->credential, wall_ns,
+                              &caller, err));
         else if (old->kind == CALLER_TOKEN)
             TRY(renew_token(old, rules, generation, &caller, err));
         else if (caller_of_certificate(access, rules, generation, slice_of(old->certificate),
                                        old->credential, old->expires_s, &caller, err) != OK)
-            return fail_unknown(access, err);
+            return fail_unknown(access, slice_make("", 0), err);
         keep(access, old->credential, caller);
     }
     *ret = TAKE(caller);

@@ -55,6 +55,8 @@ bool access_has_changed(struct access *access);
  * an HTTP client. A bad one leaves the former in place. */
 MUST_USE enum err_code access_set_keys(struct access *access, const char *url, struct slice jwks,
                                        uint64_t wall_ns, struct err *err);
+/* Could this be the text of the file? Key sets are not looked at. */
+MUST_USE enum err_code access_check(struct slice yaml, struct err *err);
 /* --admin without a file: everybody may administer. Before callers are asked for. */
 void access_allow_admin(struct access *access);
 bool access_has_rules(const struct access *access); /* false of NULL */

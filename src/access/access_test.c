@@ -17,6 +17,7 @@
 #include <openssl/evp.h>
 
 #include "access/internal.h"
+#include "access/key.h"
 #include "access/jwt.h"
 #include "base/budget.h"
 #include "base/clock.h"
@@ -648,5 +649,63 @@ TEST(metrics_count_verdicts_and_hold_no_secret)
     check(strstr(text, "KEY-") == NULL && strstr(text, digest_text("KEY-A")) == NULL, "%s", text);
     text_deinit(&out);
     metrics_free(&metrics);
+    access_free(&access);
+}
+
+/* -- the form of keys ------------------------------------------------------------------------------------ */
+
+TEST(keys_are_whole_or_seen_to_be_damaged)
+{
+    uint8_t chance[KEY_CHANCE_BYTES] = { 0 };
+    char key[KEY_TEXT_BYTES + 1];
+
+    key_make(chance, key);
+    check(strcmp(key, "penstock_00000000000000000000000000000000002X6W6") == 0, "%s", key);
+    memset(chance, 0xff, sizeof chance);
+    key_make(chance, key);
+    /* 2^192 - 1 to the base of 62 */
+    check(strcmp(key, "penstock_2lFA6LboL2xx0ldQH2K1TdSrwuqMMiME30hrEWB") == 0, "%s", key);
+    for (int round = 0; round < 200; round++) {
+        for (size_t i = 0; i < sizeof chance; i++)
+            chance[i] = (uint8_t)test_random();
+        key_make(chance, key);
+        check(!key_is_damaged(slice_of(key)), "%s", key);
+        check(key_is_damaged(slice_first(slice_of(key), test_random_below(39) + 9)), "cut off: %s", key);
+        size_t at = 9 + test_random_below(KEY_TEXT_BYTES - 9);
+        char was = key[at];
+        key[at] = was == 'x' ? 'y' : 'x';
+        check(key_is_damaged(slice_of(key)), "changed at %zu: %s", at, key);
+        key[at] = was;
+        if (key[10] != key[11]) {
+            char swap = key[10];
+            key[10] = key[11];
+            key[11] = swap;
+            check(key_is_damaged(slice_of(key)), "two letters changed places: %s", key);
+        }
+    }
+    check(!key_is_damaged(slice_of("another-secret")), "others have no form");
+}
+
+TEST(a_change_is_seen_once_it_stands_still)
+{
+    struct access *access = open_access(usual());
+    struct err err = { 0 };
+
+    if (access == NULL)
+        return;
+    check(!access_has_changed(access) && !access_has_changed(access), "nothing has changed");
+    put_file("access.yaml", "rules: []\n# changed\n");
+    check(!access_has_changed(access), "perhaps it is still being written");
+    check(access_has_changed(access), "it stands still");
+    check(access_reload(access, NOW, &err) == OK, "%s", err.text);
+    check(!access_has_changed(access), "it was read");
+    put_file("access.yaml", "rules: [\n");
+    check(!access_has_changed(access) && access_has_changed(access), "changed");
+    check(access_reload(access, NOW, &err) != OK, "a bad one");
+    check(!access_has_changed(access) && !access_has_changed(access), "is read once");
+    unlink(path);
+    check(!access_has_changed(access) && access_has_changed(access), "gone");
+    check(access_reload(access, NOW, &err) == E_NOT_FOUND, "%s", err.text);
+    check(!access_has_changed(access), "and that is said once");
     access_free(&access);
 }

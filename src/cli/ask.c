@@ -3,10 +3,61 @@
 
 #include <yyjson.h>
 
+#include <stdio.h>
+
+#include "base/buf.h"
 #include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
 #include "cli/options.h"
 
-enum { JSON_BYTES_MAX = 256 << 20 };
+enum { JSON_BYTES_MAX = 256 << 20, KEY_BYTES_MAX = 65536 };
+
+/* The key goes where everybody on the way can read it. */
+static void warn_of_plain(const struct options *options)
+{
+    struct url url;
+    struct err err;
+
+    if (url_parse(&url, slice_of(options_text(options, OPT_SERVER)), &err) != OK || url.is_unix ||
+        strncmp(options_text(options, OPT_SERVER), "https:", 6) == 0 ||
+        strcmp(url.host, "localhost") == 0 || strcmp(url.host, "::1") == 0 ||
+        strncmp(url.host, "127.", 4) == 0)
+        return;
+    log_warn("the key crosses the network to %s unencrypted: https hides it", url.shown);
+}
+
+enum err_code ask_authorization(const char **ret, const struct options *options, struct err *err)
+{
+    static char value[KEY_BYTES_MAX + sizeof "Bearer "];
+    const char *given = options_text(options, OPT_KEY);
+    CLEANUP(buf_unref) struct buf *file = NULL;
+    struct slice key = slice_of(given);
+    char where[ERR_TEXT_MAX];
+
+    *ret = NULL;
+    if (given[0] == '\0')
+        return OK;
+    options_origin(options, OPT_KEY, where, sizeof where);
+    if (given[0] == '@') {
+        if (file_read(&file, NULL, given + 1, KEY_BYTES_MAX, err) != OK)
+            return err_wrap(err, "%s", where);
+        key = buf_bytes(file);
+    }
+    while (key.size > 0 && key.data[key.size - 1] <= ' ')
+        key.size--;
+    /* What is wrong with it is said without showing it. */
+    if (key.size == 0 || key.size > KEY_BYTES_MAX)
+        return err_set(err, E_INVALID, "%s: a key has 1 to %d bytes", where, KEY_BYTES_MAX);
+    for (size_t i = 0; i < key.size; i++)
+        if (key.data[i] <= ' ' || key.data[i] >= 0x7f)
+            return err_set(err, E_INVALID,
+                           "%s: the key holds a blank or something else that no key holds", where);
+    snprintf(value, sizeof value, "Bearer %.*s", SLICE_ARG(key));
+    *ret = value;
+    warn_of_plain(options);
+    return OK;
+}
 
 enum err_code ask_open_as(struct client **ret, const struct options *options, bool http2,
                           struct client_tap *tap, struct err *err)
@@ -17,6 +68,7 @@ enum err_code ask_open_as(struct client **ret, const struct options *options, bo
                                         .tap = tap };
     char where[ERR_TEXT_MAX];
 
+    TRY(ask_authorization(&settings.authorization, options, err));
     if (client_new(ret, &settings, err) != OK)
         return err_wrap(err, "%s", options_origin(options, OPT_SERVER, where, sizeof where));
     return OK;

@@ -9,7 +9,10 @@
 struct options;
 struct yyjson_doc;
 
-/* A client for --server and --timeout. */
+/* What --key says, as the value of `authorization`; NULL: nothing. It stays as long as the process. */
+MUST_USE enum err_code ask_authorization(const char **ret, const struct options *options,
+                                         struct err *err);
+/* A client for --server, --key and --timeout. */
 MUST_USE enum err_code ask_open(struct client **ret, const struct options *options,
                                 struct err *err);
 MUST_USE enum err_code ask_open_as(struct client **ret, const struct options *options, bool http2,

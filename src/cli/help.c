@@ -75,6 +75,13 @@ const struct verb_row verb_rows[] = {
       "  penstock top --server http://10.0.0.7:8000 --interval 5s\n"
       "  penstock top --once --sort time\n"
       "  penstock top --once --json | jq '.models[] | {model, p99_seconds}'\n" },
+    { VERB_KEY, "key", "NAME", "Make a key for a caller",
+      "Makes a new random key for the caller NAME, and prints it once with the line that the file\n"
+      "of --access takes. The server keeps its SHA-256 only: who loses a key gets a new one.\n"
+      "\n"
+      "  penstock key alice\n"
+      "  penstock key ci --tenant batch --expires 2027-12-31\n"
+      "  penstock key alice --json\n" },
     { VERB_VERSION, "version", "", "Say which version this is",
       "Prints the version, what it was built with, and the runtimes that were found.\n"
       "\n"

@@ -12,6 +12,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "cli/ask.h"
 #include "cli/options.h"
 #include "cli/print.h"
 
@@ -223,6 +224,7 @@ enum err_code live_open(struct live *live, struct err *err)
     live->input = (struct loop_fd){ .fd = STDIN_FILENO, .on_ready = on_input };
     live->reader.run = on_reader;
     live->printer.run = print_all;
+    TRY(ask_authorization(&settings.authorization, live->o, err));
     TRY(loop_new(&live->loop, env_real(), 0, err));
     TRY(client_pool_new(&live->pool, live->loop, &settings, err));
     TRY(watch_signals(live, err));

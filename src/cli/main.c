@@ -38,6 +38,7 @@ static int run(const struct options *options)
     case VERB_MODELS: return verb_models(options);
     case VERB_EXPLAIN: return verb_explain(options);
     case VERB_TOP: return verb_top(options);
+    case VERB_KEY: return verb_key(options);
     case VERB_VERSION: return verb_version(options);
     case VERB_NONE: break;
     }

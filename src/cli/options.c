@@ -37,6 +37,7 @@ enum {
 #define E VERB_EXPLAIN
 #define V VERB_VERSION
 #define T VERB_TOP
+#define K VERB_KEY
 const struct option option_rows[OPT_IDS] = {
 #define OPTION(id, verbs_, name_, short_, kind_, fallback_, values_, metavar_, group_, help_)      \
     [OPT_##id] = { .name = name_, .short_name = short_, .kind = kind_, .fallback = fallback_,      \
@@ -60,6 +61,7 @@ const struct option_alias option_aliases[] = {
 #undef M
 #undef E
 #undef T
+#undef K
 #undef V
 /* clang-format on */
 

@@ -21,7 +21,8 @@ enum verb {
     VERB_MODELS = 4,
     VERB_EXPLAIN = 8,
     VERB_VERSION = 16,
-    VERB_TOP = 64
+    VERB_TOP = 64,
+    VERB_KEY = 128
 };
 
 enum option_kind {

@@ -10,6 +10,7 @@ int verb_call(const struct options *options);
 int verb_models(const struct options *options);
 int verb_explain(const struct options *options);
 int verb_top(const struct options *options);
+int verb_key(const struct options *options);
 int verb_version(const struct options *options);
 extern const char version_compiler[]; /* "gcc 12.2.0" */
 

@@ -257,6 +257,18 @@ static void put_lines(struct text *out, const struct wire_view *view, struct sli
     text_deinit(&whole);
 }
 
+/* What proves who somebody is, is not shown: what --wire prints is pasted into issues. */
+static bool is_secret(struct slice name)
+{
+    static const char *const names[] = { "authorization", "proxy-authorization", "x-api-key", "cookie",
+                                         "set-cookie" };
+
+    for (size_t i = 0; i < COUNT(names); i++)
+        if (slice_is_nocase(name, names[i]))
+            return true;
+    return false;
+}
+
 static void put_field_line(struct wire_view *view, struct slice name, struct slice value)
 {
     struct text *out = &view->rows;
@@ -272,7 +284,7 @@ static void put_field_line(struct wire_view *view, struct slice name, struct sli
     text_byte(out, ' ');
     if (text_slice(&shown).size >= INDENT - NAME_INDENT)
         text_printf(out, "\n%*s", INDENT, "");
-    put_lines(out, view, value, INDENT, VALUE_LINES_MAX);
+    put_lines(out, view, is_secret(name) ? slice_of("(not shown)") : value, INDENT, VALUE_LINES_MAX);
 }
 
 /* -- gRPC messages in DATA ----------------------------------------------------------------------- */

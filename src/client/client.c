@@ -75,6 +75,7 @@ static enum err_code open_pool(struct client *client, struct err *err)
         .backoff_min_ns = 1,
         .backoff_max_ns = 1,
         .limits = s->limits,
+        .authorization = s->authorization,
         .tap = s->tap,
     };
 

@@ -22,7 +22,8 @@ struct client_settings {
     uint64_t timeout_ns; /* of one call, all together; 0: 60 s */
     struct answer_limits limits;
     bool http2;             /* with prior knowledge; else HTTP/1.1 */
-    struct client_tap *tap; /* borrowed, or NULL */
+    const char *authorization; /* as in pool.h */
+    struct client_tap *tap;    /* borrowed, or NULL */
 };
 
 MUST_USE enum err_code client_new(struct client **ret, const struct client_settings *settings,

@@ -421,7 +421,7 @@ static enum err_code copy_head(struct client_exchange *x, const struct client_re
                        request->target);
     x->method = arena_strndup(a, request->method, strlen(request->method));
     x->target = arena_printf(a, "%s%s", url->base, request->target);
-    x->headers = arena_alloc(a, (request->headers_count + 1) * sizeof *x->headers);
+    x->headers = arena_alloc(a, (request->headers_count + 2) * sizeof *x->headers);
     if (x->method == NULL || x->target == NULL || x->headers == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for a request");
     for (uint32_t i = 0; i < request->headers_count; i++) {
@@ -435,8 +435,14 @@ static enum err_code copy_head(struct client_exchange *x, const struct client_re
     }
     x->headers_count = request->headers_count;
     x->sends_agent = true;
-    for (uint32_t i = 0; i < x->headers_count; i++)
+    bool has_authorization = false;
+    for (uint32_t i = 0; i < x->headers_count; i++) {
         x->sends_agent &= strcmp(x->headers[i].name, "user-agent") != 0;
+        has_authorization |= strcmp(x->headers[i].name, "authorization") == 0;
+    }
+    if (x->pool->settings.authorization != NULL && !has_authorization)
+        x->headers[x->headers_count++] =
+            (struct client_header){ "authorization", x->pool->settings.authorization };
     return OK;
 }
 

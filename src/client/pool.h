@@ -52,6 +52,8 @@ struct client_pool_settings {
     uint64_t backoff_min_ns;  /* after the first failure to connect, then doubled; 0: 100 ms */
     uint64_t backoff_max_ns;  /* 0: 10 s */
     struct answer_limits limits;
+    /* Value of `authorization` of every request that brings none of its own; borrowed, or NULL. */
+    const char *authorization;
     struct client_tap *tap; /* borrowed, or NULL */
 };
 
