@@ -1,7 +1,7 @@
-"""Runs every benchmark and writes the table between `<!-- bench -->` and `<!-- /bench -->` of README.md.
+"""Runs every benchmark and writes the table between `<!-- bench -->` and `<!-- /bench -->` of docs/benchmarks.md.
 
-    script/bench --readme                  measures, rewrites README.md
-    script/bench --readme --print          measures, prints the table, leaves README.md alone
+    script/bench --readme                  measures, rewrites docs/benchmarks.md
+    script/bench --readme --print          measures, prints the table, leaves the page alone
     script/bench --readme --from FILE      the same from what an earlier run left with --json
 """
 import argparse
@@ -60,19 +60,19 @@ def main():
     if found["others"][0] > _lib.OTHERS_MANY:
         print("bench: other processes used %.0f %% of the machine: these are not figures to tell" % (100 * found["others"][0]),
               file=sys.stderr)
-    path = os.path.join(_lib.ROOT, "README.md")
+    path = os.path.join(_lib.ROOT, "docs", "benchmarks.md")
     if options.is_print:
         print(text)
         return
     with open(path) as file:
         page = file.read()
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        _lib.die("README.md has no %s ... %s" % (BEGIN, END))
+        _lib.die("docs/benchmarks.md has no %s ... %s" % (BEGIN, END))
     head, rest = page.split(BEGIN)
     tail = rest.split(END)[1]
     with open(path, "w") as file:
         file.write(head + BEGIN + "\n" + text + "\n" + END + tail)
-    print("wrote README.md")
+    print("wrote docs/benchmarks.md")
 
 
 if __name__ == "__main__":
