@@ -59,6 +59,7 @@ enum {
     SKIP_BYTES_MAX = 256 * 1024,  /* of a body nobody wanted, to keep the connection */
     LINGER_BYTES_MAX = 16 * 1024 * 1024,
     LINGER_MS = 2000,
+    REFUSE_MS = 1000,            /* how long one over --connections-max may take to say what it speaks */
     DIRECT_MIN = 2048,           /* known body bytes from which receiving them in place pays */
     RATE_CHECK_MS = 1000,        /* how often a body's rate is looked at */
     KEEP_MAX = 64,               /* connections and inputs, for the next taker */
@@ -658,12 +659,47 @@ COLD static void refuse_tls(struct http1_conn *c)
     c->is_closing = c->must_linger = true;
 }
 
+/* One connection too many: told so in the words of what it speaks, which its first bytes say. */
+COLD static void refuse_connection(struct http1_conn *c)
+{
+    struct err err;
+
+    err_set(&err, E_UNAVAILABLE,
+            "the server has %u connections, the most it takes (--connections-max); retry later",
+            c->base.l->serve->settings.connections_max);
+    c->is_closing = c->must_linger = true;
+    if (input_size(c) >= 3 && memcmp(c->input->bytes + c->input_at, "PRI", 3) == 0) {
+        uint8_t *at = output_room(&c->out, HTTP2_REFUSAL_BYTES_MAX);
+        if (at != NULL)
+            output_wrote(&c->out, http2_refusal_write(at, HTTP2_ENHANCE_YOUR_CALM, err.text));
+        input_used(c, input_size(c));
+        return;
+    }
+    conn_fail(c, 503, &err);
+}
+
+COLD static bool refuse_when_known(struct http1_conn *c)
+{
+    while (input_size(c) < 3 && !c->is_closing) {
+        if (input_size(c) > 0 && c->input->bytes[c->input_at] != 'P')
+            break;
+        if (!input_receive(c))
+            return false;
+    }
+    if (c->is_closing)
+        return false;
+    refuse_connection(c);
+    return true;
+}
+
 static bool next_request(struct http1_conn *c)
 {
     const struct serve_settings *settings = &c->base.l->serve->settings;
     struct err err;
     size_t head_size;
 
+    if (UNLIKELY(c->is_rejected))
+        return refuse_when_known(c);
     if (c->is_closing || c->out.bytes > AHEAD_OUTPUT_MAX)
         return false;
     if (UNLIKELY(c->turn_requests >= settings->pipeline_max)) {
@@ -955,6 +991,8 @@ static uint64_t deadline_of(struct http1_conn *c)
         return c->out.moved_ns + settings->write_timeout_ms * NS_PER_MS;
     if (UNLIKELY(c->state == CONN_SKIPPING))
         return c->skip_due_ns;
+    if (UNLIKELY(c->is_rejected && c->now == NULL))
+        return c->skip_due_ns;
     if (c->now == NULL)
         return c->begun_ns != 0 ? c->begun_ns + settings->header_timeout_ms * NS_PER_MS
                                 : now + idle_ns_of(c);
@@ -1107,6 +1145,11 @@ static void on_due(struct timer *timer)
     } else if (c->now != NULL) {
         if (c->now->x.has_offer && c->pace.wait_ns != 0)
             judge_body(c);
+    } else if (UNLIKELY(c->is_rejected)) {
+        if (c->is_closing)
+            c->out.is_lost = true;
+        else
+            refuse_connection(c);
     } else if (c->begun_ns != 0) {
         stat_add(&stats->timeout_head, 1);
         err_set(&err, E_DEADLINE,
@@ -1179,7 +1222,6 @@ void http1_conn_open(struct serve_loop *l, const struct listener *listener, int 
                      const struct address *peer, bool is_rejected)
 {
     struct http1_conn *c = conn_new(l, fd, NULL);
-    struct err err;
 
     if (c == NULL) {
         socket_close(&fd);
@@ -1191,17 +1233,9 @@ void http1_conn_open(struct serve_loop *l, const struct listener *listener, int 
     c->is_rejected = is_rejected;
     c->base.channel = channel_plain(fd);
     conn_init(&c->base, &http1_kind, l, listener, peer);
-    if (UNLIKELY(is_rejected)) {
-        err_set(&err, E_UNAVAILABLE,
-                "the server has %u connections, the most it takes (--connections-max); retry later",
-                l->serve->settings.connections_max);
-        err.retry_after_ms = 1000;
-        c->is_running = true;
-        conn_fail(c, 503, &err);
-        conn_run(c);
-        return;
-    }
-    set_deadline(c, loop_now_ns(l->loop) + idle_ns_of(c));
+    if (UNLIKELY(is_rejected))
+        c->skip_due_ns = loop_now_ns(l->loop) + REFUSE_MS * NS_PER_MS;
+    set_deadline(c, is_rejected ? c->skip_due_ns : loop_now_ns(l->loop) + idle_ns_of(c));
     if (c->out.is_lost)
         conn_free(c);
 }

@@ -58,6 +58,8 @@ enum {
     PULL_BYTES = 256 * 1024,    /* of frames made at once */
     ROOM_BYTES = 64 * 1024,     /* of an answer that may wait before exchange_room is 0 */
     TURN_BYTES_MAX = 1024 * 1024,
+    TURN_REQUESTS_MAX = 64,     /* begun for one connection before others get their turn; a piece more */
+    PIECE_BYTES = 16 * 1024,    /* received at once while requests come: so many of them a piece has */
     TURN_ROUNDS_MAX = 8,
     STREAM_WINDOW = 256 * 1024,
     CONNECTION_WINDOW = 16 * 1024 * 1024,
@@ -92,7 +94,7 @@ struct http2_conn {
     struct list waiting; /* exchanges whose producer waits for room */
     uint32_t exchanges, requests;
     size_t held, covered; /* by heads; of it FREE_BYTES for nothing, the rest charged */
-    uint32_t turn_bytes;
+    uint32_t turn_bytes, turn_requests;
     uint64_t skipped; /* while lingering */
 
     uint64_t opened_ns, idle_ns; /* idle_ns: since when there is no stream */
@@ -115,6 +117,7 @@ struct http2_conn {
     bool at_end;       /* and all before that is read */
     bool has_settings; /* the peer's first SETTINGS came */
     bool is_counted;   /* why it ended is in the metrics */
+    bool is_bulk;      /* no request began in what was received last */
 };
 
 static const struct exchange_ops ops;
@@ -623,6 +626,7 @@ static void begin_request(struct http2_conn *c, struct http2_stream *s,
     c->exchanges++;
     stat_add(&stats->http2_streams_open, 1);
     c->requests++;
+    c->turn_requests++;
     size_t size = head_bytes(head);
     if (UNLIKELY(!hold(c, e, STREAM_BYTES + size) || !copy_head(e, head, size, &extras))) {
         /* An answer would hold it until the peer takes it; this one is gone with its frame. gRPC
@@ -1016,11 +1020,15 @@ static void receive_all(struct http2_conn *c)
 {
     struct serve_loop *l = c->base.l;
 
-    while (may_receive(c) && http2_failure(c->h) == HTTP2_FINE) {
-        ssize_t got = channel_recv(&c->base.channel, l->http2_input, RECEIVE_BYTES);
-        if (!received(c, got, RECEIVE_BYTES))
+    while (may_receive(c) && c->turn_requests < TURN_REQUESTS_MAX &&
+           http2_failure(c->h) == HTTP2_FINE) {
+        size_t room = c->is_bulk ? RECEIVE_BYTES : PIECE_BYTES;
+        uint32_t before = c->turn_requests;
+        ssize_t got = channel_recv(&c->base.channel, l->http2_input, room);
+        if (!received(c, got, room))
             return;
         feed(c, slice_make(l->http2_input, (size_t)got));
+        c->is_bulk = c->turn_requests == before; /* bodies: larger pieces cost less */
     }
 }
 
@@ -1149,7 +1157,8 @@ static void conn_rest(struct http2_conn *c, bool has_more)
             conn_linger(c);
     }
     /* What was left for the next turn is not announced again. */
-    if (UNLIKELY(has_more || c->turn_bytes >= TURN_BYTES_MAX))
+    if (UNLIKELY(has_more || c->turn_bytes >= TURN_BYTES_MAX ||
+                 (c->turn_requests >= TURN_REQUESTS_MAX && c->can_read)))
         loop_defer(c->base.l->loop, &c->task);
     set_deadline(c, deadline_of(c));
     if (UNLIKELY(c->out.is_lost)) /* no memory for the timer */
@@ -1161,12 +1170,14 @@ static void conn_run(struct http2_conn *c)
     bool has_more = false;
 
     c->is_running = true;
-    c->turn_bytes = 0;
+    c->turn_bytes = c->turn_requests = 0;
     if (UNLIKELY(c->h == NULL)) {
         linger_on(c);
     } else {
         serve_all_due(c);
         receive_all(c);
+        if (UNLIKELY(http2_failure(c->h) != HTTP2_FINE))
+            count_all(c); /* before the peer is told, who may look */
         has_more = send_all(c);
     }
     /* An on_room, or a stream that closed, may have left work. */

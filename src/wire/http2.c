@@ -1568,6 +1568,22 @@ void http2_ping(struct http2 *h, uint64_t word)
         fail_no_memory(h);
 }
 
+size_t http2_refusal_write(uint8_t out[HTTP2_REFUSAL_BYTES_MAX], uint32_t code, const char *text)
+{
+    /* RFC 9113 6.5, 6.8: an empty SETTINGS; a GOAWAY whose last stream is 0. */
+    static const uint8_t frames[] = { 0, 0, 0, 4, 0, 0, 0, 0, 0, /* SETTINGS */
+                                      0, 0, 0, 7, 0, 0, 0, 0, 0, /* GOAWAY, its size is to come */
+                                      0, 0, 0, 0 };
+    size_t size = MIN(strlen(text), HTTP2_REFUSAL_BYTES_MAX - sizeof frames - 4);
+
+    memcpy(out, frames, sizeof frames);
+    out[11] = (uint8_t)(8 + size);
+    for (int i = 0; i < 4; i++)
+        out[sizeof frames + (size_t)i] = (uint8_t)(code >> (24 - 8 * i));
+    memcpy(out + sizeof frames + 4, text, size);
+    return sizeof frames + 4 + size;
+}
+
 void http2_goaway_soon(struct http2 *h)
 {
     require(h->is_server);

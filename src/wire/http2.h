@@ -225,6 +225,9 @@ size_t http2_allowed(const struct http2_stream *s);
 
 void http2_ping(struct http2 *h, uint64_t word); /* on_pong brings it back */
 /* Says that no new streams should be begun, and still takes them: the first of two steps. */
+/* What a server says that takes no connection: SETTINGS and a GOAWAY, without a session. Returns the bytes. */
+enum { HTTP2_REFUSAL_BYTES_MAX = 256 };
+size_t http2_refusal_write(uint8_t out[HTTP2_REFUSAL_BYTES_MAX], uint32_t code, const char *text);
 void http2_goaway_soon(struct http2 *h);
 /* No new streams are taken; those there are go on. text goes along for people: a literal. With a
  * code other than HTTP2_NO_ERROR the connection is over once it is written. */
