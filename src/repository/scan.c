@@ -174,13 +174,27 @@ static void close_dir(DIR **dir)
         closedir(*dir);
 }
 
+/* What cannot be looked at may have been a model; a link to nothing is none. */
+static void note_unseen(struct scan *scan, const char *where, const char *name, int error)
+{
+    if (error == ENOENT || error == ELOOP)
+        return;
+    const char *note = arena_printf(scan->arena, "cannot look at %s/%s, which is passed over: %s",
+                                    where, name, strerror(error));
+    add_note(scan, note == NULL ? NULL : printable(scan->arena, slice_of(note)));
+}
+
 static enum err_code add_entry(struct scan *scan, struct listing *list, uint32_t *room, int top,
                                const char *name, struct err *err)
 {
     struct stat st;
 
+    if (fstatat(top, name, &st, 0) != 0) {
+        note_unseen(scan, list->where, name, errno);
+        return OK;
+    }
     /* A link to nothing and a pipe are no models: passed over like a README. */
-    if (fstatat(top, name, &st, 0) != 0 || !(S_ISDIR(st.st_mode) || S_ISREG(st.st_mode)))
+    if (!(S_ISDIR(st.st_mode) || S_ISREG(st.st_mode)))
         return OK;
     if (list->count == *room) {
         uint32_t more = *room == 0 ? 16 : *room * 2;
@@ -786,8 +800,12 @@ static enum err_code scan_below(struct scan *scan, const struct listing *list,
         stem.size -= strlen(ending_of(backend));
         return add_file(scan, list->folder, where, entry->name, stem, err);
     }
-    if (depth == SCAN_DEPTH_MAX || realpath(path, real) == NULL)
+    if (depth == SCAN_DEPTH_MAX)
         return OK;
+    if (realpath(path, real) == NULL) {
+        note_unseen(scan, list->where, entry->name, errno);
+        return OK;
+    }
     const char *folder = arena_strndup(scan->arena, real, strlen(real));
     if (folder == NULL)
         return no_memory(err);

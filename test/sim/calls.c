@@ -607,7 +607,8 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
         if (sim_fault_here("openat2", sim_weather.file_ppm))
             return end_call(-EIO);
         long fd = __real_syscall(number, a, b, c, d, e, f);
-        return end_call(fd < 0 ? -errno : fd);
+        /* Which number it is depends on who started us. */
+        return end_call(fd < 0 ? -errno : 0) < 0 ? -1 : fd;
     default: return __real_syscall(number, a, b, c, d, e, f);
     }
 }
@@ -671,6 +672,10 @@ int __real_open64(const char *path, int flags, mode_t mode);
 int __wrap_open64(const char *path, int flags, mode_t mode);
 int __wrap_open64(const char *path, int flags, mode_t mode)
 {
+    if (sim_is_in() && strncmp(path, "/proc/self/", 11) == 0) { /* what this process costs is not the seed's */
+        errno = ENOENT;
+        return -1;
+    }
     if (sim_is_in() && file_fails("open", EMFILE))
         return -1;
     return __real_open64(path, flags, mode);
