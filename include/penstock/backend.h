@@ -166,6 +166,11 @@ struct penstock_host {
     /* TAKES_STREAM only. Has the caller interrupted what it is being told (and not left)? True once
      * for each interruption. Pieces that came before it and were not taken are gone. */
     bool (*interrupted)(struct penstock_batch *batch);
+    /* From execute() until done(); any thread. The row's place in its caller's distributed trace, as
+     * the value of a `traceparent` header (W3C Trace Context): whoever asks others for the row sends
+     * it on, and their spans stand below the request's. Writes 55 characters and a NUL. False: there
+     * is no trace, or no room, and nothing is written. */
+    bool (*traceparent)(const struct penstock_batch *batch, uint32_t row, char *out, size_t size);
 };
 
 enum penstock_backend_traits {

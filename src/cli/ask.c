@@ -4,12 +4,15 @@
 #include <yyjson.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "cli/options.h"
+#include "io/env.h"
+#include "telemetry/trace.h"
 
 enum { JSON_BYTES_MAX = 256 << 20, KEY_BYTES_MAX = 65536 };
 
@@ -91,15 +94,51 @@ enum err_code ask_advise(enum err_code code, struct err *err)
     return code;
 }
 
+/* -- the trace --------------------------------------------------------------------------------- */
+
+static char traceparent[TRACEPARENT_MAX]; /* empty: none; set by verb_call before it asks */
+
+void ask_begin_trace(bool says)
+{
+    struct trace_context trace = { .is_sampled = false };
+    const char *given = getenv("TRACEPARENT");
+    struct env *env = env_real();
+
+    if (given == NULL || !trace_parse(&trace, slice_of(given))) {
+        trace.is_sampled = true;
+        do
+            env->random(env, trace.trace_id, sizeof trace.trace_id);
+        while (!trace_is_set(&trace));
+    }
+    do
+        env->random(env, trace.span_id, sizeof trace.span_id);
+    while (span_is_zero(trace.span_id));
+    trace_write(&trace, traceparent);
+    if (says)
+        fprintf(stderr, "trace %.*s\n", 2 * TRACE_ID_BYTES, traceparent + 3);
+}
+
+const char *ask_traceparent(void)
+{
+    return traceparent[0] != '\0' ? traceparent : NULL;
+}
+
+/* -- asking ------------------------------------------------------------------------------------ */
+
 enum err_code ask(struct client *client, const char *method, const char *target,
                   const char *content_type, struct slice body, struct answer **ret, struct err *err)
 {
-    struct client_header headers[] = { { "accept", "application/json" },
-                                       { "content-type", content_type } };
+    struct client_header headers[3] = { { "accept", "application/json" } };
+    uint32_t count = 1;
+
+    if (content_type != NULL)
+        headers[count++] = (struct client_header){ "content-type", content_type };
+    if (ask_traceparent() != NULL)
+        headers[count++] = (struct client_header){ "traceparent", ask_traceparent() };
     struct client_request request = { .method = method,
                                       .target = target,
                                       .headers = headers,
-                                      .headers_count = content_type != NULL ? 2 : 1,
+                                      .headers_count = count,
                                       .body = body };
     return ask_advise(client_call(client, &request, ret, err), err);
 }

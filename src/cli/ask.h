@@ -26,6 +26,10 @@ MUST_USE enum err_code ask(struct client *client, const char *method, const char
 /* The same, and the answer must be 200 with JSON. A refusal's own words are the text. */
 MUST_USE enum err_code ask_json(struct client *client, const char *method, const char *target,
                                 struct slice body, struct yyjson_doc **ret, struct err *err);
+/* From here on what is asked belongs to one distributed trace (W3C Trace Context): the one that the
+ * environment's TRACEPARENT names, or a new one that is sampled. `says`: its id goes to standard error. */
+void ask_begin_trace(bool says);
+const char *ask_traceparent(void); /* the header's value; NULL: there is no trace */
 /* The sentence in an answer that is no success: of {"error":"..."}, {"error":{"message":"..."}} or
  * plain text, with the status when there is none. */
 enum err_code ask_refusal(const struct answer *answer, struct err *err);

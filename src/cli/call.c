@@ -627,6 +627,8 @@ int verb_call(const struct options *options)
     text_init(&call.input, CALL_BODY_BYTES_MAX);
     enum err_code code = check_options(options, &err);
     if (code == OK)
+        ask_begin_trace(options_flag(options, OPT_TRACE));
+    if (code == OK)
         code = options_is_set(options, OPT_UPLOAD) ? call_upload(&call, &err)
                : options_flag(options, OPT_CHAT)   ? call_chat(&call, &err)
                : is_over_grpc(options)         ? call_run_grpc(&call, &err)

@@ -534,6 +534,9 @@ static enum err_code make_metadata(struct grpc_call *g, struct err *err)
         g->metadata[g->metadata_count++] =
             (struct client_header){ key, (const char *)item.data + cut + 1 };
     }
+    if (ask_traceparent() != NULL)
+        g->metadata[g->metadata_count++] =
+            (struct client_header){ "traceparent", ask_traceparent() };
     if (g->is_model && options_number(g->o, OPT_MODEL_VERSION) > 0) {
         char *version = arena_printf(g->arena, "%llu",
                                      (unsigned long long)options_number(g->o, OPT_MODEL_VERSION));

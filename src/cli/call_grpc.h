@@ -28,7 +28,7 @@ struct grpc_call {
     const struct proto_schema *schema;
     struct proto_method method;
     struct text rest, proto; /* owned: the request as JSON, over REST and of the message */
-    struct client_header metadata[CALL_METADATA_ITEMS_MAX + 1];
+    struct client_header metadata[CALL_METADATA_ITEMS_MAX + 2];
     uint32_t metadata_count;
 };
 

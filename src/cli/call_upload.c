@@ -180,8 +180,9 @@ static enum err_code ask_one(struct upload *u, const char *method, const char *t
                              struct err *err)
 {
     char offset[24];
-    struct client_header headers[4] = {
+    struct client_header headers[5] = {
         { "accept", "application/json" },
+        { "traceparent", ask_traceparent() },
         { "upload-complete", is_body ? "?1" : "?0" },
         { "upload-offset", offset },
         { "content-type", "application/partial-upload" },
@@ -189,7 +190,7 @@ static enum err_code ask_one(struct upload *u, const char *method, const char *t
     struct client_ask ask = { .request = { .method = method,
                                            .target = target,
                                            .headers = headers,
-                                           .headers_count = is_body ? 4 : 2 },
+                                           .headers_count = is_body ? 5 : 3 },
                               .is_open = is_body,
                               .user = &user,
                               .user_data = u };

@@ -18,6 +18,7 @@
 #include "base/mem.h"
 #include "io/loop.h"
 #include "model/config.h"
+#include "telemetry/trace.h"
 #include "test/harness.h"
 
 /* -- the backend -------------------------------------------------------------------------------- */
@@ -77,6 +78,9 @@ static void add_one(struct penstock_batch *batch)
         out[i] = ((const float *)in->data)[i] + 1;
 }
 
+static char trace_text[TRACEPARENT_MAX];
+static bool trace_told, trace_misused;
+
 static void t_execute(void *instance, struct penstock_batch *batch)
 {
     const char *what = host->parameter(batch, 0, "do");
@@ -87,6 +91,11 @@ static void t_execute(void *instance, struct penstock_batch *batch)
         host->mark_compute(batch, false);
         add_one(batch);
         host->mark_compute(batch, true);
+    } else if (strcmp(what, "trace") == 0) {
+        trace_told = host->traceparent(batch, 0, trace_text, sizeof trace_text);
+        trace_misused = host->traceparent(batch, 1, trace_text, sizeof trace_text) ||
+                        host->traceparent(batch, 0, trace_text, sizeof trace_text - 1);
+        add_one(batch);
     } else if (strcmp(what, "hold") == 0) {
         while (atomic_load(&hold) && !host->cancelled(batch, 0))
             nap();
@@ -326,6 +335,32 @@ TEST(a_short_model_runs_inline_without_the_heap)
     stage_run(submit_one);
     check(mem_count() == before, "%llu allocations", (unsigned long long)(mem_count() - before));
     call_drop(&calls[0]);
+    stage_down();
+}
+
+TEST(a_backend_is_told_its_callers_trace)
+{
+    static const char with_span[] = "00-01020000000000000000000000000000-0900000000000000-01";
+    static const char without[] = "00-01020000000000000000000000000000-0700000000000000-00";
+    struct trace_context trace = { .trace_id = { 1, 2 }, .parent_id = { 7 }, .span_id = { 9 },
+                                   .is_sampled = true };
+
+    if (!stage_up(plain, 0, EXECUTION_QUEUED))
+        return;
+    call_make(&calls[0], "trace", 1);
+    stage_run(submit_one);
+    check(!trace_told && !trace_misused, "there is none");
+    call_drop(&calls[0]);
+    for (unsigned i = 0; i < 2; i++) {
+        memset(trace.span_id, 0, i * sizeof trace.span_id);
+        trace.is_sampled = i == 0;
+        call_make(&calls[0], "trace", 1);
+        calls[0].request->trace = &trace;
+        stage_run(submit_one);
+        check(trace_told && !trace_misused, "there is one");
+        check(strcmp(trace_text, i == 0 ? with_span : without) == 0, "%s", trace_text);
+        call_drop(&calls[0]);
+    }
     stage_down();
 }
 

@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "engine/internal.h"
 #include "model/dtype.h"
+#include "telemetry/trace.h"
 
 /* -- outputs ----------------------------------------------------------------------------------- */
 
@@ -370,6 +371,17 @@ static const char *host_parameter(const struct penstock_batch *batch, uint32_t r
     return found == NULL ? NULL : found->text;
 }
 
+static bool host_traceparent(const struct penstock_batch *batch, uint32_t row, char *out,
+                             size_t size)
+{
+    const struct trace_context *trace = batch->row->pub.trace;
+
+    if (row != 0 || trace == NULL || !trace_is_set(trace) || size < TRACEPARENT_MAX)
+        return false;
+    trace_write(trace, out);
+    return true;
+}
+
 static bool host_cancelled(const struct penstock_batch *batch, uint32_t row)
 {
     const struct request_private *p = batch->row;
@@ -491,6 +503,7 @@ void host_fill(struct penstock_host *host)
     host->row_size = host_row_size;
     host->wants = host_wants;
     host->parameter = host_parameter;
+    host->traceparent = host_traceparent;
     host->cancelled = host_cancelled;
     host->credit = host_credit;
     host->wait_credit = host_wait_credit;
