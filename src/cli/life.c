@@ -231,9 +231,7 @@ static bool is_ready_here(void *context, struct slice model, struct slice versio
 
 static void begin_upgrade(const struct life *life, struct upgrade *upgrade)
 {
-    const struct option_value *to = &life->options->values[OPT_UPGRADE_TO];
     struct upgrade_settings settings = {
-        .program = to->items_count > 0 ? to->items[to->items_count - 1] : "",
         .timeout_ns = options_number(life->options, OPT_UPGRADE_TIMEOUT),
         .sockets = life->sockets,
     };

@@ -692,8 +692,10 @@ static enum err_code start_server(struct server *server, const struct options *o
 /* Before there are threads, and before root is given up. */
 static enum err_code take_sockets(struct server *server, const struct options *o, struct err *err)
 {
+    const struct option_value *to = &o->values[OPT_UPGRADE_TO];
     struct handed handed;
 
+    TRY(upgrade_prepare(to->items_count > 0 ? to->items[to->items_count - 1] : "", err));
     TRY(handed_take(&handed, err));
     return sockets_open(&server->sockets, o, &handed, &server->is_misused, err);
 }

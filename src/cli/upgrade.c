@@ -1,43 +1,34 @@
 /* upgrade.c - SPDX-License-Identifier: Apache-2.0
- *
- * The new program is started by vfork: fork would copy the page tables of a process that may hold many
- * gigabytes of models, and make each of its next writes a page fault. Between vfork and execve the child
- * shares our memory, so it only makes system calls and writes two buffers that are its own.
  */
 #include "cli/upgrade.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/mem.h"
 #include "base/text.h"
-#include "cli/stop.h"
+#include "cli/launcher.h"
 
 enum {
     MESSAGE_MAX = 1024,
     MAIN_MS = 5000, /* the new one waits so long to be made the main process */
-    END_MS = 5000,  /* the new one has so long to end by SIGTERM */
-    END_STEP_MS = 10,
     PROTOCOL = 1,
 };
 
 static struct {
     char program[PATH_MAX]; /* "": could not be found out */
+    const char *starts;     /* what SIGUSR2 starts */
     char **argv;
     struct handed handed;
     struct err handed_err;
@@ -103,8 +94,6 @@ void upgrade_init(char **argv)
         self.fd = fd;
     for (size_t i = 0; i < COUNT(taken); i++)
         unsetenv(taken[i]);
-    if (self.fd >= 0) /* it was meant for the program before */
-        unsetenv("WATCHDOG_PID");
 }
 
 enum err_code handed_take(struct handed *ret, struct err *err)
@@ -168,7 +157,6 @@ enum err_code upgrade_ask(struct err *err)
         return err_set(err, E_UNAVAILABLE,
                        "the program that started this one does not hand over: it has ended, or its "
                        "log says why");
-    prctl(PR_SET_PDEATHSIG, 0);
     return OK;
 }
 
@@ -192,144 +180,36 @@ void upgrade_failed(const char *why)
 
 /* -- the old program: starting -------------------------------------------------------------------- */
 
-struct start {
-    const char *program;
-    char **argv, **envp;
-    char *pid_text; /* behind "LISTEN_PID=": written once the number is known */
-    int fds[SOCKETS_MAX + 1];
-    uint32_t fds_count;
-    sigset_t mask;
-    volatile int error; /* why execve did not work */
-};
-
-/* The child, in our memory: nothing but system calls, and the two places above. */
-static void become(struct start *s)
+enum err_code upgrade_prepare(const char *program, struct err *err)
 {
-    struct sigaction ignore_no_more = { .sa_handler = SIG_DFL };
-    pid_t pid = getpid();
-    int digits = 1;
+    static struct launcher_words words;
 
-    for (pid_t rest = pid; rest >= 10; rest /= 10)
-        digits++;
-    for (pid_t rest = pid; digits-- > 0; rest /= 10)
-        s->pid_text[digits] = (char)('0' + rest % 10);
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    for (uint32_t i = 0; i < s->fds_count; i++)
-        if (dup2(s->fds[i], SOCKETS_FIRST_FD + (int)i) < 0)
-            goto failed;
-    /* Runtimes open files too, and not all of them say that they end with the program. */
-    (void)syscall(SYS_close_range, (unsigned)SOCKETS_FIRST_FD + s->fds_count, ~0U,
-                  CLOSE_RANGE_CLOEXEC);
-    sigaction(SIGPIPE, &ignore_no_more, NULL);
-    sigprocmask(SIG_SETMASK, &s->mask, NULL);
-    execve(s->program, s->argv, s->envp);
-failed:
-    s->error = errno;
-    _exit(127);
-}
-
-static pid_t start(struct start *s)
-{
-    sigset_t all, before;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of ours runs in the child */
-    s->error = 0;
-    pid_t pid = vfork();
-    if (pid == 0)
-        become(s);
-    int error = errno;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (pid < 0)
-        s->error = error;
-    else if (s->error != 0)
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-            continue;
-    return s->error != 0 ? -1 : pid;
-}
-
-/* The environment of this process with what the new one is told; one block. NULL: no memory. */
-static char **make_environment(const struct sockets *sockets, int fd, char **ret_pid_text)
-{
-    enum { MORE = 4, PID_ROOM = 16, FDS_ROOM = 32, UPGRADE_ROOM = 64 };
-    size_t count = 0;
-
-    while (environ != NULL && environ[count] != NULL)
-        count++;
-    size_t table = (count + MORE + 1) * sizeof(char *);
-    char *block = mem_zalloc(table + sizeof "LISTEN_PID=" + PID_ROOM + FDS_ROOM + UPGRADE_ROOM +
-                             sizeof "LISTEN_FDNAMES=" + SOCKETS_NAMES_MAX);
-    if (block == NULL)
-        return NULL;
-    char **envp = (char **)(void *)block, *at = block + table;
-    memcpy(envp, environ, count * sizeof *envp);
-    envp[count++] = at;
-    memcpy(at, "LISTEN_PID=", 11);
-    *ret_pid_text = at + 11;
-    envp[count++] = at += 12 + PID_ROOM;
-    snprintf(at, FDS_ROOM, "LISTEN_FDS=%u", sockets->count);
-    envp[count++] = at += FDS_ROOM;
-    snprintf(at, UPGRADE_ROOM, "PENSTOCK_UPGRADE=%d:%d", PROTOCOL, fd);
-    envp[count++] = at += UPGRADE_ROOM;
-    memcpy(at, "LISTEN_FDNAMES=", 15);
-    sockets_names(sockets, at + 15);
-    return envp;
-}
-
-/* Where no descriptor of the child's is put on top of one that is still to be copied. */
-static bool lift(int *fd)
-{
-    int lifted = fcntl(*fd, F_DUPFD_CLOEXEC, SOCKETS_FIRST_FD + SOCKETS_MAX + 1);
-
-    *fd = lifted;
-    return lifted >= 0;
+    snprintf(words.program, sizeof words.program, "%s",
+             program[0] != '\0' ? program : self.program);
+    words.argv = self.argv;
+    self.starts = words.program;
+    return launcher_begin(&words, err);
 }
 
 enum err_code upgrade_begin(struct upgrade *ret, const struct upgrade_settings *settings,
                             struct err *err)
 {
-    const char *program = settings->program[0] != '\0' ? settings->program : self.program;
-    struct start s = { .program = program, .argv = self.argv };
-    bool is_whole = true;
+    pid_t pid = 0;
     int pair[2];
 
-    if (getpid() == 1)
-        return err_set(err, E_PRECONDITION,
-                       "this is process 1, whose end is the end of its container: start another "
-                       "container in its place");
-    if (program[0] == '\0' || !is_program(program))
-        return err_set(err, E_NOT_FOUND, "cannot start %s: %s; --upgrade-to names another program",
-                       program[0] != '\0' ? program : "this program anew",
-                       program[0] != '\0' ? strerror(errno) : "its path is not known");
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
         return err_set(err, E_EXHAUSTED, "cannot make a pair of sockets: %s", strerror(errno));
-    for (uint32_t i = 0; i < settings->sockets->count; i++)
-        s.fds[s.fds_count++] = settings->sockets->entries[i].fd;
-    s.fds[s.fds_count++] = pair[1];
-    for (uint32_t i = 0; i < s.fds_count; i++)
-        is_whole &= lift(&s.fds[i]);
-    stop_mask_before(&s.mask);
-    char *pid_text = NULL;
-    s.envp = make_environment(settings->sockets, SOCKETS_FIRST_FD + (int)settings->sockets->count,
-                              &pid_text);
-    s.pid_text = pid_text;
-    if (s.envp == NULL || !is_whole)
-        s.error = is_whole ? ENOMEM : EMFILE;
-    pid_t pid = s.error != 0 ? -1 : start(&s);
-    for (uint32_t i = 0; i < s.fds_count; i++)
-        if (s.fds[i] >= 0)
-            close(s.fds[i]);
+    enum err_code code = launcher_start(settings->sockets, pair[1], &pid, err);
     close(pair[1]);
-    mem_free(s.envp);
-    if (pid < 0) {
+    if (code != OK) {
         close(pair[0]);
-        return err_set(err, E_UNAVAILABLE, "cannot start %s: %s", program, strerror(s.error));
+        return err_wrap(err, "cannot start %s", self.starts);
     }
     *ret = (struct upgrade){ .pid = pid,
                              .fd = pair[0],
                              .due_ns = clock_mono_ns() + settings->timeout_ns };
     log_info("SIGUSR2: started %s as process %d; when it serves, this one finishes and ends",
-             program, (int)pid);
+             self.starts, (int)pid);
     return OK;
 }
 
@@ -344,24 +224,19 @@ static void forget(struct upgrade *u)
 }
 
 /* True: it has ended; how, in words. */
-static bool has_ended(struct upgrade *u, uint64_t wait_ms, struct text *how)
+static bool has_ended(uint64_t wait_ms, struct text *how)
 {
-    struct timespec nap = { .tv_nsec = END_STEP_MS * (long)NS_PER_MS };
     int status = 0;
-    pid_t got;
 
-    for (uint64_t waited = 0; (got = waitpid(u->pid, &status, WNOHANG)) == 0 && waited < wait_ms;
-         waited += END_STEP_MS)
-        nanosleep(&nap, NULL);
-    if (got == 0)
+    if (!launcher_has_ended(wait_ms, &status))
         return false;
-    if (how == NULL)
-        return true;
-    if (got > 0 && WIFSIGNALED(status))
+    if (status == -1)
+        text_str(how, "has ended");
+    else if (WIFSIGNALED(status))
         text_printf(how, "was ended by signal %d (%s)", WTERMSIG(status),
                     strsignal(WTERMSIG(status)));
     else
-        text_printf(how, "ended with status %d", got > 0 ? WEXITSTATUS(status) : -1);
+        text_printf(how, "ended with status %d", WEXITSTATUS(status));
     return true;
 }
 
@@ -369,11 +244,7 @@ void upgrade_abandon(struct upgrade *u)
 {
     if (u->pid == 0)
         return;
-    kill(u->pid, SIGTERM);
-    if (!has_ended(u, END_MS, NULL)) {
-        kill(u->pid, SIGKILL);
-        (void)has_ended(u, END_MS, NULL);
-    }
+    launcher_kill();
     forget(u);
 }
 
@@ -383,7 +254,7 @@ static enum upgrade_state on_end(struct upgrade *u, struct err *err)
     struct text how;
 
     text_init(&how, sizeof err->text);
-    if (has_ended(u, 1000, &how))
+    if (has_ended(1000, &how))
         err_set(err, E_UNAVAILABLE, "the new program %.*s%s%s", (int)how.size,
                 (const char *)how.data, u->why[0] != '\0' ? ": " : "", u->why);
     else
@@ -446,6 +317,7 @@ enum upgrade_state upgrade_look(struct upgrade *u,
 
 void upgrade_finish(struct upgrade *u)
 {
+    launcher_let_go();
     say(u->fd, "main");
     forget(u);
 }

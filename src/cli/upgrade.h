@@ -11,6 +11,7 @@
  * They talk by datagrams over a pair of sockets whose descriptor PENSTOCK_UPGRADE names. Until "go" the old
  * one has changed nothing: if the new one fails, hangs, crashes, or lacks a model that is ready here, it
  * is ended and the old one goes on. Until "go" the new one ends with the old one, whatever happens to that.
+ * It is started by a process of its own (launcher.h), as the old one may have given up what that takes.
  *
  * The path is what the program was started by, made absolute then and resolved anew each time, so that a
  * replaced file or a link that points elsewhere is taken.
@@ -46,6 +47,10 @@ void upgrade_failed(const char *why);
 
 /* -- the old program ----------------------------------------------------------------------------- */
 
+/* Before there is a second thread, and before anything is given up (launcher.h). `program`: --upgrade-to;
+ * "": what this one was started by. */
+MUST_USE enum err_code upgrade_prepare(const char *program, struct err *err);
+
 struct upgrade {
     pid_t pid; /* 0: none is under way */
     int fd;    /* ours of the pair */
@@ -54,7 +59,6 @@ struct upgrade {
     bool has_gone;          /* "go" was said */
 };
 struct upgrade_settings {
-    const char *program; /* --upgrade-to; "": what this one was started by */
     uint64_t timeout_ns;
     const struct sockets *sockets; /* with descriptors that are open here */
 };
