@@ -162,8 +162,10 @@ def check_paths(stripped, binary):
         content = file.read()
     for folder in {ROOT, os.path.dirname(ROOT) if os.path.dirname(ROOT) != "/" else ROOT, linked.build_folder(binary),
                    os.environ.get("PENSTOCK_CACHE") or os.path.expanduser("~/.cache/penstock"), os.path.expanduser("~")}:
-        if folder != "/" and folder.encode() + b"/" in content:
-            at = content.index(folder.encode() + b"/")
+        # "./src/x.c" is what the map makes of a path, also where the tree is /src
+        match = folder != "/" and re.search(rb"(?<![\w./])" + re.escape(folder.encode()) + b"/", content)
+        if match:
+            at = match.start()
             raise Problem("the program holds a path of this machine: %s; it is to be built with -ffile-prefix-map (script/build --package)"
                           % content[at:at + 100].split(b"\0")[0].decode(errors="replace"))
 
