@@ -101,11 +101,13 @@ static void count(_Atomic uint64_t *counter)
 static bool who_fits(const struct who *who, enum caller_kind kind, const char *name,
                      const struct tenant *tenant)
 {
+    bool has_name = kind != CALLER_ANONYMOUS && kind != CALLER_REFUSED;
+
     switch (who->kind) {
     case WHO_ANONYMOUS: return kind == CALLER_ANONYMOUS;
-    case WHO_NAMED: return kind != CALLER_ANONYMOUS;
-    case WHO_TENANT: return kind != CALLER_ANONYMOUS && strcmp(tenant->name, who->name) == 0;
-    case WHO_NAME: return kind != CALLER_ANONYMOUS && strcmp(name, who->name) == 0;
+    case WHO_NAMED: return has_name;
+    case WHO_TENANT: return has_name && strcmp(tenant->name, who->name) == 0;
+    case WHO_NAME: return has_name && strcmp(name, who->name) == 0;
     }
     return false;
 }
@@ -161,7 +163,7 @@ static struct caller *caller_new(struct access *access, struct rules *rules, uin
     char *text = caller->names;
     caller->name = put_name(&text, who->name);
     caller->certificate = put_name(&text, who->certificate);
-    if (who->kind != CALLER_ANONYMOUS)
+    if (who->name.size > 0)
         key_digest(who->name, caller->digest);
     caller->matching = (const struct rule **)(void *)((char *)caller + at);
     for (uint32_t i = 0; i < rules->rules_count; i++)
@@ -190,7 +192,12 @@ void caller_unref(struct caller **slot)
 
 bool caller_is_anonymous(const struct caller *caller)
 {
-    return caller == NULL || caller->kind == CALLER_ANONYMOUS;
+    return caller == NULL || caller->name[0] == '\0';
+}
+
+bool caller_is_ambient(const struct caller *caller)
+{
+    return caller != NULL && caller->kind == CALLER_CERTIFICATE;
 }
 
 const char *caller_name(const struct caller *caller)
@@ -1053,10 +1060,24 @@ COLD static enum err_code judge_old(const struct caller *old, enum access_right 
 {
     CLEANUP(caller_unref) struct caller *caller = NULL;
 
+    if (old->kind == CALLER_REFUSED)
+        return err_set(err, E_UNAUTHENTICATED, "%s", old->certificate);
     TRY(renew(old, wall_ns, &caller, err));
     return is_let(caller, right, group_bit(group), model)
                ? OK
                : refuse(old->access, caller, right, group, model, err);
+}
+
+struct caller *access_refused(struct access *access, const struct err *why)
+{
+    uint64_t generation;
+    CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+    struct identity who = { .kind = CALLER_REFUSED,
+                            .certificate = slice_of(why->text),
+                            .tenant = access->tenants.all[0],
+                            .expires_s = UINT64_MAX };
+
+    return caller_new(access, rules, 0, &who); /* of no generation: judge_old looks at it */
 }
 
 COLD static enum err_code refuse_admin(struct err *err)

@@ -89,9 +89,15 @@ struct access_credentials {
 MUST_USE enum err_code access_identify(struct access *access,
                                        const struct access_credentials *credentials,
                                        uint64_t wall_ns, struct caller **ret, struct err *err);
+/* Who showed wrong credentials, for the sake of what is open to everybody: may nothing else, and is told
+ * why by caller_may. NULL: no memory. */
+struct caller *access_refused(struct access *access, const struct err *why);
 struct caller *caller_ref(struct caller *caller);
 void caller_unref(struct caller **caller);
 bool caller_is_anonymous(const struct caller *caller);
+/* Does its credential go along by itself, as a certificate does? Then a page that calls in its name need
+ * not know it. */
+bool caller_is_ambient(const struct caller *caller);
 const char *caller_name(const struct caller *caller);      /* "alice", "" of the anonymous one */
 struct tenant *caller_tenant(const struct caller *caller); /* NULL: there are no tenants */
 /* Was it found by a file of rules? Else caller_may's answer is the same for every group and model, and

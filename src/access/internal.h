@@ -157,7 +157,13 @@ extern const char *const access_rights[ACCESS_ADMIN + 1]; /* "open", "read", "in
 
 /* -- who: access.c ------------------------------------------------------------------------------ */
 
-enum caller_kind { CALLER_ANONYMOUS, CALLER_KEY, CALLER_TOKEN, CALLER_CERTIFICATE };
+enum caller_kind {
+    CALLER_ANONYMOUS,
+    CALLER_KEY,
+    CALLER_TOKEN,
+    CALLER_CERTIFICATE,
+    CALLER_REFUSED /* `certificate` says why */
+};
 
 struct caller {
     _Atomic uint32_t refs; /* of one that is not constant */

@@ -80,7 +80,8 @@ static enum status model_status(const struct repository_snapshot *snapshot, stru
     return STATUS_NOT_SERVING;
 }
 
-static enum status status_of(const struct api *api, struct slice service)
+/* A model that the caller may not read of is one that nobody knows. */
+static enum status status_of(const struct exchange *x, const struct api *api, struct slice service)
 {
     struct repository_snapshot snapshot;
     struct slice model = service;
@@ -95,6 +96,8 @@ static enum status status_of(const struct api *api, struct slice service)
             return STATUS_SERVICE_UNKNOWN;
         model = slice_of(of);
     }
+    if (!api_shows_model(x, slice_of("models"), model))
+        return STATUS_SERVICE_UNKNOWN;
     repository_snapshot_take(api->repository, &snapshot);
     status = model_status(&snapshot, model);
     repository_snapshot_give(&snapshot);
@@ -159,7 +162,7 @@ static void check_answer(struct call *call, const struct api *api, struct slice 
 
     if (!read_service(call, message, &service))
         return;
-    status = status_of(api, service);
+    status = status_of(call->x, api, service);
     if (status == STATUS_SERVICE_UNKNOWN)
         end_unknown(call, service);
     else
@@ -193,7 +196,7 @@ static void put_status(struct text *out, const char *first, const char *second, 
     out->size += (size_t)(at - begin);
 }
 
-static void put_models(struct text *out, const struct api *api)
+static void put_models(struct text *out, const struct exchange *x, const struct api *api)
 {
     struct repository_snapshot snapshot;
     const char *before = NULL;
@@ -202,6 +205,8 @@ static void put_models(struct text *out, const struct api *api)
     for (uint32_t i = 0; i < snapshot.count; i++) {
         const struct repository_entry *entry = &snapshot.entries[i];
         const char *service = NULL;
+        if (!api_shows_model(x, slice_of("models"), slice_of(entry->name)))
+            continue;
         if (entry->is_default && entry->model != NULL)
             service = model_signature(entry->model)->service;
         enum status status = model_status(&snapshot, slice_of(entry->name));
@@ -227,7 +232,7 @@ static void list_answer(struct call *call, const struct api *api, struct slice m
     for (size_t i = 0; grpc_services[i] != NULL; i++)
         if (grpc_service_is_on(grpc_services[i], api))
             put_status(&out, grpc_services[i]->name, "", server_status(api));
-    put_models(&out, api);
+    put_models(&out, call->x, api);
     if (text_failed(&out))
         err_set(&err, E_EXHAUSTED,
                 "the list of all services is larger than %d MiB, or there is no memory for it: ask "
@@ -279,7 +284,7 @@ static void end_watch(struct watcher *w, enum err_code code, const char *why)
 static void look(struct watcher *w)
 {
     bool is_last = is_draining(w->api);
-    enum status status = status_of(w->api, w->service);
+    enum status status = status_of(w->call->x, w->api, w->service);
     struct call_piece piece = { answer_of(status), NULL };
 
     if ((!w->has_told || status != w->told) && (is_last || call_room(w->call) > 0)) {

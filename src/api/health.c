@@ -37,7 +37,8 @@ static void readyz(struct exchange *x, const struct route_match *match)
     repository_snapshot_take(api->repository, &snapshot);
     for (uint32_t i = 0; i < snapshot.count; i++) {
         const struct repository_entry *entry = &snapshot.entries[i];
-        if (entry->state == MODEL_READY)
+        if (entry->state == MODEL_READY ||
+            !api_shows_model(x, slice_of("models"), slice_of(entry->name)))
             continue;
         text_str(&out, is_first ? "{\"name\":" : ",{\"name\":");
         is_first = false;
@@ -163,6 +164,8 @@ static void put_page(struct text *out, const struct exchange *x, const struct ap
     for (uint32_t i = 0; i < snapshot.count; i++) {
         if (snapshot.entries[i].model != NULL && !snapshot.entries[i].is_default)
             continue;
+        if (!api_shows_model(x, slice_of("models"), slice_of(snapshot.entries[i].name)))
+            continue;
         put_model(out, x, &snapshot.entries[i]);
         shown++;
     }
@@ -202,7 +205,6 @@ static void home(struct exchange *x, const struct route_match *match)
         { SLICE_LIT("content-security-policy"),
           SLICE_LIT("default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
                     "form-action 'none'; frame-ancestors 'none'") },
-        { SLICE_LIT("x-content-type-options"), SLICE_LIT("nosniff") },
         { SLICE_LIT("referrer-policy"), SLICE_LIT("no-referrer") },
         { SLICE_LIT("vary"), SLICE_LIT("accept") },
     };

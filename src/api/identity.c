@@ -5,6 +5,7 @@
 #include <nettle/sha2.h>
 #include <string.h>
 
+#include "access/access.h"
 #include "exchange/exchange.h"
 #include "io/env.h"
 
@@ -15,6 +16,10 @@ void identity_of(const struct exchange *x, uint8_t ret[IDENTITY_BYTES])
     struct slice value = exchange_header(x, "authorization");
     struct sha256_ctx sha;
 
+    if (!caller_is_anonymous(x->caller)) {
+        caller_digest(x->caller, ret);
+        return;
+    }
     memset(ret, 0, IDENTITY_BYTES);
     if (value.data == NULL)
         return;

@@ -1,7 +1,8 @@
 /* identity.h - who a thing that outlives its connection belongs to, and names that cannot be guessed.
  *
- * Today a caller is who sends the same `authorization` header (none at all is an identity too): its
- * SHA-256 is kept, never the header. Any thread.
+ * A caller that rules know is who has the same name (access/access.h: by whatever key or token); any other
+ * is who sends the same `authorization` header (none at all is an identity too), so that a proxy in front
+ * may be the one that knows callers. SHA-256 is kept, never the header. Any thread.
  */
 #ifndef API_IDENTITY_H
 #define API_IDENTITY_H

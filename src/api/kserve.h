@@ -225,9 +225,11 @@ void kserve_put_server(struct text *out, const struct api *api);
 void kserve_put_model(struct text *out, const struct api *api, const struct model *model);
 void kserve_put_config(struct text *out, const struct model *model);
 /* `name` empty: every model; `version` empty: every version of it. On failure `out` is of no use. */
-MUST_USE enum err_code kserve_put_stats(struct text *out, const struct api *api, struct slice name,
+MUST_USE enum err_code kserve_put_stats(struct text *out, struct exchange *x, const struct api *api, struct slice name,
                                         struct slice version, struct err *err);
-void kserve_put_index(struct text *out, const struct api *api, bool ready_only); /* a list */
+/* A list, of what the caller of x may read. */
+void kserve_put_index(struct text *out, const struct exchange *x, const struct api *api,
+                      bool ready_only);
 
 /* -- handlers, by file --------------------------------------------------------------------------- */
 void kserve_infer(struct exchange *x, const struct route_match *match);

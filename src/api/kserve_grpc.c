@@ -235,7 +235,7 @@ static void statistics(struct call *call, const struct api *api, struct slice me
     if (!read_or_end(&asked, call, message, false))
         return;
     text_init(&out, REPLY_BYTES_MAX);
-    if (kserve_put_stats(&out, api, asked.name, asked.version, &err) == OK) {
+    if (kserve_put_stats(&out, call->x, api, asked.name, asked.version, &err) == OK) {
         kserve_grpc_answer_json(call, "inference.ModelStatisticsResponse", &out);
         return;
     }
@@ -258,7 +258,7 @@ static void repository_index(struct call *call, const struct api *api, struct sl
     }
     text_init(&out, REPLY_BYTES_MAX);
     text_str(&out, "{\"models\":");
-    kserve_put_index(&out, api, asked.ready);
+    kserve_put_index(&out, call->x, api, asked.ready);
     text_byte(&out, '}');
     kserve_grpc_answer_json(call, "inference.RepositoryIndexResponse", &out);
 }

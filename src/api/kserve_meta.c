@@ -89,8 +89,7 @@ static struct model *want(struct exchange *x, const struct route_match *match)
     struct err err = { 0 };
 
     if (api_want_model(x, match->api, ACCESS_READ, slice_of("v2"), &model, match->params[0],
-                       version_param(match),
-                          &err) != OK)
+                       version_param(match), &err) != OK)
         fail(x, &err);
     return model;
 }
@@ -106,7 +105,8 @@ void kserve_models(struct exchange *x, const struct route_match *match)
     text_str(&out, "{\"models\":[");
     for (uint32_t i = 0; i < snapshot.count; i++) {
         const struct repository_entry *entry = &snapshot.entries[i];
-        if (entry->state != MODEL_READY || (before != NULL && strcmp(before, entry->name) == 0))
+        if (entry->state != MODEL_READY || (before != NULL && strcmp(before, entry->name) == 0) ||
+            !api_shows_model(x, slice_of("v2"), slice_of(entry->name)))
             continue;
         if (before != NULL)
             text_byte(&out, ',');
@@ -193,8 +193,11 @@ void kserve_model_ready(struct exchange *x, const struct route_match *match)
     struct text out;
 
     if (api_want_model(x, match->api, ACCESS_READ, slice_of("v2"), &model, match->params[0],
-                       version_param(match),
-                          &err) != OK) {
+                       version_param(match), &err) != OK) {
+        if (err.code == E_PERMISSION || err.code == E_UNAUTHENTICATED) {
+            fail(x, &err);
+            return;
+        }
         answer_constant(x, 400, "{\"error\":\"Model version not ready\"}");
         return;
     }
@@ -281,17 +284,19 @@ static void put_stats(struct text *out, struct model *model)
     text_str(out, "],\"memory_usage\":[]}");
 }
 
-enum err_code kserve_put_stats(struct text *out, const struct api *api, struct slice name,
-                               struct slice version, struct err *err)
+enum err_code kserve_put_stats(struct text *out, struct exchange *x, const struct api *api,
+                               struct slice name, struct slice version, struct err *err)
 {
     struct repository_snapshot snapshot;
     bool is_known = name.size == 0, is_first = true;
 
+    TRY(api_may(x, ACCESS_READ, slice_of("v2"), name, err));
     repository_snapshot_take(api->repository, &snapshot);
     text_str(out, "{\"model_stats\":[");
     for (uint32_t i = 0; i < snapshot.count; i++) {
         const struct repository_entry *entry = &snapshot.entries[i];
-        if (name.size != 0 && !slice_is(name, entry->name))
+        if ((name.size != 0 && !slice_is(name, entry->name)) ||
+            !api_shows_model(x, slice_of("v2"), slice_of(entry->name)))
             continue;
         is_known = true;
         if (entry->model == NULL || (version.size != 0 && !slice_is(version, entry->version)))
@@ -319,7 +324,7 @@ static void answer_stats(struct exchange *x, const struct api *api, struct slice
     struct text out;
 
     text_init(&out, REPLY_BYTES_MAX);
-    if (kserve_put_stats(&out, api, name, version, &err) == OK) {
+    if (kserve_put_stats(&out, x, api, name, version, &err) == OK) {
         answer(x, &out);
         return;
     }
@@ -372,7 +377,8 @@ static enum err_code read_ready(struct slice body, struct arena *arena, bool *re
     return json_end(&c, err);
 }
 
-void kserve_put_index(struct text *out, const struct api *api, bool ready_only)
+void kserve_put_index(struct text *out, const struct exchange *x, const struct api *api,
+                      bool ready_only)
 {
     struct repository_snapshot snapshot;
     bool is_first = true;
@@ -382,7 +388,8 @@ void kserve_put_index(struct text *out, const struct api *api, bool ready_only)
     for (uint32_t i = 0; i < snapshot.count; i++) {
         const struct repository_entry *entry = &snapshot.entries[i];
         const char *state = model_state_name(entry->state);
-        if (ready_only && entry->state != MODEL_READY)
+        if ((ready_only && entry->state != MODEL_READY) ||
+            !api_shows_model(x, slice_of("v2"), slice_of(entry->name)))
             continue;
         if (!is_first)
             text_byte(out, ',');
@@ -424,7 +431,7 @@ static void on_index_body(struct exchange *x, const struct collect_result *body,
         return;
     }
     text_init(&out, REPLY_BYTES_MAX);
-    kserve_put_index(&out, api, ready_only);
+    kserve_put_index(&out, x, api, ready_only);
     answer(x, &out);
 }
 

@@ -87,6 +87,16 @@ static void put_record(struct watcher *w, const struct push_record *record, stru
     bool is_for_us =
         w->model.data == NULL || record->model.data == NULL || slice_eq(w->model, record->model);
 
+    if (UNLIKELY(caller_has_rules(w->x->caller))) {
+        struct err err = { 0 };
+        if (api_may(w->x, ACCESS_READ, slice_of("events"), slice_make("", 0), &err) != OK) {
+            finish(w, err.code, err.text);
+            return;
+        }
+        is_for_us = is_for_us && (record->model.data == NULL ||
+                                  api_shows_model(w->x, slice_of("events"), record->model));
+    }
+
     if (is_for_us && w->call == NULL) {
         struct slice line = slice_make(record->json.data, record->json.size + 1);
         if (!events_put_framed(&w->events, w->events.form == EVENTS_SSE ? record->sse : line,

@@ -52,7 +52,7 @@ struct asked {
 
 /* Calls `each` with the plan of every model that has a typed service and is ready, until it says
  * true. The plan is borrowed for that call. */
-static bool find_model(const struct api *api,
+static bool find_model(const struct exchange *x, const struct api *api,
                        bool (*each)(void *context, const struct typed_plan *plan), void *context)
 {
     struct repository_snapshot snapshot;
@@ -63,6 +63,7 @@ static bool find_model(const struct api *api,
         const struct repository_entry *entry = &snapshot.entries[i];
         const struct typed_plan *plan;
         if (entry->is_default && entry->model != NULL &&
+            api_shows_model(x, slice_of("models"), slice_of(entry->name)) &&
             typed_plan_of(entry->model, &plan, NULL) == OK && typed_proto_service(plan)[0] != '\0')
             is_found = each(context, plan);
     }
@@ -117,7 +118,7 @@ static bool put_model(void *out, const struct typed_plan *plan)
     return false;
 }
 
-static void put_services(struct text *out, const struct api *api)
+static void put_services(struct text *out, const struct exchange *x, const struct api *api)
 {
     struct text list;
 
@@ -126,7 +127,7 @@ static void put_services(struct text *out, const struct api *api)
         if (grpc_service_is_on(grpc_services[i], api) &&
             proto_service_find(proto_builtin(), grpc_services[i]->name) != NULL)
             put_service(&list, grpc_services[i]->name);
-    find_model(api, put_model, &list);
+    find_model(x, api, put_model, &list);
     put_bytes(out, SAY_SERVICES, text_slice(&list));
     out->has_failed |= text_failed(&list);
     text_deinit(&list);
@@ -155,7 +156,8 @@ static bool put_if_wanted(void *context, const struct typed_plan *plan)
     return is_it;
 }
 
-static void put_files(struct text *out, const struct api *api, const struct asked *asked)
+static void put_files(struct text *out, const struct exchange *x, const struct api *api,
+                      const struct asked *asked)
 {
     bool is_symbol = asked->what == ASK_SYMBOL;
     struct slice file = is_symbol ? proto_file_of_symbol(proto_builtin(), asked->name)
@@ -169,7 +171,7 @@ static void put_files(struct text *out, const struct api *api, const struct aske
     if (is_found)
         proto_file_walk(proto_builtin(), file, put_file, &list);
     else
-        is_found = find_model(api, put_if_wanted, &wanted);
+        is_found = find_model(x, api, put_if_wanted, &wanted);
     if (is_found)
         put_bytes(out, SAY_FILES, text_slice(&list));
     else
@@ -260,15 +262,16 @@ static enum err_code read_request(struct asked *ret, struct slice message, struc
 }
 
 /* A ServerReflectionResponse. */
-static void put_answer(struct text *out, const struct api *api, const struct asked *asked)
+static void put_answer(struct text *out, const struct exchange *x, const struct api *api,
+                       const struct asked *asked)
 {
     if (asked->host.size != 0)
         put_bytes(out, SAY_HOST, asked->host);
     put_bytes(out, SAY_REQUEST, asked->whole);
     switch (asked->what) {
     case ASK_FILE:
-    case ASK_SYMBOL: put_files(out, api, asked); break;
-    case ASK_SERVICES: put_services(out, api); break;
+    case ASK_SYMBOL: put_files(out, x, api, asked); break;
+    case ASK_SERVICES: put_services(out, x, api); break;
     case ASK_EXTENSION:
     case ASK_EXTENSION_NUMBERS:
         put_error(out, NOT_FOUND, "'", asked->name, "' has no extensions: no message here has any");
@@ -287,17 +290,18 @@ struct stream {
     bool is_full; /* the next request waits for the answers to be read */
 };
 
-static enum err_code make_answer(struct buf **ret, const struct api *api, struct slice message,
-                                 struct err *err)
+static enum err_code make_answer(struct buf **ret, struct exchange *x, const struct api *api,
+                                 struct slice message, struct err *err)
 {
     struct asked asked;
     struct text out;
 
     if (proto_builtin() == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the descriptors; retry later");
+    TRY(api_may(x, ACCESS_READ, slice_of("server"), slice_make("", 0), err));
     TRY(read_request(&asked, message, err));
     text_init(&out, ANSWER_BYTES_MAX);
-    put_answer(&out, api, &asked);
+    put_answer(&out, x, api, &asked);
     enum err_code code = OK;
     if (text_failed(&out))
         code = err_set(err, E_EXHAUSTED,
@@ -324,7 +328,7 @@ static void on_message(struct call *call, const struct call_message *message)
     struct buf *holder = NULL;
     struct err err = { 0 };
 
-    if (make_answer(&holder, stream->api, message->bytes, &err) != OK) {
+    if (make_answer(&holder, call->x, stream->api, message->bytes, &err) != OK) {
         call_end(call, &err, NULL);
         return;
     }

@@ -23,6 +23,7 @@ struct push;
 struct kserve_streams;
 struct repository;
 struct resumables;
+struct session;
 struct uploads;
 
 /* What handlers may use. One per server; read-only after start; lives as long as the loops. */
@@ -110,7 +111,9 @@ MUST_USE enum err_code api_want_model(struct exchange *x, const struct api *api,
 MUST_USE enum err_code api_may(struct exchange *x, enum access_right right,
                                struct slice group, struct slice model, struct err *err);
 /* May the caller of `x` know of it? For whoever lists models. */
-bool api_shows_model(const struct exchange *x, struct slice group, const char *name);
+bool api_shows_model(const struct exchange *x, struct slice group, struct slice name);
+/* May the caller who began a session go on with it? Asked for each of its messages. */
+MUST_USE enum err_code api_may_still(const struct session *session, struct err *err);
 
 /* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
  * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text; gRPC a Trailers-Only status

@@ -527,6 +527,8 @@ static void list_models(struct exchange *x, const struct route_match *match)
         /* Older versions that are served beside the default one are at their own address. */
         if (snapshot.entries[i].model != NULL && !snapshot.entries[i].is_default)
             continue;
+        if (!api_shows_model(x, slice_of("models"), slice_of(snapshot.entries[i].name)))
+            continue;
         if (!is_first)
             text_byte(&out, ',');
         is_first = false;

@@ -152,7 +152,8 @@ static COLD void end_unknown_service(struct call *call, const struct api *api)
     for (uint32_t i = 0; i < snapshot.count; i++) {
         struct model *model = snapshot.entries[i].model;
         const char *service = model == NULL ? NULL : model_signature(model)->service;
-        if (service != NULL && service[0] != '\0')
+        if (service != NULL && service[0] != '\0' &&
+            api_shows_model(call->x, slice_of("models"), slice_of(snapshot.entries[i].name)))
             nearest_offer(&nearest, service);
     }
     const char *best = nearest_best(&nearest);

@@ -962,7 +962,8 @@ static void append(struct exchange *x, const struct route_match *match)
         api_fail(x, DIALECT_TYPED, 415, &err);
         return;
     }
-    if (read_offset(x, &offset, &err) != OK || read_complete(x, &is_whole, &err) != OK ||
+    if (api_may(x, ACCESS_INFER, slice_of("models"), slice_of(model_name(u->model)), &err) != OK ||
+        read_offset(x, &offset, &err) != OK || read_complete(x, &is_whole, &err) != OK ||
         carrier_new(&c, x, u, !x->body_is_over, &err) != OK) {
         api_fail(x, DIALECT_TYPED, 0, &err);
         return;

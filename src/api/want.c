@@ -2,6 +2,8 @@
 #include "api/note.h"
 #include "api/route.h"
 #include "engine/engine.h"
+#include "engine/model.h"
+#include "engine/session.h"
 #include "io/loop.h"
 
 HOT enum err_code api_may(struct exchange *x, enum access_right right, struct slice group,
@@ -26,15 +28,34 @@ HOT enum err_code api_want_model(struct exchange *x, const struct api *api,
                                  struct slice name, struct slice version, struct err *err)
 {
     TRY(api_may(x, right, group, name, err));
-    TRY(engine_want_model(api->engine, ret, name, version, err));
-    note_model(x, *ret);
-    return OK;
+    enum err_code code = engine_want_model(api->engine, ret, name, version, err);
+    if (LIKELY(code == OK)) {
+        note_model(x, *ret);
+        return OK;
+    }
+    /* Its words name what there is instead, to a caller who may not know of it. */
+    if (UNLIKELY(code == E_NOT_FOUND && caller_has_rules(x->caller)))
+        err_set(err, code, "Request for unknown model: '%.*s' is not found",
+                SLICE_ARG(slice_first(name, 200)));
+    return code;
 }
 
-bool api_shows_model(const struct exchange *x, struct slice group, const char *name)
+enum err_code api_may_still(const struct session *session, struct err *err)
+{
+    struct caller *caller = session_caller(session);
+    struct loop *loop = loop_current();
+
+    if (LIKELY(!caller_has_rules(caller)))
+        return OK;
+    struct env *env = loop != NULL ? loop_env(loop) : env_real();
+    return caller_may(caller, ACCESS_INFER, slice_of("models"),
+                      slice_of(model_name(session_model(session))), env->wall_ns(env), err);
+}
+
+bool api_shows_model(const struct exchange *x, struct slice group, struct slice name)
 {
     if (LIKELY(!caller_has_rules(x->caller)))
         return true;
     struct env *env = x->loop != NULL ? loop_env(x->loop) : env_real();
-    return caller_may(x->caller, ACCESS_READ, group, slice_of(name), env->wall_ns(env), NULL) == OK;
+    return caller_may(x->caller, ACCESS_READ, group, name, env->wall_ns(env), NULL) == OK;
 }

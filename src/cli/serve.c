@@ -118,6 +118,7 @@ static struct serve_settings settings_of(const struct options *o, struct server 
         .hosts_allowed_count = o->values[OPT_ALLOW_HOST].items_count,
         .origins_allowed = o->values[OPT_CORS_ORIGIN].items,
         .origins_allowed_count = o->values[OPT_CORS_ORIGIN].items_count,
+        .hsts_s = options_number(o, OPT_HSTS) / NS_PER_S,
         .access = server->access,
         .tls = server->tls,
         .tls_plain = (enum serve_plain)options_number(o, OPT_TLS_PLAIN),
@@ -562,9 +563,13 @@ static void warn_of_open_ports(const struct server *server)
 {
     for (uint32_t i = 0; i < serve_listeners(server->serve); i++) {
         const char *url = serve_listener_url(server->serve, i);
-        if (is_open_to_others(url))
+        if (!is_open_to_others(url))
+            continue;
+        if (access_has_rules(server->access))
+            log_warn("keys and answers cross the network to %s unencrypted; --tls hides them", url);
+        else
             log_warn("whoever reaches %s may call these models: there is no authentication; see "
-                     "SECURITY.md before you open it to a network",
+                     "SECURITY.md before you open it to a network (--access, --tls)",
                      url);
     }
 }

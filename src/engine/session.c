@@ -214,6 +214,11 @@ void *session_user(const struct session *s)
     return s->settings.user;
 }
 
+struct caller *session_caller(const struct session *s)
+{
+    return s->settings.caller;
+}
+
 struct model *session_model(const struct session *s)
 {
     return s->model;

@@ -113,6 +113,7 @@ void session_start(struct session *session);
 
 void *session_user(const struct session *session);
 struct model *session_model(const struct session *session);
+struct caller *session_caller(const struct session *session); /* NULL: nobody's */
 
 /* How many pieces its caller may push now, and at the beginning (pieces_max). */
 uint32_t session_pieces_left(const struct session *session);

@@ -149,6 +149,23 @@ static void add_origin(struct serve_exchange *e, enum origin_verdict verdict, st
                                    : slice_of("*"));
 }
 
+/* What browsers are told of every answer; docs/access.md has them. gRPC's own clients are no
+ * browsers. */
+static void add_security(struct serve_exchange *e, bool is_grpc)
+{
+    const struct serve *serve = e->l->serve;
+
+    if (UNLIKELY(serve->hsts[0] != '\0' && e->x.tls != NULL))
+        add(e, "strict-transport-security", slice_of(serve->hsts));
+    if (is_grpc)
+        return;
+    add(e, "x-content-type-options", slice_of("nosniff"));
+    /* What one caller may read, no cache in between may show to another: x-api-key is no header that
+     * caches know of (RFC 9111, 3.5). */
+    if (UNLIKELY(access_has_rules(serve->settings.access)))
+        add(e, "cache-control", slice_of("no-store"));
+}
+
 enum dialect serve_dialect_of(const struct exchange *x)
 {
     return grpc_is_call(x) ? DIALECT_GRPC : api_dialect_of_path(x->path);
@@ -224,11 +241,21 @@ void serve_dispatch(struct serve_exchange *e)
         return;
     }
     add_origin(e, verdict, asked.origin);
+    add_security(e, is_grpc);
     /* A page that asks whether it may call shows no credentials (Fetch, 4.8): its origin was judged. */
     if (UNLIKELY(x->method != METHOD_OPTIONS && serve_identify(e, &err) != OK)) {
-        x->note.audit = NOTE_REFUSED;
         e->dialect = serve_dialect_of(x);
         api_fail(x, e->dialect, 0, &err);
+        return;
+    }
+    if (UNLIKELY(verdict == ORIGIN_ALLOWED && serve->origins.is_any_origin &&
+                 caller_is_ambient(x->caller))) {
+        err_set(&err, E_PERMISSION,
+                "pages of every origin may call (--cors-origin *), so none may by a certificate, which "
+                "a browser sends without being asked; name the origins");
+        x->note.audit = NOTE_REFUSED;
+        e->dialect = serve_dialect_of(x);
+        api_fail(x, e->dialect, 403, &err);
         return;
     }
     if (is_grpc) {

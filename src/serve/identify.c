@@ -63,7 +63,12 @@ HOT enum err_code serve_identify(struct serve_exchange *e, struct err *err)
     if (LIKELY(!access_has_rules(access)))
         return access_identify(access, &credentials, 0, &x->caller, err);
     read_headers(&credentials, x);
-    TRY(access_identify(access, &credentials, env->wall_ns(env), &x->caller, err));
+    if (UNLIKELY(access_identify(access, &credentials, env->wall_ns(env), &x->caller, err) != OK)) {
+        /* A probe with an old key still hears whether the server lives: api_may refuses the rest. */
+        x->note.audit = NOTE_REFUSED;
+        x->caller = err->code == E_UNAUTHENTICATED ? access_refused(access, err) : NULL;
+        return x->caller != NULL ? OK : err->code;
+    }
     struct budget *budget = tenant_budget(caller_tenant(x->caller));
     if (budget != NULL)
         x->budget = budget;

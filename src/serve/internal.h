@@ -154,6 +154,7 @@ struct serve {
     struct http2_limits http2_limits;
     struct router *router;
     struct origin_rules origins;
+    char hsts[48]; /* "max-age=31536000"; "": nothing is said */
     struct observer observers[OBSERVERS_MAX]; /* read-only once started */
     uint32_t observers_count;
     struct traffic *traffic; /* owned; NULL: there are no metrics */

@@ -40,6 +40,9 @@ enum err_code serve_new(struct serve **ret, struct env *env, const struct serve_
     serve->limits.target_bytes_max = MIN((uint32_t)TARGET_BYTES_MAX, settings->header_bytes_max);
     serve->limits.fields_max = settings->headers_max;
     http2_limits_init(&serve->http2_limits, &serve->settings);
+    if (settings->hsts_s != 0)
+        snprintf(serve->hsts, sizeof serve->hsts, "max-age=%llu",
+                 (unsigned long long)settings->hsts_s);
     origin_rules_init(&serve->origins, settings->hosts_allowed, settings->hosts_allowed_count,
                       settings->origins_allowed, settings->origins_allowed_count);
     serve->loops_count = settings->loops_count != 0 ? settings->loops_count : cpu_usable();

@@ -51,6 +51,7 @@ struct serve_settings {
     const char *const *origins_allowed; /* --cors-origin: "https://app.example", or "*" */
     uint32_t origins_allowed_count;
     struct observe_rules observe; /* traces and request ids */
+    uint64_t hsts_s; /* over TLS: how long browsers are to come by TLS alone; 0: nothing is said */
     struct access *access; /* borrowed: outlives it; NULL: no rules */
     /* TLS */
     struct tls_server *tls; /* borrowed; NULL: all listeners are plain */
