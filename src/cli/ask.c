@@ -3,6 +3,7 @@
 
 #include <yyjson.h>
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -62,6 +63,32 @@ enum err_code ask_authorization(const char **ret, const struct options *options,
     return OK;
 }
 
+enum err_code ask_tls(struct tls_client_settings *ret, const struct options *options,
+                      struct err *err)
+{
+    static char cert[PATH_MAX], key[PATH_MAX];
+    struct slice both = slice_of(options_text(options, OPT_CERT));
+    struct slice first = slice_first(both, slice_find(both, ','));
+    struct slice second = slice_skip(both, MIN(first.size + 1, both.size));
+    char where[ERR_TEXT_MAX];
+
+    if (first.size >= sizeof cert || second.size >= sizeof key)
+        return err_set(err, E_INVALID, "%s: a path of more than %d bytes",
+                       options_origin(options, OPT_CERT, where, sizeof where), PATH_MAX - 1);
+    snprintf(cert, sizeof cert, "%.*s", SLICE_ARG(first));
+    snprintf(key, sizeof key, "%.*s", SLICE_ARG(second));
+    *ret = (struct tls_client_settings){
+        .ca = options_text(options, OPT_CACERT),
+        .cert = cert,
+        .key = key,
+        .is_insecure = options_flag(options, OPT_INSECURE),
+    };
+    if (ret->is_insecure)
+        log_warn("--insecure: whoever is on the way to %s may read and change everything",
+                 options_text(options, OPT_SERVER));
+    return OK;
+}
+
 enum err_code ask_open_as(struct client **ret, const struct options *options, bool http2,
                           struct client_tap *tap, struct err *err)
 {
@@ -72,6 +99,7 @@ enum err_code ask_open_as(struct client **ret, const struct options *options, bo
     char where[ERR_TEXT_MAX];
 
     TRY(ask_authorization(&settings.authorization, options, err));
+    TRY(ask_tls(&settings.tls, options, err));
     if (client_new(ret, &settings, err) != OK)
         return err_wrap(err, "%s", options_origin(options, OPT_SERVER, where, sizeof where));
     return OK;
@@ -91,6 +119,11 @@ enum err_code ask_advise(enum err_code code, struct err *err)
                        first.text);
     if (code == E_DEADLINE)
         return err_set(err, code, "%s (--timeout)", first.text);
+    if (code == E_UNAVAILABLE && strstr(first.text, "is not accepted") != NULL)
+        return err_set(err, code,
+                       "%s: --cacert FILE says whom to trust (a server with --tls auto prints the "
+                       "file when it starts)",
+                       first.text);
     return code;
 }
 

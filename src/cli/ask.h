@@ -12,6 +12,9 @@ struct yyjson_doc;
 /* What --key says, as the value of `authorization`; NULL: nothing. It stays as long as the process. */
 MUST_USE enum err_code ask_authorization(const char **ret, const struct options *options,
                                          struct err *err);
+/* What --cacert, --cert and --insecure say; warns of the last. The texts stay as long as the process. */
+MUST_USE enum err_code ask_tls(struct tls_client_settings *ret, const struct options *options,
+                               struct err *err);
 /* A client for --server, --key and --timeout. */
 MUST_USE enum err_code ask_open(struct client **ret, const struct options *options,
                                 struct err *err);

@@ -340,6 +340,7 @@ static enum err_code run(struct upload *u, struct err *err)
     };
 
     TRY(ask_authorization(&settings.authorization, u->o, err));
+    TRY(ask_tls(&settings.tls, u->o, err));
     TRY(open_file(u, err));
     TRY(loop_new(&u->loop, env_real(), 0, err));
     TRY(client_pool_new(&u->pool, u->loop, &settings, err));

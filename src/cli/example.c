@@ -68,23 +68,36 @@ void example_flags(struct text *out, struct slice body)
 
 void example_url(struct text *out, const char *url)
 {
-    static const char v4[] = "http://0.0.0.0:", v6[] = "http://[::]:";
+    static const char v4[] = "://0.0.0.0:", v6[] = "://[::]:";
+    struct slice all = slice_of(url), scheme = slice_first(all, slice_find(all, ':'));
+    struct slice rest = slice_skip(all, scheme.size);
 
-    if (slice_starts(slice_of(url), v4))
-        text_printf(out, "http://127.0.0.1:%s", url + strlen(v4));
-    else if (slice_starts(slice_of(url), v6))
-        text_printf(out, "http://127.0.0.1:%s", url + strlen(v6)); /* it takes IPv4 as well */
+    if (slice_starts(rest, v4))
+        text_printf(out, "%.*s://127.0.0.1:%s", SLICE_ARG(scheme), rest.data + strlen(v4));
+    else if (slice_starts(rest, v6)) /* it takes IPv4 as well */
+        text_printf(out, "%.*s://127.0.0.1:%s", SLICE_ARG(scheme), rest.data + strlen(v6));
     else
         text_str(out, url);
 }
 
-static void put_curl(struct text *out, struct slice name, struct slice body, const char *url,
-                     bool is_stream)
+static void put_cacert(struct text *out, const char *option, const struct example_place *place)
 {
+    if (place->cacert[0] == '\0')
+        return;
+    text_printf(out, "%s ", option);
+    print_shell(out, slice_of(place->cacert));
+    text_byte(out, ' ');
+}
+
+static void put_curl(struct text *out, struct slice name, struct slice body,
+                     const struct example_place *place, bool is_stream)
+{
+    const char *url = place->url;
     char bytes[4096];
     struct text target;
 
     text_str(out, is_stream ? "  curl -N " : "  curl ");
+    put_cacert(out, "--cacert", place);
     text_init_fixed(&target, bytes, sizeof bytes);
     if (slice_starts(slice_of(url), "unix:")) {
         text_str(out, "--unix-socket ");
@@ -107,8 +120,9 @@ static void put_curl(struct text *out, struct slice name, struct slice body, con
 }
 
 static void put_call(struct text *out, struct slice name, struct slice body, const char *program,
-                     const char *url, const char *how)
+                     const struct example_place *place, const char *how)
 {
+    const char *url = place->url;
     bool is_dashed = name.size > 0 && name.data[0] == '-';
     char bytes[4096];
     struct text server;
@@ -124,6 +138,10 @@ static void put_call(struct text *out, struct slice name, struct slice body, con
         text_str(out, " --server ");
         print_shell(out, text_slice(&server));
     }
+    if (place->cacert[0] != '\0') {
+        text_str(out, " --cacert ");
+        print_shell(out, slice_of(place->cacert));
+    }
     example_flags(out, body);
     if (is_dashed) {
         text_str(out, " -- ");
@@ -132,7 +150,8 @@ static void put_call(struct text *out, struct slice name, struct slice body, con
     text_byte(out, '\n');
 }
 
-void example_lines(struct text *out, struct model *model, const char *program, const char *url)
+void example_lines(struct text *out, struct model *model, const char *program,
+                   const struct example_place *place)
 {
     const struct typed_plan *plan = NULL;
     struct slice name = slice_of(model_name(model));
@@ -142,9 +161,9 @@ void example_lines(struct text *out, struct model *model, const char *program, c
     if (typed_plan_of(model, &plan, &err) != OK || plan->example == NULL)
         return;
     bool is_stream = model_is_decoupled(model);
-    put_curl(out, name, slice_of(plan->example), url, is_stream);
+    put_curl(out, name, slice_of(plan->example), place, is_stream);
     if (!is_stream)
-        put_call(out, name, slice_of(plan->example), program, url, "");
+        put_call(out, name, slice_of(plan->example), program, place, "");
 }
 
 /* Somewhere in PATH. */
@@ -164,8 +183,10 @@ static bool is_installed(const char *program)
     return false;
 }
 
-void example_grpc_lines(struct text *out, struct model *model, const char *program, const char *url)
+void example_grpc_lines(struct text *out, struct model *model, const char *program,
+                        const struct example_place *place)
 {
+    const char *url = place->url;
     const struct typed_plan *plan = NULL;
     struct slice name = slice_of(model_name(model));
     struct err err;
@@ -174,9 +195,10 @@ void example_grpc_lines(struct text *out, struct model *model, const char *progr
         !typed_proto_takes_example(plan))
         return;
     bool is_stream = model_is_decoupled(model);
-    put_call(out, name, slice_of(plan->example), program, url,
+    put_call(out, name, slice_of(plan->example), program, place,
              is_stream ? "--stream " : "--grpc ");
-    if (!slice_starts(slice_of(url), "http://") || !is_installed("grpcurl"))
+    bool is_tls = slice_starts(slice_of(url), "https://");
+    if ((!is_tls && !slice_starts(slice_of(url), "http://")) || !is_installed("grpcurl"))
         return;
     char bytes[256];
     struct text server;
@@ -184,10 +206,12 @@ void example_grpc_lines(struct text *out, struct model *model, const char *progr
     example_url(&server, url);
     if (text_failed(&server))
         return;
-    text_str(out, "  grpcurl -plaintext -d ");
+    text_str(out, is_tls ? "  grpcurl " : "  grpcurl -plaintext ");
+    put_cacert(out, "-cacert", place);
+    text_str(out, "-d ");
     print_shell(out, slice_of(plan->example));
     text_byte(out, ' ');
-    print_shell(out, slice_skip(text_slice(&server), strlen("http://")));
+    print_shell(out, slice_skip(text_slice(&server), strlen(is_tls ? "https://" : "http://")));
     text_printf(out, " %s/%s\n", typed_proto_service(plan),
                 is_stream ? "PredictStream" : "Predict");
 }

@@ -7,13 +7,20 @@
 
 struct model;
 
+/* Where a line is to go. */
+struct example_place {
+    const char *url;    /* a listener's, or of its certificate's name */
+    const char *cacert; /* the file that makes its certificate believed; "": none is needed, or known */
+};
+
 /* Two lines, each indented: curl with the model's example, and the same as `penstock call`. Nothing
- * when no example can be made. `program` is how this program was called, `url` a listener's. */
-void example_lines(struct text *out, struct model *model, const char *program, const char *url);
+ * when no example can be made. `program` is how this program was called. */
+void example_lines(struct text *out, struct model *model, const char *program,
+                   const struct example_place *place);
 
 /* The same over gRPC: `penstock call --grpc`, and grpcurl where it is installed. */
 void example_grpc_lines(struct text *out, struct model *model, const char *program,
-                        const char *url);
+                        const struct example_place *place);
 
 /* A listener's address as one can call it: "every address" is reached as this machine. */
 void example_url(struct text *out, const char *url);

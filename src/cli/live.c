@@ -225,6 +225,7 @@ enum err_code live_open(struct live *live, struct err *err)
     live->reader.run = on_reader;
     live->printer.run = print_all;
     TRY(ask_authorization(&settings.authorization, live->o, err));
+    TRY(ask_tls(&settings.tls, live->o, err));
     TRY(loop_new(&live->loop, env_real(), 0, err));
     TRY(client_pool_new(&live->pool, live->loop, &settings, err));
     TRY(watch_signals(live, err));

@@ -496,7 +496,7 @@ static int by_size(const void *a, const void *b)
 
 /* The shortest first: sixty pixels of a digit teach less than a word. */
 static void put_tries(struct text *out, const struct repository_snapshot *snapshot,
-                      const char *program, const char *url)
+                      const char *program, const struct example_place *place)
 {
     struct try tries[TRY_MODELS_MAX];
     uint32_t count = 0, callable = 0;
@@ -511,7 +511,7 @@ static void put_tries(struct text *out, const struct repository_snapshot *snapsh
         if (count == TRY_MODELS_MAX)
             continue;
         tries[count].at = lines.size;
-        example_lines(&lines, entry->model, program, url);
+        example_lines(&lines, entry->model, program, place);
         tries[count].size = lines.size - tries[count].at;
         tries[count].model = entry->model;
         count += tries[count].size > 0;
@@ -523,13 +523,13 @@ static void put_tries(struct text *out, const struct repository_snapshot *snapsh
         text_put(out, lines.data + tries[i].at, tries[i].size);
         /* Over gRPC all are called alike: one shows it. */
         if (i == 0)
-            example_grpc_lines(out, tries[i].model, program, url);
+            example_grpc_lines(out, tries[i].model, program, place);
     }
     text_deinit(&lines);
     if (shown == callable)
         return;
     text_printf(out, shown > 0 ? "  and %u more: " : "\nhow to call them: ", callable - shown);
-    example_url(out, url);
+    example_url(out, place->url);
     text_str(out, "/\n");
 }
 
@@ -540,9 +540,9 @@ static bool is_open_to_others(const char *url)
     struct address address;
     struct err err;
 
-    if (!slice_starts(slice_of(url), "http://"))
+    if (serve_address_of(url) == url) /* a unix socket */
         return false;
-    return address_parse(&address, url + strlen("http://"), &err) == OK &&
+    return address_parse(&address, serve_address_of(url), &err) == OK &&
            !address_is_loopback(&address);
 }
 
@@ -552,10 +552,11 @@ static void put_listener(struct text *out, const char *url)
     char name[256] = "";
 
     text_printf(out, "listening on %s", url);
-    bool is_every = slice_starts(slice_of(url), "http://[::]:") ||
-                    slice_starts(slice_of(url), "http://0.0.0.0:");
+    struct slice rest = slice_skip(slice_of(url), slice_find(slice_of(url), ':'));
+    bool is_every = slice_starts(rest, "://[::]:") || slice_starts(rest, "://0.0.0.0:");
     if (is_every && gethostname(name, sizeof name - 1) == 0 && name[0] != '\0')
-        text_printf(out, " (every address: http://%s%s)", name, strrchr(url, ':'));
+        text_printf(out, " (every address: %.*s://%s%s)", (int)slice_find(slice_of(url), ':'), url,
+                    name, strrchr(url, ':'));
     text_byte(out, '\n');
 }
 
@@ -563,20 +564,59 @@ static void warn_of_open_ports(const struct server *server)
 {
     for (uint32_t i = 0; i < serve_listeners(server->serve); i++) {
         const char *url = serve_listener_url(server->serve, i);
-        if (!is_open_to_others(url))
-            continue;
-        if (access_has_rules(server->access))
-            log_warn("keys and answers cross the network to %s unencrypted; --tls hides them", url);
-        else
+        if (is_open_to_others(url) && slice_starts(slice_of(url), "http://"))
+            log_warn("what is said on %s, keys and answers, crosses the network unencrypted: --tls "
+                     "CERT,KEY or --tls auto (docs/tls.md)",
+                     url);
+        if (is_open_to_others(url) && !access_has_rules(server->access))
             log_warn("whoever reaches %s may call these models: there is no authentication; see "
                      "SECURITY.md before you open it to a network (--access, --tls)",
                      url);
     }
 }
 
+/* Where lines go: by the certificate's name, where it does not stand for the address. */
+static struct example_place place_of(const struct server *server, char *out, size_t size)
+{
+    const char *url = serve_listener_url(server->serve, 0);
+    struct example_place place = { .url = url, .cacert = "" };
+    char bytes[ADDRESS_TEXT_MAX + 16];
+    struct text shown;
+
+    if (!slice_starts(slice_of(url), "https://"))
+        return place;
+    place.cacert = tls_server_trusted_by(server->tls);
+    text_init_fixed(&shown, bytes, sizeof bytes);
+    example_url(&shown, url);
+    const char *host = text_cstr(&shown) + strlen("https://"), *port = strrchr(host, ':');
+    const char *name = port == NULL ? "" : tls_server_name(server->tls);
+    if (name[0] == '\0' || tls_server_has_name(server->tls, slice_make(host, (size_t)(port - host))))
+        return place;
+    snprintf(out, size, "https://%s%s", name, port);
+    place.url = out;
+    return place;
+}
+
+/* How browsers and other programs come to believe the certificate. */
+static void put_trust(struct text *out, const struct server *server)
+{
+    const char *authority = server->tls == NULL ? "" : tls_server_authority(server->tls);
+
+    if (authority[0] == '\0')
+        return;
+    text_str(out, "\ntrust: curl --cacert ");
+    print_shell(out, slice_of(authority));
+    text_str(out, " ...; browsers take the file in their settings, under certificate authorities; "
+                  "for the whole machine\n  sudo cp ");
+    print_shell(out, slice_of(authority));
+    text_str(out, " /usr/local/share/ca-certificates/penstock.crt && sudo update-ca-certificates\n");
+}
+
 static void say_what_is_served(struct server *server, const char *program)
 {
     struct repository_snapshot snapshot;
+    char by_name[ADDRESS_TEXT_MAX + 300];
+    struct example_place place = place_of(server, by_name, sizeof by_name);
     struct text out;
 
     text_init(&out, PRINT_BYTES_MAX);
@@ -584,12 +624,13 @@ static void say_what_is_served(struct server *server, const char *program)
         put_listener(&out, serve_listener_url(server->serve, i));
     repository_snapshot_take(server->stack.repository, &snapshot);
     put_models(&out, &snapshot, print_has_colour(STDOUT_FILENO));
-    put_tries(&out, &snapshot, program, serve_listener_url(server->serve, 0));
+    put_tries(&out, &snapshot, program, &place);
+    put_trust(&out, server);
     repository_snapshot_give(&snapshot);
     if (isatty(STDOUT_FILENO)) {
         /* On a screen the first line may be far up by now. */
         text_str(&out, "\nserving on ");
-        example_url(&out, serve_listener_url(server->serve, 0));
+        example_url(&out, place.url);
         text_str(&out, "; Ctrl-C stops it\n");
     }
     (void)print_out(STDOUT_FILENO, &out);

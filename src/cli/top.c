@@ -327,6 +327,7 @@ static enum err_code open_top(struct top *top, struct err *err)
     char where[ERR_TEXT_MAX];
 
     TRY(ask_authorization(&settings.authorization, top->o, err));
+    TRY(ask_tls(&settings.tls, top->o, err));
     TRY(loop_new(&top->loop, env_real(), 0, err));
     if (client_pool_new(&top->pool, top->loop, &settings, err) != OK)
         return err_wrap(err, "%s", options_origin(top->o, OPT_SERVER, where, sizeof where));

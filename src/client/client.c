@@ -77,6 +77,7 @@ static enum err_code open_pool(struct client *client, struct err *err)
         .limits = s->limits,
         .authorization = s->authorization,
         .tap = s->tap,
+        .tls = s->tls,
     };
 
     return client->pool != NULL ? OK : client_pool_new(&client->pool, client->loop, &settings, err);

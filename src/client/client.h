@@ -23,6 +23,7 @@ struct client_settings {
     struct answer_limits limits;
     bool http2;             /* with prior knowledge; else HTTP/1.1 */
     const char *authorization; /* as in pool.h */
+    struct tls_client_settings tls; /* of https; its texts are borrowed until client_free */
     struct client_tap *tap;    /* borrowed, or NULL */
 };
 

@@ -37,8 +37,9 @@ static void drop_socket(struct conn *c)
 {
     if (c->is_watched)
         loop_unwatch(c->pool->loop, &c->watch);
-    c->is_watched = false;
-    socket_close(&c->watch.fd);
+    c->is_watched = c->is_shaking = false;
+    channel_close(&c->channel, c->state == CONN_OPEN || c->state == CONN_LEAVING || c->state == CONN_DEAD);
+    c->watch.fd = -1;
 }
 
 /* Begins with the address at hand: under way, or why not. */
@@ -52,6 +53,7 @@ static enum err_code connect_one(struct conn *c, struct err *err)
                       : socket(to->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (c->watch.fd < 0)
         return refuse_connect(c, errno, err);
+    c->channel = channel_plain(c->watch.fd);
     if (to->any.sa_family != AF_UNIX)
         setsockopt(c->watch.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     /* A unix socket with a full backlog says EAGAIN and does not go on by itself. */
@@ -86,6 +88,7 @@ struct conn *conn_new(struct client_pool *pool, struct err *err)
     c->pool = pool;
     c->protocol = pool->settings.protocol == CLIENT_HTTP2 ? &conn_http2 : &conn_http1;
     c->watch = (struct loop_fd){ .fd = -1, .on_ready = on_ready };
+    c->channel = channel_plain(-1);
     c->timer.on_due = on_timer;
     c->begun_ns = pool_now_ns(pool);
     list_init(&c->exchanges);
@@ -176,23 +179,12 @@ void conn_dirty(struct conn *c)
 
 /* -- open -------------------------------------------------------------------------------------- */
 
-static void on_connected(struct conn *c)
+/* What is spoken on it can begin. */
+static void on_open(struct conn *c)
 {
     struct client_pool *pool = c->pool;
     struct err err = { 0 };
-    int error = 0;
-    socklen_t size = sizeof error;
 
-    if (getsockopt(c->watch.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
-        error = errno;
-    if (error != 0) {
-        refuse_connect(c, error, &err);
-        drop_socket(c);
-        c->address++;
-        if (c->address >= pool->addresses_count || connect_from(c, &err) != OK)
-            conn_fail(c, &err);
-        return;
-    }
     c->state = CONN_OPEN;
     pool->stats.connecting--;
     pool->stats.connections++;
@@ -210,6 +202,72 @@ static void on_connected(struct conn *c)
     conn_dirty(c);
 }
 
+/* -- TLS ---------------------------------------------------------------------------------------- */
+
+static enum err_code begin_tls(struct conn *c, struct err *err)
+{
+    struct client_pool *pool = c->pool;
+    uint32_t offers = c->protocol == &conn_http2 ? TLS_OFFER_HTTP2 : TLS_OFFER_HTTP1;
+
+    TRY(tls_connect(&c->channel.tls, pool->tls, c->channel.fd, slice_of(pool->url.host), offers, err));
+    c->is_shaking = true;
+    return OK;
+}
+
+/* RFC 9113 3.2: HTTP/2 is agreed upon. */
+static bool speaks_ours(const struct conn *c)
+{
+    return c->protocol != &conn_http2 || tls_session_alpn(c->channel.tls) == TLS_ALPN_HTTP2;
+}
+
+static void shake(struct conn *c)
+{
+    struct err err = { 0 };
+
+    switch (tls_handshake(c->channel.tls, &err)) {
+    case TLS_WANTS_READ: loop_rewatch(c->pool->loop, &c->watch, EPOLLIN); return;
+    case TLS_WANTS_WRITE: loop_rewatch(c->pool->loop, &c->watch, EPOLLOUT); return;
+    case TLS_FAILED:
+        err.code = E_UNAVAILABLE; /* whose fault it is, the text says */
+        err_wrap(&err, "%s", c->pool->url.shown);
+        conn_fail(c, &err);
+        return;
+    case TLS_DONE: break;
+    }
+    c->is_shaking = false;
+    if (speaks_ours(c)) {
+        on_open(c);
+        return;
+    }
+    err_set(&err, E_UNAVAILABLE, "%s does not speak HTTP/2, which gRPC needs", c->pool->url.shown);
+    conn_fail(c, &err);
+}
+
+static void on_connected(struct conn *c)
+{
+    struct client_pool *pool = c->pool;
+    struct err err = { 0 };
+    int error = 0;
+    socklen_t size = sizeof error;
+
+    if (getsockopt(c->watch.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0)
+        error = errno;
+    if (error != 0) {
+        refuse_connect(c, error, &err);
+        drop_socket(c);
+        c->address++;
+        if (c->address >= pool->addresses_count || connect_from(c, &err) != OK)
+            conn_fail(c, &err);
+        return;
+    }
+    if (pool->tls == NULL)
+        on_open(c);
+    else if (begin_tls(c, &err) != OK)
+        conn_fail(c, &err);
+    else
+        shake(c);
+}
+
 static void tap(const struct conn *c, bool is_sent, struct slice bytes)
 {
     struct client_tap *tap = c->pool->settings.tap;
@@ -220,7 +278,7 @@ static void tap(const struct conn *c, bool is_sent, struct slice bytes)
 
 ssize_t conn_write(struct conn *c, struct iovec *pieces, size_t count)
 {
-    ssize_t sent = socket_send_pieces(c->watch.fd, pieces, count);
+    ssize_t sent = channel_send_pieces(&c->channel, pieces, count);
 
     if (sent == -EAGAIN) {
         c->is_full = true;
@@ -242,10 +300,22 @@ static bool is_read_wanted(const struct conn *c)
 
 static void rewatch(struct conn *c)
 {
+    bool is_held = c->is_full || channel_reads_when_writable(&c->channel);
     uint32_t events =
-        (is_read_wanted(c) ? (uint32_t)EPOLLIN : 0) | (c->is_full ? (uint32_t)EPOLLOUT : 0);
+        (is_read_wanted(c) ? (uint32_t)EPOLLIN : 0) | (is_held ? (uint32_t)EPOLLOUT : 0);
 
     loop_rewatch(c->pool->loop, &c->watch, events);
+}
+
+static bool receive(struct conn *c);
+
+/* What TLS has read ahead is announced by nobody. */
+COLD static void read_on(struct conn *c)
+{
+    for (int i = 0; i < READS_A_TURN && is_read_wanted(c); i++) {
+        if (!receive(c))
+            break;
+    }
 }
 
 void conn_flush(struct conn *c)
@@ -262,6 +332,8 @@ void conn_flush(struct conn *c)
     bool is_done = c->state == CONN_LEAVING && c->exchanges_count == 0 && c->out.size == c->out_at;
     if (err.code == OK && !c->is_cut && !is_done) {
         rewatch(c);
+        if (UNLIKELY(channel_holds(&c->channel)))
+            read_on(c);
         return;
     }
     if (err.code == OK) {
@@ -277,7 +349,7 @@ static bool receive(struct conn *c)
     struct err err = { 0 };
     enum err_code code;
 
-    ssize_t got = socket_recv(c->watch.fd, pool->bytes, sizeof pool->bytes);
+    ssize_t got = channel_recv(&c->channel, pool->bytes, sizeof pool->bytes);
     if (got == -EAGAIN)
         return false;
     if (got > 0) {
@@ -289,6 +361,10 @@ static bool receive(struct conn *c)
         tap(c, false, bytes);
         code = c->protocol->receive(c, bytes, &err);
         c->has_heard = true;
+    } else if (got < 0 && channel_is_tls(&c->channel) && c->exchanges_count > 0) {
+        /* Without a good-bye nobody can tell whether that was all. */
+        code = err_set(&err, E_UNAVAILABLE, "the connection broke within TLS: %s",
+                       strerror((int)-got));
     } else {
         code = c->protocol->finish(c, &err);
     }
@@ -301,7 +377,8 @@ static bool receive(struct conn *c)
         err_wrap(&err, "%s", pool->url.shown);
         conn_fail(c, &err);
     }
-    return c->state != CONN_DEAD && (size_t)got == sizeof pool->bytes;
+    return c->state != CONN_DEAD &&
+           ((size_t)got == sizeof pool->bytes || (got > 0 && channel_has_more(&c->channel)));
 }
 
 static void on_ready(struct loop_fd *watch, uint32_t events)
@@ -310,18 +387,20 @@ static void on_ready(struct loop_fd *watch, uint32_t events)
     bool is_over = (events & (EPOLLHUP | EPOLLERR)) != 0;
 
     if (c->state == CONN_CONNECTING) {
-        on_connected(c);
+        if (c->is_shaking)
+            shake(c);
+        else
+            on_connected(c);
         return;
     }
+    bool can_read = (events & EPOLLIN) != 0 || channel_reads_when_writable(&c->channel);
     if (events & EPOLLOUT) {
         c->is_full = false;
         conn_dirty(c);
     }
-    if ((events & EPOLLIN) || is_over) {
-        for (int i = 0; i < READS_A_TURN && (is_over || is_read_wanted(c)); i++) {
-            if (!receive(c))
-                break;
-        }
+    for (int i = 0; i < READS_A_TURN && (is_over || (can_read && is_read_wanted(c))); i++) {
+        if (!receive(c))
+            break;
     }
 }
 

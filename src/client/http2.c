@@ -203,7 +203,8 @@ static enum err_code start(struct conn *c, struct client_exchange *x, struct err
     if (fields == NULL || length == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for a request");
     fields[count++] = (struct http2_field){ SLICE_LIT(":method"), slice_of(x->method) };
-    fields[count++] = (struct http2_field){ SLICE_LIT(":scheme"), SLICE_LIT("http") };
+    fields[count++] = (struct http2_field){ SLICE_LIT(":scheme"),
+                                               slice_of(c->pool->url.is_tls ? "https" : "http") };
     fields[count++] = (struct http2_field){ SLICE_LIT(":path"), slice_of(x->target) };
     fields[count++] =
         (struct http2_field){ SLICE_LIT(":authority"), slice_of(c->pool->url.authority) };

@@ -11,6 +11,7 @@
 #include "base/list.h"
 #include "base/text.h"
 #include "client/pool.h"
+#include "io/channel.h"
 #include "io/loop.h"
 #include "io/socket.h"
 #include "wire/http2.h"
@@ -91,6 +92,8 @@ struct conn {
     const struct conn_protocol *protocol;
     enum conn_state state;
     struct loop_fd watch; /* fd -1: none */
+    struct channel channel;
+    bool is_shaking; /* connected, and TLS is not agreed yet */
     bool is_watched;
     bool is_full;  /* the socket takes nothing now */
     bool is_dirty; /* the task should send */
@@ -119,6 +122,7 @@ struct client_pool {
     struct address addresses[ADDRESSES_MAX];
     uint32_t addresses_count;
     struct http2_limits http2_limits;
+    struct tls_client *tls; /* owned; NULL: http */
     struct list conns, dead_conns;
     struct list waiting, dead;
     uint32_t failures; /* to connect, one after the other */

@@ -127,6 +127,8 @@ enum err_code client_pool_new(struct client_pool **ret, struct loop *loop,
         pool->http2_limits.header_bytes_max =
             (uint32_t)MIN(pool->settings.limits.header_bytes_max, (size_t)HEADER_BYTES_MAX);
     TRY(look_up(pool, err));
+    if (pool->url.is_tls)
+        TRY(tls_client_new(&pool->tls, &settings->tls, err));
     list_init(&pool->conns);
     list_init(&pool->dead_conns);
     list_init(&pool->waiting);
@@ -199,6 +201,7 @@ void client_pool_free(struct client_pool **slot)
     reap(pool);
     timer_stop(pool->loop, &pool->timer);
     loop_undefer(&pool->task);
+    tls_client_free(&pool->tls);
     mem_free(pool);
 }
 

@@ -23,6 +23,7 @@
 #include "base/slice.h"
 #include "client/answer.h"
 #include "client/url.h"
+#include "io/tls.h"
 
 struct buf;
 struct client_exchange;
@@ -55,6 +56,7 @@ struct client_pool_settings {
     /* Value of `authorization` of every request that brings none of its own; borrowed, or NULL. */
     const char *authorization;
     struct client_tap *tap; /* borrowed, or NULL */
+    struct tls_client_settings tls; /* of https: whom to trust, what to show; all zero: the system's */
 };
 
 struct client_header {

@@ -58,7 +58,7 @@ static bool is_host(struct slice host, bool is_v6)
 static enum err_code parse_port(struct url *ret, struct slice url, struct slice rest,
                                 struct err *err)
 {
-    uint64_t port = 80;
+    uint64_t port = ret->is_tls ? 443 : 80;
 
     if (rest.size > 0 && rest.data[0] != ':')
         return refuse(err, url, "behind the host only :PORT may follow");
@@ -78,11 +78,10 @@ enum err_code url_parse(struct url *ret, struct slice url, struct err *err)
         return refuse(err, url, "it has blanks or control characters");
     if (slice_starts(left, "unix:"))
         return parse_unix(ret, url, slice_skip(left, 5), err);
-    if (slice_starts(left, "https://"))
-        return err_set(err, E_UNIMPLEMENTED,
-                       "'%.*s': https is not built yet; call the server by http or a unix socket",
-                       SLICE_ARG(slice_first(url, 200)));
-    if (slice_starts(left, "http://"))
+    ret->is_tls = slice_starts(left, "https://");
+    if (ret->is_tls)
+        left = slice_skip(left, 8);
+    else if (slice_starts(left, "http://"))
         left = slice_skip(left, 7);
     struct slice base = slice_skip(left, slice_find(left, '/'));
     left = slice_first(left, left.size - base.size);

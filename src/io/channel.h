@@ -65,6 +65,12 @@ static inline bool channel_reads_when_writable(const struct channel *channel)
     return UNLIKELY(channel->tls != NULL) && tls_reads_when_writable(channel->tls);
 }
 
+/* Bytes were received that nobody has read: no event tells of them. */
+static inline bool channel_holds(const struct channel *channel)
+{
+    return UNLIKELY(channel->tls != NULL) && tls_holds(channel->tls);
+}
+
 /* No more bytes from us: what the peer has then is all there was. */
 void channel_finish(struct channel *channel);
 /* Closes. is_whole: all that was promised is sent, and the peer may be told so; else it is to see that the

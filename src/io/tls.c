@@ -295,6 +295,13 @@ COLD static void say_failure(struct tls_session *s, int error, struct err *err)
         err_set(err, E_UNAVAILABLE, "the peer closed the connection during the TLS handshake");
         break;
     case TLS_FAILED_INTERNAL: err_set(err, E_INTERNAL, "TLS failed: %s", reason); break;
+    case TLS_FAILED_VERSION:
+        if (s->server == NULL && ERR_GET_REASON(code) == SSL_R_WRONG_VERSION_NUMBER) {
+            err_set(err, E_UNAVAILABLE, "what answers there does not speak TLS: http:// may be meant");
+            break;
+        }
+        err_set(err, E_UNAVAILABLE, "the TLS handshake failed: %s", reason);
+        break;
     default: err_set(err, E_UNAVAILABLE, "the TLS handshake failed: %s", reason);
     }
 }
@@ -454,6 +461,11 @@ ssize_t tls_discard(struct tls_session *s, size_t size)
 bool tls_has_more(const struct tls_session *s)
 {
     return s->has_failed || s->at_end;
+}
+
+bool tls_holds(const struct tls_session *s)
+{
+    return SSL_has_pending(s->ssl) == 1;
 }
 
 bool tls_reads_when_writable(const struct tls_session *s)

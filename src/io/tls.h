@@ -72,6 +72,13 @@ MUST_USE enum err_code tls_server_register(struct tls_server *server, struct met
                                            struct err *err);
 /* The authority of "auto", for `curl --cacert`; empty without. Lives as long as the server. */
 const char *tls_server_authority(const struct tls_server *server);
+/* What makes the first certificate believed: the authority of "auto", or itself where it is its own; empty:
+ * the system's authorities, or who else. */
+const char *tls_server_trusted_by(struct tls_server *server);
+/* The first name of the first certificate that a host can have; empty: it has none. */
+const char *tls_server_name(struct tls_server *server);
+/* Does the first certificate stand for that host, a name or an address (IPv6 in brackets)? */
+bool tls_server_has_name(struct tls_server *server, struct slice host);
 
 /* -- client ------------------------------------------------------------------------------------------- */
 
@@ -144,6 +151,8 @@ ssize_t tls_send(struct tls_session *session, const void *data, size_t size);
 ssize_t tls_send_pieces(struct tls_session *session, const struct iovec *pieces, size_t count);
 /* The last recv brought less than was asked, and still there is something to be told: recv again. */
 bool tls_has_more(const struct tls_session *session);
+/* Bytes were received that nobody has read. */
+bool tls_holds(const struct tls_session *session);
 /* Reading waits until the socket can be written. */
 bool tls_reads_when_writable(const struct tls_session *session);
 /* Says good-bye (close_notify), if that can be said at once. */

@@ -513,6 +513,44 @@ const char *tls_server_authority(const struct tls_server *server)
     return server->authority;
 }
 
+const char *tls_server_trusted_by(struct tls_server *server)
+{
+    struct tls_snapshot *snapshot = tls_snapshot_take(server);
+    X509 *x509 = snapshot->identities[0].x509;
+    bool is_own = X509_NAME_cmp(X509_get_subject_name(x509), X509_get_issuer_name(x509)) == 0;
+
+    tls_snapshot_give(&snapshot);
+    return server->pairs[0].is_auto ? server->authority : is_own ? server->pairs[0].cert : "";
+}
+
+const char *tls_server_name(struct tls_server *server)
+{
+    struct tls_snapshot *snapshot = tls_snapshot_take(server);
+    const struct tls_identity *first = &snapshot->identities[0];
+    const char *name = "";
+
+    for (uint32_t i = 0; i < first->names_count && name[0] == '\0'; i++)
+        if (first->names[i][0] != '*' && strlen(first->names[i]) < 254)
+            name = arena_strndup(server->arena, first->names[i], strlen(first->names[i]));
+    tls_snapshot_give(&snapshot);
+    return name == NULL ? "" : name;
+}
+
+bool tls_server_has_name(struct tls_server *server, struct slice host)
+{
+    struct tls_snapshot *snapshot = tls_snapshot_take(server);
+    X509 *x509 = snapshot->identities[0].x509;
+    char name[256];
+
+    if (host.size >= 2 && host.data[0] == '[')
+        host = slice_make(host.data + 1, host.size - 2);
+    snprintf(name, sizeof name, "%.*s", SLICE_ARG(host));
+    bool has = X509_check_ip_asc(x509, name, 0) == 1 || X509_check_host(x509, name, 0, 0, NULL) == 1;
+    ERR_clear_error();
+    tls_snapshot_give(&snapshot);
+    return has;
+}
+
 enum err_code tls_accept(struct tls_session **ret, struct tls_server *server, int fd,
                          struct slice ahead, struct err *err)
 {
