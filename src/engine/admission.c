@@ -186,7 +186,7 @@ static enum admission_verdict judge(struct admission *a, const struct admission_
         return q->knows_runs && q->deadline_ns != UINT64_MAX && is_hopeless(a, q, is_dry)
                    ? ADMISSION_RUN
                    : ADMISSION_FINE;
-    if (a->is_standing && !q->is_admitted)
+    if (a->is_standing && !q->is_admitted && !q->is_modest)
         limit = target;
     if (q->knows_runs)
         ends = sum_of(begins,

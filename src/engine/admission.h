@@ -71,6 +71,7 @@ struct admission_question {
     bool is_free;         /* an instance waits for work: the newcomer does not wait at all */
     bool knows_runs;      /* runs of this model last as long as their work: not those that stream */
     bool is_admitted;     /* a part of something larger that was let in: only the limit holds for it */
+    bool is_modest;       /* its tenant has less than its share of the queue: likewise, as others made it stand */
 };
 
 /* May it wait? *ret_after_ms: when to ask again. What is only asked (is_dry) changes nothing. */

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/def.h"
+#include "engine/queue.h"
 #include "test/harness.h"
 
 #define MS NS_PER_MS
@@ -167,6 +168,9 @@ TEST(a_burst_is_let_in_and_overload_is_not)
     check(judge(&q) == ADMISSION_DELAY, "40 ms");
     q.is_admitted = true;
     check(judge(&q) == ADMISSION_FINE, "but for what was let in before");
+    q.is_admitted = false;
+    q.is_modest = true;
+    check(judge(&q) == ADMISSION_FINE, "and for who did not make it stand");
     q = question(6);
     check(judge(&q) == ADMISSION_FINE, "12 ms");
     for (unsigned i = 0; i < 2500; i++) {
@@ -281,5 +285,109 @@ TEST(three_times_what_it_can_do)
             check(much.p99_ns < 2 * calm.p99_ns, "%zu, %zu: p99 %llu us at 0.9, %llu at 3", d, i,
                   (unsigned long long)calm.p99_ns / 1000, (unsigned long long)much.p99_ns / 1000);
             check(much.late < 10, "%u late", much.late);
+        }
+}
+
+/* -- tenants ------------------------------------------------------------------------------------ */
+
+enum { TENANTS = 5, CALLS_MOST = 400000 };
+
+struct tenants_outcome {
+    uint64_t p99_ns;  /* of the quiet ones */
+    double refused;   /* of what they asked */
+    double loud_part; /* of all runs */
+};
+
+/* Tenant 1 asks for `loud` of what the model can do, the four others for 0.15 of it each. */
+static struct tenants_outcome compete(double loud, uint64_t run_ns, uint64_t deadline_ns)
+{
+    static struct call {
+        struct queue_entry entry;
+        uint64_t arrived, due;
+        bool was_behind;
+    } calls[CALLS_MOST];
+    static uint64_t took[CALLS_MOST];
+    struct queue queue;
+    uint64_t next[TENANTS], end, begun, busy_until, quiet = 0, refused = 0, runs = 0, louds = 0;
+    uint32_t used = 0, done = 0;
+
+    start(NS_PER_S);
+    queue_init(&queue);
+    ran(20, run_ns);
+    begun = now + 3 * NS_PER_S;
+    end = now + 30 * NS_PER_S;
+    busy_until = now;
+    for (uint32_t t = 0; t < TENANTS; t++)
+        next[t] = now;
+    for (;;) {
+        uint32_t who = 0;
+        for (uint32_t t = 1; t < TENANTS; t++)
+            if (next[t] < next[who])
+                who = t;
+        while (queue.waiting != 0 && busy_until <= next[who]) {
+            struct queue_entry *entry = queue_pop(&queue, a.middle_ns);
+            struct call *call = CONTAINER_OF(entry, struct call, entry);
+            uint32_t tenant = entry->flow->tenant;
+            uint64_t at = MAX(busy_until, call->arrived);
+            if (at >= call->due || (call->was_behind && admission_is_late(&a, at, call->due))) {
+                queue_settle(&queue, entry, 0);
+                refused += tenant != 1 && call->arrived >= begun;
+                continue;
+            }
+            admission_took(&a, at, queue.waiting != 0);
+            busy_until = at + run_ns;
+            queue_settle(&queue, entry, run_ns);
+            admission_ran(&a, run_ns, busy_until);
+            runs += call->arrived >= begun;
+            louds += call->arrived >= begun && tenant == 1;
+            if (tenant != 1 && call->arrived >= begun)
+                took[done++] = busy_until - call->arrived;
+        }
+        now = next[who];
+        if (now >= end || used == CALLS_MOST)
+            break;
+        next[who] += (uint64_t)(-log(uniform()) * (double)run_ns / (who == 0 ? loud : 0.15));
+        struct queue_tenant tenant = { who + 1, 1, "" };
+        struct admission_question q = question(queue_ahead(&queue, tenant, 8));
+        q.is_free = queue.waiting == 0 && busy_until <= now;
+        if (q.is_free)
+            q.wait_ns = 0;
+        q.is_modest = queue_is_modest(&queue, tenant);
+        q.deadline_ns = deadline_ns == 0 ? UINT64_MAX : now + deadline_ns;
+        bool is_counted = who != 0 && now >= begun;
+        quiet += is_counted;
+        if (judge(&q) != ADMISSION_FINE) {
+            refused += is_counted;
+            continue;
+        }
+        struct call *call = &calls[used++];
+        *call = (struct call){ .arrived = now, .due = q.deadline_ns, .was_behind = !q.is_free };
+        queue_push(&queue, &call->entry, tenant, 8);
+    }
+    while (queue_pop(&queue, 0) != NULL)
+        ;
+    queue_deinit(&queue);
+    qsort(took, done, sizeof took[0], by_value);
+    return (struct tenants_outcome){ took[done * 99 / 100], (double)refused / (double)quiet,
+                                     (double)louds / (double)runs };
+}
+
+TEST(one_tenant_at_fifty_times_its_share)
+{
+    static const uint64_t runs[] = { MS, 3 * MS, 5 * MS };
+    static const uint64_t deadlines[] = { 0, 100 * MS };
+
+    for (size_t d = 0; d < COUNT(deadlines); d++)
+        for (size_t i = 0; i < COUNT(runs); i++) {
+            struct tenants_outcome calm = compete(0.2, runs[i], deadlines[d]);
+            struct tenants_outcome much = compete(10, runs[i], deadlines[d]);
+            check(much.p99_ns < calm.p99_ns * 13 / 10,
+                  "%zu, %zu: p99 of the others %llu us, %llu beside the loud one", d, i,
+                  (unsigned long long)calm.p99_ns / 1000, (unsigned long long)much.p99_ns / 1000);
+            check(much.refused < 0.01, "%zu, %zu: %.4f of the others' were refused", d, i,
+                  much.refused);
+            check(much.loud_part > 0.35 && much.loud_part < 0.45,
+                  "what the others leave is the loud one's: %.3f", much.loud_part);
+            check(calm.refused < 0.01, "%.4f", calm.refused);
         }
 }

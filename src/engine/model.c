@@ -627,6 +627,7 @@ static void ask(const struct model *model, struct admission_question *q,
                                                 queue_ahead(&model->queue, tenant, level),
                                                 model->queued_count);
     q->knows_runs = knows_runs(model);
+    q->is_modest = queue_is_modest(&model->queue, tenant);
 }
 
 static uint32_t ms_up(uint64_t ns)

@@ -3,8 +3,8 @@
  * Tenants that wait are a heap by what they have spent of their shares. Spent time is compared by
  * difference, so that it may wrap.
  *
- * `spent` of the queue is the time that the tenant taken last had spent before it was charged: the
- * smallest of all that waited. A tenant that begins to wait has spent at least that.
+ * `spent` of the queue is the most that a tenant had spent when it was taken: all that have waited for long
+ * are about there. A tenant that begins to wait has spent that, less a small credit.
  */
 #include "engine/queue.h"
 
@@ -14,6 +14,10 @@
 #include "base/def.h"
 #include "base/mem.h"
 
+enum {
+    CREDIT_RUNS = 8, /* of a tenant that comes back */
+    MODEST_MOST = 4  /* that wait of who has taken little: a small burst */
+};
 enum { SCALE = 16 }; /* of time by weight: little is rounded away, and it wraps after 36 years of runs */
 
 static bool is_before(uint64_t a, uint64_t b)
@@ -89,7 +93,7 @@ static struct queue_flow *flow_of(struct queue *queue, struct queue_tenant tenan
         (flow = mem_alloc(sizeof *flow)) == NULL)
         return &queue->own;
     flow_init(flow, tenant.index, tenant.name);
-    flow->spent = queue->spent;
+    flow->spent = queue->spent - (UINT64_C(1) << 62); /* as who was long away */
     queue->flows[tenant.index] = flow;
     return flow;
 }
@@ -129,8 +133,11 @@ static void heap_settle(struct queue *queue, uint32_t at, struct queue_flow *flo
 
 static void heap_add(struct queue *queue, struct queue_flow *flow)
 {
-    if (is_before(flow->spent, queue->spent))
-        flow->spent = queue->spent;
+    uint64_t least = queue->spent - CREDIT_RUNS * queue->run_ns * SCALE / flow->weight;
+
+    flow->is_modest = is_before(flow->spent, queue->spent);
+    if (is_before(flow->spent, least))
+        flow->spent = least;
     queue->weights += flow->weight;
     queue->heap_count++;
     heap_settle(queue, queue->heap_count - 1, flow);
@@ -201,9 +208,12 @@ struct queue_entry *queue_pop(struct queue *queue, uint64_t run_ns)
     struct queue_entry *entry =
         CONTAINER_OF(list_first(&flow->levels[at]), struct queue_entry, node);
 
-    queue->spent = flow->spent;
+    /* Who had credit was behind the others. */
+    if (is_before(queue->spent, flow->spent))
+        queue->spent = flow->spent;
+    queue->run_ns = MIN(run_ns, UINT64_C(1) << 50);
     queue_remove(queue, entry);
-    entry->charged_ns = MIN(run_ns, UINT64_C(1) << 50);
+    entry->charged_ns = queue->run_ns;
     flow_charge(queue, flow, (int64_t)entry->charged_ns);
     return entry;
 }
@@ -231,6 +241,23 @@ uint64_t queue_ahead(const struct queue *queue, struct queue_tenant tenant, uint
         weights -= flow->weight;
     }
     return mine + MIN(theirs, (mine + 1) * weights / weight);
+}
+
+bool queue_is_modest(const struct queue *queue, struct queue_tenant tenant)
+{
+    const struct queue_flow *flow = flow_find(queue, tenant.index);
+    uint64_t weight = weight_of(tenant), mine = 1, weights = queue->weights + weight;
+
+    if (flow == NULL || flow->waiting == 0) {
+        if (queue->waiting != 0 && (flow == NULL || is_before(flow->spent, queue->spent)))
+            return true;
+    } else {
+        if (flow->is_modest && flow->waiting < MODEST_MOST)
+            return true;
+        mine += flow->waiting;
+        weights -= flow->weight;
+    }
+    return mine * weights < (queue->waiting + UINT64_C(1)) * weight;
 }
 
 struct queue_entry *queue_victim(struct queue *queue, struct queue_tenant tenant, uint32_t level)

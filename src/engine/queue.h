@@ -1,8 +1,8 @@
 /* queue.h - who waits for a model, and who is next: fair among tenants, in order of priority within one.
  *
  * A tenant's share is what the model's runs took for it, divided by its weight: whoever has had least is
- * next, and a tenant that comes back after a while begins where the others are, neither with a credit for
- * the time it was away nor with a debt. A run is charged as long as runs usually take when it begins, and
+ * next. A tenant that comes back after a while begins where the others are, less a credit of 8 runs: a small
+ * burst of who asks for little goes first, and nobody saves up more than that. A run is charged as long as runs usually take when it begins, and
  * set right when it ends, so that many short requests and few long ones are the same share.
  *
  * Within a tenant the lower level goes first (1, then 2 ...), and within a level who came first.
@@ -32,6 +32,7 @@ struct queue_flow {
     uint32_t waiting;
     uint32_t tenant, weight;
     uint32_t slot;           /* 1 + its place in the heap; 0: nobody waits */
+    bool is_modest;          /* when it began to wait it had taken less than its share */
     uint64_t spent;          /* of its share: nanoseconds times a scale by weight; wraps */
     const char *name;        /* the tenant's, which outlives every model; "" of the default one */
 };
@@ -47,7 +48,8 @@ struct queue {
     uint32_t waiting;
     bool is_plain;               /* nobody has ever asked for a priority */
     uint64_t weights;            /* sum over the tenants that wait */
-    uint64_t spent;              /* of who was taken last: where newcomers begin */
+    uint64_t spent;              /* of those who have waited: where newcomers begin */
+    uint64_t run_ns;             /* as charged last */
     struct queue_flow own;       /* of tenant 0 */
     struct queue_flow *lone[1];  /* the heap while there is no other */
     struct queue_flow **heap;    /* by spent, the least first */
@@ -78,6 +80,9 @@ void queue_settle(struct queue *queue, struct queue_entry *entry, uint64_t ran_n
 
 /* How many of those who wait would run before a newcomer, by shares: for an estimate. */
 uint64_t queue_ahead(const struct queue *queue, struct queue_tenant tenant, uint32_t level);
+/* Has it taken less than its share lately, and would it, with one more, hold little of the queue? Never, where
+ * it is the only one. */
+bool queue_is_modest(const struct queue *queue, struct queue_tenant tenant);
 /* There is room for one only if another goes: who loses its place to a newcomer. The newest of whoever is
  * furthest over its share, the last level first; NULL: the newcomer itself is. */
 struct queue_entry *queue_victim(struct queue *queue, struct queue_tenant tenant, uint32_t level);
