@@ -258,6 +258,20 @@ def fuzz(step, paths):
     return fuzz_programs(step, "build-fuzz", paths)
 
 
+def simulate(step, paths):
+    """The whole server by seeds (docs/simulator.md); of paths: fewer, under sanitizers only."""
+    if paths and not any(wanted(os.path.join(ROOT, "test", "sim", name), paths) for name in os.listdir(os.path.join(ROOT, "test", "sim"))):
+        return []
+    build("--sanitize")
+    runs = [("build-asan", "--seeds", "1..250"), ("build-asan", "--sweep", "all")]
+    if not paths:
+        build("--release")
+        runs += [("build", "--seeds", "1001..4000"), ("build", "--same", "1..100"), ("build", "--sweep", "all")]
+    programs = [Program(" ".join(run), [os.path.join(run[0], "test", "sim", "penstock-sim"), *run[1:]],
+                        "%s/test/sim/penstock-sim %s" % (run[0], " ".join(run[1:])), 600) for run in runs]
+    return programs + [Program("seam", [sys.executable, "tools/seam", "build-asan"], "tools/seam build-asan", 60, whole=True)]
+
+
 def against_binary(option, folder, tops, pick=lambda path: True):
     def make(step, paths):
         programs = [program for program in python_programs(step, tops, paths, folder + "/penstock") if pick(program.name)]
@@ -275,6 +289,7 @@ STEPS = [
     ("asan",      "unit tests, address and undefined behaviour",      True,       True,  unit("--sanitize", "build-asan")),
     ("unit",      "unit tests, gcc, as released",                     False,      True,  unit("--release", "build")),
     ("tsan",      "unit tests of suite `threads`, thread sanitizer",  False,      True,  unit("--tsan", "build-tsan", "threads")),
+    ("sim",       "the whole server by seeds, fault sweeps",          False,      True,  simulate),
     ("clang",     "clang builds it without a warning",                False,      False, compile_clang),
     ("client",    "real clients, against the released binary",        False,      True,  against_binary("--release", "build", ["test"])),
     ("example",   "the examples do what their pages say",             False,      True,  against_binary("--release", "build", ["examples"])),

@@ -243,10 +243,10 @@ static void on_look(struct line *line)
 {
     struct web *w = (struct web *)(void *)line;
     size_t size;
-    const uint8_t *data = sim_link_bytes(line->link, &size);
+    const uint8_t *data = sim_line_bytes(line, &size);
 
     sim_bytes_put(&w->in, data, size);
-    sim_link_take(line->link, size);
+    sim_line_take(line, size);
     while (!line->is_over && w->in.size > 0 && read_part(w))
         continue;
     if (!line->is_over && w->is_leaver && w->answered >= w->leaves_at && w->in.size > 0)
@@ -343,7 +343,7 @@ void sim_http1_spoiler(void)
     struct web *w = web_new((uint32_t)sim_draw_between(CHANCE_PEOPLE, 1, 4));
     struct bytes *out = &w->line.out;
 
-    w->has_spoiled = true;
+    w->has_spoiled = w->line.is_plain = true;
     for (uint32_t i = 0; i < w->count; i++) {
         while (w->asks[i].is_head) /* nobody could tell where its answer ends */
             sim_ask_draw(&w->asks[i], 2000);
@@ -412,10 +412,10 @@ static void on_inspector_look(struct line *line)
 {
     struct web *w = (struct web *)(void *)line;
     size_t size;
-    const uint8_t *data = sim_link_bytes(line->link, &size);
+    const uint8_t *data = sim_line_bytes(line, &size);
 
     sim_bytes_put(&w->in, data, size);
-    sim_link_take(line->link, size);
+    sim_line_take(line, size);
 }
 
 static bool is_whole_page(const struct bytes *page)

@@ -521,13 +521,13 @@ static void on_look(struct line *line)
 {
     struct h2 *h2 = (struct h2 *)(void *)line;
     size_t size;
-    const uint8_t *data = sim_link_bytes(line->link, &size);
+    const uint8_t *data = sim_line_bytes(line, &size);
     struct bytes copy = { 0 };
 
     if (size == 0 || h2->is_done)
         return;
     sim_bytes_put(&copy, data, size);
-    sim_link_take(line->link, size);
+    sim_line_take(line, size);
     ssize_t used = nghttp2_session_mem_recv(h2->session, copy.data, copy.size);
     if (used < 0)
         sim_fail("connection %u: frames that are wrong: %s", sim_line_id(line), nghttp2_strerror((int)used));
@@ -587,6 +587,7 @@ static struct h2 *h2_new(bool has_small_windows)
     nghttp2_submit_settings(h2->session, 0, settings, COUNT(settings));
     h2->line.on_look = on_look;
     h2->line.on_over = on_over;
+    h2->line.is_http2 = true;
     return h2;
 }
 

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "test/sim/people.h"
 #include "test/sim/sim.h"
 #include "test/sim/world.h"
 
@@ -277,6 +278,7 @@ int main(int argc, char **argv)
             return usage();
         }
     }
+    sim_tls_setup();
     sim_world_make_models();
     for (uint32_t i = 0; is_one && sweep != NULL && sim_world_scenario(i) != NULL; i++)
         if (strcmp(sim_world_scenario(i), sweep) == 0)

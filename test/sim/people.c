@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "test/sim/people.h"
 
+#include <openssl/ssl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,25 +103,37 @@ static void on_pace(void *arg)
 
 static void line_push(struct line *line)
 {
+    struct bytes *out = line->tls != NULL ? &line->sealed : &line->out;
+
     if (line->is_over || line->is_pacing)
         return;
-    if (line->out.size > 0) {
-        size_t most = line->out.size;
+    if (line->tls != NULL)
+        sim_tls_pump(line);
+    if (out->size > 0) {
+        size_t most = out->size;
         if (line->burst != 0) {
             size_t burst = sim_draw_between(CHANCE_PEOPLE, 1, line->burst);
             most = MIN(most, burst);
         }
-        size_t sent = sim_link_send(line->link, line->out.data, most);
-        sim_bytes_drop(&line->out, sent);
+        size_t sent = sim_link_send(line->link, out->data, most);
+        sim_bytes_drop(out, sent);
         if (sent < most)
             return; /* on_room comes */
     }
-    if (line->out.size > 0) {
+    if (out->size > 0 || (line->tls != NULL && line->out.size > 0 && SSL_is_init_finished(line->tls))) {
         line->is_pacing = true;
         sim_after(1 + sim_draw_below(CHANCE_PEOPLE, line->pause_ns + 1), on_pace, line);
-    } else if (line->will_finish) {
+    } else if (line->will_finish && line->out.size == 0) {
         sim_link_finish(line->link);
     }
+}
+
+/* What arrives under TLS may want an answer of its own: the handshake's. */
+static void look(struct line *line)
+{
+    line->on_look(line);
+    if (!line->is_over && line->tls != NULL && line->sealed.size > 0)
+        line_push(line);
 }
 
 static void on_slow_look(void *arg)
@@ -129,7 +142,24 @@ static void on_slow_look(void *arg)
 
     line->is_looking = false;
     if (!sim_link_is_closed(line->link))
-        line->on_look(line);
+        look(line);
+}
+
+const uint8_t *sim_line_bytes(struct line *line, size_t *ret_size)
+{
+    if (line->tls == NULL)
+        return sim_link_bytes(line->link, ret_size);
+    sim_tls_pump(line);
+    *ret_size = line->opened.size;
+    return line->opened.data;
+}
+
+void sim_line_take(struct line *line, size_t size)
+{
+    if (line->tls == NULL)
+        sim_link_take(line->link, size);
+    else
+        sim_bytes_drop(&line->opened, size);
 }
 
 static void on_bytes(void *arg)
@@ -139,7 +169,7 @@ static void on_bytes(void *arg)
     if (line->is_over || line->is_looking)
         return;
     if (line->read_pause_ns == 0) {
-        line->on_look(line);
+        look(line);
         return;
     }
     line->is_looking = true;
@@ -157,6 +187,7 @@ static void on_end(void *arg, bool is_reset)
 
     if (line->is_over)
         return;
+    line->is_closing = true;
     line->on_look(line); /* what came before */
     if (line->is_over)
         return;
@@ -170,6 +201,8 @@ void sim_line_open(struct line *line)
     static const struct link_user user = { on_bytes, on_room, on_end };
 
     line->link = sim_link_open(PORT, &user, line);
+    if (sim_world.has_tls && !line->is_plain && sim_draw_below(CHANCE_PEOPLE, 2) == 0)
+        sim_tls_begin(line);
 }
 
 void sim_line_say(struct line *line)

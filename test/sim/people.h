@@ -27,6 +27,7 @@ struct world {
     bool is_stopping;     /* SIGTERM was sent: answers may be refused, connections ended */
     bool must_answer;     /* nothing fails any more: what is asked now is answered rightly */
     bool is_ready;        /* every model is loaded, and nothing but weather stands in the way */
+    bool has_tls;         /* the port speaks both */
     uint32_t people_left;
     uint64_t answers_right, answers_refused, answers_lost; /* that were asked for */
     char kinds[16][16]; /* what was asked and answered rightly, for --verbose and the tests */
@@ -50,11 +51,21 @@ struct line {
     bool is_pacing, is_looking;
     bool will_finish; /* half-close behind what is to be sent */
     bool is_over;
+    bool is_plain, is_http2;  /* never under TLS; which protocol it asks for */
+    struct ssl_st *tls;       /* NULL: plain */
+    struct bytes sealed, opened; /* under TLS: to be sent, to be taken */
+    bool is_broken, is_closing;
     void (*on_look)(struct line *line); /* something may have arrived */
     void (*on_over)(struct line *line, bool is_reset);
 };
 void sim_line_open(struct line *line); /* with on_look and on_over set */
 void sim_line_say(struct line *line); /* what was put into `out` is sent */
+/* What has arrived: borrowed until it is taken. */
+const uint8_t *sim_line_bytes(struct line *line, size_t *ret_size);
+void sim_line_take(struct line *line, size_t size);
+void sim_tls_setup(void); /* once in a process */
+void sim_tls_begin(struct line *line);
+void sim_tls_pump(struct line *line);
 void sim_line_close(struct line *line);
 void sim_line_reset(struct line *line);
 uint32_t sim_line_id(const struct line *line);

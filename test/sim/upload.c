@@ -91,10 +91,10 @@ static void on_look(struct line *line)
     struct step *s = (struct step *)(void *)line;
     const char *end_at;
     size_t size;
-    const uint8_t *data = sim_link_bytes(line->link, &size);
+    const uint8_t *data = sim_line_bytes(line, &size);
 
     sim_bytes_put(&s->in, data, size);
-    sim_link_take(line->link, size);
+    sim_line_take(line, size);
     if (s->is_over || (end_at = sim_bytes_find(&s->in, "\r\n\r\n")) == NULL)
         return;
     size_t head = (size_t)(end_at - (const char *)s->in.data) + 4;

@@ -210,10 +210,10 @@ static void on_look(struct line *line)
 {
     struct talk *t = (struct talk *)(void *)line;
     size_t size;
-    const uint8_t *data = sim_link_bytes(line->link, &size);
+    const uint8_t *data = sim_line_bytes(line, &size);
 
     sim_bytes_put(&t->in, data, size);
-    sim_link_take(line->link, size);
+    sim_line_take(line, size);
     if (!t->is_open && !t->was_refused) {
         const char *end_at = sim_bytes_find(&t->in, "\r\n\r\n");
         if (end_at == NULL)

@@ -22,7 +22,8 @@
 #include "cli/verbs.h"
 #include "test/sim/people.h"
 
-static char folder[256];
+static char home[200];   /* of models and files */
+static char folder[256]; /* of models */
 static struct bytes said; /* what the server printed */
 static int folder_fd = -1;
 static int status;
@@ -55,6 +56,35 @@ static const struct {
                "output { name: \"OUT\" data_type: TYPE_INT32 dims: [ 1 ] }\n" },
 };
 
+/* localhost's, until 2126; they protect nothing. */
+static const char key_pem[] =
+    "-----BEGIN EC PRIVATE KEY-----\n"
+    "MHcCAQEEILBtP/FAoqUiNzlE6iKwBEDASTryCQcukpDSoInYoml7oAoGCCqGSM49\n"
+    "AwEHoUQDQgAEOMtyb27ehGb8RlYkp2nxnXZmGTVk+ohROWihbxUs67W9OSoxF9sr\n"
+    "8JrKFA/8uBXkdn8eeikJnt0Nj/L0iJkR0w==\n"
+    "-----END EC PRIVATE KEY-----\n";
+static const char certificate_pem[] =
+    "-----BEGIN CERTIFICATE-----\n"
+    "MIIBnDCCAUGgAwIBAgIUftsN61V6XaYzJQC5lG6G4rVTql8wCgYIKoZIzj0EAwIw\n"
+    "FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMzAwMTcwN1oYDzIxMjYxMDMw\n"
+    "MDAxNzA3WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO\n"
+    "PQMBBwNCAAQ4y3Jvbt6EZvxGViSnafGddmYZNWT6iFE5aKFvFSzrtb05KjEX2yvw\n"
+    "msoUD/y4FeR2fx56KQme3Q2P8vSImRHTo28wbTAdBgNVHQ4EFgQUGyRXuxS0P2yc\n"
+    "Vh5pm+ffO1OEPR4wHwYDVR0jBBgwFoAUGyRXuxS0P2ycVh5pm+ffO1OEPR4wDwYD\n"
+    "VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI\n"
+    "zj0EAwIDSQAwRgIhAK7xmLRl1HLy3o/2QgHoG8yIaGSc7sIABS2HwThF8A/WAiEA\n"
+    "0vZNt7JZCAGA12zTU8cAvYHxK4OToMnwBVRqSgiUx40=\n"
+    "-----END CERTIFICATE-----\n";
+static const char rules[] = "rules:\n  - {who: anonymous, may: [read, infer]}\n";
+
+static const struct {
+    const char *name, *text;
+} files[] = {
+    { "key.pem", key_pem },
+    { "certificate.pem", certificate_pem },
+    { "access.yaml", rules },
+};
+
 static void write_file(const char *path, const char *text)
 {
     char fresh[600];
@@ -62,7 +92,8 @@ static void write_file(const char *path, const char *text)
     /* Whole or not at all: another run may read it. */
     snprintf(fresh, sizeof fresh, "%s.%d", path, (int)getpid());
     FILE *out = fopen(fresh, "w");
-    if (out == NULL || fputs(text, out) < 0 || fclose(out) != 0 || rename(fresh, path) != 0) {
+    if (out == NULL || fputs(text, out) < 0 || fclose(out) != 0 || chmod(fresh, 0600) != 0 ||
+        rename(fresh, path) != 0) {
         perror(path);
         exit(1);
     }
@@ -79,13 +110,19 @@ void sim_world_make_models(void)
     for (size_t i = 0; i < COUNT(models); i++)
         for (const char *c = models[i].config; *c != '\0'; c++)
             sum = (sum ^ (uint8_t)*c) * 1099511628211u;
-    snprintf(folder, sizeof folder, "%s/penstock-sim-%u-%08x",
+    snprintf(home, sizeof home, "%.150s/penstock-sim-%u-%08x",
              getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", getuid(), (unsigned)(sum ^ sum >> 32));
+    snprintf(folder, sizeof folder, "%s/models", home);
+    mkdir(home, 0700);
     mkdir(folder, 0700);
-    folder_fd = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    folder_fd = open(home, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (folder_fd < 0 || flock(folder_fd, LOCK_SH) != 0 || fstat(folder_fd, &st) != 0 || st.st_uid != getuid()) {
-        fprintf(stderr, "cannot use %s: %s\n", folder, errno != 0 ? strerror(errno) : "it is somebody else's");
+        fprintf(stderr, "cannot use %s: %s\n", home, errno != 0 ? strerror(errno) : "it is somebody else's");
         exit(1);
+    }
+    for (size_t i = 0; i < COUNT(files); i++) {
+        snprintf(path, sizeof path, "%s/%s", home, files[i].name);
+        write_file(path, files[i].text);
     }
     for (size_t i = 0; i < COUNT(models); i++) {
         snprintf(path, sizeof path, "%s/%s", folder, models[i].name);
@@ -112,7 +149,12 @@ void sim_world_remove_models(void)
         snprintf(path, sizeof path, "%s/%s", folder, models[i].name);
         rmdir(path);
     }
+    for (size_t i = 0; i < COUNT(files); i++) {
+        snprintf(path, sizeof path, "%s/%s", home, files[i].name);
+        unlink(path);
+    }
     rmdir(folder);
+    rmdir(home);
 }
 
 /* -- the server ------------------------------------------------------------------------------------- */
@@ -123,6 +165,8 @@ static struct {
     const char *items[ARGUMENTS_MAX];
     int count;
 } arguments;
+
+static char tls_paths[600], access_path[300];
 
 static void argument(const char *text)
 {
@@ -151,6 +195,19 @@ static void draw_arguments(bool is_plain)
     argument(is_plain ? "auto" : executions[sim_draw_below(CHANCE_WEATHER, COUNT(executions))]);
     argument("--load-threads");
     argument(is_plain || sim_draw_below(CHANCE_WEATHER, 2) == 0 ? "1" : "4");
+    if (is_plain || sim_draw_below(CHANCE_WEATHER, 3) == 0) {
+        snprintf(access_path, sizeof access_path, "%s/access.yaml", home);
+        argument("--access");
+        argument(access_path);
+    }
+    if (!is_plain && sim_draw_below(CHANCE_WEATHER, 3) == 0) {
+        snprintf(tls_paths, sizeof tls_paths, "%s/certificate.pem,%s/key.pem", home, home);
+        argument("--tls");
+        argument(tls_paths);
+        argument("--tls-plain");
+        argument("serve");
+        sim_world.has_tls = true;
+    }
     if (!is_plain && sim_draw_below(CHANCE_WEATHER, 3) == 0) {
         argument("--pipeline-max");
         argument(sim_draw_below(CHANCE_WEATHER, 2) == 0 ? "1" : "3");
