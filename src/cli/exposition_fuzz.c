@@ -52,9 +52,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         how.sort = (enum top_sort)(size % TOP_SORTS);
         text_init(&out, 64 << 20);
         top_show(&out, now, &how);
-        top_show_json(&out, now, &how);
         for (size_t i = 0; i < out.size; i++)
             require(out.data[i] == '\n' || (out.data[i] >= 0x20 && out.data[i] != 0x7f));
+        out.size = 0;
+        top_show_json(&out, now, &how);
+        require(out.size > 0 && slice_find(text_slice(&out), '\n') == out.size - 1);
         text_deinit(&out);
     }
     top_count_free(&before);

@@ -232,16 +232,18 @@ static void show_totals(struct lines *lines, const struct top_count *count)
     text_str(out, "/s");
     end_line(lines, count->errors > 0 ? PAINT_RED : PAINT_NONE);
 
-    text_str(out, "open      connections ");
-    put_number(out, count->connections);
-    text_str(out, "   streams: HTTP/2 ");
-    put_number(out, count->http2_streams);
-    text_str(out, "  WebSocket ");
-    put_number(out, count->websockets);
-    text_str(out, "  sessions ");
-    put_number(out, count->sessions);
-    text_str(out, "  ModelStreamInfer ");
-    put_number(out, count->kserve_streams);
+    const struct {
+        const char *words;
+        double value;
+    } open[] = { { "open      connections ", count->connections },
+                 { "   streams: HTTP/2 ", count->http2_streams },
+                 { "  WebSocket ", count->websockets },
+                 { "  sessions ", count->sessions },
+                 { "  ModelStreamInfer ", count->kserve_streams } };
+    for (size_t i = 0; i < COUNT(open); i++) {
+        text_str(out, open[i].words);
+        put_number(out, open[i].value);
+    }
     end_line(lines, PAINT_NONE);
 
     text_str(out, "process   memory ");
