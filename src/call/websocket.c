@@ -147,6 +147,8 @@ void websocket_closed(struct websocket_call *w, uint16_t code)
         websocket_out_close(w, code, slice_make(NULL, 0));
         w->state = WEBSOCKET_CLOSING;
         tell_gone(w, E_CANCELLED);
+        if (is_good)
+            call->x->note.code = OK;
     }
     finish(w);
 }

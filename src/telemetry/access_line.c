@@ -296,7 +296,7 @@ static uint8_t *write_json(struct access_line *line, uint8_t *at, const struct r
     at = json_stages(at, line, r);
     at = json_text(at, ",\"model\":\"", v, RECORD_MODEL);
     at = json_text(at, ",\"version\":\"", v, RECORD_VERSION);
-    if (r->requests != 0) {
+    if (r->requests != 0 || r->responses != 0) {
         at = json_u64(at, ",\"requests\":", r->requests);
         at = json_u64(at, ",\"responses\":", r->responses);
     }
