@@ -118,7 +118,7 @@ def metrics_of(server):
 
 @case
 def metrics_are_those_of_a_running_server():
-    with Server(EXAMPLES) as server:
+    with Server(EXAMPLES, options=["--access-log", os.devnull, "--otlp", "http://127.0.0.1:9"]) as server:
         server.wait_ready()
         equal(server.post("/models/iris:predict", [5.1, 3.5, 1.4, 0.2])[0], 200)
         found = metrics_of(server)
