@@ -212,7 +212,9 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
     }
     is_fine = is_fine && set_mac(mac, &key);
     OPENSSL_cleanse(&key, sizeof key);
-    return !is_fine ? -1 : is_sealing || is_newest ? 1 : 2;
+    /* Clients of TLS 1.3 use a ticket once (RFC 8446, C.4): each resumption brings the next. */
+    bool is_good = is_newest && SSL_version(ssl) != TLS1_3_VERSION;
+    return !is_fine ? -1 : is_sealing || is_good ? 1 : 2;
 }
 
 void tls_tickets_serve(struct tls_tickets *t, SSL_CTX *context)
