@@ -57,6 +57,7 @@ struct upload {
     struct loop *loop;
     char id[ID_BYTES];
     uint8_t identity[IDENTITY_BYTES];
+    const char *model_name; /* in the arena: any thread, also when it is over */
     /* -- under the table's mutex; written by its loop alone -- */
     uint64_t offset;
     bool is_whole; /* every byte has come */
@@ -860,7 +861,10 @@ static enum err_code upload_new(struct upload **ret, struct exchange *x, const s
     identity_of(x, u->identity);
     TRY(api_want_model(x, api, ACCESS_INFER, slice_of("models"), &u->model, name, version, err));
     note_model(x, u->model);
-    enum err_code code = choose_input(u, err);
+    u->model_name = arena_strndup(u->arena, model_name(u->model), strlen(model_name(u->model)));
+    enum err_code code = u->model_name == NULL
+                             ? err_set(err, E_EXHAUSTED, "no memory for an upload; retry later")
+                             : choose_input(u, err);
     if (code == OK)
         code = open_session(u, x->caller, x->query, err);
     if (code == OK) {
@@ -962,7 +966,7 @@ static void append(struct exchange *x, const struct route_match *match)
         api_fail(x, DIALECT_TYPED, 415, &err);
         return;
     }
-    if (api_may(x, ACCESS_INFER, slice_of("models"), slice_of(model_name(u->model)), &err) != OK ||
+    if (api_may(x, ACCESS_INFER, slice_of("models"), slice_of(u->model_name), &err) != OK ||
         read_offset(x, &offset, &err) != OK || read_complete(x, &is_whole, &err) != OK ||
         carrier_new(&c, x, u, !x->body_is_over, &err) != OK) {
         api_fail(x, DIALECT_TYPED, 0, &err);

@@ -160,6 +160,21 @@ def refused(headers, status, words):
 
 
 @case
+def a_part_behind_the_end():
+    """Whoever lost the answer sends the last part again: the model is let go by then (it ended the server once)."""
+    with serving() as server:
+        path, data = begin(server), data_of(1000)
+        status, _, _ = part(server, path, 0, data, True)
+        equal(status, 200)
+        for offset, body in ((0, data), (1000, b"")):
+            status, _, answer = part(server, path, offset, body, True)
+            check(status in (200, 409), "%d %r", status, answer)
+        status, _, answer = ask(server, "GET", path)
+        equal(status, 200)
+        check_answer(answer, data)
+
+
+@case
 def names_are_secret():
     with serving() as server:
         first, second = begin(server), begin(server)

@@ -132,6 +132,19 @@ WRAP(int, gethostname, char *out, size_t size)
     return 0;
 }
 
+/* Process 1, which starts no other (cli/launcher.h). */
+WRAP(pid_t, getpid, void)
+{
+    return sim_is_in() ? 1 : __real_getpid();
+}
+
+WRAP(pid_t, fork, void)
+{
+    if (sim_is_in())
+        sim_fail("the server starts a process");
+    return __real_fork();
+}
+
 /* -- threads -------------------------------------------------------------------------------------- */
 
 WRAP(int, pthread_create, pthread_t *ret, const pthread_attr_t *attr, void *(*main)(void *), void *arg)

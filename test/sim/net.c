@@ -456,6 +456,9 @@ static void arrive(struct link *link, bool to_server)
     if (flying > 0) {
         size_t piece = sim_draw_between(CHANCE_NET, 1, MIN(flying, (size_t)sim_weather.piece_bytes));
         way->arrived += piece;
+        /* The end may come in the last segment. */
+        if (way->arrived == way->size && way->is_finished && to_server)
+            way->has_fin = sim_draw(CHANCE_NET) % 2 == 0;
     } else if (way->is_finished && !way->has_fin) {
         way->has_fin = true;
     }
