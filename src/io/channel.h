@@ -65,6 +65,13 @@ static inline bool channel_reads_when_writable(const struct channel *channel)
     return UNLIKELY(channel->tls != NULL) && tls_reads_when_writable(channel->tls);
 }
 
+/* The peer has closed its side: recv goes on until it tells of it. */
+static inline void channel_expect_end(struct channel *channel)
+{
+    if (UNLIKELY(channel->tls != NULL))
+        tls_expect_end(channel->tls);
+}
+
 /* Bytes were received that nobody has read: no event tells of them. */
 static inline bool channel_holds(const struct channel *channel)
 {

@@ -61,7 +61,7 @@ static int bio_read(BIO *bio, char *into, size_t size, size_t *ret)
         return 0;
     }
     ssize_t got = socket_recv(s->fd, into, size);
-    s->is_drained = got < (ssize_t)size;
+    s->is_drained = got < (ssize_t)size && !s->fin_seen;
     if (LIKELY(got > 0)) {
         s->raw_bytes += (size_t)got;
         *ret = (size_t)got;
@@ -466,6 +466,11 @@ bool tls_has_more(const struct tls_session *s)
 bool tls_holds(const struct tls_session *s)
 {
     return SSL_has_pending(s->ssl) == 1;
+}
+
+void tls_expect_end(struct tls_session *s)
+{
+    s->fin_seen = true;
 }
 
 bool tls_reads_when_writable(const struct tls_session *s)

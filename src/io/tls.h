@@ -151,6 +151,8 @@ ssize_t tls_send(struct tls_session *session, const void *data, size_t size);
 ssize_t tls_send_pieces(struct tls_session *session, const struct iovec *pieces, size_t count);
 /* The last recv brought less than was asked, and still there is something to be told: recv again. */
 bool tls_has_more(const struct tls_session *session);
+/* epoll said that the peer has closed its side: a short recv of the socket is not the last. */
+void tls_expect_end(struct tls_session *session);
 /* Bytes were received that nobody has read. */
 bool tls_holds(const struct tls_session *session);
 /* Reading waits until the socket can be written. */

@@ -36,6 +36,7 @@ struct tls_session {
     size_t refused;                  /* of the record that the socket did not take; 0: none */
     size_t raw_bytes;                /* received since the last bytes for the application */
     enum tls_failure failure;
+    bool fin_seen;      /* there is an end behind what was received */
     bool is_drained;    /* the last recv of the socket brought less than asked */
     bool is_open;       /* the handshake is over */
     bool has_failed, at_end;

@@ -545,6 +545,15 @@ TEST(tickets)
         SSL_SESSION_free(visit(own, client, session, &is_resumed, &link, versions[i]));
         check(is_resumed, "the second is resumed");
         link_close(&link);
+        /* RFC 8446 C.4: who comes back by a ticket gets the next, since it uses each once. */
+        SSL_SESSION *second = visit(own, client, session, &is_resumed, &link, versions[i]);
+        check(is_resumed, "by the ticket");
+        link_close(&link);
+        SSL_SESSION_free(visit(own, client, second, &is_resumed, &link, versions[i]));
+        check(is_resumed && (versions[i] == TLS1_2_VERSION || second != session),
+              "by the ticket of a resumed connection");
+        link_close(&link);
+        SSL_SESSION_free(second);
         SSL_SESSION_free(visit(other, client, session, &is_resumed, &link, versions[i]));
         check(link.server_step == TLS_DONE && !is_resumed,
               "a ticket of a key that is not known: a full handshake");
@@ -796,6 +805,17 @@ TEST(the_end_is_told)
     check(channel_recv(&link.client, bytes, sizeof bytes) == -EAGAIN, "the ticket is read");
     channel_close(&link.server, false);
     check(channel_recv(&link.client, bytes, sizeof bytes) == -ECONNRESET, "it broke");
+    link_close(&link);
+
+    /* It breaks within a record, and the end came with the bytes: nothing announces it again. */
+    uint8_t cut[] = { 0x17, 3, 3, 0, 100, 1, 2, 3 };
+    link_open(&link, server, client, "first.test", 0);
+    check_or_stop(link_shake(&link), "%s", link.client_err.text);
+    check(write(link.client.fd, cut, sizeof cut) == (ssize_t)sizeof cut, "written");
+    check(channel_recv(&link.client, bytes, sizeof bytes) == -EAGAIN, "the ticket is read");
+    socket_finish(link.client.fd);
+    channel_expect_end(&link.server);
+    check(channel_recv(&link.server, bytes, sizeof bytes) == 0, "the end, by one call");
     link_close(&link);
 
     /* Bytes of somebody else. */

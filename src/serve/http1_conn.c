@@ -1089,8 +1089,10 @@ static void on_ready(struct loop_fd *watch, uint32_t events)
 
     if (UNLIKELY(events & EPOLLERR))
         c->out.is_lost = true;
-    if (UNLIKELY(events & (EPOLLRDHUP | EPOLLHUP)))
+    if (UNLIKELY(events & (EPOLLRDHUP | EPOLLHUP))) {
         c->fin_seen = c->can_read = true;
+        channel_expect_end(&c->base.channel);
+    }
     if ((events & EPOLLIN) || channel_reads_when_writable(&c->base.channel))
         c->can_read = true;
     conn_run(c);
@@ -1263,6 +1265,8 @@ bool http1_conn_take(const struct conn *from, struct loop_fd *watch, struct slic
         c->input_end = (uint32_t)received.size;
     }
     c->fin_seen = fin_seen;
+    if (fin_seen)
+        channel_expect_end(&c->base.channel);
     c->can_read = true; /* what TLS has read is announced by nobody */
     conn_run(c);
     return true;

@@ -1202,8 +1202,10 @@ static void on_ready(struct loop_fd *watch, uint32_t ready)
     look_again(c);
     if (UNLIKELY(ready & EPOLLERR))
         c->out.is_lost = true;
-    if (UNLIKELY(ready & (EPOLLRDHUP | EPOLLHUP)))
+    if (UNLIKELY(ready & (EPOLLRDHUP | EPOLLHUP))) {
         c->fin_seen = c->can_read = true;
+        channel_expect_end(&c->base.channel);
+    }
     if ((ready & EPOLLIN) || channel_reads_when_writable(&c->base.channel))
         c->can_read = true;
     conn_run(c);
@@ -1424,6 +1426,8 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
     c->check_ns = c->grace_ns = c->goaway_ns = c->drain_ns = UINT64_MAX;
     c->age_ns = age_of(l->serve, c->opened_ns);
     c->fin_seen = fin_seen;
+    if (fin_seen)
+        channel_expect_end(&c->base.channel);
     c->can_read = true;
     stat_add(&l->stats.http2_connections, 1);
     stat_add(&l->stats.http2_connections_open, 1);

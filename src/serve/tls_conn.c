@@ -191,6 +191,8 @@ static void step(struct tls_conn *c)
     if (c->base.channel.tls == NULL && !sniff(c))
         return;
     struct tls_session *tls = c->base.channel.tls;
+    if (c->fin_seen)
+        tls_expect_end(tls);
     switch (tls_handshake(tls, &err)) {
     case TLS_WANTS_READ:
     case TLS_WANTS_WRITE: return; /* epoll tells */
