@@ -2,6 +2,7 @@
 """top.py - penstock top: of a server under load, into a pipe and on a terminal, with keys, resizes and a server that goes away."""
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pty
@@ -133,6 +134,23 @@ def it_asks_a_unix_socket():
             status, out, err = run("--server", "unix:" + path, "--once", "--json")
     equal((status, err), (0, ""))
     check(json.loads(out)["requests_per_second"] > 0, "%s", out)
+
+
+@case
+def where_there_are_rules_it_needs_a_key():
+    key = "a-key-of-this-test"
+    rules = "keys:\n  - {name: alice, sha256: %s}\nrules:\n  - {who: alice, may: read, groups: metrics}\n"
+    with tempfile.TemporaryDirectory() as folder, models(LAYOUT) as layout:
+        path = os.path.join(folder, "access.yaml")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(rules % hashlib.sha256(key.encode()).hexdigest())
+        with Server(layout, options=["--access", path]) as server:
+            status, out, err = run("--server", server.url, "--once")
+            equal((status, out), (1, ""))
+            check("/metrics" in err and len(err.splitlines()) == 1, "%r", err)
+            status, out, err = run("--server", server.url, "--once", "--json", "--key", key, "--interval", "200ms")
+            equal(status, 0, err)
+            check(json.loads(out)["requests_per_second"] > 0 and key not in out, "%s", out)
 
 
 @case
