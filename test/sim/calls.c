@@ -1,9 +1,10 @@
 /* calls.c - libc's names, as the rooms call them; the linker brings each call here (--wrap).
  * SPDX-License-Identifier: Apache-2.0
  *
- * Called from a thread of the machine, they are the machine's; from elsewhere, and from within the machine,
- * they are libc's. A default pthread_mutex_t is all zeros, and its first word is ours here: who holds it.
- * A pthread_cond_t is only an address; its clock is remembered beside it.
+ * Called from a thread of the machine, they are the machine's; from elsewhere, and from within
+ * the machine, they are libc's. A default pthread_mutex_t is all zeros, and its first word is
+ * ours here: who holds it. A pthread_cond_t is only an address; its clock is remembered beside
+ * it.
  *
  * Files are the system's own: they can fail here, and are otherwise read as they are.
  */
@@ -28,9 +29,9 @@
 #include "test/sim/world.h"
 
 /* Declares libc's own and ours. */
-#define WRAP(type, name, ...)                                                                        \
-    type __real_##name(__VA_ARGS__);                                                                 \
-    type __wrap_##name(__VA_ARGS__);                                                                 \
+#define WRAP(type, name, ...)        \
+    type __real_##name(__VA_ARGS__); \
+    type __wrap_##name(__VA_ARGS__); \
     type __wrap_##name(__VA_ARGS__)
 
 struct fault_plan sim_fault_plan;
@@ -69,7 +70,7 @@ static long end_call(long result)
     return -1;
 }
 
-/* -- time ----------------------------------------------------------------------------------------- */
+/* -- time -------------------------------------------------------------------------------------- */
 
 static uint64_t nanoseconds(const struct timespec *time)
 {
@@ -145,9 +146,10 @@ WRAP(pid_t, fork, void)
     return __real_fork();
 }
 
-/* -- threads -------------------------------------------------------------------------------------- */
+/* -- threads ----------------------------------------------------------------------------------- */
 
-WRAP(int, pthread_create, pthread_t *ret, const pthread_attr_t *attr, void *(*main)(void *), void *arg)
+WRAP(int, pthread_create, pthread_t *ret, const pthread_attr_t *attr, void *(*main)(void *),
+     void *arg)
 {
     int detach_state = PTHREAD_CREATE_JOINABLE;
     uint64_t id;
@@ -378,7 +380,7 @@ WRAP(int, sched_yield, void)
     return 0;
 }
 
-/* -- signals: one process, one that waits for them ----------------------------------------------------- */
+/* -- signals: one process, one that waits for them --------------------------------------------- */
 
 static int signal_pending;
 
@@ -411,14 +413,15 @@ WRAP(void, _exit, int status)
     __builtin_unreachable();
 }
 
-/* -- sockets -------------------------------------------------------------------------------------- */
+/* -- sockets ----------------------------------------------------------------------------------- */
 
 WRAP(int, socket, int family, int type, int protocol)
 {
     if (!sim_is_in())
         return __real_socket(family, type, protocol);
     begin_call("socket");
-    return (int)end_call(sim_fault_here("socket", sim_weather.socket_ppm) ? -EMFILE : sim_net_socket());
+    return (int)end_call(sim_fault_here("socket", sim_weather.socket_ppm) ? -EMFILE
+                                                                          : sim_net_socket());
 }
 
 WRAP(int, bind, int fd, const struct sockaddr *address, socklen_t size)
@@ -426,8 +429,8 @@ WRAP(int, bind, int fd, const struct sockaddr *address, socklen_t size)
     if (!sim_is_in())
         return __real_bind(fd, address, size);
     begin_call("bind");
-    return (int)end_call(sim_fault_here("bind", sim_weather.socket_ppm) ? -ENOMEM
-                                                                : sim_net_bind(fd, address, size));
+    return (int)end_call(
+        sim_fault_here("bind", sim_weather.socket_ppm) ? -ENOMEM : sim_net_bind(fd, address, size));
 }
 
 WRAP(int, listen, int fd, int backlog)
@@ -435,7 +438,8 @@ WRAP(int, listen, int fd, int backlog)
     if (!sim_is_in())
         return __real_listen(fd, backlog);
     begin_call("listen");
-    return (int)end_call(sim_fault_here("listen", sim_weather.socket_ppm) ? -ENOMEM : sim_net_listen(fd));
+    return (int)end_call(sim_fault_here("listen", sim_weather.socket_ppm) ? -ENOMEM
+                                                                          : sim_net_listen(fd));
 }
 
 WRAP(int, getsockname, int fd, struct sockaddr *ret, socklen_t *size)
@@ -540,14 +544,15 @@ WRAP(int, close, int fd)
     return (int)end_call(sim_net_close(fd));
 }
 
-/* -- epoll, eventfd ---------------------------------------------------------------------------------- */
+/* -- epoll, eventfd ---------------------------------------------------------------------------- */
 
 WRAP(int, epoll_create1, int flags)
 {
     if (!sim_is_in())
         return __real_epoll_create1(flags);
     begin_call("epoll");
-    return (int)end_call(sim_fault_here("epoll_create1", sim_weather.socket_ppm) ? -EMFILE : sim_net_epoll());
+    return (int)end_call(sim_fault_here("epoll_create1", sim_weather.socket_ppm) ? -EMFILE
+                                                                                 : sim_net_epoll());
 }
 
 WRAP(int, eventfd, unsigned start, int flags)
@@ -555,7 +560,8 @@ WRAP(int, eventfd, unsigned start, int flags)
     if (!sim_is_in())
         return __real_eventfd(start, flags);
     begin_call("eventfd");
-    return (int)end_call(sim_fault_here("eventfd", sim_weather.socket_ppm) ? -EMFILE : sim_net_eventfd(start));
+    return (int)end_call(
+        sim_fault_here("eventfd", sim_weather.socket_ppm) ? -EMFILE : sim_net_eventfd(start));
 }
 
 WRAP(int, epoll_ctl, int epoll_fd, int op, int fd, struct epoll_event *event)
@@ -573,12 +579,14 @@ static uint64_t due_in(uint64_t ns)
     return ns >= SIM_NEVER - sim_now() ? SIM_NEVER : sim_now() + ns;
 }
 
-WRAP(int, ppoll, struct pollfd *fds, nfds_t count, const struct timespec *wait, const sigset_t *mask)
+WRAP(int, ppoll, struct pollfd *fds, nfds_t count, const struct timespec *wait,
+     const sigset_t *mask)
 {
     if (!sim_is_in())
         return __real_ppoll(fds, count, wait, mask);
     begin_call("ppoll");
-    return (int)end_call(sim_net_poll(fds, count, wait == NULL ? SIM_NEVER : due_in(nanoseconds(wait))));
+    return (int)end_call(
+        sim_net_poll(fds, count, wait == NULL ? SIM_NEVER : due_in(nanoseconds(wait))));
 }
 
 long __real_syscall(long number, ...);
@@ -594,7 +602,8 @@ static long do_futex(uint32_t *word, long op, uint32_t value, const struct times
         return end_call(-EAGAIN);
     if (sim_draw_ppm(CHANCE_SCHEDULE, sim_weather.spurious_ppm))
         return end_call(-EINTR);
-    bool was_woken = sim_wait(word, until == NULL ? SIM_NEVER : nanoseconds(until), "a wake (futex)");
+    bool was_woken =
+        sim_wait(word, until == NULL ? SIM_NEVER : nanoseconds(until), "a wake (futex)");
     return end_call(was_woken ? 0 : -ETIMEDOUT);
 }
 
@@ -612,7 +621,7 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
     case SYS_epoll_pwait:
         begin_call("epoll");
         return end_call(sim_net_epoll_wait((int)a, (struct epoll_event *)b, (int)c,
-                                       d < 0 ? SIM_NEVER : due_in((uint64_t)d * SIM_MS)));
+                                           d < 0 ? SIM_NEVER : due_in((uint64_t)d * SIM_MS)));
     case SYS_recvfrom: return do_recv((int)a, (void *)b, (size_t)c, (int)d);
     case SYS_sendto: return do_send((int)a, (const void *)b, (size_t)c);
     case SYS_openat2:
@@ -638,7 +647,7 @@ long sim_real_syscall(long number, ...)
     return __real_syscall(number, values[0], values[1], values[2], values[3], values[4], values[5]);
 }
 
-/* -- files ---------------------------------------------------------------------------------------- */
+/* -- files ------------------------------------------------------------------------------------- */
 
 WRAP(ssize_t, read, int fd, void *into, size_t size)
 {
@@ -685,7 +694,8 @@ int __real_open64(const char *path, int flags, mode_t mode);
 int __wrap_open64(const char *path, int flags, mode_t mode);
 int __wrap_open64(const char *path, int flags, mode_t mode)
 {
-    if (sim_is_in() && strncmp(path, "/proc/self/", 11) == 0) { /* what this process costs is not the seed's */
+    if (sim_is_in() &&
+        strncmp(path, "/proc/self/", 11) == 0) { /* what this process costs is not the seed's */
         errno = ENOENT;
         return -1;
     }

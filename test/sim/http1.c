@@ -1,4 +1,4 @@
-/* http1.c - people who speak HTTP/1.1: kept alive, pipelined, slow, gone in the middle, or nearly right.
+/* http1.c - people who speak HTTP/1.1: kept alive, pipelined, slow, leaving, nearly right.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +8,15 @@
 
 enum { ASKS_MAX = 24, HEAD_MOST = 65536 };
 
-enum part { PART_HEAD, PART_BODY, PART_CHUNK_SIZE, PART_CHUNK, PART_CHUNK_END, PART_TRAILER, PART_TO_END };
+enum part {
+    PART_HEAD,
+    PART_BODY,
+    PART_CHUNK_SIZE,
+    PART_CHUNK,
+    PART_CHUNK_END,
+    PART_TRAILER,
+    PART_TO_END
+};
 
 struct web {
     struct line line; /* first: its address is ours */
@@ -20,7 +28,7 @@ struct web {
     uint32_t leaves_at; /* this many answers, it goes in the middle of the next */
     bool is_leaver, resets, is_thinking, has_spoiled;
     bool was_told_to_close; /* what is asked behind that is never answered */
-    bool finishes; /* half-closes behind its last question */
+    bool finishes;          /* half-closes behind its last question */
     enum part part;
     uint64_t left;
     struct answer answer;
@@ -86,7 +94,8 @@ static void on_answer(struct web *w)
     if (w->answered == w->asked && !w->has_spoiled) {
         /* One answer may come by itself: that it has waited too long. */
         if (answer->status != 408 && answer->status != 503)
-            sim_fail("connection %u: an answer to nothing: %d", sim_line_id(&w->line), answer->status);
+            sim_fail("connection %u: an answer to nothing: %d", sim_line_id(&w->line),
+                     answer->status);
     } else if (w->has_spoiled) {
         if (answer->status < 200 || answer->status > 599)
             sim_fail("connection %u: status %d", sim_line_id(&w->line), answer->status);
@@ -118,8 +127,8 @@ static void on_answer(struct web *w)
 
 static void bad(struct web *w, const char *what)
 {
-    sim_fail("connection %u: an answer that is not HTTP/1.1 (%s):\n%.*s", sim_line_id(&w->line), what,
-             (int)MIN(w->in.size, (size_t)500), (const char *)w->in.data);
+    sim_fail("connection %u: an answer that is not HTTP/1.1 (%s):\n%.*s", sim_line_id(&w->line),
+             what, (int)MIN(w->in.size, (size_t)500), (const char *)w->in.data);
 }
 
 /* The size of the head with its empty line; 0: not whole yet. */
@@ -266,7 +275,8 @@ static void on_over(struct line *line, bool is_reset)
     bool is_whole = w->part == PART_HEAD && w->in.size == 0;
     if (!w->has_spoiled && !sim_world_may_refuse()) {
         if (is_reset && w->answered < w->count)
-            sim_fail("connection %u: reset after %u of %u answers", sim_line_id(line), w->answered, w->asked);
+            sim_fail("connection %u: reset after %u of %u answers", sim_line_id(line), w->answered,
+                     w->asked);
         if (!is_whole)
             sim_fail("connection %u: ends in the middle of an answer", sim_line_id(line));
         if (w->answered < w->asked && !w->was_told_to_close)
@@ -327,7 +337,7 @@ void sim_http1_one(const char *kind)
     ask_more(w);
 }
 
-/* -- nearly HTTP ---------------------------------------------------------------------------------------- */
+/* -- nearly HTTP ------------------------------------------------------------------------------- */
 
 static void on_patience_ends(void *arg)
 {
@@ -355,8 +365,14 @@ void sim_http1_spoiler(void)
         uint8_t copy[20];
         switch (sim_draw_below(CHANCE_PEOPLE, 4)) {
         case 0: out->data[at] = (uint8_t)sim_draw(CHANCE_PEOPLE); break;
-        case 1: memcpy(copy, out->data + at, size); sim_bytes_put(out, copy, size); break;
-        case 2: memmove(out->data + at, out->data + at + size, out->size - at - size); out->size -= size; break;
+        case 1:
+            memcpy(copy, out->data + at, size);
+            sim_bytes_put(out, copy, size);
+            break;
+        case 2:
+            memmove(out->data + at, out->data + at + size, out->size - at - size);
+            out->size -= size;
+            break;
         default: out->size = at + 1; break;
         }
     }
@@ -369,7 +385,7 @@ void sim_http1_spoiler(void)
     sim_after(sim_draw_between(CHANCE_PEOPLE, SIM_MS, 60 * SIM_S), on_patience_ends, w);
 }
 
-/* -- the one who looks whether all is at rest ------------------------------------------------------------- */
+/* -- the one who looks whether all is at rest -------------------------------------------------- */
 
 static void (*inspector_end)(void);
 
@@ -423,7 +439,8 @@ static bool is_whole_page(const struct bytes *page)
     const char *length = sim_bytes_find(page, "content-length: ");
     size_t size = head_size(page);
 
-    return size > 0 && length != NULL && strncmp((const char *)page->data, "HTTP/1.1 200", 12) == 0 &&
+    return size > 0 && length != NULL &&
+           strncmp((const char *)page->data, "HTTP/1.1 200", 12) == 0 &&
            page->size == size + strtoull(length + 16, NULL, 10);
 }
 
@@ -433,11 +450,16 @@ static void on_inspector_over(struct line *line, bool is_reset)
 
     if (!is_reset && is_whole_page(&w->in)) {
         static const char *const at_rest[] = {
-            "penstock_model_running",          "nv_inference_pending_request_count",
-            "penstock_sessions_open",          "penstock_uploads",
-            "penstock_http2_connections_open", "penstock_http2_streams_open",
-            "penstock_websocket_connections_open", "penstock_kserve_streams_open",
-            "penstock_health_watchers",        "penstock_event_watchers",
+            "penstock_model_running",
+            "nv_inference_pending_request_count",
+            "penstock_sessions_open",
+            "penstock_uploads",
+            "penstock_http2_connections_open",
+            "penstock_http2_streams_open",
+            "penstock_websocket_connections_open",
+            "penstock_kserve_streams_open",
+            "penstock_health_watchers",
+            "penstock_event_watchers",
             "penstock_resume_readers",
         };
         for (size_t i = 0; i < COUNT(at_rest); i++)
@@ -459,7 +481,9 @@ void sim_inspector_begin(void (*on_end)(void))
     w->line.on_over = on_inspector_over;
     w->on_done = on_inspected;
     w->count = 1;
-    sim_bytes_printf(&w->line.out, "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nconnection: close\r\n\r\n", PORT);
+    sim_bytes_printf(&w->line.out,
+                     "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nconnection: close\r\n\r\n",
+                     PORT);
     sim_person_begins();
     sim_line_open(&w->line);
     sim_line_say(&w->line);

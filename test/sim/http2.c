@@ -1,7 +1,8 @@
-/* http2.c - people who speak HTTP/2: REST, gRPC in its patterns, cancelled calls, deadlines, slow readers.
+/* http2.c - people who speak HTTP/2: REST, gRPC, cancelled calls, deadlines, slow readers.
  * SPDX-License-Identifier: Apache-2.0
  *
- * Frames are nghttp2's, which is a client of its own here; messages are written and read by hand. */
+ * Frames are nghttp2's, which is a client of its own here; messages are written and read by
+ * hand. */
 #include <nghttp2/nghttp2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,9 +12,19 @@
 
 enum { CALLS_MAX = 16, MESSAGES_MAX = 40 };
 
-enum form { FORM_REST, FORM_INFER, FORM_STREAM, FORM_CHAT, FORM_DEADLINE, FORM_HEALTH, FORM_WEB, FORMS };
-static const char *const form_names[] = { "h2-rest", "grpc", "grpc-stream", "grpc-session", "grpc-deadline",
-                                          "grpc-health", "grpc-web" };
+enum form {
+    FORM_REST,
+    FORM_INFER,
+    FORM_STREAM,
+    FORM_CHAT,
+    FORM_DEADLINE,
+    FORM_HEALTH,
+    FORM_WEB,
+    FORMS
+};
+static const char *const form_names[] = { "h2-rest",      "grpc",          "grpc-stream",
+                                          "grpc-session", "grpc-deadline", "grpc-health",
+                                          "grpc-web" };
 
 struct h2;
 
@@ -43,7 +54,7 @@ struct h2 {
     uint32_t owed;              /* bytes of the connection's window */
 };
 
-/* -- protobuf by hand -------------------------------------------------------------------------------------- */
+/* -- protobuf by hand -------------------------------------------------------------------------- */
 
 static void put_varint(struct bytes *out, uint64_t value)
 {
@@ -83,8 +94,9 @@ static bool take_varint(const uint8_t **at, const uint8_t *end, uint64_t *ret)
     return false;
 }
 
-/* The first field of this number with a length; false: there is none, or it is no message at all. */
-static bool find_field(const uint8_t *at, size_t size, unsigned number, const uint8_t **ret, size_t *ret_size)
+/* The first field of this number with a length; false: there is none, or it is no message. */
+static bool find_field(const uint8_t *at, size_t size, unsigned number, const uint8_t **ret,
+                       size_t *ret_size)
 {
     const uint8_t *end = at + size;
     uint64_t tag, value;
@@ -122,7 +134,7 @@ static void put_message(struct bytes *out, const struct bytes *message)
     sim_bytes_put(out, message->data, message->size);
 }
 
-/* -- what is asked ------------------------------------------------------------------------------------- */
+/* -- what is asked ----------------------------------------------------------------------------- */
 
 static void draw_numbers(struct bytes *raw, size_t most)
 {
@@ -145,7 +157,8 @@ static void ask_infer(struct stream *s, const char *model)
 {
     struct bytes message = { 0 }, tensor = { 0 }, raw = { 0 };
 
-    draw_numbers(&raw, sim_draw_below(CHANCE_PEOPLE, 4) == 0 && sim_weather.piece_bytes > 50 ? 3000 : 10);
+    draw_numbers(&raw,
+                 sim_draw_below(CHANCE_PEOPLE, 4) == 0 && sim_weather.piece_bytes > 50 ? 3000 : 10);
     put_text(&message, 1, model);
     put_text(&message, 3, "an-id");
     put_text(&tensor, 1, "IN");
@@ -205,8 +218,8 @@ static void say_more(struct stream *s)
     s->has_more_to_say = ++s->inputs_said < s->inputs;
 }
 
-static ssize_t give_data(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
-                         nghttp2_data_source *source, void *user)
+static ssize_t give_data(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length,
+                         uint32_t *flags, nghttp2_data_source *source, void *user)
 {
     struct stream *s = source->ptr;
     size_t size = MIN(length, s->out.size - s->out_at);
@@ -224,8 +237,12 @@ static ssize_t give_data(nghttp2_session *session, int32_t id, uint8_t *buf, siz
     return (ssize_t)size;
 }
 
-#define HEADER(name, value)                                                                          \
-    (nghttp2_nv) { (uint8_t *)(uintptr_t)(name), (uint8_t *)(uintptr_t)(value), strlen(name), strlen(value), 0 }
+#define HEADER(name, value)                                                                       \
+    (nghttp2_nv)                                                                                  \
+    {                                                                                             \
+        (uint8_t *)(uintptr_t)(name), (uint8_t *)(uintptr_t)(value), strlen(name), strlen(value), \
+            0                                                                                     \
+    }
 
 static void begin(struct stream *s)
 {
@@ -270,11 +287,13 @@ static void begin(struct stream *s)
         if (strstr(s->ask.headers, "ndjson") != NULL)
             headers[count++] = HEADER("accept", "application/x-ndjson");
     } else {
-        headers[count++] = HEADER("content-type", s->form == FORM_WEB ? "application/grpc-web+proto" : "application/grpc");
+        headers[count++] = HEADER("content-type", s->form == FORM_WEB ? "application/grpc-web+proto"
+                                                                      : "application/grpc");
         headers[count++] = HEADER("te", "trailers");
     }
     if (s->form == FORM_DEADLINE) {
-        snprintf(timeout, sizeof timeout, "%uu", (unsigned)sim_draw_between(CHANCE_PEOPLE, 1, 6000));
+        snprintf(timeout, sizeof timeout, "%uu",
+                 (unsigned)sim_draw_between(CHANCE_PEOPLE, 1, 6000));
         headers[count++] = HEADER("grpc-timeout", timeout);
     }
     s->is_begun = true;
@@ -282,13 +301,15 @@ static void begin(struct stream *s)
     s->status = 0;
     s->grpc_status = -1;
     s->begun_ns = sim_now();
-    s->id = nghttp2_submit_request(s->h2->session, NULL, headers, count, has_body ? &body : NULL, s);
-    sim_note("connection %u: stream %d asks %s", sim_line_id(&s->h2->line), s->id, is_rest ? s->ask.kind : form_names[s->form]);
+    s->id =
+        nghttp2_submit_request(s->h2->session, NULL, headers, count, has_body ? &body : NULL, s);
+    sim_note("connection %u: stream %d asks %s", sim_line_id(&s->h2->line), s->id,
+             is_rest ? s->ask.kind : form_names[s->form]);
     if (s->id < 0)
         sim_fail("nghttp2 takes no request: %s", nghttp2_strerror(s->id));
 }
 
-/* -- what is answered --------------------------------------------------------------------------------------- */
+/* -- what is answered -------------------------------------------------------------------------- */
 
 static void judge_messages(struct stream *s)
 {
@@ -305,8 +326,8 @@ static void judge_messages(struct stream *s)
         }
         size = (size_t)at[1] << 24 | (size_t)at[2] << 16 | (size_t)at[3] << 8 | at[4];
         if (at[0] != 0 || size > (size_t)(end - at - 5))
-            sim_fail("connection %u, stream %d (%s): a message that is not whole", sim_line_id(&s->h2->line), s->id,
-                     form_names[s->form]);
+            sim_fail("connection %u, stream %d (%s): a message that is not whole",
+                     sim_line_id(&s->h2->line), s->id, form_names[s->form]);
         at += 5;
         if (s->form != FORM_HEALTH) {
             const uint8_t *message = at, *tensor;
@@ -322,24 +343,27 @@ static void judge_messages(struct stream *s)
                 message_size = part_size;
             }
             if (s->form == FORM_STREAM || s->form == FORM_CHAT)
-                is_there = find_field(message, message_size, s->form == FORM_CHAT ? 3 : 4, &tensor, &tensor_size) &&
+                is_there = find_field(message, message_size, s->form == FORM_CHAT ? 3 : 4, &tensor,
+                                      &tensor_size) &&
                            find_field(tensor, tensor_size, 4, &part, &part_size);
             else
                 is_there = find_field(message, message_size, 6, &part, &part_size);
             if (!is_there || heard >= s->expected_count ||
                 !sim_bytes_is(&s->expected[heard], (const char *)part, part_size))
-                sim_fail("connection %u, stream %d (%s): message %u of %u has other values than were sent",
-                         sim_line_id(&s->h2->line), s->id, form_names[s->form], heard + 1, s->expected_count);
+                sim_fail(
+                    "connection %u, stream %d (%s): message %u of %u has other values than sent",
+                    sim_line_id(&s->h2->line), s->id, form_names[s->form], heard + 1,
+                    s->expected_count);
         }
         heard++;
         at += size;
     }
     if (at != end)
-        sim_fail("connection %u, stream %d: %d bytes behind the last message", sim_line_id(&s->h2->line), s->id,
-                 (int)(end - at));
+        sim_fail("connection %u, stream %d: %d bytes behind the last message",
+                 sim_line_id(&s->h2->line), s->id, (int)(end - at));
     if (s->grpc_status == 0 && heard != s->expected_count && s->form != FORM_HEALTH)
-        sim_fail("connection %u, stream %d (%s): OK after %u of %u messages", sim_line_id(&s->h2->line), s->id,
-                 form_names[s->form], heard, s->expected_count);
+        sim_fail("connection %u, stream %d (%s): OK after %u of %u messages",
+                 sim_line_id(&s->h2->line), s->id, form_names[s->form], heard, s->expected_count);
 }
 
 static void judge(struct stream *s, uint32_t reset)
@@ -350,8 +374,8 @@ static void judge(struct stream *s, uint32_t reset)
         return;
     if (reset != 0) {
         if (!may_refuse)
-            sim_fail("connection %u, stream %d (%s): reset with %u", sim_line_id(&s->h2->line), s->id,
-                     form_names[s->form], reset);
+            sim_fail("connection %u, stream %d (%s): reset with %u", sim_line_id(&s->h2->line),
+                     s->id, form_names[s->form], reset);
         sim_world.answers_lost++;
         return;
     }
@@ -361,20 +385,23 @@ static void judge(struct stream *s, uint32_t reset)
         return;
     }
     if (s->status != 200)
-        sim_fail("connection %u, stream %d (%s): a call was answered with status %d", sim_line_id(&s->h2->line), s->id,
-                 form_names[s->form], s->status);
+        sim_fail("connection %u, stream %d (%s): a call was answered with status %d",
+                 sim_line_id(&s->h2->line), s->id, form_names[s->form], s->status);
     judge_messages(s);
     if (s->form == FORM_DEADLINE) {
         /* 10 s is far beyond any stall of the weather. */
         if (s->grpc_status == 4 && sim_now() - s->begun_ns > 10 * SIM_S)
-            sim_fail("a deadline of milliseconds was kept after %.3f s", (double)(sim_now() - s->begun_ns) / 1e9);
-        may_refuse |= s->grpc_status == 4 || s->grpc_status == 14; /* it passed, or cannot be kept */
+            sim_fail("a deadline of milliseconds was kept after %.3f s",
+                     (double)(sim_now() - s->begun_ns) / 1e9);
+        may_refuse |=
+            s->grpc_status == 4 || s->grpc_status == 14; /* it passed, or cannot be kept */
     }
     if (s->grpc_status == 0) {
         sim_world_count(form_names[s->form]);
     } else if (s->grpc_status < 0 || !may_refuse) {
-        sim_fail("connection %u, stream %d (%s): status %d %.*s", sim_line_id(&s->h2->line), s->id, form_names[s->form],
-                 s->grpc_status, (int)s->words.size, s->words.size > 0 ? (const char *)s->words.data : "");
+        sim_fail("connection %u, stream %d (%s): status %d %.*s", sim_line_id(&s->h2->line), s->id,
+                 form_names[s->form], s->grpc_status, (int)s->words.size,
+                 s->words.size > 0 ? (const char *)s->words.data : "");
     } else {
         sim_world.answers_refused++;
     }
@@ -441,8 +468,9 @@ static void go_on(struct h2 *h2)
     sim_line_say(&h2->line);
 }
 
-static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_size,
-                     const uint8_t *value, size_t value_size, uint8_t flags, void *user)
+static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
+                     size_t name_size, const uint8_t *value, size_t value_size, uint8_t flags,
+                     void *user)
 {
     struct stream *s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
 
@@ -469,7 +497,8 @@ static void on_taken(void *arg)
     go_on(h2);
 }
 
-static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t size, void *user)
+static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data,
+                   size_t size, void *user)
 {
     struct stream *s = nghttp2_session_get_stream_user_data(session, id);
     struct h2 *h2 = user;
@@ -497,8 +526,9 @@ static int on_stream_end(nghttp2_session *session, int32_t id, uint32_t code, vo
         return 0;
     s->is_ended = true;
     h2->ended++;
-    sim_note("connection %u: stream %d ends (%u), status %d, gRPC %d %.*s", sim_line_id(&h2->line), id, code, s->status,
-             s->grpc_status, (int)s->words.size, s->words.size > 0 ? (const char *)s->words.data : "");
+    sim_note("connection %u: stream %d ends (%u), status %d, gRPC %d %.*s", sim_line_id(&h2->line),
+             id, code, s->status, s->grpc_status, (int)s->words.size,
+             s->words.size > 0 ? (const char *)s->words.data : "");
     judge(s, code);
     return 0;
 }
@@ -511,8 +541,9 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
     if (frame->hd.type == NGHTTP2_GOAWAY) {
         h2->got_goaway = true;
         if (frame->goaway.error_code != 0 && !sim_world_may_refuse())
-            sim_fail("connection %u: GOAWAY with %u: %.*s", sim_line_id(&h2->line), frame->goaway.error_code,
-                     (int)frame->goaway.opaque_data_len, (const char *)frame->goaway.opaque_data);
+            sim_fail("connection %u: GOAWAY with %u: %.*s", sim_line_id(&h2->line),
+                     frame->goaway.error_code, (int)frame->goaway.opaque_data_len,
+                     (const char *)frame->goaway.opaque_data);
     }
     return 0;
 }
@@ -530,7 +561,8 @@ static void on_look(struct line *line)
     sim_line_take(line, size);
     ssize_t used = nghttp2_session_mem_recv(h2->session, copy.data, copy.size);
     if (used < 0)
-        sim_fail("connection %u: frames that are wrong: %s", sim_line_id(line), nghttp2_strerror((int)used));
+        sim_fail("connection %u: frames that are wrong: %s", sim_line_id(line),
+                 nghttp2_strerror((int)used));
     if (h2->ended == h2->count || (h2->got_goaway && h2->ended == h2->begun)) {
         nghttp2_session_terminate_session(h2->session, 0);
         go_on(h2);
@@ -557,8 +589,8 @@ static void on_over(struct line *line, bool is_reset)
     if (h2->is_done)
         return;
     if (!sim_world_may_refuse() && !h2->got_goaway)
-        sim_fail("connection %u: %s after %u of %u streams", sim_line_id(line), is_reset ? "reset" : "ends", h2->ended,
-                 h2->count);
+        sim_fail("connection %u: %s after %u of %u streams", sim_line_id(line),
+                 is_reset ? "reset" : "ends", h2->ended, h2->count);
     sim_world.answers_lost += h2->begun - h2->ended;
     end(h2);
 }

@@ -1,14 +1,14 @@
 /* main.c - penstock-sim: runs seeds. SPDX-License-Identifier: Apache-2.0
  *
- *   penstock-sim --seed N [--verbose]   one seed, in this process; prints the digest of all that happened
- *   penstock-sim --seeds A..B           each in a process of its own, as many at a time as there are cores
- *   penstock-sim --sweep all|NAME       a scenario again and again, while the first fallible call fails, then the
- *                                       second, ... (malloc, files, sockets, threads)
+ *   penstock-sim --seed N [--verbose]   one seed, in this process; prints the digest of all
+ *   penstock-sim --seeds A..B           each in a process of its own, on all cores
+ *   penstock-sim --sweep all|NAME       a scenario again and again, while the first fallible call
+ *                                       fails, then the second ... (memory, files, sockets, threads)
  *   penstock-sim --sweep NAME --nth N [--verbose]   one of these
  *   penstock-sim --same A..B            each seed twice: is it the same run?
  *
- * A seed is the same run each time, on the same build: addresses are not randomised (the program starts
- * itself anew without), and every seed has a fresh process.
+ * A seed is the same run each time, on the same build: addresses are not randomised (the program
+ * starts itself anew without), and every seed has a fresh process.
  */
 #include <errno.h>
 #include <sched.h>
@@ -133,10 +133,11 @@ static void finish_one(void)
         return;
     }
     if (WIFSIGNALED(status))
-        printf("seed %llu died of %s\n", (unsigned long long)job->seed, strsignal(WTERMSIG(status)));
+        printf("seed %llu died of %s\n", (unsigned long long)job->seed,
+               strsignal(WTERMSIG(status)));
     if (sweep_of == UINT32_MAX)
-        printf("not ok seed_%llu: repeat with: %s --seed %llu --verbose\n", (unsigned long long)job->seed,
-               program, (unsigned long long)job->seed);
+        printf("not ok seed_%llu: repeat with: %s --seed %llu --verbose\n",
+               (unsigned long long)job->seed, program, (unsigned long long)job->seed);
     else
         printf("not ok sweep_%s_%llu: repeat with: %s --sweep %s --nth %llu --verbose\n",
                sim_world_scenario(sweep_of), (unsigned long long)job->seed, program,
@@ -167,8 +168,10 @@ static int run_range(uint64_t first, uint64_t last)
     clock_gettime(CLOCK_MONOTONIC, &begun);
     run_all(first, last);
     clock_gettime(CLOCK_MONOTONIC, &over);
-    double seconds = (double)(over.tv_sec - begun.tv_sec) + (double)(over.tv_nsec - begun.tv_nsec) / 1e9;
-    printf("%llu seeds in %.1f s (%.1f ms each), %.0f s of simulated time, %llu calls; answers: %llu right, "
+    double seconds =
+        (double)(over.tv_sec - begun.tv_sec) + (double)(over.tv_nsec - begun.tv_nsec) / 1e9;
+    printf("%llu seeds in %.1f s (%.1f ms each), %.0f s of simulated time, %llu calls; "
+           "answers: %llu right, "
            "%llu refused, %llu lost; digest %016llx\n",
            (unsigned long long)(all.passed + all.failed), seconds,
            seconds * 1e3 * all.most / (double)MAX(all.passed + all.failed, (uint64_t)1),
@@ -194,7 +197,8 @@ static int run_sweeps(const char *name)
         uint64_t faults = all.sum.faults;
         if (all.failed == 0)
             run_all(1, faults);
-        printf("sweep of %s: %llu fallible calls, each failed once\n", sim_world_scenario(i), (unsigned long long)faults);
+        printf("sweep of %s: %llu fallible calls, each failed once\n", sim_world_scenario(i),
+               (unsigned long long)faults);
         if (all.failed == 0 && faults > 0)
             printf("ok sweep_%s\n", sim_world_scenario(i));
         is_whole &= all.failed == 0 && faults > 0;
@@ -216,8 +220,9 @@ static int run_same(uint64_t first, uint64_t last)
         if (all.failed > 0)
             return 1;
     }
-    printf("%s same_%llu_to_%llu: digests %016llx and %016llx\n", digests[0] == digests[1] ? "ok" : "not ok",
-           (unsigned long long)first, (unsigned long long)last, (unsigned long long)digests[0],
+    printf("%s same_%llu_to_%llu: digests %016llx and %016llx\n",
+           digests[0] == digests[1] ? "ok" : "not ok", (unsigned long long)first,
+           (unsigned long long)last, (unsigned long long)digests[0],
            (unsigned long long)digests[1]);
     return digests[0] == digests[1] ? 0 : 1;
 }
@@ -228,16 +233,18 @@ static int run_one(uint64_t seed, bool is_verbose)
     uint64_t digest = run_here(seed, is_verbose);
 
     sim_world_text(text, sizeof text);
-    printf("seed %llu: %s; %.3f s simulated, %llu calls; digest %016llx\n", (unsigned long long)seed, text,
-           (double)(sim_now() - 1000 * SIM_S) / 1e9, (unsigned long long)sim_calls(),
-           (unsigned long long)digest);
+    printf("seed %llu: %s; %.3f s simulated, %llu calls; digest %016llx\n",
+           (unsigned long long)seed, text, (double)(sim_now() - 1000 * SIM_S) / 1e9,
+           (unsigned long long)sim_calls(), (unsigned long long)digest);
     return 0;
 }
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: penstock-sim [--seed N [--verbose] | --seeds A..B | --same A..B | --sweep all | "
-                    "--sweep NAME [--nth N] [--verbose]]\n");
+    fprintf(
+        stderr,
+        "usage: penstock-sim [--seed N [--verbose] | --seeds A..B | --same A..B | --sweep all | "
+        "--sweep NAME [--nth N] [--verbose]]\n");
     return 2;
 }
 
@@ -266,7 +273,8 @@ int main(int argc, char **argv)
             is_one = true;
         } else if (strcmp(argv[i], "--sweep") == 0 && i + 1 < argc) {
             sweep = argv[++i];
-        } else if ((strcmp(argv[i], "--seeds") == 0 || strcmp(argv[i], "--same") == 0) && i + 1 < argc) {
+        } else if ((strcmp(argv[i], "--seeds") == 0 || strcmp(argv[i], "--same") == 0) &&
+                   i + 1 < argc) {
             is_same = strcmp(argv[i], "--same") == 0;
             first = strtoull(argv[++i], &end, 10);
             if (strncmp(end, "..", 2) != 0)
@@ -283,7 +291,7 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; is_one && sweep != NULL && sim_world_scenario(i) != NULL; i++)
         if (strcmp(sim_world_scenario(i), sweep) == 0)
             sweep_of = i;
-    int result = is_one             ? run_one(first, is_verbose)
+    int result = is_one          ? run_one(first, is_verbose)
                  : sweep != NULL ? run_sweeps(sweep)
                  : is_same       ? run_same(first, last)
                                  : run_range(first, last);

@@ -1,8 +1,9 @@
 /* memory.c - the heap: what is lent and not given back; allocations that fail.
  * SPDX-License-Identifier: Apache-2.0
  *
- * All that the rooms and the libraries linked into them allocate comes by here. What shared libraries
- * allocate for themselves does not; what they allocate for us to free is unknown here, and fine.
+ * All that the rooms and the libraries linked into them allocate comes by here. What shared
+ * libraries allocate for themselves does not; what they allocate for us to free is unknown here,
+ * and fine.
  */
 #include <errno.h>
 #include <execinfo.h>
@@ -71,7 +72,8 @@ void sim_memory_trace(bool is_on)
 
 static size_t place_of(const void *memory)
 {
-    return (size_t)(((uintptr_t)memory >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (heap.room - 1);
+    return (size_t)(((uintptr_t)memory >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 20) &
+           (heap.room - 1);
 }
 
 static void put(const struct loan *loan)
@@ -163,7 +165,7 @@ void sim_memory_say_live(void)
     }
 }
 
-/* -- libc's names --------------------------------------------------------------------------------- */
+/* -- libc's names ------------------------------------------------------------------------------ */
 
 void *__wrap_malloc(size_t size)
 {

@@ -1,12 +1,14 @@
 /* net.c - SPDX-License-Identifier: Apache-2.0
  *
- * Two ways to a connection, one each way. What is sent lies in its way: first in flight, then (events move
- * it, a piece at a time) arrived. A sender has room for what the window holds less what lies in the way.
+ * Two ways to a connection, one each way. What is sent lies in its way: first in flight, then
+ * (events move it, a piece at a time) arrived. A sender has room for what the window holds less
+ * what lies in the way.
  *
- * Readiness is Linux's, as far as a server can tell: an edge-triggered watch is ready anew whenever
- * something arrives, and for writing only after a send that took less than all (tcp(7), epoll(7)); a
- * receiver who gets less than it asked for has taken all there was. Closing with bytes unread resets.
- * Descriptors are the lowest free, so that one that is used after its end meets somebody else's.
+ * Readiness is Linux's, as far as a server can tell: an edge-triggered watch is ready anew
+ * whenever something arrives, and for writing only after a send that took less than all (tcp(7),
+ * epoll(7)); a receiver who gets less than it asked for has taken all there was. Closing with
+ * bytes unread resets. Descriptors are the lowest free, so that one that is used after its end
+ * meets somebody else's.
  */
 #include "test/sim/net.h"
 
@@ -24,10 +26,11 @@ enum kind { KIND_NONE, KIND_EPOLL, KIND_EVENT, KIND_SOCKET, KIND_LISTENER, KIND_
 
 struct way {
     uint8_t *bytes;
-    size_t room, begin, arrived, size; /* begin..begin+arrived has arrived, ..begin+size is in flight */
-    bool is_moving;                    /* an event will move it */
-    bool is_finished, has_fin;         /* by its sender; and that has arrived */
-    bool wants_room;                   /* a send took less than all */
+    size_t room, begin, arrived,
+        size;                  /* begin..begin+arrived has arrived, ..begin+size is in flight */
+    bool is_moving;            /* an event will move it */
+    bool is_finished, has_fin; /* by its sender; and that has arrived */
+    bool wants_room;           /* a send took less than all */
 };
 
 struct watch {
@@ -65,19 +68,19 @@ struct link {
     struct link *next_knock;
     struct way to_server, to_client;
     bool is_accepted, server_is_closed;
-    bool is_closed;  /* by the client */
-    bool is_reset;   /* either way: nothing moves any more */
-    bool has_error;  /* the server has not been told of the reset yet */
+    bool is_closed; /* by the client */
+    bool is_reset;  /* either way: nothing moves any more */
+    bool has_error; /* the server has not been told of the reset yet */
     bool told_end, has_spoken;
     bool is_opaque; /* TLS */
-    uint16_t port; /* the client's */
+    uint16_t port;  /* the client's */
 };
 
 static struct file *files[FDS_MAX];
 static uint32_t pollers; /* threads in ppoll: they look again at whatever happens */
 static uint32_t links_count;
 
-/* -- descriptors --------------------------------------------------------------------------------- */
+/* -- descriptors ------------------------------------------------------------------------------- */
 
 static struct file *file_of(int fd)
 {
@@ -103,7 +106,9 @@ bool sim_net_is_ours(int fd)
 
 uint32_t sim_net_descriptors(char *out, size_t room)
 {
-    static const char *const names[] = { "", "epoll", "eventfd", "socket", "listener", "connection" };
+    static const char *const names[] = {
+        "", "epoll", "eventfd", "socket", "listener", "connection"
+    };
     uint32_t count = 0;
     size_t at = 0;
 
@@ -120,7 +125,7 @@ uint32_t sim_net_descriptors(char *out, size_t room)
     return count;
 }
 
-/* -- readiness ----------------------------------------------------------------------------------- */
+/* -- readiness --------------------------------------------------------------------------------- */
 
 static size_t way_room(const struct way *way)
 {
@@ -211,7 +216,7 @@ static void announce(struct file *file, uint32_t events)
     }
 }
 
-/* -- epoll, eventfd ------------------------------------------------------------------------------ */
+/* -- epoll, eventfd ---------------------------------------------------------------------------- */
 
 int sim_net_epoll(void)
 {
@@ -331,7 +336,8 @@ int sim_net_poll(struct pollfd *fds, size_t count, uint64_t due_ns)
         for (size_t i = 0; i < count; i++) {
             const struct file *file = file_of(fds[i].fd);
             uint32_t now = file == NULL ? 0 : ready_now(file); /* EPOLLIN is POLLIN, and so on */
-            fds[i].revents = (short)(now & ((uint32_t)(unsigned short)fds[i].events | EPOLLERR | EPOLLHUP));
+            fds[i].revents =
+                (short)(now & ((uint32_t)(unsigned short)fds[i].events | EPOLLERR | EPOLLHUP));
             if (file == NULL && fds[i].fd >= 0)
                 fds[i].revents = POLLNVAL;
             ready += fds[i].revents != 0;
@@ -346,7 +352,7 @@ int sim_net_poll(struct pollfd *fds, size_t count, uint64_t due_ns)
     }
 }
 
-/* -- bytes on their way ---------------------------------------------------------------------------- */
+/* -- bytes on their way ------------------------------------------------------------------------ */
 
 static void arrive(struct link *link, bool to_server);
 
@@ -454,7 +460,8 @@ static void arrive(struct link *link, bool to_server)
         return;
     }
     if (flying > 0) {
-        size_t piece = sim_draw_between(CHANCE_NET, 1, MIN(flying, (size_t)sim_weather.piece_bytes));
+        size_t piece =
+            sim_draw_between(CHANCE_NET, 1, MIN(flying, (size_t)sim_weather.piece_bytes));
         way->arrived += piece;
         /* The end may come in the last segment. */
         if (way->arrived == way->size && way->is_finished && to_server)
@@ -482,7 +489,7 @@ static void arrive(struct link *link, bool to_server)
     set_moving(link, to_server);
 }
 
-/* -- the server's end ----------------------------------------------------------------------------- */
+/* -- the server's end -------------------------------------------------------------------------- */
 
 int sim_net_socket(void)
 {
@@ -614,7 +621,8 @@ ssize_t sim_net_send(int fd, const void *data, size_t size)
     if (link->is_reset || way->is_finished)
         return -EPIPE;
     size_t room = way_room(way);
-    if (size > 1 && sim_draw_ppm(CHANCE_NET, sim_weather.short_ppm)) { /* no memory for more just now */
+    if (size > 1 &&
+        sim_draw_ppm(CHANCE_NET, sim_weather.short_ppm)) { /* no memory for more just now */
         size_t most = sim_draw_below(CHANCE_NET, size);
         room = MIN(room, most);
         way->wants_room = true;
@@ -752,7 +760,7 @@ int sim_net_close(int fd)
     return 0;
 }
 
-/* -- the client's end ------------------------------------------------------------------------------- */
+/* -- the client's end -------------------------------------------------------------------------- */
 
 static void knock(void *arg)
 {
@@ -767,7 +775,8 @@ static void knock(void *arg)
         tell_end(link, true);
         return;
     }
-    *(listener->last_knock != NULL ? &listener->last_knock->next_knock : &listener->first_knock) = link;
+    *(listener->last_knock != NULL ? &listener->last_knock->next_knock : &listener->first_knock) =
+        link;
     listener->last_knock = link;
     listener->knocks++;
     announce(listener, EPOLLIN);

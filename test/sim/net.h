@@ -1,4 +1,4 @@
-/* net.h - what libc's names ask the network (calls.c): results as the system's own, negative errno. */
+/* net.h - what libc's names ask the network (calls.c): results as the system's, negative errno. */
 #ifndef SIM_NET_H
 #define SIM_NET_H
 

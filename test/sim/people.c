@@ -10,7 +10,7 @@
 
 struct world sim_world;
 
-/* -- bytes ---------------------------------------------------------------------------------------- */
+/* -- bytes ------------------------------------------------------------------------------------- */
 
 void sim_bytes_put(struct bytes *b, const void *data, size_t size)
 {
@@ -59,7 +59,7 @@ const char *sim_bytes_find(const struct bytes *b, const char *text)
     return b->size == 0 ? NULL : memmem(b->data, b->size, text, strlen(text));
 }
 
-/* -- the world ------------------------------------------------------------------------------------ */
+/* -- the world --------------------------------------------------------------------------------- */
 
 void sim_world_count(const char *kind)
 {
@@ -89,7 +89,7 @@ void sim_person_ends(void)
     sim_world.people_left--;
 }
 
-/* -- a connection ----------------------------------------------------------------------------------- */
+/* -- a connection ------------------------------------------------------------------------------ */
 
 static void line_push(struct line *line);
 
@@ -120,7 +120,8 @@ static void line_push(struct line *line)
         if (sent < most)
             return; /* on_room comes */
     }
-    if (out->size > 0 || (line->tls != NULL && line->out.size > 0 && SSL_is_init_finished(line->tls))) {
+    if (out->size > 0 ||
+        (line->tls != NULL && line->out.size > 0 && SSL_is_init_finished(line->tls))) {
         line->is_pacing = true;
         sim_after(1 + sim_draw_below(CHANCE_PEOPLE, line->pause_ns + 1), on_pace, line);
     } else if (line->will_finish && line->out.size == 0) {
@@ -227,7 +228,7 @@ uint32_t sim_line_id(const struct line *line)
     return sim_link_id(line->link);
 }
 
-/* -- questions ---------------------------------------------------------------------------------------- */
+/* -- questions --------------------------------------------------------------------------------- */
 
 static void put_body(struct ask *ask, const struct bytes *body, bool is_chunked)
 {
@@ -237,16 +238,18 @@ static void put_body(struct ask *ask, const struct bytes *body, bool is_chunked)
     }
     for (size_t at = 0; at < body->size;) {
         size_t size = sim_draw_between(CHANCE_PEOPLE, 1, body->size - at);
-        sim_bytes_printf(&ask->request, sim_draw_below(CHANCE_PEOPLE, 2) == 0 ? "%zx\r\n" : "%zX;a=b\r\n", size);
+        sim_bytes_printf(&ask->request,
+                         sim_draw_below(CHANCE_PEOPLE, 2) == 0 ? "%zx\r\n" : "%zX;a=b\r\n", size);
         sim_bytes_put(&ask->request, body->data + at, size);
         sim_bytes_text(&ask->request, "\r\n");
         at += size;
     }
-    sim_bytes_text(&ask->request, sim_draw_below(CHANCE_PEOPLE, 4) == 0 ? "0\r\nx-after: 1\r\n\r\n" : "0\r\n\r\n");
+    sim_bytes_text(&ask->request,
+                   sim_draw_below(CHANCE_PEOPLE, 4) == 0 ? "0\r\nx-after: 1\r\n\r\n" : "0\r\n\r\n");
 }
 
 void sim_ask_set(struct ask *ask, const char *method, const char *target, const char *headers,
-             const struct bytes *body)
+                 const struct bytes *body)
 {
     bool is_chunked = body != NULL && sim_draw_below(CHANCE_PEOPLE, 4) == 0;
 
@@ -257,8 +260,8 @@ void sim_ask_set(struct ask *ask, const char *method, const char *target, const 
     if (body != NULL)
         sim_bytes_put(&ask->body, body->data, body->size);
 
-    sim_bytes_printf(&ask->request, "%s %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%s", method, target, PORT,
-                 headers);
+    sim_bytes_printf(&ask->request, "%s %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%s", method, target,
+                     PORT, headers);
     if (is_chunked)
         sim_bytes_text(&ask->request, "transfer-encoding: chunked\r\n");
     else if (body != NULL)
@@ -270,7 +273,8 @@ void sim_ask_set(struct ask *ask, const char *method, const char *target, const 
 
 static uint32_t numbers(char out[static 4096], size_t most, const char *between)
 {
-    size_t count = sim_draw_between(CHANCE_PEOPLE, 1, MAX(MIN(most / 12, (size_t)300), (size_t)1)), at = 0;
+    size_t count = sim_draw_between(CHANCE_PEOPLE, 1, MAX(MIN(most / 12, (size_t)300), (size_t)1)),
+           at = 0;
 
     if (sim_draw_below(CHANCE_PEOPLE, 4) != 0)
         count = MIN(count, (size_t)5);
@@ -287,15 +291,19 @@ static void ask_kserve(struct ask *ask, size_t most, const char *model, const ch
     uint32_t count = numbers(list, most, ",");
     unsigned id = (unsigned)sim_draw_below(CHANCE_PEOPLE, 1000000);
 
-    sim_bytes_printf(&body, "{\"id\":\"q%u\",\"inputs\":[{\"name\":\"IN\",\"shape\":[%u%s],\"datatype\":\"INT32\","
-                        "\"data\":[", id, count, columns);
+    sim_bytes_printf(
+        &body,
+        "{\"id\":\"q%u\",\"inputs\":[{\"name\":\"IN\",\"shape\":[%u%s],\"datatype\":\"INT32\","
+        "\"data\":[",
+        id, count, columns);
     sim_bytes_text(&body, list);
     sim_bytes_text(&body, "]}]}");
     snprintf(target, sizeof target, "/v2/models/%s/infer", model);
     sim_ask_set(ask, "POST", target, "content-type: application/json\r\n", &body);
-    sim_bytes_printf(&ask->expected, "{\"id\":\"q%u\",\"model_name\":\"%s\",\"model_version\":\"1\",\"outputs\":[{"
-                                 "\"name\":\"OUT\",\"datatype\":\"INT32\",\"shape\":[%u%s],\"data\":[",
-                 id, model, count, columns);
+    sim_bytes_printf(&ask->expected,
+                     "{\"id\":\"q%u\",\"model_name\":\"%s\",\"model_version\":\"1\",\"outputs\":[{"
+                     "\"name\":\"OUT\",\"datatype\":\"INT32\",\"shape\":[%u%s],\"data\":[",
+                     id, model, count, columns);
     sim_bytes_text(&ask->expected, list);
     sim_bytes_text(&ask->expected, "]}]}");
     ask->status = 200;
@@ -356,7 +364,8 @@ static void ask_stream(struct ask *ask, bool is_sse)
     sim_bytes_text(&body, list);
     sim_bytes_text(&body, "]}");
     sim_ask_set(ask, "POST", "/models/ticks:predict",
-                 is_sse ? "accept: text/event-stream\r\n" : "accept: application/x-ndjson\r\n", &body);
+                is_sse ? "accept: text/event-stream\r\n" : "accept: application/x-ndjson\r\n",
+                &body);
     for (int i = 0; i < 5; i++) {
         sim_bytes_text(&ask->expected, is_sse ? "data: " : "");
         put_rows(&ask->expected, list);
@@ -372,10 +381,14 @@ static void ask_wrong(struct ask *ask)
         int status;
         const char *begin;
     } cases[] = {
-        { "POST", "/models/broken:predict", "{\"IN\":[1]}", 429, "{\"error\":{\"code\":\"RESOURCE_EXHAUSTED\"" },
-        { "POST", "/models/nope:predict", "{\"IN\":[1]}", 404, "{\"error\":{\"code\":\"NOT_FOUND\"" },
-        { "POST", "/models/ident:predict", "{\"IN\":[1,", 400, "{\"error\":{\"code\":\"INVALID_ARGUMENT\"" },
-        { "POST", "/models/ident:predict", "{\"WHAT\":1}", 400, "{\"error\":{\"code\":\"INVALID_ARGUMENT\"" },
+        { "POST", "/models/broken:predict", "{\"IN\":[1]}", 429,
+          "{\"error\":{\"code\":\"RESOURCE_EXHAUSTED\"" },
+        { "POST", "/models/nope:predict", "{\"IN\":[1]}", 404,
+          "{\"error\":{\"code\":\"NOT_FOUND\"" },
+        { "POST", "/models/ident:predict", "{\"IN\":[1,", 400,
+          "{\"error\":{\"code\":\"INVALID_ARGUMENT\"" },
+        { "POST", "/models/ident:predict", "{\"WHAT\":1}", 400,
+          "{\"error\":{\"code\":\"INVALID_ARGUMENT\"" },
         { "GET", "/models/ident:predict", NULL, 405, "{" },
         { "GET", "/nothing/here", NULL, 404, "there is nothing at /nothing/here" },
         { "POST", "/v2/models/ident/infer", "{}", 400, "{\"error\":" },
@@ -393,8 +406,9 @@ static void ask_wrong(struct ask *ask)
 
 void sim_ask_draw(struct ask *ask, size_t most)
 {
-    static const char *const kinds[] = { "ready", "live", "kserve", "typed", "words", "slow", "sse",
-                                         "ndjson", "wrong", "metrics", "kserve", "typed", "rows" };
+    static const char *const kinds[] = { "ready",  "live",  "kserve", "typed", "words",
+                                         "slow",   "sse",   "ndjson", "wrong", "metrics",
+                                         "kserve", "typed", "rows" };
     const char *kind = kinds[sim_draw_below(CHANCE_PEOPLE, COUNT(kinds))];
 
     if (strcmp(kind, "metrics") == 0 && (most < 100000 || sim_draw_below(CHANCE_PEOPLE, 4) != 0))
@@ -465,10 +479,11 @@ static bool has_words(const struct answer *answer)
 void sim_ask_judge(const struct ask *ask, const struct answer *answer, uint32_t id)
 {
     const struct bytes *body = &answer->body, *expected = &ask->expected;
-    bool is_body = ask->is_prefix ? body->size >= expected->size &&
-                                        (expected->size == 0 ||
-                                         memcmp(body->data, expected->data, expected->size) == 0)
-                                  : sim_bytes_is(body, (const char *)expected->data, expected->size);
+    bool is_body =
+        ask->is_prefix
+            ? body->size >= expected->size &&
+                  (expected->size == 0 || memcmp(body->data, expected->data, expected->size) == 0)
+            : sim_bytes_is(body, (const char *)expected->data, expected->size);
 
     if (answer->status == ask->status && is_body) {
         sim_world_count(ask->kind);
@@ -485,8 +500,11 @@ void sim_ask_judge(const struct ask *ask, const struct answer *answer, uint32_t 
         sim_world.answers_refused++;
         return;
     }
-    sim_fail("connection %u: asked (%s)\n%.*s\n    and was answered %d\n%.*s\n    instead of %d\n%.*s", id,
-             ask->kind, (int)MIN(ask->request.size, (size_t)600), (const char *)ask->request.data, answer->status,
-             (int)MIN(body->size, (size_t)600), body->size > 0 ? (const char *)body->data : "", ask->status,
-             (int)MIN(expected->size, (size_t)600), expected->size > 0 ? (const char *)expected->data : "");
+    sim_fail(
+        "connection %u: asked (%s)\n%.*s\n    and was answered %d\n%.*s\n    instead of %d\n%.*s",
+        id, ask->kind, (int)MIN(ask->request.size, (size_t)600), (const char *)ask->request.data,
+        answer->status, (int)MIN(body->size, (size_t)600),
+        body->size > 0 ? (const char *)body->data : "", ask->status,
+        (int)MIN(expected->size, (size_t)600),
+        expected->size > 0 ? (const char *)expected->data : "");
 }

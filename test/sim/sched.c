@@ -1,12 +1,13 @@
 /* sched.c - threads one at a time, and time. SPDX-License-Identifier: Apache-2.0
  *
- * Threads are real (thread-locals and sanitizers stay what they are), but all sleep on a futex of their
- * own except the one that has the baton. Who gives it away draws the next from those that are ready. When
- * none is, time jumps to the next event or the next end of a wait; when there is none of these either,
- * everybody would wait for ever, and that is a failure of the seed.
+ * Threads are real (thread-locals and sanitizers stay what they are), but all sleep on a futex
+ * of their own except the one that has the baton. Who gives it away draws the next from those
+ * that are ready. When none is, time jumps to the next event or the next end of a wait; when
+ * there is none of these either, everybody would wait for ever, and that is a failure of the
+ * seed.
  *
- * Time passes with each call into the system, so that code that looks at the clock in a circle comes to
- * an end, and so that a run costs what it costs.
+ * Time passes with each call into the system, so that code that looks at the clock in a circle
+ * comes to an end, and so that a run costs what it costs.
  */
 #include <errno.h>
 #include <linux/futex.h>
@@ -52,7 +53,7 @@ static struct {
     struct thread *threads[THREADS_MAX];
     uint32_t threads_count, ready_count;
     struct thread *ready[THREADS_MAX];
-    uint64_t soonest_ns; /* end of a wait, at the earliest */
+    uint64_t soonest_ns;  /* end of a wait, at the earliest */
     struct event *events; /* a heap */
     size_t events_count, events_room;
     uint64_t events_number;
@@ -64,7 +65,7 @@ static struct {
 
 static _Thread_local struct thread *self;
 
-/* -- chance ------------------------------------------------------------------------------------- */
+/* -- chance ------------------------------------------------------------------------------------ */
 
 static uint64_t mix(uint64_t *state) /* splitmix64 */
 {
@@ -97,7 +98,7 @@ bool sim_draw_ppm(enum chance chance, uint32_t ppm)
     return ppm != 0 && sim_draw_below(chance, 1000000) < ppm;
 }
 
-/* -- telling ------------------------------------------------------------------------------------ */
+/* -- telling ----------------------------------------------------------------------------------- */
 
 void sim_digest(const void *data, size_t size)
 {
@@ -181,7 +182,7 @@ _Noreturn void sim_fail(const char *format, ...)
     __builtin_unreachable();
 }
 
-/* -- inside and outside ----------------------------------------------------------------------------- */
+/* -- inside and outside ------------------------------------------------------------------------ */
 
 bool sim_is_in(void)
 {
@@ -234,7 +235,7 @@ uint64_t sim_self_cpu(void)
     return self == NULL ? 0 : self->cpu_ns;
 }
 
-/* -- events ------------------------------------------------------------------------------------- */
+/* -- events ------------------------------------------------------------------------------------ */
 
 static bool is_sooner(const struct event *a, const struct event *b)
 {
@@ -275,7 +276,7 @@ static struct event take_event(void)
     return first;
 }
 
-/* -- who is ready -------------------------------------------------------------------------------- */
+/* -- who is ready ------------------------------------------------------------------------------ */
 
 static void make_ready(struct thread *t, bool was_woken)
 {
@@ -395,7 +396,8 @@ void sim_call(void)
         ns += sim_draw_below(CHANCE_SCHEDULE, sim_weather.stall_ns);
     sim.now_ns += ns;
     self->cpu_ns += ns;
-    if ((sim.events_count > 0 && sim.events[0].at_ns <= sim.now_ns) || sim.soonest_ns <= sim.now_ns) {
+    if ((sim.events_count > 0 && sim.events[0].at_ns <= sim.now_ns) ||
+        sim.soonest_ns <= sim.now_ns) {
         sim.inside++;
         happen();
         sim.inside--;
@@ -434,7 +436,7 @@ uint32_t sim_wake(const void *what, uint32_t most)
     return woken;
 }
 
-/* -- life of threads ----------------------------------------------------------------------------- */
+/* -- life of threads --------------------------------------------------------------------------- */
 
 uint32_t sim_threads_left(void)
 {
@@ -463,7 +465,8 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
-int __real_pthread_create(pthread_t *ret, const pthread_attr_t *attr, void *(*main)(void *), void *arg);
+int __real_pthread_create(pthread_t *ret, const pthread_attr_t *attr, void *(*main)(void *),
+                          void *arg);
 int __real_pthread_join(pthread_t thread, void **ret);
 
 int sim_thread_start(uint64_t *ret_id, void *(*main)(void *), void *arg, bool is_detached)

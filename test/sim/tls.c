@@ -1,7 +1,9 @@
-/* tls.c - TLS on a client's connection, by OpenSSL between two buffers of memory. SPDX-License-Identifier: Apache-2.0
+/* tls.c - TLS on a client's connection, by OpenSSL between two buffers of memory.
+ * SPDX-License-Identifier: Apache-2.0
  *
- * OpenSSL's chance is the seed's, in the server too. What it takes from the clock by itself (the time in a ticket) is
- * the machine's: so bytes under TLS count for the digest by their number only. */
+ * OpenSSL's chance is the seed's, in the server too. What it takes from the clock by itself (the
+ * time in a ticket) is the machine's: so bytes under TLS count for the digest by their number
+ * only. */
 #define OPENSSL_API_COMPAT 0x10101000L
 #include <openssl/err.h>
 #include <openssl/rand.h>
@@ -26,7 +28,9 @@ static int chance_status(void)
 
 void sim_tls_setup(void)
 {
-    static const RAND_METHOD chance = { .bytes = chance_bytes, .pseudorand = chance_bytes, .status = chance_status };
+    static const RAND_METHOD chance = { .bytes = chance_bytes,
+                                        .pseudorand = chance_bytes,
+                                        .status = chance_status };
 
     RAND_set_rand_method(&chance);
     context = SSL_CTX_new(TLS_client_method());
@@ -55,10 +59,12 @@ static void judge(struct line *line, int result)
 {
     int error = SSL_get_error(line->tls, result);
 
-    if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_ZERO_RETURN)
+    if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE ||
+        error == SSL_ERROR_ZERO_RETURN)
         return;
     if (!sim_world_may_refuse() && !line->is_closing)
-        sim_fail("connection %u: TLS: %s", sim_line_id(line), ERR_reason_error_string(ERR_peek_last_error()));
+        sim_fail("connection %u: TLS: %s", sim_line_id(line),
+                 ERR_reason_error_string(ERR_peek_last_error()));
     ERR_clear_error();
     line->is_broken = true;
 }

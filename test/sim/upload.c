@@ -1,4 +1,4 @@
-/* upload.c - people who upload an input in pieces, over connections that break, and go on where the server says.
+/* upload.c - people who upload an input in pieces, over connections that break.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,10 +13,10 @@ struct upload {
     struct line *line; /* of the present step; each has a connection of its own */
     struct bytes file, expected;
     char id[128];
-    size_t offset;   /* as the server last said */
+    size_t offset; /* as the server last said */
     size_t piece;
     uint32_t steps;
-    bool is_asking;  /* by HEAD, how far it is */
+    bool is_asking; /* by HEAD, how far it is */
     bool was_last, breaks, is_early;
 };
 
@@ -64,8 +64,8 @@ static void on_answer(struct step *s)
     }
     if (status >= 400 && !(status == 409 && u->breaks)) {
         if (!sim_world_may_refuse() && !u->is_early)
-            sim_fail("an upload at %zu of %zu was answered\n%.*s", u->offset, u->file.size, (int)s->in.size,
-                     (const char *)s->in.data);
+            sim_fail("an upload at %zu of %zu was answered\n%.*s", u->offset, u->file.size,
+                     (int)s->in.size, (const char *)s->in.data);
         give_up(u);
         return;
     }
@@ -76,8 +76,10 @@ static void on_answer(struct step *s)
         sim_fail("an upload of %zu bytes is said to be at %zu", u->file.size, u->offset);
     if (status == 200 && !u->is_asking) {
         body += 4;
-        if (strlen(body) != u->expected.size || memcmp(body, u->expected.data, u->expected.size) != 0)
-            sim_fail("an upload was answered\n%s\n    instead of\n%s", body, (const char *)u->expected.data);
+        if (strlen(body) != u->expected.size ||
+            memcmp(body, u->expected.data, u->expected.size) != 0)
+            sim_fail("an upload was answered\n%s\n    instead of\n%s", body,
+                     (const char *)u->expected.data);
         sim_world_count("upload");
         sim_person_ends();
         return;
@@ -157,13 +159,17 @@ static void next(struct upload *u)
     if (u->is_asking) {
         sim_bytes_printf(out, "HEAD %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n\r\n", u->id, PORT);
     } else if (u->id[0] == '\0') {
-        sim_bytes_printf(out, "POST /models/ident:upload HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupload-complete: ?%d\r\n"
-                          "content-length: %zu\r\n\r\n",
-                     PORT, size == left, size);
+        sim_bytes_printf(
+            out,
+            "POST /models/ident:upload HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupload-complete: ?%d\r\n"
+            "content-length: %zu\r\n\r\n",
+            PORT, size == left, size);
     } else {
-        sim_bytes_printf(out, "PATCH %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupload-complete: ?%d\r\nupload-offset: %zu\r\n"
-                          "content-type: application/partial-upload\r\ncontent-length: %zu\r\n\r\n",
-                     u->id, PORT, size == left, u->offset, size);
+        sim_bytes_printf(out,
+                         "PATCH %s HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupload-complete: ?%d\r\n"
+                         "upload-offset: %zu\r\n"
+                         "content-type: application/partial-upload\r\ncontent-length: %zu\r\n\r\n",
+                         u->id, PORT, size == left, u->offset, size);
     }
     if (!u->is_asking)
         sim_bytes_put(out, u->file.data + u->offset, size);
@@ -176,7 +182,8 @@ static void next(struct upload *u)
 static struct upload *upload_new(void)
 {
     struct upload *u = sim_real_alloc(sizeof *u);
-    size_t count = sim_draw_between(CHANCE_PEOPLE, 2, 200); /* one row has an answer of another form */
+    size_t count =
+        sim_draw_between(CHANCE_PEOPLE, 2, 200); /* one row has an answer of another form */
 
     sim_bytes_text(&u->expected, "[");
     for (size_t i = 0; i < count; i++) {
@@ -204,7 +211,9 @@ void sim_upload_person(void)
     struct upload *u = upload_new();
     size_t count = u->file.size / 4;
 
-    u->piece = sim_draw_below(CHANCE_PEOPLE, 2) == 0 ? SIZE_MAX : sim_draw_between(CHANCE_PEOPLE, 1 + count / 4, 4 * count);
+    u->piece = sim_draw_below(CHANCE_PEOPLE, 2) == 0
+                   ? SIZE_MAX
+                   : sim_draw_between(CHANCE_PEOPLE, 1 + count / 4, 4 * count);
     u->breaks = sim_draw_below(CHANCE_PEOPLE, 3) == 0;
     sim_person_begins();
     next(u);

@@ -1,8 +1,8 @@
 /* weather.c - how bad the world of a seed is. SPDX-License-Identifier: Apache-2.0
  *
- * Half of the seeds are kind: nothing fails by itself, and every request must get its right answer. In the
- * others each trouble is there or not by itself, so that some seeds have one of them alone: what fails there
- * is easier to understand than in a storm.
+ * Half of the seeds are kind: nothing fails by itself, and every request must get its right
+ * answer. In the others each trouble is there or not by itself, so that some seeds have one of
+ * them alone: what fails there is easier to understand than in a storm.
  */
 #include <stdio.h>
 
@@ -14,8 +14,9 @@ static uint64_t pick_one(const uint64_t *values, size_t count)
 {
     return values[sim_draw_below(CHANCE_WEATHER, count)];
 }
-#define PICK(...)                                                                                    \
-    pick_one((const uint64_t[]){ __VA_ARGS__ }, sizeof((const uint64_t[]){ __VA_ARGS__ }) / sizeof(uint64_t))
+#define PICK(...)                               \
+    pick_one((const uint64_t[]){ __VA_ARGS__ }, \
+             sizeof((const uint64_t[]){ __VA_ARGS__ }) / sizeof(uint64_t))
 
 static bool one_in(uint64_t count)
 {
@@ -25,10 +26,10 @@ static bool one_in(uint64_t count)
 void sim_weather_calm(void)
 {
     sim_weather = (struct weather){ .step_ns = 300,
-                                .latency_ns = 50 * SIM_US,
-                                .window_bytes = 64 << 10,
-                                .piece_bytes = 64 << 10,
-                                .stall_ns = SIM_MS };
+                                    .latency_ns = 50 * SIM_US,
+                                    .window_bytes = 64 << 10,
+                                    .piece_bytes = 64 << 10,
+                                    .stall_ns = SIM_MS };
 }
 
 void sim_weather_draw(void)
@@ -63,19 +64,23 @@ void sim_weather_draw(void)
 
 bool sim_weather_is_kind(void)
 {
-    return sim_weather.memory_ppm == 0 && sim_weather.socket_ppm == 0 && sim_weather.reset_ppm == 0 &&
-           sim_weather.file_ppm == 0 && sim_weather.thread_ppm == 0 && sim_fault_plan.nth == 0;
+    return sim_weather.memory_ppm == 0 && sim_weather.socket_ppm == 0 &&
+           sim_weather.reset_ppm == 0 && sim_weather.file_ppm == 0 && sim_weather.thread_ppm == 0 &&
+           sim_fault_plan.nth == 0;
 }
 
 void sim_weather_text(char *out, size_t room)
 {
     snprintf(out, room,
-             "step %u ns, preempted %u ppm, spurious %u, stalls %u of %llu us, jumps %u, latency %llu us, "
-             "pieces %u, window %u, short sends %u; failing: memory %u ppm, sockets %u, files %u, threads %u, "
+             "step %u ns, preempted %u ppm, spurious %u, stalls %u of %llu us, jumps %u, "
+             "latency %llu us, "
+             "pieces %u, window %u, short sends %u; failing: memory %u ppm, sockets %u, files %u, "
+             "threads %u, "
              "resets %u",
-             sim_weather.step_ns, sim_weather.preempt_ppm, sim_weather.spurious_ppm, sim_weather.stall_ppm,
-             (unsigned long long)(sim_weather.stall_ns / SIM_US), sim_weather.jump_ppm,
-             (unsigned long long)(sim_weather.latency_ns / SIM_US), sim_weather.piece_bytes, sim_weather.window_bytes,
-             sim_weather.short_ppm, sim_weather.memory_ppm, sim_weather.socket_ppm, sim_weather.file_ppm,
+             sim_weather.step_ns, sim_weather.preempt_ppm, sim_weather.spurious_ppm,
+             sim_weather.stall_ppm, (unsigned long long)(sim_weather.stall_ns / SIM_US),
+             sim_weather.jump_ppm, (unsigned long long)(sim_weather.latency_ns / SIM_US),
+             sim_weather.piece_bytes, sim_weather.window_bytes, sim_weather.short_ppm,
+             sim_weather.memory_ppm, sim_weather.socket_ppm, sim_weather.file_ppm,
              sim_weather.thread_ppm, sim_weather.reset_ppm);
 }

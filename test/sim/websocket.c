@@ -1,8 +1,9 @@
-/* websocket.c - people who hold a conversation over a WebSocket, with chat or with a model that answers once.
+/* websocket.c - people who hold a conversation over a WebSocket.
  * SPDX-License-Identifier: Apache-2.0
  *
- * What the server must say is known to the byte before anything is sent: each message in its order, with its
- * number. A conversation may also be left in the middle, or be cut into frames at any place. */
+ * What the server must say is known to the byte before anything is sent: each message in its
+ * order, with its number. A conversation may also be left in the middle, or be cut into frames
+ * at any place. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +33,8 @@ static void end(struct talk *t)
     sim_person_ends();
 }
 
-static void put_frame(struct bytes *out, unsigned opcode, bool is_final, const uint8_t *data, size_t size)
+static void put_frame(struct bytes *out, unsigned opcode, bool is_final, const uint8_t *data,
+                      size_t size)
 {
     uint8_t head[14] = { (uint8_t)(opcode | (is_final ? 0x80u : 0)), 0x80 }, mask[4];
     size_t at = 2;
@@ -77,7 +79,8 @@ static void say_more(struct talk *t)
     char text[128];
 
     while (t->said < t->inputs && (!t->one_by_one || t->answered == t->said)) {
-        snprintf(text, sizeof text, t->is_chat ? "{\"inputs\":{\"IN\":[\"%s\"]}}" : "{\"inputs\":{\"IN\":[%s]}}",
+        snprintf(text, sizeof text,
+                 t->is_chat ? "{\"inputs\":{\"IN\":[\"%s\"]}}" : "{\"inputs\":{\"IN\":[%s]}}",
                  t->words[t->said++]);
         say(t, text);
         if (t->said == t->inputs)
@@ -91,23 +94,28 @@ static void expect_all(struct talk *t)
     struct bytes *at = t->expected;
     unsigned sequence = 1;
 
-    sim_bytes_printf(at++, "{\"sequence\":%u,\"begun\":{\"model\":\"%s\",\"version\":\"1\"", sequence++,
-                 t->is_chat ? "chat" : "ident");
+    sim_bytes_printf(at++, "{\"sequence\":%u,\"begun\":{\"model\":\"%s\",\"version\":\"1\"",
+                     sequence++, t->is_chat ? "chat" : "ident");
     for (uint32_t i = 0; i < t->inputs; i++) {
         if (!t->is_chat) {
             unsigned count = 1;
             for (const char *c = t->words[i]; *c != '\0'; c++)
                 count += *c == ',';
-            sim_bytes_printf(at++, "{\"sequence\":%u,\"output\":{\"input\":%u,\"outputs\":[{\"name\":\"OUT\",\"datatype\":"
-                               "\"INT32\",\"shape\":[%u],\"data\":[%s]}],\"isLast\":true}}",
-                         sequence++, i + 1, count, t->words[i]);
+            sim_bytes_printf(at++,
+                             "{\"sequence\":%u,\"output\":{\"input\":%u,\"outputs\":[{\"name\":"
+                             "\"OUT\",\"datatype\":"
+                             "\"INT32\",\"shape\":[%u],\"data\":[%s]}],\"isLast\":true}}",
+                             sequence++, i + 1, count, t->words[i]);
             continue;
         }
         for (int k = 0; k < 2; k++)
-            sim_bytes_printf(at++, "{\"sequence\":%u,\"output\":{\"input\":%u,\"outputs\":[{\"name\":\"OUT\",\"datatype\":"
-                               "\"BYTES\",\"shape\":[1],\"data\":[\"%s\"]},{\"name\":\"turn\",\"datatype\":\"INT64\","
-                               "\"shape\":[1],\"data\":[%u]}]}}",
-                         sequence++, i + 1, t->words[i], i + 1);
+            sim_bytes_printf(at++,
+                             "{\"sequence\":%u,\"output\":{\"input\":%u,\"outputs\":[{\"name\":"
+                             "\"OUT\",\"datatype\":"
+                             "\"BYTES\",\"shape\":[1],\"data\":[\"%s\"]},"
+                             "{\"name\":\"turn\",\"datatype\":\"INT64\","
+                             "\"shape\":[1],\"data\":[%u]}]}}",
+                             sequence++, i + 1, t->words[i], i + 1);
         sim_bytes_printf(at++, "{\"sequence\":%u,\"answered\":{\"input\":%u}}", sequence++, i + 1);
     }
     sim_bytes_printf(at++, "{\"sequence\":%u,\"end\":{}}", sequence);
@@ -117,18 +125,21 @@ static void expect_all(struct talk *t)
 static void on_message(struct talk *t)
 {
     const struct bytes *expected = &t->expected[t->heard];
-    bool is_right = t->heard < t->expected_count &&
-                    (t->heard == 0 ? t->message.size > expected->size &&
-                                         memcmp(t->message.data, expected->data, expected->size) == 0
-                                   : sim_bytes_is(&t->message, (const char *)expected->data, expected->size));
+    bool is_right =
+        t->heard < t->expected_count &&
+        (t->heard == 0 ? t->message.size > expected->size &&
+                             memcmp(t->message.data, expected->data, expected->size) == 0
+                       : sim_bytes_is(&t->message, (const char *)expected->data, expected->size));
 
     if (t->was_refused)
         return;
     if (!is_right) {
-        bool is_error = sim_bytes_find(&t->message, "\"code\":") != NULL || sim_bytes_find(&t->message, "\"end\":") != NULL;
+        bool is_error = sim_bytes_find(&t->message, "\"code\":") != NULL ||
+                        sim_bytes_find(&t->message, "\"end\":") != NULL;
         if (!sim_world_may_refuse() || !is_error)
-            sim_fail("connection %u: message %u is\n%.*s\n    instead of\n%.*s", sim_line_id(&t->line), t->heard + 1,
-                     (int)t->message.size, (const char *)t->message.data, (int)expected->size,
+            sim_fail("connection %u: message %u is\n%.*s\n    instead of\n%.*s",
+                     sim_line_id(&t->line), t->heard + 1, (int)t->message.size,
+                     (const char *)t->message.data, (int)expected->size,
                      t->heard < t->expected_count ? (const char *)expected->data : "");
         t->was_refused = true;
         sim_world.answers_refused++;
@@ -161,7 +172,8 @@ static bool read_frame(struct talk *t)
         return false;
     unsigned opcode = data[0] & 15;
     if ((data[1] & 0x80) != 0 || (data[0] & 0x70) != 0)
-        sim_fail("connection %u: a frame that is masked, or has bits that were not agreed", sim_line_id(&t->line));
+        sim_fail("connection %u: a frame that is masked, or has bits that were not agreed",
+                 sim_line_id(&t->line));
     size = data[1] & 127;
     if (size >= 126) {
         size_t bytes = size == 126 ? 2 : 8;
@@ -172,7 +184,8 @@ static bool read_frame(struct talk *t)
             size = size << 8 | data[at++];
     }
     if (size > 1 << 20)
-        sim_fail("connection %u: a frame of %llu bytes", sim_line_id(&t->line), (unsigned long long)size);
+        sim_fail("connection %u: a frame of %llu bytes", sim_line_id(&t->line),
+                 (unsigned long long)size);
     if (t->in.size < at + size)
         return false;
     if (t->got_close)
@@ -182,8 +195,8 @@ static bool read_frame(struct talk *t)
         t->got_close = true;
         sim_note("connection %u: closed with %u", sim_line_id(&t->line), code);
         if (!t->is_leaver && code != 1000 && !sim_world_may_refuse())
-            sim_fail("connection %u: closed with %u %.*s", sim_line_id(&t->line), code, (int)(size - MIN(size, (uint64_t)2)),
-                     (const char *)data + at + 2);
+            sim_fail("connection %u: closed with %u %.*s", sim_line_id(&t->line), code,
+                     (int)(size - MIN(size, (uint64_t)2)), (const char *)data + at + 2);
         if (code == 1000 && t->heard == t->expected_count)
             sim_world_count(t->is_chat ? "websocket-chat" : "websocket");
         else if (!t->was_refused)
@@ -220,8 +233,8 @@ static void on_look(struct line *line)
             return;
         if (strncmp((const char *)t->in.data, "HTTP/1.1 101 ", 13) != 0) {
             if (!sim_world_may_refuse() && !t->is_early)
-                sim_fail("connection %u: the handshake was answered\n%.*s", sim_line_id(line), (int)t->in.size,
-                         (const char *)t->in.data);
+                sim_fail("connection %u: the handshake was answered\n%.*s", sim_line_id(line),
+                         (int)t->in.size, (const char *)t->in.data);
             t->was_refused = true;
             sim_world.answers_refused++;
             sim_line_close(line);
@@ -260,7 +273,10 @@ static struct talk *talk_new(void)
     t->inputs = (uint32_t)sim_draw_between(CHANCE_PEOPLE, 1, INPUTS_MAX);
     t->one_by_one = sim_draw_below(CHANCE_PEOPLE, 2) == 0;
     for (uint32_t i = 0; i < t->inputs; i++)
-        snprintf(t->words[i], sizeof t->words[i], t->is_chat ? "w%u" : i % 2 == 0 ? "%u" : "%u,-1",
+        snprintf(t->words[i], sizeof t->words[i],
+                 t->is_chat   ? "w%u"
+                 : i % 2 == 0 ? "%u"
+                              : "%u,-1",
                  (unsigned)sim_draw_below(CHANCE_PEOPLE, 1000000));
     t->is_early = !sim_world.is_ready;
     expect_all(t);
@@ -269,11 +285,12 @@ static struct talk *talk_new(void)
 
 static void talk_begin(struct talk *t)
 {
-    sim_bytes_printf(&t->line.out,
-                 "GET /models/%s/stream HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupgrade: websocket\r\n"
-                 "connection: Upgrade\r\nsec-websocket-version: 13\r\n"
-                 "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                 t->is_chat ? "chat" : "ident", PORT);
+    sim_bytes_printf(
+        &t->line.out,
+        "GET /models/%s/stream HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupgrade: websocket\r\n"
+        "connection: Upgrade\r\nsec-websocket-version: 13\r\n"
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        t->is_chat ? "chat" : "ident", PORT);
     sim_person_begins();
     sim_line_open(&t->line);
     say_more(t);

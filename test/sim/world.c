@@ -1,8 +1,8 @@
 /* world.c - a server with its models, the people around it, and what must hold at the end.
  * SPDX-License-Identifier: Apache-2.0
  *
- * The server is the program's own: `penstock serve` with a command line, started as main.c of src/cli starts
- * it, stopped by a SIGTERM.
+ * The server is the program's own: `penstock serve` with a command line, started as main.c of
+ * src/cli starts it, stopped by a SIGTERM.
  */
 #include "test/sim/world.h"
 
@@ -22,21 +22,22 @@
 #include "cli/verbs.h"
 #include "test/sim/people.h"
 
-static char home[200];   /* of models and files */
-static char folder[256]; /* of models */
+static char home[200];    /* of models and files */
+static char folder[256];  /* of models */
 static struct bytes said; /* what the server printed */
 static int folder_fd = -1;
 static int status;
 static bool shows_output;
 
-/* -- models --------------------------------------------------------------------------------------- */
+/* -- models ------------------------------------------------------------------------------------ */
 
-#define PARAMETER(key, value) "parameters { key: \"" key "\" value { string_value: \"" value "\" } }\n"
-#define INT32_IN_OUT                                                                                 \
-    "input { name: \"IN\" data_type: TYPE_INT32 dims: [ -1 ] }\n"                                    \
+#define PARAMETER(key, value) \
+    "parameters { key: \"" key "\" value { string_value: \"" value "\" } }\n"
+#define INT32_IN_OUT                                              \
+    "input { name: \"IN\" data_type: TYPE_INT32 dims: [ -1 ] }\n" \
     "output { name: \"OUT\" data_type: TYPE_INT32 dims: [ -1 ] }\n"
-#define TEXT_IN_OUT(in, out)                                                                         \
-    "input { name: \"" in "\" data_type: TYPE_STRING dims: [ 1 ] }\n"                                \
+#define TEXT_IN_OUT(in, out)                                          \
+    "input { name: \"" in "\" data_type: TYPE_STRING dims: [ 1 ] }\n" \
     "output { name: \"" out "\" data_type: TYPE_STRING dims: [ 1 ] }\n"
 #define MANY_ANSWERS "model_transaction_policy { decoupled: true }\n"
 
@@ -48,8 +49,10 @@ static const struct {
     { "slow", INT32_IN_OUT PARAMETER("mode", "delay") PARAMETER("delay_ms", "3") },
     { "ticks", INT32_IN_OUT MANY_ANSWERS PARAMETER("mode", "repeat") PARAMETER("count", "5")
                    PARAMETER("delay_ms", "2") },
-    { "chat", TEXT_IN_OUT("IN", "OUT") "output { name: \"turn\" data_type: TYPE_INT64 dims: [ 1 ] }\n" MANY_ANSWERS
-                  PARAMETER("mode", "chat") PARAMETER("count", "2") PARAMETER("delay_ms", "1") },
+    { "chat",
+      TEXT_IN_OUT(
+          "IN", "OUT") "output { name: \"turn\" data_type: TYPE_INT64 dims: [ 1 ] }\n" MANY_ANSWERS
+          PARAMETER("mode", "chat") PARAMETER("count", "2") PARAMETER("delay_ms", "1") },
     { "broken", INT32_IN_OUT PARAMETER("mode", "fail") PARAMETER("code", "RESOURCE_EXHAUSTED") },
     { "batch", "max_batch_size: 4096\n"
                "input { name: \"IN\" data_type: TYPE_INT32 dims: [ 1 ] }\n"
@@ -57,12 +60,11 @@ static const struct {
 };
 
 /* localhost's, until 2126; they protect nothing. */
-static const char key_pem[] =
-    "-----BEGIN EC PRIVATE KEY-----\n"
-    "MHcCAQEEILBtP/FAoqUiNzlE6iKwBEDASTryCQcukpDSoInYoml7oAoGCCqGSM49\n"
-    "AwEHoUQDQgAEOMtyb27ehGb8RlYkp2nxnXZmGTVk+ohROWihbxUs67W9OSoxF9sr\n"
-    "8JrKFA/8uBXkdn8eeikJnt0Nj/L0iJkR0w==\n"
-    "-----END EC PRIVATE KEY-----\n";
+static const char key_pem[] = "-----BEGIN EC PRIVATE KEY-----\n"
+                              "MHcCAQEEILBtP/FAoqUiNzlE6iKwBEDASTryCQcukpDSoInYoml7oAoGCCqGSM49\n"
+                              "AwEHoUQDQgAEOMtyb27ehGb8RlYkp2nxnXZmGTVk+ohROWihbxUs67W9OSoxF9sr\n"
+                              "8JrKFA/8uBXkdn8eeikJnt0Nj/L0iJkR0w==\n"
+                              "-----END EC PRIVATE KEY-----\n";
 static const char certificate_pem[] =
     "-----BEGIN CERTIFICATE-----\n"
     "MIIBnDCCAUGgAwIBAgIUftsN61V6XaYzJQC5lG6G4rVTql8wCgYIKoZIzj0EAwIw\n"
@@ -111,13 +113,16 @@ void sim_world_make_models(void)
         for (const char *c = models[i].config; *c != '\0'; c++)
             sum = (sum ^ (uint8_t)*c) * 1099511628211u;
     snprintf(home, sizeof home, "%.150s/penstock-sim-%u-%08x",
-             getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", getuid(), (unsigned)(sum ^ sum >> 32));
+             getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp", getuid(),
+             (unsigned)(sum ^ sum >> 32));
     snprintf(folder, sizeof folder, "%s/models", home);
     mkdir(home, 0700);
     mkdir(folder, 0700);
     folder_fd = open(home, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    if (folder_fd < 0 || flock(folder_fd, LOCK_SH) != 0 || fstat(folder_fd, &st) != 0 || st.st_uid != getuid()) {
-        fprintf(stderr, "cannot use %s: %s\n", home, errno != 0 ? strerror(errno) : "it is somebody else's");
+    if (folder_fd < 0 || flock(folder_fd, LOCK_SH) != 0 || fstat(folder_fd, &st) != 0 ||
+        st.st_uid != getuid()) {
+        fprintf(stderr, "cannot use %s: %s\n", home,
+                errno != 0 ? strerror(errno) : "it is somebody else's");
         exit(1);
     }
     for (size_t i = 0; i < COUNT(files); i++) {
@@ -157,7 +162,7 @@ void sim_world_remove_models(void)
     rmdir(home);
 }
 
-/* -- the server ------------------------------------------------------------------------------------- */
+/* -- the server -------------------------------------------------------------------------------- */
 
 enum { ARGUMENTS_MAX = 40 };
 
@@ -244,7 +249,7 @@ static void *server_main(void *arg)
     return NULL;
 }
 
-/* -- the people around it ---------------------------------------------------------------------------- */
+/* -- the people around it ---------------------------------------------------------------------- */
 
 static struct {
     uint32_t to_come;
@@ -289,8 +294,9 @@ static void on_watch(void *arg)
 
 static void come(void)
 {
-    static void (*const kinds[])(void) = { sim_http1_person, sim_http1_person, sim_http1_person, sim_http1_spoiler,
-                                           sim_websocket_person, sim_upload_person, sim_http2_person, sim_http2_person };
+    static void (*const kinds[])(
+        void) = { sim_http1_person,     sim_http1_person,  sim_http1_person, sim_http1_spoiler,
+                  sim_websocket_person, sim_upload_person, sim_http2_person, sim_http2_person };
 
     kinds[sim_draw_below(CHANCE_PEOPLE, COUNT(kinds))]();
 }
@@ -300,7 +306,8 @@ static void on_come(void *arg)
     (void)arg;
     if (sim_world.is_stopping)
         return;
-    uint64_t at_once = sim_draw_below(CHANCE_PEOPLE, 5) == 0 ? sim_draw_between(CHANCE_PEOPLE, 2, 8) : 1;
+    uint64_t at_once =
+        sim_draw_below(CHANCE_PEOPLE, 5) == 0 ? sim_draw_between(CHANCE_PEOPLE, 2, 8) : 1;
     for (; at_once > 0 && crowd.to_come > 0; at_once--) {
         crowd.to_come--;
         come();
@@ -326,13 +333,28 @@ static void on_open(void *arg)
         sim_after(sim_draw_below(CHANCE_PEOPLE, 200 * SIM_MS), on_term, NULL);
 }
 
-/* -- scenarios: one thing is done while the nth fallible call fails --------------------------------------- */
+/* -- scenarios: one thing is done while the nth fallible call fails ---------------------------- */
 
-static void rest_one(void) { sim_http1_one("kserve"); }
-static void stream_one(void) { sim_http1_one("sse"); }
-static void queued_one(void) { sim_http1_one("slow"); }
-static void grpc_one(void) { sim_http2_one("grpc"); }
-static void grpc_session_one(void) { sim_http2_one("grpc-session"); }
+static void rest_one(void)
+{
+    sim_http1_one("kserve");
+}
+static void stream_one(void)
+{
+    sim_http1_one("sse");
+}
+static void queued_one(void)
+{
+    sim_http1_one("slow");
+}
+static void grpc_one(void)
+{
+    sim_http2_one("grpc");
+}
+static void grpc_session_one(void)
+{
+    sim_http2_one("grpc-session");
+}
 
 static const struct scenario {
     const char *name;
@@ -499,7 +521,8 @@ uint64_t sim_world_sweep(uint32_t index, uint64_t nth, bool is_verbose)
     if (status == 0 && scenario->from_start && sim_world.answers_refused > 0 &&
         sim_bytes_find(&said, "cannot ") == NULL && sim_bytes_find(&said, "NOT READY") == NULL)
         sim_fail("a model is not there, and no word was said:\n%s", (const char *)said.data);
-    if (status == 0 && sim_world.must_answer && sim_world.answers_right < (nth == 0 && scenario->person != NULL ? 3u : 2u))
+    if (status == 0 && sim_world.must_answer &&
+        sim_world.answers_right < (nth == 0 && scenario->person != NULL ? 3u : 2u))
         sim_fail("only %llu right answers", (unsigned long long)sim_world.answers_right);
     return sim_fault_plan.count;
 }
@@ -512,7 +535,8 @@ void sim_world_text(char *out, size_t room)
                            (unsigned long long)sim_world.answers_right,
                            (unsigned long long)sim_world.answers_refused,
                            (unsigned long long)sim_world.answers_lost);
-    for (size_t i = 0; i < COUNT(sim_world.kinds) && sim_world.kinds[i][0] != '\0' && at < room; i++)
+    for (size_t i = 0; i < COUNT(sim_world.kinds) && sim_world.kinds[i][0] != '\0' && at < room;
+         i++)
         at += (size_t)snprintf(out + at, room - at, " %s %llu", sim_world.kinds[i],
                                (unsigned long long)sim_world.kinds_count[i]);
 }

@@ -13,8 +13,8 @@ void sim_world_run(uint64_t seed, bool is_verbose);
 /* One scenario in calm weather with the nth fallible call failing, 0: none; how many there were. */
 uint64_t sim_world_sweep(uint32_t scenario, uint64_t nth, bool is_verbose);
 const char *sim_world_scenario(uint32_t index); /* its name; NULL: there are no more */
-bool sim_world_is_stopping(void); /* SIGTERM was sent */
-void sim_world_text(char *out, size_t room); /* what was answered */
+bool sim_world_is_stopping(void);               /* SIGTERM was sent */
+void sim_world_text(char *out, size_t room);    /* what was answered */
 void sim_world_report(uint64_t *ret_right, uint64_t *ret_refused, uint64_t *ret_lost);
 
 #endif
