@@ -89,6 +89,13 @@ static void put_cacert(struct text *out, const char *option, const struct exampl
     text_byte(out, ' ');
 }
 
+/* As the shell reads it: double quotes, so that the variable is looked up. */
+static void put_key(struct text *out, const struct example_place *place)
+{
+    if (place->needs_key)
+        text_str(out, "-H \"authorization: Bearer $PENSTOCK_KEY\" ");
+}
+
 static void put_curl(struct text *out, struct slice name, struct slice body,
                      const struct example_place *place, bool is_stream)
 {
@@ -98,6 +105,7 @@ static void put_curl(struct text *out, struct slice name, struct slice body,
 
     text_str(out, is_stream ? "  curl -N " : "  curl ");
     put_cacert(out, "--cacert", place);
+    put_key(out, place);
     text_init_fixed(&target, bytes, sizeof bytes);
     if (slice_starts(slice_of(url), "unix:")) {
         text_str(out, "--unix-socket ");
@@ -208,6 +216,7 @@ void example_grpc_lines(struct text *out, struct model *model, const char *progr
         return;
     text_str(out, is_tls ? "  grpcurl " : "  grpcurl -plaintext ");
     put_cacert(out, "-cacert", place);
+    put_key(out, place);
     text_str(out, "-d ");
     print_shell(out, slice_of(plan->example));
     text_byte(out, ' ');

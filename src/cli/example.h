@@ -11,6 +11,7 @@ struct model;
 struct example_place {
     const char *url;    /* a listener's, or of its certificate's name */
     const char *cacert; /* the file that makes its certificate believed; "": none is needed, or known */
+    bool needs_key;     /* of nobody in particular nothing is taken: the lines send $PENSTOCK_KEY */
 };
 
 /* Two lines, each indented: curl with the model's example, and the same as `penstock call`. Nothing

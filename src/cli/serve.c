@@ -519,7 +519,11 @@ static void put_tries(struct text *out, const struct repository_snapshot *snapsh
     qsort(tries, count, sizeof tries[0], by_size);
     uint32_t shown = MIN(count, (uint32_t)TRY_LINES_MAX);
     for (uint32_t i = 0; i < shown; i++) {
-        text_str(out, i == 0 ? "\ntry:\n" : "");
+        if (i == 0)
+            text_str(out, place->needs_key
+                              ? "\ntry (callers need a key: export PENSTOCK_KEY=... first, "
+                                "`penstock key --help` says how to make one):\n"
+                              : "\ntry:\n");
         text_put(out, lines.data + tries[i].at, tries[i].size);
         /* Over gRPC all are called alike: one shows it. */
         if (i == 0)
@@ -575,11 +579,26 @@ static void warn_of_open_ports(const struct server *server)
     }
 }
 
+/* Does who shows no key get no answer of any model? */
+static bool needs_key(const struct server *server)
+{
+    CLEANUP(caller_unref) struct caller *nobody = NULL;
+    const struct access_credentials none = { 0 };
+    struct env *env = server->stack.env;
+    uint64_t now_ns = env->wall_ns(env);
+    struct err err;
+
+    return access_has_rules(server->access) &&
+           access_identify(server->access, &none, now_ns, &nobody, &err) == OK &&
+           caller_may(nobody, ACCESS_INFER, slice_of("models"), slice_make("", 0), now_ns, &err) !=
+               OK;
+}
+
 /* Where lines go: by the certificate's name, where it does not stand for the address. */
 static struct example_place place_of(const struct server *server, char *out, size_t size)
 {
     const char *url = serve_listener_url(server->serve, 0);
-    struct example_place place = { .url = url, .cacert = "" };
+    struct example_place place = { .url = url, .cacert = "", .needs_key = needs_key(server) };
     char bytes[ADDRESS_TEXT_MAX + 16];
     struct text shown;
 
