@@ -525,12 +525,12 @@ enum err_code access_new(struct access **ret, const char *path, uint64_t wall_ns
     }
     access->path = mem_strdup(path);
     access->shards = mem_zalloc(SHARDS * sizeof *access->shards);
-    access->tenants.all[0] = tenant_new("default", 0, NULL);
-    if (access->path == NULL || access->shards == NULL || access->tenants.all[0] == NULL)
-        return err_set(err, E_EXHAUSTED, "no memory for the rules");
-    access->tenants.count = 1;
-    for (uint32_t i = 0; i < SHARDS; i++)
+    for (uint32_t i = 0; access->shards != NULL && i < SHARDS; i++)
         pthread_mutex_init(&access->shards[i].lock, NULL);
+    access->tenants.all[0] = tenant_new("default", 0, NULL);
+    access->tenants.count = access->tenants.all[0] != NULL;
+    if (access->path == NULL || access->shards == NULL || access->tenants.count == 0)
+        return err_set(err, E_EXHAUSTED, "no memory for the rules");
     TRY(access_reload(access, wall_ns, err));
     warn_of_readers(path);
     *ret = TAKE(access);

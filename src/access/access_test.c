@@ -709,3 +709,34 @@ TEST(a_change_is_seen_once_it_stands_still)
     check(!access_has_changed(access), "and that is said once");
     access_free(&access);
 }
+
+/* -- cost -------------------------------------------------------------------------------------------------- */
+
+/* Not a limit of this machine but of what is done: a digest, a look-up, a rule; far below a request's cost. */
+TEST(a_kept_key_and_its_rule_cost_little)
+{
+    struct access *access = open_access(usual());
+    char key[] = "KEY-A";
+    enum { ROUNDS = 200000 };
+    uint64_t best = UINT64_MAX;
+
+    for (int round = 0; access != NULL && round < 5; round++) {
+        uint64_t begun = clock_mono_ns();
+        for (int i = 0; i < ROUNDS; i++) {
+            struct caller *caller = NULL;
+            struct err err;
+            struct access_credentials c = { .api_key = { (const uint8_t *)key, 5 }, .api_keys = 1 };
+            if (access_identify(access, &c, NOW, &caller, &err) != OK ||
+                caller_may(caller, ACCESS_INFER, (struct slice)SLICE_LIT("v2"),
+                           (struct slice)SLICE_LIT(""), NOW, &err) != OK ||
+                caller_may(caller, ACCESS_INFER, (struct slice)SLICE_LIT("v2"),
+                           (struct slice)SLICE_LIT("iris"), NOW, &err) != OK)
+                abort();
+            caller_unref(&caller);
+        }
+        best = MIN(best, (clock_mono_ns() - begun) / ROUNDS);
+    }
+    printf("# %llu ns a request\n", (unsigned long long)best);
+    check(best < 20000, "%llu ns a request", (unsigned long long)best);
+    access_free(&access);
+}

@@ -374,14 +374,14 @@ def a_stream_is_judged_by_the_newest_rules():
                 ("blue", "  - {who: '*', may: [read, infer]}\n", (bob,), "mistyped or withdrawn")):
             with Socket(site.server, "/models/%s/stream" % model, [("authorization", "Bearer " + alice)]) as talk:
                 talk.send(INPUT)
-                while "output" not in talk.recv():
+                while '"output":' not in talk.recv():
                     pass
                 site.rewrite(rules, keys=keys)
                 talk.send(INPUT)
                 said = [talk.recv()]
                 while not isinstance(said[-1], tuple):
                     said.append(talk.recv())
-                check(words in repr(said) and "output" not in repr(said), "%r", said)
+                check(words in repr(said) and '"output":' not in repr(said), "%r", said)
         equal(site.server.get("/models", bearer(alice))[0], 401)
 
 
