@@ -353,6 +353,7 @@ bool server_start(struct test_server *t, const char *address)
 
     t->api.body_bytes_max = t->settings.body_bytes_max;
     if (serve_new(&t->serve, env_real(), &t->settings, &err) != OK ||
+        (t->observer.on_exchange != NULL && observer_add(t->serve, &t->observer, &err) != OK) ||
         serve_listen(t->serve, address == NULL ? "127.0.0.1:0" : address, &err) != OK ||
         serve_start(t->serve, &err) != OK) {
         check(false, "%s", err.text);

@@ -11,6 +11,7 @@
 struct test_server {
     struct serve *serve;
     struct serve_settings settings; /* may be changed between prepare and start */
+    struct observer observer;       /* likewise; without a function: none */
     struct budget budget;
     struct metrics *metrics;
     struct api api;
