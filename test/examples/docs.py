@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 from harness import BINARY, ROOT, Server, case, check, equal, main, models
@@ -118,7 +119,11 @@ def metrics_of(server):
 
 @case
 def metrics_are_those_of_a_running_server():
-    with Server(EXAMPLES, options=["--access-log", os.devnull, "--otlp", "http://127.0.0.1:9"]) as server:
+    rules = tempfile.NamedTemporaryFile("w", suffix=".yaml")
+    rules.write("rules: [{who: anonymous, may: [read, infer]}]\n")
+    rules.flush()
+    with rules, Server(EXAMPLES, options=["--access-log", os.devnull, "--otlp", "http://127.0.0.1:9", "--access", rules.name,
+                                          "--audit-log", os.devnull]) as server:
         server.wait_ready()
         equal(server.post("/models/iris:predict", [5.1, 3.5, 1.4, 0.2])[0], 200)
         found = metrics_of(server)
