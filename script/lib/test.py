@@ -195,6 +195,13 @@ def fuzz_programs(step, folder, paths):
     return programs
 
 
+def seconds_of(path):
+    """How long a test may take: CLIENT_SECONDS, or what its line `# seconds: N` says."""
+    with open(path, encoding="utf-8") as file:
+        match = re.search(r"^# seconds: (\d+)$", file.read(4096), re.M)
+    return int(match.group(1)) if match else CLIENT_SECONDS
+
+
 def python_programs(step, tops, paths, binary="build/penstock"):
     programs = []
     python = os.environ.get("PENSTOCK_TEST_PYTHON", sys.executable)
@@ -208,7 +215,7 @@ def python_programs(step, tops, paths, binary="build/penstock"):
                 is_test = name.endswith("_test.py") if top != "test" else name.endswith(".py") and name[0] != "_"
                 if is_test and wanted(path, paths):
                     programs.append(Program(os.path.relpath(path, ROOT), [python, path], repeat_of(step, path),
-                                            CLIENT_SECONDS, env))
+                                            seconds_of(path), env))
     return programs
 
 

@@ -2,6 +2,7 @@
 
 The first run installs what a build needs in a bare Debian (some minutes and a network); the layer is kept as an engine would.
 """
+# seconds: 1800
 import json
 import os
 import re

@@ -146,6 +146,15 @@ def run_in(stage, command, keep, pass_on):
     return spent
 
 
+def identity(folder):
+    """A hash that tells one base from another: of the packages that dpkg says are in it."""
+    path = folder + "/var/lib/dpkg/status"
+    if not os.path.exists(path):
+        return "scratch"
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
 def listed(text):
     """The JSON form of CMD and its kin: the form that needs no shell."""
     try:
@@ -174,7 +183,7 @@ def build(context, path, bases, work, keep=None, args=None, pass_on=None, said=l
                 if base not in bases:
                     raise Unknown("FROM %s: there is no such base here" % base)
                 subprocess.run(["cp", "-a", "--reflink=auto", bases[base] + "/.", folder], check=True)
-            stage = Stage(folder, hashlib.sha256((base + bases.get(base, "")).encode()).hexdigest())
+            stage = Stage(folder, identity(folder))
             stages[name or "stage %d" % len(stages)] = stage
         elif word == "ARG":
             name, _, value = rest.partition("=")
