@@ -316,7 +316,7 @@ def program(name):
         sources = [os.path.join(ROOT, "bench", one) for one in (name + ".c", "gen.h")]
         if not os.path.exists(target) or os.path.getmtime(target) < max(map(os.path.getmtime, sources)):
             subprocess.run(["cc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function",
-                            sources[0], "-o", target, "-lnghttp2", "-lssl", "-lcrypto"], check=True)
+                            sources[0], "-o", target, "-lnghttp2", "-lssl", "-lcrypto", "-lm"], check=True)
         _programs[name] = target
     return _programs[name]
 

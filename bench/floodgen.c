@@ -41,6 +41,7 @@ struct class {
     unsigned line_at, line_size, line_most;
     struct connection *idle;
     uint64_t asked, good, late, refused, other, given_up, broken;
+    uint64_t served; /* 200 that came while it counts, whenever they were due */
     uint64_t statuses[600];
     struct histogram latency, refusal;
 };
@@ -146,6 +147,7 @@ static void answered(struct connection *c)
     struct class *k = c->class;
     uint64_t now = now_ns();
 
+    k->served += c->status == 200 && now >= counts_ns && now < ends_ns;
     if (counts(c)) {
         k->statuses[c->status < 600 ? c->status : 0]++;
         if (c->status == 200) {
@@ -249,9 +251,9 @@ static void print_class(const struct class *k, double seconds)
 {
     printf("{\"asked\":%" PRIu64 ",\"good\":%" PRIu64 ",\"late\":%" PRIu64 ",\"refused\":%" PRIu64
            ",\"other\":%" PRIu64 ",\"given_up\":%" PRIu64 ",\"broken\":%" PRIu64
-           ",\"good_per_second\":%.3f,\"line_most\":%u,\"statuses\":{",
+           ",\"good_per_second\":%.3f,\"served_per_second\":%.3f,\"line_most\":%u,\"statuses\":{",
            k->asked, k->good, k->late, k->refused, k->other, k->given_up, k->broken,
-           (double)k->good / seconds, k->line_most);
+           (double)k->good / seconds, (double)k->served / seconds, k->line_most);
     const char *comma = "";
     for (unsigned i = 0; i < 600; i++)
         if (k->statuses[i] != 0) {

@@ -32,7 +32,7 @@
 enum { READY_MAX = 128, TIMERS_FIRST = 64, CHILDREN = 4 };
 
 #define WAIT_STEP_NS UINT64_C(250000)
-#define WAITED_NS UINT64_C(20000)
+#define LONG_NS NS_PER_MS
 #define WAIT_MOST_NS (UINT64_C(3600) * NS_PER_S)
 
 struct due {
@@ -46,7 +46,7 @@ struct loop {
     struct env *env;
     uint64_t now_ns;
     uint64_t turn_ns; /* when the last turn began */
-    uint64_t ended_ns; /* and when it ended */
+    uint64_t began_ns, ended_ns; /* the present turn, or the last one */
     uint64_t seen_ns; /* all that was ready before that has been handled, or is in this turn */
     uint64_t oldest_ns, arrived_ns;
     struct loop_stats stats;
@@ -76,7 +76,7 @@ enum err_code loop_new(struct loop **ret, struct env *env, uint32_t index, struc
     memset(loop, 0, sizeof *loop);
     loop->env = env;
     loop->index = index;
-    loop->now_ns = loop->turn_ns = loop->ended_ns = loop->seen_ns = env->mono_ns(env);
+    loop->now_ns = loop->turn_ns = loop->began_ns = loop->ended_ns = loop->seen_ns = env->mono_ns(env);
     loop->oldest_ns = loop->arrived_ns = loop->now_ns;
     list_init(&loop->early);
     list_init(&loop->deferred);
@@ -228,12 +228,12 @@ static int wait_ready(struct loop *loop, uint64_t ns)
     return (int)syscall(SYS_epoll_pwait, loop->epoll_fd, loop->ready, READY_MAX, ms, NULL, 8);
 }
 
-/* A wait that took time found nothing at first: what came then has come now. */
-static void note_arrival(struct loop *loop, int count)
+/* Who has waited found nothing at first: what came then has come now. */
+static void note_arrival(struct loop *loop, int count, bool has_waited)
 {
     uint64_t now = loop->now_ns;
 
-    loop->oldest_ns = now - loop->ended_ns > WAITED_NS ? now : loop->seen_ns;
+    loop->oldest_ns = has_waited ? now : loop->seen_ns;
     loop->arrived_ns = loop->oldest_ns + (now - loop->oldest_ns) / 2;
     if (count < READY_MAX) /* else more was ready than was told */
         loop->seen_ns = now;
@@ -248,11 +248,20 @@ static void turn(struct loop *loop)
         if (!mpsc_is_empty(&loop->posted) || atomic_load(&loop->is_stopping))
             wait = 0;
     }
-    int count = wait_ready(loop, wait);
+    /* Behind a long turn it matters whether something was ready already, and time does not tell: the thread may
+     * not have been scheduled. Behind a short one it makes no difference. */
+    int count = 0;
+    bool was_long = loop->ended_ns - loop->began_ns > LONG_NS;
+    if (UNLIKELY(was_long && wait != 0))
+        count = wait_ready(loop, 0);
+    bool has_waited = wait != 0 && count == 0;
+    if (LIKELY(count == 0))
+        count = wait_ready(loop, wait);
     atomic_store_explicit(&loop->is_asleep, false, memory_order_relaxed);
     uint64_t begun_ns = loop->now_ns = loop->env->mono_ns(loop->env);
     require(count >= 0 || errno == EINTR);
-    note_arrival(loop, count);
+    note_arrival(loop, count, has_waited);
+    loop->began_ns = begun_ns;
 
     loop->ready_count = count; /* before anything runs that may unwatch */
     loop->ready_at = -1;
