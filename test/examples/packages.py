@@ -2,6 +2,7 @@
 
 PENSTOCK_PACKAGES names a folder that `script/package all --out` has filled; without it they are made first, in a minute or so.
 """
+# seconds: 1200
 import atexit
 import ctypes
 import functools
