@@ -160,6 +160,16 @@ static enum err_code listen_all(struct server *server, const struct options *o, 
     return OK;
 }
 
+static enum err_code reload_tls(void *context, struct err *err)
+{
+    struct tls_server *tls = context;
+
+    if (tls_server_reload(tls, err) != OK)
+        return err_wrap(err, "TLS: the former certificates stay");
+    log_info("TLS: certificates and keys were read anew");
+    return OK;
+}
+
 /* Certificates and keys are read before the port opens. */
 static enum err_code open_tls(struct server *server, const struct options *o, struct err *err)
 {
@@ -191,6 +201,7 @@ static enum err_code open_tls(struct server *server, const struct options *o, st
         server->is_misused = err->code == E_INVALID && pairs->source == SOURCE_ARGV;
         return err_wrap(err, "%s", options_origin(o, OPT_TLS, where, sizeof where));
     }
+    stop_on_reload(reload_tls, server->tls);
     return tls_server_register(server->tls, server->metrics, err);
 }
 

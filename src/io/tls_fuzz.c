@@ -1,0 +1,91 @@
+/* tls_fuzz.c - bytes of a stranger where a TLS handshake is expected, on both sides.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * The first byte says which side we are and how the bytes come: all that was sniffed before, all from the
+ * socket, or one half each; then what follows is received as after a handshake, which never is over. */
+#include <fcntl.h>
+#include <openssl/err.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/def.h"
+#include "base/log.h"
+#include "io/channel.h"
+#include "io/env.h"
+#include "io/tls_auto.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct tls_server *server;
+static struct tls_client *client;
+
+static void set_up(void)
+{
+    char folder[] = "/tmp/penstock-tls-fuzz-XXXXXX", command[128];
+    const char *pairs[] = { "auto" };
+    struct err err;
+
+    log_set_level(LOG_ERROR);
+    require(mkdtemp(folder) != NULL);
+    struct tls_server_settings settings = {
+        .pairs = pairs,
+        .pairs_count = 1,
+        .directory = folder,
+        .client_ca = "",
+        .ticket_keys = "",
+        .ticket_ns = UINT64_C(3600000000000),
+    };
+    struct tls_client_settings trusting = { .ca = NULL };
+    require(tls_server_new(&server, env_real(), &settings, &err) == OK);
+    require(tls_client_new(&client, &trusting, &err) == OK);
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    require(system(command) == 0);
+}
+
+static void run(struct channel *channel)
+{
+    uint8_t bytes[512];
+    struct err err = { .text = "" };
+
+    enum tls_step step = tls_handshake(channel->tls, &err);
+    require(step != TLS_FAILED || err.text[0] != '\0');
+    if (step == TLS_FAILED)
+        require(tls_session_failure(channel->tls) < TLS_FAILURES_COUNT);
+    if (step == TLS_DONE)
+        (void)channel_recv(channel, bytes, sizeof bytes);
+    channel_expect_end(channel);
+    if (step == TLS_WANTS_READ)
+        require(tls_handshake(channel->tls, &err) != TLS_DONE);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct channel channel;
+    struct err err;
+    int fds[2];
+
+    if (server == NULL)
+        set_up();
+    if (size < 2 || size > 32 * 1024)
+        return 0;
+    uint8_t how = data[0];
+    struct slice bytes = slice_make(data + 1, size - 1);
+    struct slice ahead = slice_first(bytes, (how & 3) == 0 ? 0 : bytes.size / ((how & 3u) == 1 ? 1 : 2));
+    struct slice rest = slice_skip(bytes, (how & 4) != 0 ? 0 : ahead.size);
+    require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
+    channel = channel_plain(fds[0]);
+    enum err_code code =
+        (how & 4) == 0 ? tls_accept(&channel.tls, server, fds[0], ahead, &err)
+                       : tls_connect(&channel.tls, client, fds[0], slice_of("localhost"),
+                                     TLS_OFFER_HTTP1 | TLS_OFFER_HTTP2, &err);
+    require(code == OK);
+    if (rest.size > 0 && write(fds[1], rest.data, rest.size) < 0)
+        perror("write");
+    if ((how & 8) != 0)
+        socket_finish(fds[1]);
+    run(&channel);
+    channel_close(&channel, (how & 16) != 0);
+    close(fds[1]);
+    return 0;
+}
