@@ -148,7 +148,7 @@ def known_read(path=KNOWN):
         for number, line in enumerate(file, 1):
             if not line.strip() or line.startswith("#"):
                 continue
-            parts = [part.strip() for part in line.split(" | ")]
+            parts = [part.strip() for part in re.split(r" \| ", line)]
             if len(parts) != 4 or len(parts[3].split()) < 4 or not parts[3].endswith("."):
                 raise SystemExit("analyze.known, line %d: FILE | CHECK | PART OF THE LINE | A sentence that says why it is no fault." % number)
             rows.append(tuple(parts))
@@ -166,7 +166,7 @@ def sort_out(findings, known, seen_files):
     used, left = set(), []
     for path, number, check, text in findings:
         line = line_of(path, number)
-        rows = [row for row in known if row[0] == path and row[1] in check.split(",") and row[2] in line]
+        rows = [row for row in known if row[0] in (path, "*") and row[1] in check.split(",") and row[2] in line]
         used.update(rows)
         if not rows:
             left.append((path, number, check, text, line.strip()))
