@@ -538,6 +538,116 @@ TEST(a_full_queue_refuses_with_a_hint)
     stage_down();
 }
 
+static void submit_urgent(void)
+{
+    for (unsigned i = 0; i < 6; i++)
+        engine_submit(calls[i].request);
+    check(timer_start(stage.loop, &go_timer, loop_now_ns(stage.loop) + 30 * NS_PER_MS, NULL) == OK,
+          "timer");
+}
+
+TEST(a_full_queue_lets_the_urgent_in)
+{
+    if (!stage_up(plain, 0, EXECUTION_AUTO))
+        return;
+    for (unsigned i = 0; i < 6; i++) {
+        call_make(&calls[i], "hold", 1);
+        calls[i].request->priority = i == 5 ? 1 : 0;
+    }
+    stage_run(submit_urgent); /* one runs, three wait, one is refused, the last takes a place */
+    unsigned lost = 0, full = 0;
+    for (unsigned i = 0; i < 6; i++) {
+        lost += strstr(calls[i].err.text, "lost its place") != NULL;
+        full += strstr(calls[i].err.text, "Exceeds maximum queue size") != NULL;
+        check(calls[i].err.code == OK || calls[i].err.retry_after_ms > 0, "%u: %s", i,
+              calls[i].err.text);
+        check(calls[i].ends == 1, "%u", i);
+    }
+    check(lost == 1 && full == 1 && calls[5].err.code == OK, "%u lost, %u found it full", lost, full);
+    struct model_stats sum;
+    const struct model_stats *stats = model_stats(stage.model, &sum);
+    check(stats->refused[REFUSAL_FULL] == 1 && stats->refused[REFUSAL_DISPLACED] == 1 &&
+              stats->pending == 0,
+          "counted");
+    for (unsigned i = 0; i < 6; i++)
+        call_drop(&calls[i]);
+    stage_down();
+}
+
+/* An environment whose time is the test's. */
+static struct env slow_env;
+static _Atomic uint64_t slow_ns;
+
+static uint64_t slow_mono(struct env *env UNUSED)
+{
+    return atomic_load(&slow_ns);
+}
+
+static void submit_in_vain(void)
+{
+    for (unsigned i = 0; i < 4; i++)
+        engine_submit(calls[i].request);
+    atomic_fetch_add(&slow_ns, 5 * NS_PER_S); /* all deadlines pass, and no timer has told */
+    atomic_store(&hold, false);
+}
+
+TEST(what_is_late_in_the_queue_is_not_run)
+{
+    slow_env = *env_real();
+    slow_env.mono_ns = slow_mono;
+    atomic_store(&slow_ns, env_real()->mono_ns(env_real()));
+    if (!stage_up_in(&slow_env, plain, 0, EXECUTION_QUEUED))
+        return;
+    for (unsigned i = 0; i < 4; i++) {
+        call_make(&calls[i], "hold", 1);
+        if (i != 0)
+            calls[i].request->deadline_ns = atomic_load(&slow_ns) + NS_PER_S;
+    }
+    stage_run(submit_in_vain);
+    check(atomic_load(&runs) == 1, "%u runs", atomic_load(&runs));
+    for (unsigned i = 1; i < 4; i++)
+        check(calls[i].err.code == E_DEADLINE && calls[i].responses == 0 && calls[i].ends == 1,
+              "%u: %s", i, calls[i].err.text);
+    check(model_stats(stage.model, &(struct model_stats){ 0 })->refused[REFUSAL_LATE] == 3, "counted");
+    for (unsigned i = 0; i < 4; i++)
+        call_drop(&calls[i]);
+    stage_down();
+}
+
+static void ask_and_submit(void)
+{
+    struct engine_question question = { .model = stage.model,
+                                        .loop = stage.loop,
+                                        .deadline_ns = UINT64_MAX };
+    struct err err = { 0 };
+
+    check(engine_ask(stage.engine, &question, &err) == OK, "an idle model: %s", err.text);
+    for (unsigned i = 0; i < 5; i++)
+        engine_submit(calls[i].request);
+    check(engine_ask(stage.engine, &question, &err) == E_EXHAUSTED && err.retry_after_ms > 0 &&
+              strstr(err.text, "Exceeds maximum queue size") != NULL,
+          "a full one: %s", err.text);
+    check(timer_start(stage.loop, &go_timer, loop_now_ns(stage.loop) + 20 * NS_PER_MS, NULL) == OK,
+          "timer");
+}
+
+TEST(a_full_queue_is_known_before_a_body_is_read)
+{
+    if (!stage_up(plain, 0, EXECUTION_AUTO))
+        return;
+    for (unsigned i = 0; i < 5; i++)
+        call_make(&calls[i], "hold", 1);
+    stage_run(ask_and_submit);
+    check(model_stats(stage.model, &(struct model_stats){ 0 })->refused[REFUSAL_FULL] == 2,
+          "the one that was submitted, and the one that was only asked for");
+    struct model_execution now;
+    model_execution(stage.model, &now);
+    check(now.run_ns > 0 && now.queued == 0 && !now.is_overloaded, "facts");
+    for (unsigned i = 0; i < 5; i++)
+        call_drop(&calls[i]);
+    stage_down();
+}
+
 static void submit_two(void)
 {
     engine_submit(calls[0].request);
