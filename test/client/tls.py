@@ -748,7 +748,9 @@ def bytes_of_nonsense():
             say()
             answer = b""
             while b"200" not in answer:
-                incoming.write(one.recv(65536))
+                piece = one.recv(65536)
+                check(piece, "it ended: %r", answer)
+                incoming.write(piece)
                 with contextlib.suppress(ssl.SSLWantReadError):
                     answer += client.read(65536)
 
