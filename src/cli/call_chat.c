@@ -285,7 +285,9 @@ enum err_code call_chat(struct call *call, struct err *err)
     if (code == OK)
         code = live_run(&live, err);
     live_close(&live);
-    if (chat.is_terminal)
-        (void)write(STDOUT_FILENO, "\n", 1);
+    if (chat.is_terminal) {
+        ssize_t ignored = write(STDOUT_FILENO, "\n", 1);
+        (void)ignored;
+    }
     return code == OK ? OK : ask_advise(code, err);
 }

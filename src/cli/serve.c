@@ -28,6 +28,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "call/grpc.h"
+#include "cli/confine.h"
 #include "cli/example.h"
 #include "cli/explain.h"
 #include "cli/guard.h"
@@ -773,7 +774,12 @@ static enum err_code take_sockets(struct server *server, const struct options *o
 
     TRY(upgrade_prepare(to->items_count > 0 ? to->items[to->items_count - 1] : "", err));
     TRY(handed_take(&handed, err));
-    return sockets_open(&server->sockets, o, &handed, &server->is_misused, err);
+    TRY(sockets_open(&server->sockets, o, &handed, &server->is_misused, err));
+    if (confine_user(o, err) != OK) {
+        server->is_misused = err->code == E_INVALID && o->values[OPT_USER].source == SOURCE_ARGV;
+        return err->code;
+    }
+    return confine(o, &server->sockets, err);
 }
 
 int verb_serve(const struct options *options)
@@ -801,6 +807,7 @@ int verb_serve(const struct options *options)
         push_server(server->push, PUSH_SERVER_READY);
         upgrade_serves();
         say_what_is_served(server, options->program);
+        confine_tell(options);
         life_run(&server->life);
     } else {
         upgrade_failed(err.text);

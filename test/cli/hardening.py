@@ -1,0 +1,279 @@
+"""What the process gives up, tried from within by a model that has no business to (probe.c), and what the program is built with."""
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+
+from harness import BINARY, ROOT, Server, case, cases, check, equal, main, models, need_program, skip
+
+ECHO = b"""backend: "echo"
+input [{ name: "x" data_type: TYPE_FP32 dims: [ 4 ] }]
+output [{ name: "y" data_type: TYPE_FP32 dims: [ 4 ] }]
+"""
+
+
+def readelf(*options):
+    return subprocess.run([need_program("readelf"), "-W", *options, BINARY], capture_output=True, text=True, check=True).stdout
+
+
+# --- the program -----------------------------------------------------------------------------------------
+
+@case
+def the_program_is_built_hardened():
+    check(re.search(r"Type:\s+DYN \(Position-Independent Executable", readelf("-h")), "PIE: %s", readelf("-h"))
+    segments = readelf("-l")
+    check("GNU_RELRO" in segments, "RELRO: %s", segments)
+    stack = re.search(r"GNU_STACK.*", segments).group()
+    check(" RW " in stack and "RWE" not in stack, "the stack is not executable: %s", stack)
+    dynamic = readelf("-d")
+    check("BIND_NOW" in dynamic or re.search(r"FLAGS_1.*\bNOW\b", dynamic), "bound at the start: %s", dynamic)
+    check("TEXTREL" not in dynamic, "no relocations of code: %s", dynamic)
+    for path in re.findall(r"(?:RPATH|RUNPATH).*\[(.*)\]", dynamic):
+        check(path.startswith("$ORIGIN"), "libraries are not looked for in %s", path)
+    symbols = readelf("--dyn-syms")
+    if "__asan_init" in symbols or "__tsan_init" in symbols:
+        skip("a sanitizer is in the place of the rest")
+    check("__stack_chk_fail" in symbols, "stack protector")
+    check("_chk@" in symbols.replace("__stack_chk_fail", ""), "fortified functions")
+
+
+@case
+def indirect_calls_are_checked_where_the_processor_can():
+    if os.uname().machine != "x86_64":
+        skip("of x86")
+    with open(BINARY, "rb") as file:
+        code = file.read()
+    # The mark of the whole program goes as soon as one library that is linked in lacks it; ours have it.
+    check(code.count(b"\xf3\x0f\x1e\xfa") > 1000, "functions begin with endbr64 (-fcf-protection)")
+    check(b"\x48\x83\x0c\x24\x00" in code, "large frames touch each page (-fstack-clash-protection)")
+
+
+# --- the process -----------------------------------------------------------------------------------------
+
+def said(server, pattern, seconds=15):
+    """What it prints may come a moment after it listens."""
+    until = time.monotonic() + seconds
+    while not (found := re.search(pattern, server.log)):
+        check(time.monotonic() < until, "%s was not said: %s", pattern, server.log)
+        time.sleep(0.02)
+    return found
+
+
+@contextlib.contextmanager
+def probing(*options, command=(), **parameters):
+    """A server with a model that tries things: its words, as {"read": "EACCES", ...}."""
+    compiler = need_program("cc")
+    with tempfile.TemporaryDirectory(prefix="penstock-hardening-") as where:
+        os.chmod(where, 0o755)
+        parameters = {"secret": os.path.join(where, "secret"), "written": os.path.join(where, "written"), **parameters}
+        with open(os.path.join(where, "secret"), "w") as file:
+            file.write("s")
+        text = b'backend: "probe"\n'
+        for key, value in parameters.items():
+            text += b'parameters { key: "%s" value { string_value: "%s" } }\n' % (key.encode(), str(value).encode())
+        plugin = os.path.join(where, "plugins", "probe.so")
+        for folder in ("plugins", "models/probe", "models/fast"):
+            os.makedirs(os.path.join(where, folder))
+        for name, config in (("probe", text), ("fast", ECHO)):
+            with open(os.path.join(where, "models", name, "config.pbtxt"), "wb") as file:
+                file.write(config)
+        subprocess.run([compiler, "-shared", "-fPIC", "-D_GNU_SOURCE", "-I", os.path.join(ROOT, "include"), "-o", plugin,
+                        os.path.join(ROOT, "test", "cli", "probe.c")], check=True)
+        server = Server(os.path.join(where, "models"), options=["--backend-plugin", plugin, *options])
+        server.command = [*command, *server.command]
+        with server:
+            found = said(server, r"probe: (.*)")
+            server.probed = dict(pair.split("=") for pair in found.group(1).split())
+            yield server
+
+
+def compiled(where, name):
+    path = os.path.join(where, name)
+    subprocess.run([need_program("cc"), "-D_GNU_SOURCE", "-o", path, os.path.join(ROOT, "test", "cli", name + ".c")], check=True)
+    return path
+
+
+def has_landlock():
+    with tempfile.TemporaryDirectory() as where:
+        source = os.path.join(where, "l.c")
+        with open(source, "w") as file:
+            file.write("#include <sys/syscall.h>\n#include <unistd.h>\nint main(void) { return syscall(444, 0, 0, 1) > 0 ? 0 : 1; }\n")
+        subprocess.run([need_program("cc"), "-o", source[:-2], source], check=True)
+        return subprocess.run([source[:-2]]).returncode == 0
+
+
+NOT_CALLED = ("ptrace", "mount", "unshare", "clone", "bpf", "io_uring")
+
+
+@case
+def a_model_can_do_little():
+    if not has_landlock():
+        skip("this kernel has no Landlock")
+    with probing("--confine", "require") as server:
+        found = server.probed
+        equal({name: found[name] for name in ("read", "write", "exec")}, {"read": "EACCES", "write": "EACCES", "exec": "EPERM"})
+        equal({name: found[name] for name in NOT_CALLED}, dict.fromkeys(NOT_CALLED, "EPERM"))
+        equal({name: found[name] for name in ("passwd", "shm", "thread")}, dict.fromkeys(("passwd", "shm", "thread"), "ok"))
+        equal(found["privs"], "1")
+        equal(found["kill"], "ok", "itself")
+        said(server, r"info: confined: reads \d+ paths, writes below \d+, starts no program \(Landlock \d+\); "
+             r"\d+ system calls are refused \(seccomp\)\n")
+        equal(server.post("/models/fast:predict", {"x": [1, 2, 3, 4]})[0], 200)
+
+
+@case
+def nor_signal_others():
+    """From Landlock's sixth version on."""
+    if not has_landlock():
+        skip("this kernel has no Landlock")
+    with probing("--confine", "auto", victim=os.getppid()) as server:
+        version = int(said(server, r"\(Landlock (\d+)\)").group(1))
+        equal(server.probed["kill"], "EPERM" if version >= 6 else "ok")
+
+
+@case
+def unconfined_it_can():
+    with probing("--confine", "off") as server:
+        equal([server.probed[name] for name in ("read", "write", "exec")], ["ok"] * 3)
+        equal({name: server.probed[name] for name in ("ptrace", "mount", "unshare", "clone")},
+              {"ptrace": "ESRCH", "mount": "ENOENT", "unshare": "EINVAL", "clone": "EINVAL"}, "looked at, and not possible")
+        equal(server.probed["privs"], "0")
+        check("confined:" not in server.log, "%s", server.log)
+
+
+@case
+def what_else_is_read_and_written_is_named():
+    if not has_landlock():
+        skip("this kernel has no Landlock")
+    with tempfile.TemporaryDirectory() as more:
+        with probing("--confine-read", more, "--confine-write", more, secret=more, written=more + "/x") as server:
+            equal((server.probed["read"], server.probed["write"]), ("ok", "ok"))
+
+
+@cases({
+    "landlock": ("landlock", r"this kernel has no Landlock \(Function not implemented\)"),
+    "seccomp": ("seccomp", r"seccomp: Invalid argument"),
+})
+def a_kernel_without(what, why):
+    """auto serves and warns, require does not start."""
+    with tempfile.TemporaryDirectory() as where, models({"fast/config.pbtxt": ECHO}) as folder:
+        old = compiled(where, "old_kernel")
+        server = Server(folder)
+        server.command = [old, what, *server.command]
+        with server:
+            said(server, "warning: not confined as --confine auto would: " + why)
+            equal(server.post("/models/fast:predict", {"x": [1, 2, 3, 4]})[0], 200)
+        done = subprocess.run([old, what, BINARY, "serve", folder, "--listen", "127.0.0.1:0", "--confine", "require"],
+                              capture_output=True, text=True, timeout=30)
+        equal((done.returncode, done.stdout), (1, ""), done.stderr)
+        check(re.search("penstock: --confine require: " + why, done.stderr), "%s", done.stderr)
+
+
+@cases({"auto": ("auto", "--access", "0"), "plain": ("auto", None, "1"), "off": ("off", None, "0"), "on": ("on", "--access", "1")})
+def core_dumps(how, secret, expected):
+    with tempfile.TemporaryDirectory() as where:
+        path = os.path.join(where, "access.yaml")
+        with open(path, "w") as file:
+            file.write("rules: []\n")
+        os.chmod(path, 0o600)
+        with probing("--core-dumps", how, *((secret, path) if secret else ())) as server:
+            equal(server.probed["dumpable"], expected)
+            if expected == "0":
+                said(server, "confined: .*no core dumps")
+
+
+# --- root ------------------------------------------------------------------------------------------------
+
+def need_root():
+    if os.geteuid() != 0:
+        skip("only root can become another user")
+
+
+@cases({"group_of_its_own": ("nobody", None), "another_group": ("nobody:daemon", "daemon"), "numbers": ("1234:1235", 1235)})
+def root_is_given_up(user, group):
+    need_root()
+    with probing("--user", user) as server:
+        nobody = pwd.getpwnam("nobody") if user.startswith("nobody") else None
+        uid = nobody.pw_uid if nobody else 1234
+        gid = nobody.pw_gid if group is None else shutil._get_gid(group) if isinstance(group, str) else group
+        equal((server.probed["uid"], server.probed["gid"]), (str(uid), str(gid)))
+        equal(server.probed["setuid"], "EPERM", "there is no way back")
+        equal(server.probed["privs"], "1")
+        for task in os.listdir("/proc/%d/task" % server.process.pid):
+            with open("/proc/%d/task/%s/status" % (server.process.pid, task)) as file:
+                status = file.read()
+            equal(re.search(r"Uid:(.*)", status).group(1).split(), [str(uid)] * 4, "of every thread")
+            equal(re.search(r"Gid:(.*)", status).group(1).split(), [str(gid)] * 4)
+            equal(int(re.search(r"CapEff:\s*(\w+)", status).group(1), 16), 0)
+            groups = re.search(r"Groups:(.*)", status).group(1).split()
+            check("0" not in groups, "groups: %s", groups)
+        check("serving as root" not in server.log, "%s", server.log)
+
+
+@case
+def serving_as_root_is_said():
+    need_root()
+    with models({"fast/config.pbtxt": ECHO}) as folder, Server(folder) as server:
+        said(server, "warning: serving as root: --user NAME gives that up")
+
+
+@cases({
+    "nobody_of_that_name": ("no-such-user", 2, "there is no user 'no-such-user'"),
+    "no_such_group": ("nobody:no-such-group", 2, "there is no group 'no-such-group'"),
+    "no_name": (":daemon", 2, "':daemon' is no NAME or NAME:GROUP"),
+    "a_number_without_a_group": ("1234", 2, "user 1234 has no name, so no group: say 1234:GROUP"),
+    "root": ("root", 2, "'root' is root, which is to be given up"),
+})
+def a_user_that_cannot_be(user, status, why):
+    need_root()
+    with models({"fast/config.pbtxt": ECHO}) as folder:
+        done = subprocess.run([BINARY, "serve", folder, "--listen", "127.0.0.1:0", "--user", user], capture_output=True,
+                              text=True, timeout=30)
+        equal((done.returncode, done.stdout), (status, ""), done.stderr)
+        check("--user" in done.stderr and why in done.stderr, "%s", done.stderr)
+
+
+@case
+def who_is_not_root_becomes_nobody_else():
+    need_root()
+    with models({"fast/config.pbtxt": ECHO}) as folder:
+        os.chmod(folder, 0o755)
+        program = os.path.join(folder, "penstock")
+        shutil.copy(BINARY, program)
+        done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program, "serve", folder, "--listen",
+                               "127.0.0.1:0", "--user", "daemon"], capture_output=True, text=True, timeout=30)
+        equal(done.returncode, 1, done.stderr)
+        check("cannot become 'daemon': only root can" in done.stderr, "%s", done.stderr)
+
+
+@case
+def an_upgrade_begins_with_the_rights_of_the_first():
+    """The new program binds and reads as root, and gives that up again."""
+    need_root()
+    import importlib.util
+    import sys
+    sys.path.append(os.path.join(ROOT, "test", "client"))
+    spec = importlib.util.spec_from_file_location("upgrade", os.path.join(ROOT, "test", "client", "upgrade.py"))
+    upgrade = importlib.util.module_from_spec(spec)
+    import harness
+    kept = list(harness._cases)
+    spec.loader.exec_module(upgrade)
+    harness._cases[:] = kept
+    with models({"fast/config.pbtxt": ECHO}) as folder:
+        os.chmod(folder, 0o755)
+        for name, folders, files in os.walk(folder):
+            os.chmod(name, 0o755)
+        with upgrade.Line(folder, options=["--user", "nobody", "--confine", "auto"]) as line:
+            for _ in range(3):
+                pid = line.upgrade()
+                with open("/proc/%d/status" % pid) as file:
+                    equal(re.search(r"Uid:\s+(\d+)", file.read()).group(1), str(pwd.getpwnam("nobody").pw_uid))
+            equal(line.ask()[0], 200)
+
+
+if __name__ == "__main__":
+    main()
