@@ -173,6 +173,20 @@ def a_kernel_without(what, why):
         check(re.search("penstock: --confine require: " + why, done.stderr), "%s", done.stderr)
 
 
+@cases({"by_the_kernel": ("landlock",), "by_comparing_paths": ("landlock,openat2",)})
+def a_link_out_of_a_model_is_refused(what):
+    """By the kernel, and where it cannot by us."""
+    with tempfile.TemporaryDirectory() as where, models({"fast/config.pbtxt": ECHO, "out/1/.keep": b""}) as folder:
+        with open(os.path.join(where, "config.pbtxt"), "wb") as file:
+            file.write(ECHO)
+        os.symlink(os.path.join(where, "config.pbtxt"), os.path.join(folder, "out", "config.pbtxt"))
+        server = Server(folder, options=["--confine", "off"])
+        if "openat2" in what:
+            server.command = [compiled(where, "old_kernel"), what, *server.command]
+        with server:
+            said(server, r"out .*NOT READY .*'config\.pbtxt' leads out of the model's folder")
+
+
 @cases({"auto": ("auto", "--access", "0"), "plain": ("auto", None, "1"), "off": ("off", None, "0"), "on": ("on", "--access", "1")})
 def core_dumps(how, secret, expected):
     with tempfile.TemporaryDirectory() as where:
