@@ -740,3 +740,65 @@ TEST(a_kept_key_and_its_rule_cost_little)
     check(best < 20000, "%llu ns a request", (unsigned long long)best);
     access_free(&access);
 }
+
+/* -- threads ----------------------------------------------------------------------------------------------- */
+
+struct asker {
+    pthread_t thread;
+    struct access *access;
+    _Atomic bool *must_stop;
+    uint64_t asked, found, let;
+};
+
+static void *ask_on(void *arg)
+{
+    struct asker *asker = arg;
+    struct caller *long_lived = NULL;
+    struct err err = { 0 };
+
+    (void)find(asker->access, NULL, "KEY-A", NOW, &long_lived, &err);
+    while (!atomic_load(asker->must_stop)) {
+        struct caller *caller = NULL;
+        err.text[0] = '\0';
+        asker->asked++;
+        if (find(asker->access, NULL, asker->asked % 3 == 0 ? "KEY-B" : "KEY-A", NOW, &caller, &err) == OK) {
+            asker->found++;
+            asker->let += may(caller, ACCESS_READ, "v2", "iris") == OK;
+        }
+        asker->let += may(long_lived, ACCESS_READ, "v2", "iris") == OK;
+        if (tenant_enter(caller_tenant(caller), NOW, &err) == OK)
+            tenant_leave(caller_tenant(caller));
+        caller_unref(&caller);
+    }
+    caller_unref(&long_lived);
+    return NULL;
+}
+
+TEST(rules_change_while_others_ask)
+{
+    static const char less[] = "tenants: {research: {rate: 5}}\nrules: [{who: anonymous, may: read}]\n";
+    struct access *access = open_access(usual());
+    struct asker askers[3] = { 0 };
+    _Atomic bool must_stop = false;
+    struct err err = { 0 };
+
+    if (access == NULL)
+        return;
+    for (size_t i = 0; i < COUNT(askers); i++) {
+        askers[i].access = access;
+        askers[i].must_stop = &must_stop;
+        if (pthread_create(&askers[i].thread, NULL, ask_on, &askers[i]) != 0)
+            abort();
+    }
+    for (int i = 0; i < 60; i++) {
+        put_file("access.yaml", i % 2 == 0 ? less : usual());
+        check(access_reload(access, NOW, &err) == OK, "%s", err.text);
+    }
+    atomic_store(&must_stop, true);
+    for (size_t i = 0; i < COUNT(askers); i++) {
+        pthread_join(askers[i].thread, NULL);
+        check(askers[i].asked > 0 && askers[i].found > 0, "%llu asked",
+              (unsigned long long)askers[i].asked);
+    }
+    access_free(&access);
+}

@@ -242,8 +242,7 @@ void serve_dispatch(struct serve_exchange *e)
     }
     add_origin(e, verdict, asked.origin);
     add_security(e, is_grpc);
-    /* A page that asks whether it may call shows no credentials (Fetch, 4.8): its origin was judged. */
-    if (UNLIKELY(x->method != METHOD_OPTIONS && serve_identify(e, &err) != OK)) {
+    if (UNLIKELY(serve_identify(e, &err) != OK)) {
         e->dialect = serve_dialect_of(x);
         api_fail(x, e->dialect, 0, &err);
         return;

@@ -62,7 +62,12 @@ HOT enum err_code serve_identify(struct serve_exchange *e, struct err *err)
 
     if (LIKELY(!access_has_rules(access)))
         return access_identify(access, &credentials, 0, &x->caller, err);
-    read_headers(&credentials, x);
+    /* A page that asks whether it may call shows no credentials (Fetch, 4.8): it is nobody, whatever came
+     * along, and its origin was judged. */
+    if (x->method == METHOD_OPTIONS)
+        credentials.certificate = NULL;
+    else
+        read_headers(&credentials, x);
     if (UNLIKELY(access_identify(access, &credentials, env->wall_ns(env), &x->caller, err) != OK)) {
         /* A probe with an old key still hears whether the server lives: api_may refuses the rest. */
         x->note.audit = NOTE_REFUSED;

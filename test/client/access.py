@@ -158,7 +158,7 @@ def rest_dialects_and_listings():
         equal(s.post("/v2/logging", {"log_verbose_level": 1}, bearer(alice))[0], 403)
         equal(s.post("/v2/logging", {"log_verbose_level": 1}, bearer(boss))[0], 200)
         site.audited(audit="admin", caller="boss", path="/v2/logging", status=200)
-        site.audited(audit="refused", caller="alice", path="/v2/logging", status=403)
+        site.audited(audit="refused", caller="alice", path="/v2/models/hidden/infer", status=403)
         site.audited(audit="refused", path="/models", status=401)
 
 
@@ -354,6 +354,12 @@ def preflights_show_no_credentials():
             check("authorization" in found["access-control-allow-headers"] and "origin" in found["vary"], "%s", found)
             check("access-control-allow-credentials" not in found, "%s", found)
         equal(s.call("OPTIONS", "/models/red:predict", headers={**asked, "origin": "https://evil.example"})[0], 403)
+        # Nobody is let in by the method of preflights.
+        for path in ("/penstock.models.Red/Predict", "/inference.GRPCInferenceService/ServerMetadata"):
+            for kind in ("application/grpc-web+proto", "application/grpc"):
+                status, found, body = s.call("OPTIONS", path, b"\0\0\0\0\0", {"content-type": kind})
+                check(b"penstock" not in body and found.get("grpc-status") != "0" and found.get("grpc-status") != "3",
+                      "%d %s %r", status, found, body)
         status, found, _ = s.call("POST", "/models/red:predict", json.dumps(TYPED).encode(), {"origin": page, **bearer(alice)})
         equal((status, found["access-control-allow-origin"], found["cache-control"]), (200, page, "no-store"))
         equal(found["x-content-type-options"], "nosniff")

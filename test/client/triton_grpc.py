@@ -100,12 +100,21 @@ def statistics():
         "cuda_register": (lambda c: c.register_cuda_shared_memory("r", b"\0" * 64, 0, 64), "shared memory"),
         "cuda_status": (lambda c: c.get_cuda_shared_memory_status(), "shared memory"),
         "cuda_unregister": (lambda c: c.unregister_cuda_shared_memory("r"), "shared memory"),
-        "trace": (lambda c: c.get_trace_settings(),), "trace_set": (lambda c: c.update_trace_settings("iris", {}),),
-        "log": (lambda c: c.get_log_settings(),), "log_set": (lambda c: c.update_log_settings({"log_info": True}),)})
+        "trace": (lambda c: c.get_trace_settings(),), "trace_set": (lambda c: c.update_trace_settings("iris", {}),)})
 def unimplemented(call, *words):
     with serving() as server, client(server) as c:
         check_refused(lambda: call(c), "UNIMPLEMENTED", *words)
         check(c.is_server_live(), "not live")
+
+
+@case
+def log_settings_are_changed_where_admin_was_asked_for():
+    with serving() as server, client(server) as c:
+        check("log_verbose_level" in str(c.get_log_settings()), "they are read by everybody")
+        check_refused(lambda: c.update_log_settings({"log_verbose_level": 1}), "PERMISSION_DENIED", "--admin")
+    with serving(["--admin"]) as server, client(server) as c:
+        c.update_log_settings({"log_verbose_level": 1})
+        equal(c.get_log_settings().settings["log_verbose_level"].uint32_param, 1)
 
 
 @cases({"input": (True,), "output": (False,)})

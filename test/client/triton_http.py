@@ -91,7 +91,7 @@ def statistics():
         "shm_status": (lambda c: c.get_system_shared_memory_status(),),
         "shm_unregister": (lambda c: c.unregister_system_shared_memory("r"),),
         "cuda_register": (lambda c: c.register_cuda_shared_memory("r", b"\0" * 64, 0, 64),),
-        "trace": (lambda c: c.get_trace_settings(),), "log": (lambda c: c.get_log_settings(),)})
+        "trace": (lambda c: c.get_trace_settings(),), "log_set": (lambda c: c.update_log_settings({"log_info": True}),)})
 def refused(call):
     with serving() as server, client(server) as c:
         with raises(need("tritonclient.utils").InferenceServerException) as caught:
