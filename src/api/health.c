@@ -219,7 +219,8 @@ static void home(struct exchange *x, const struct route_match *match)
         text_json(&out, slice_of(api->server_version));
         text_str(&out, ",\"links\":{\"models\":\"/models\",\"kserve\":\"/v2\",\"metrics\":"
                        "\"/metrics\",\"health\":\"/healthz\",\"ready\":\"/readyz\"}}");
-        api_answer_text(x, DIALECT_TYPED, 200, json_type, &headers[3], 1, &out);
+        api_answer_text(x, DIALECT_TYPED, 200, json_type, &headers[COUNT(headers) - 1], 1,
+                        &out); /* vary */
         return;
     }
     put_page(&out, x, api);
