@@ -38,16 +38,16 @@ enum {
     PATH_BYTES_MAX = 4096,
 };
 
-#define VERDICTS(X)                                                                                \
-    X(anonymous, "identified", "anonymous")                                                        \
-    X(key, "identified", "key")                                                                    \
-    X(token, "identified", "token")                                                                \
-    X(certificate, "identified", "certificate")                                                    \
-    X(unknown, "refused", "unknown")                                                               \
-    X(malformed, "refused", "malformed")                                                           \
-    X(expired, "refused", "expired")                                                               \
-    X(bad_token, "refused", "token")                                                               \
-    X(unauthenticated, "refused", "anonymous")                                                     \
+#define VERDICTS(X)                             \
+    X(anonymous, "identified", "anonymous")     \
+    X(key, "identified", "key")                 \
+    X(token, "identified", "token")             \
+    X(certificate, "identified", "certificate") \
+    X(unknown, "refused", "unknown")            \
+    X(malformed, "refused", "malformed")        \
+    X(expired, "refused", "expired")            \
+    X(bad_token, "refused", "token")            \
+    X(unauthenticated, "refused", "anonymous")  \
     X(denied, "refused", "rules")
 
 struct slot {
@@ -76,20 +76,18 @@ struct access {
         VERDICTS(X)
 #undef X
     } counts;
-    uint8_t files_read[DIGEST_BYTES]; /* files_digest of what was read last, good or bad; reload_lock */
+    uint8_t
+        files_read[DIGEST_BYTES]; /* files_digest of what was read last, good or bad; reload_lock */
     uint8_t files_seen[DIGEST_BYTES]; /* ... when access_has_changed looked last; its thread's */
     _Atomic uint64_t reloads, reloads_failed, key_sets, key_sets_failed, callers_kept;
 };
 
-static struct caller open_caller = { .is_constant = true,
-                                     .name = "",
-                                     .expires_s = UINT64_MAX,
-                                     .rights = UINT32_MAX };
-static struct caller open_admin = { .is_constant = true,
-                                    .is_admin = true,
-                                    .name = "",
-                                    .expires_s = UINT64_MAX,
-                                    .rights = UINT32_MAX };
+static struct caller open_caller = {
+    .is_constant = true, .name = "", .expires_s = UINT64_MAX, .rights = UINT32_MAX
+};
+static struct caller open_admin = {
+    .is_constant = true, .is_admin = true, .name = "", .expires_s = UINT64_MAX, .rights = UINT32_MAX
+};
 
 static void count(_Atomic uint64_t *counter)
 {
@@ -274,19 +272,20 @@ static void warn_of_readers(const char *path)
     struct stat st;
 
     if (stat(path, &st) == 0 && (st.st_mode & 007) != 0)
-        log_warn("%s may be read or written by everybody on this machine: it holds who may do what; "
-                 "chmod o-rwx %s",
-                 path, path);
+        log_warn(
+            "%s may be read or written by everybody on this machine: it holds who may do what; "
+            "chmod o-rwx %s",
+            path, path);
 }
 
 /* Of a key set that lies in a file. A relative path is relative to the file that names it. False: it is too
  * long. */
-static bool key_file(const struct access *access, const struct issuer *issuer, char path[PATH_BYTES_MAX])
+static bool key_file(const char *named_by, const struct issuer *issuer, char path[PATH_BYTES_MAX])
 {
-    const char *slash = strrchr(access->path, '/');
-    int folder = slash == NULL || issuer->source[0] == '/' ? 0 : (int)(slash - access->path) + 1;
+    const char *slash = strrchr(named_by, '/');
+    int folder = slash == NULL || issuer->source[0] == '/' ? 0 : (int)(slash - named_by) + 1;
 
-    return snprintf(path, PATH_BYTES_MAX, "%.*s%s", folder, access->path, issuer->source) <
+    return snprintf(path, PATH_BYTES_MAX, "%.*s%s", folder, named_by, issuer->source) <
            PATH_BYTES_MAX;
 }
 
@@ -318,7 +317,7 @@ static void files_digest(struct access *access, uint8_t ret[DIGEST_BYTES])
         uint64_t generation;
         CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
         for (uint32_t i = 0; i < rules->issuers_count; i++)
-            if (!rules->issuers[i].is_url && key_file(access, &rules->issuers[i], path))
+            if (!rules->issuers[i].is_url && key_file(access->path, &rules->issuers[i], path))
                 add_file(&sha, path);
     }
     sha256_digest(&sha, DIGEST_BYTES, ret);
@@ -347,7 +346,7 @@ static enum err_code read_key_files(struct access *access, struct rules *rules, 
         char path[PATH_BYTES_MAX];
         if (issuer->is_url)
             continue;
-        if (!key_file(access, issuer, path))
+        if (!key_file(access->path, issuer, path))
             return err_set(err, E_INVALID, "issuers[%u].keys: the path is too long", i);
         if (file_read(&bytes, NULL, path, JWKS_BYTES_MAX, err) != OK ||
             jwks_new(&issuer->jwks, buf_bytes(bytes), issuer->algorithms, err) != OK)
@@ -420,8 +419,8 @@ enum err_code access_reload(struct access *access, uint64_t wall_ns UNUSED, stru
 }
 
 /* What was found by the former keys is found anew, as a key that is gone may have made it. */
-static enum err_code put_keys(struct access *access, const char *url, struct jwks *jwks[ISSUERS_MAX],
-                              struct rules *rules, struct err *err)
+static enum err_code put_keys(struct access *access, const char *url,
+                              struct jwks *jwks[ISSUERS_MAX], struct rules *rules, struct err *err)
 {
     CLEANUP(caller_unref) struct caller *anonymous = NULL;
     uint64_t generation = atomic_load(&access->generation) + 1;
@@ -571,6 +570,30 @@ enum err_code access_check(struct slice yaml, struct err *err)
     for (uint32_t i = 0; i < tenants.count; i++)
         mem_free(tenants.all[i]);
     return code;
+}
+
+void access_key_files(struct slice yaml, const char *path,
+                      void (*each)(void *context, const char *file), void *context)
+{
+    struct tenants tenants = { 0 };
+    struct rules_read read = { 0 };
+    char file[PATH_BYTES_MAX];
+    struct err ignored;
+
+    tenants.all[0] = tenant_new("default", 0, NULL);
+    if (tenants.all[0] == NULL)
+        return;
+    tenants.count = 1;
+    if (rules_read_yaml(&read, &tenants, yaml, "access", &ignored) == OK) {
+        for (uint32_t i = 0; i < read.rules->issuers_count; i++) {
+            const struct issuer *issuer = &read.rules->issuers[i];
+            if (!issuer->is_url && key_file(path, issuer, file))
+                each(context, file);
+        }
+    }
+    rules_unref(&read.rules);
+    for (uint32_t i = 0; i < tenants.count; i++)
+        mem_free(tenants.all[i]);
 }
 
 void access_allow_admin(struct access *access)
@@ -807,12 +830,13 @@ static enum err_code bearer_of(struct access *access, struct slice value, struct
         return malformed(access, err,
                          "the authorization header is empty; it takes `Bearer` and a key or token");
     if (!slice_is_nocase(slice_first(text, word), "bearer"))
-        return malformed(access, err,
-                         word == text.size
-                             ? "the authorization header names no scheme: write `Authorization: Bearer "
-                               "KEY`, or send the key as x-api-key"
-                             : "the authorization header takes `Bearer` and a key or token, no other "
-                               "scheme");
+        return malformed(
+            access, err,
+            word == text.size
+                ? "the authorization header names no scheme: write `Authorization: Bearer "
+                  "KEY`, or send the key as x-api-key"
+                : "the authorization header takes `Bearer` and a key or token, no other "
+                  "scheme");
     *ret = slice_trim(slice_skip(text, word));
     if (ret->size == 0)
         return malformed(access, err, "nothing stands behind `Bearer` in the authorization header");
@@ -1041,8 +1065,8 @@ static enum err_code renew(const struct caller *old, uint64_t wall_ns, struct ca
     if (caller == NULL) {
         CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
         if (old->kind == CALLER_KEY)
-            TRY(caller_of_key(access, rules, generation, slice_make("", 0), old->credential, wall_ns,
-                              &caller, err));
+            TRY(caller_of_key(access, rules, generation, slice_make("", 0), old->credential,
+                              wall_ns, &caller, err));
         else if (old->kind == CALLER_TOKEN)
             TRY(renew_token(old, rules, generation, &caller, err));
         else if (caller_of_certificate(access, rules, generation, slice_of(old->certificate),
@@ -1122,7 +1146,8 @@ static void put_tenants(struct access *access, struct text *out)
         { "penstock_tenant_refused_concurrency_total", "counter",
           "Inferences past a tenant's concurrency" },
         { "penstock_tenant_bytes", "gauge", "Bytes of requests and answers that a tenant holds" },
-        { "penstock_tenant_refused_bytes_total", "counter", "Times that a tenant's bytes were spent" },
+        { "penstock_tenant_refused_bytes_total", "counter",
+          "Times that a tenant's bytes were spent" },
     };
 
     pthread_mutex_lock(&access->reload_lock);
@@ -1149,7 +1174,7 @@ static void render(void *context, struct text *out)
         const char *labels;
         uint64_t value;
     } verdicts[] = {
-#define X(name, outcome, why)                                                                      \
+#define X(name, outcome, why) \
     { "verdict=\"" outcome "\",by=\"" why "\"", atomic_load(&access->counts.name) },
         VERDICTS(X)
 #undef X

@@ -57,6 +57,10 @@ MUST_USE enum err_code access_set_keys(struct access *access, const char *url, s
                                        uint64_t wall_ns, struct err *err);
 /* Could this be the text of the file? Key sets are not looked at. */
 MUST_USE enum err_code access_check(struct slice yaml, struct err *err);
+/* Calls `each` for every file of keys that such a text names; `path` is the text's own, which theirs are
+ * relative to. A text that could not be the file names none. */
+void access_key_files(struct slice yaml, const char *path,
+                      void (*each)(void *context, const char *file), void *context);
 /* --admin without a file: everybody may administer. Before callers are asked for. */
 void access_allow_admin(struct access *access);
 bool access_has_rules(const struct access *access); /* false of NULL */

@@ -20,7 +20,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "backend/builtin.h"
+#include "access/access.h"
+#include "base/buf.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/slice.h"
 #include "base/text.h"
@@ -31,10 +33,10 @@
 
 enum confine_how { CONFINE_AUTO, CONFINE_OFF, CONFINE_REQUIRE };
 enum core_dumps { CORES_AUTO, CORES_ON, CORES_OFF };
-enum { GROUPS_MAX = 1024, LINKS_MAX = 10000, WHY_MAX = 128 };
+enum { GROUPS_MAX = 1024, LINKS_MAX = 10000, WHY_MAX = 128, RULES_BYTES_MAX = 16 << 20 };
 
 static struct {
-    int landlock; /* the version that holds; 0: none */
+    int landlock;           /* the version that holds; 0: none */
     uint32_t reads, writes; /* paths */
     uint32_t calls;         /* refused; 0: no filter holds */
     char why_not[WHY_MAX];  /* Landlock or seccomp do not hold */
@@ -125,8 +127,8 @@ enum err_code confine_user(const struct options *o, struct err *err)
     /* A way back would be a hole that nobody sees: looked for, not believed. */
     if (getresuid(&real, &effective, &saved) != 0 || real != who.user || effective != who.user ||
         saved != who.user || setuid(0) == 0 || setresuid((uid_t)-1, 0, (uid_t)-1) == 0)
-        return err_set(err, E_INTERNAL, "%s: root was not given up for good; the server does not start",
-                       where);
+        return err_set(err, E_INTERNAL,
+                       "%s: root was not given up for good; the server does not start", where);
     return OK;
 }
 
@@ -136,12 +138,12 @@ enum err_code confine_user(const struct options *o, struct err *err)
 enum { SCOPE_SIGNAL = 2 };                  /* version 6 */
 
 #define ACCESS_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
-#define ACCESS_CHANGE                                                                              \
-    (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG | \
-     LANDLOCK_ACCESS_FS_REFER | ACCESS_TRUNCATE)
+#define ACCESS_CHANGE                                                 \
+    (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_FILE | \
+     LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REFER | ACCESS_TRUNCATE)
 /* Of a folder's rights those that a file has too. */
-#define ACCESS_OF_FILES                                                                            \
-    (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_EXECUTE |   \
+#define ACCESS_OF_FILES                                                                          \
+    (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_EXECUTE | \
      ACCESS_TRUNCATE)
 
 struct ruleset_words { /* landlock_ruleset_attr as of version 6 */
@@ -164,7 +166,8 @@ static void allow(struct files *f, const char *path, uint64_t access)
             close(rule.parent_fd);
         return; /* what is not there cannot be opened either */
     }
-    rule.allowed_access = access & f->handled & (S_ISDIR(st.st_mode) ? ~UINT64_C(0) : ACCESS_OF_FILES);
+    rule.allowed_access =
+        access & f->handled & (S_ISDIR(st.st_mode) ? ~UINT64_C(0) : ACCESS_OF_FILES);
     if (syscall(SYS_landlock_add_rule, f->fd, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) == 0) {
         held.writes += S_ISDIR(st.st_mode) && (access & ACCESS_CHANGE) != 0;
         held.reads += (access & ACCESS_CHANGE) == 0;
@@ -281,22 +284,26 @@ static void allow_tls_state(struct files *f, const struct options *o)
 /* What any program reads: libraries, names of hosts, the kernel's own figures, devices without a device. */
 static void allow_system(struct files *f)
 {
-    static const char *const read[] = { "/usr/lib",       "/usr/lib32",
-                                        "/usr/lib64",     "/lib",
-                                        "/lib64",         "/usr/local/lib",
-                                        "/usr/share/zoneinfo", "/usr/share/ca-certificates",
+    static const char *const read[] = { "/usr/lib",
+                                        "/usr/lib32",
+                                        "/usr/lib64",
+                                        "/lib",
+                                        "/lib64",
+                                        "/usr/local/lib",
+                                        "/usr/share/zoneinfo",
+                                        "/usr/share/ca-certificates",
                                         "/usr/local/share/ca-certificates",
-                                        "/proc",          "/sys",
+                                        "/proc",
+                                        "/sys",
                                         "/run/systemd/resolve" };
-    static const char *const etc[] = { "/etc/resolv.conf",   "/etc/hosts",     "/etc/nsswitch.conf",
-                                       "/etc/host.conf",     "/etc/gai.conf",  "/etc/services",
-                                       "/etc/protocols",     "/etc/passwd",    "/etc/group",
-                                       "/etc/localtime",     "/etc/timezone",  "/etc/ld.so.cache",
-                                       "/etc/ld.so.preload", "/etc/ssl",       "/etc/ca-certificates",
-                                       "/etc/pki" };
-    static const char *const devices[] = { "/dev/null",     "/dev/zero", "/dev/full",
-                                           "/dev/random",   "/dev/urandom", "/dev/dri",
-                                           "/dev/kfd" };
+    static const char *const etc[] = {
+        "/etc/resolv.conf",   "/etc/hosts",     "/etc/nsswitch.conf",   "/etc/host.conf",
+        "/etc/gai.conf",      "/etc/services",  "/etc/protocols",       "/etc/passwd",
+        "/etc/group",         "/etc/localtime", "/etc/timezone",        "/etc/ld.so.cache",
+        "/etc/ld.so.preload", "/etc/ssl",       "/etc/ca-certificates", "/etc/pki"
+    };
+    static const char *const devices[] = { "/dev/null",    "/dev/zero", "/dev/full", "/dev/random",
+                                           "/dev/urandom", "/dev/dri",  "/dev/kfd" };
     struct dirent *entry;
     char path[300];
 
@@ -318,6 +325,21 @@ static void allow_system(struct files *f)
         }
     if (dir != NULL)
         closedir(dir);
+}
+
+static void allow_key_file(void *context, const char *file)
+{
+    allow_folder_of(context, file, ACCESS_READ);
+}
+
+/* Files that the rules of --access name. */
+static void allow_access(struct files *f, const char *path)
+{
+    CLEANUP(buf_unref) struct buf *text = NULL;
+    struct err ignored;
+
+    if (path[0] != '\0' && file_read(&text, NULL, path, RULES_BYTES_MAX, &ignored) == OK)
+        access_key_files(buf_bytes(text), path, allow_key_file, f);
 }
 
 static void allow_options(struct files *f, const struct options *o, const struct sockets *sockets)
@@ -345,13 +367,15 @@ static void allow_options(struct files *f, const struct options *o, const struct
     for (size_t i = 0; i < COUNT(files_read); i++)
         if (options_text(o, files_read[i])[0] != '\0')
             allow_folder_of(f, options_text(o, files_read[i]), ACCESS_READ);
+    allow_access(f, options_text(o, OPT_ACCESS));
     for (size_t i = 0; i < COUNT(files_written); i++) {
         const char *path = options_text(o, files_written[i]);
         if (path[0] != '\0' && strcmp(path, "-") != 0)
             allow_folder_of(f, path, ACCESS_READ | ACCESS_CHANGE);
     }
     for (uint32_t i = 0; i < sockets->count; i++)
-        if (sockets->entries[i].address.any.sa_family == AF_UNIX && !sockets->entries[i].is_activated)
+        if (sockets->entries[i].address.any.sa_family == AF_UNIX &&
+            !sockets->entries[i].is_activated)
             allow_folder_of(f, sockets->entries[i].address.local.sun_path,
                             LANDLOCK_ACCESS_FS_REMOVE_FILE);
     for (uint32_t i = 0; i < sockets->unused_count; i++)
@@ -447,8 +471,8 @@ void confine_tell(const struct options *o)
 
     text_init_fixed(&out, bytes, sizeof bytes);
     if (held.landlock != 0)
-        text_printf(&out, "reads %u paths, writes below %u, starts no program (Landlock %d)", held.reads,
-                    held.writes, held.landlock);
+        text_printf(&out, "reads %u paths, writes below %u, starts no program (Landlock %d)",
+                    held.reads, held.writes, held.landlock);
     if (held.calls != 0)
         text_printf(&out, "%s%u system calls are refused (seccomp)", out.size > 0 ? "; " : "",
                     held.calls);

@@ -29,11 +29,14 @@
 #define OUR_ARCH AUDIT_ARCH_AARCH64
 #endif
 
-#define REFUSED(name) { SYS_##name }
+#define REFUSED(name) \
+    {                 \
+        SYS_##name    \
+    }
 static const struct refused {
     int number;
 } refused[] = {
-    /* other processes */
+/* other processes */
 #if !defined __SANITIZE_ADDRESS__ /* which looks for leaks by it */
     REFUSED(ptrace),
 #endif
@@ -112,12 +115,12 @@ enum {
     PROGRAM_MAX = 3 * (sizeof refused / sizeof refused[0]) + 32,
 };
 
-#define LOAD(field)                                                                                \
+#define LOAD(field) \
     (struct sock_filter) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
 #define ANSWER(what) (struct sock_filter) BPF_STMT(BPF_RET | BPF_K, (what))
-#define UNLESS(how, value, skipped)                                                                \
+#define UNLESS(how, value, skipped) \
     (struct sock_filter) BPF_JUMP(BPF_JMP | (how) | BPF_K, (uint32_t)(value), 0, (skipped))
-#define WHEN(how, value, skipped)                                                                  \
+#define WHEN(how, value, skipped) \
     (struct sock_filter) BPF_JUMP(BPF_JMP | (how) | BPF_K, (uint32_t)(value), (skipped), 0)
 
 uint32_t seccomp_confine(char *why, size_t size)
