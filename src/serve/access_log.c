@@ -446,6 +446,7 @@ static enum err_code prepare(struct access_log *log, struct err *err)
     log->block = mem_alloc(BLOCK_BYTES);
     if (log->choosers == NULL || log->block == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the access log");
+    memset(log->choosers, 0, settings->loops_count * sizeof *log->choosers);
     for (uint32_t i = 0; i < settings->loops_count; i++)
         log->env->random(log->env, &log->choosers[i].state, sizeof log->choosers[i].state);
     TRY(place_open(log, err));
