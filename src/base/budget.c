@@ -53,6 +53,12 @@ void budget_give(struct budget *budget, size_t bytes)
         atomic_fetch_add_explicit(&budget->left, (int64_t)bytes, memory_order_relaxed);
 }
 
+bool budget_is_short(const struct budget *budget, size_t bytes)
+{
+    return budget != NULL && budget->parent != NULL &&
+           atomic_load_explicit(&budget->left, memory_order_relaxed) < (int64_t)MIN(bytes, (size_t)INT64_MAX);
+}
+
 uint64_t budget_used(const struct budget *budget)
 {
     int64_t left = atomic_load_explicit(&budget->left, memory_order_relaxed);

@@ -23,6 +23,8 @@ void budget_init(struct budget *budget, uint64_t limit_bytes);
 void budget_resize(struct budget *budget, uint64_t limit_bytes);
 MUST_USE bool budget_take(struct budget *budget, size_t bytes); /* false: not enough left */
 void budget_give(struct budget *budget, size_t bytes);
+/* Of one with a parent: is it its own limit that has no room for so many now? */
+bool budget_is_short(const struct budget *budget, size_t bytes);
 uint64_t budget_used(const struct budget *budget);
 uint64_t budget_refused(const struct budget *budget); /* how often it said no */
 

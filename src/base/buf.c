@@ -53,6 +53,14 @@ enum err_code buf_new(struct buf **ret, struct budget *budget, size_t size, stru
     return buf_new_partly(ret, budget, size, size, err);
 }
 
+/* Whose limit it was: a part of the server's memory has one of its own (access.yaml: tenants). */
+COLD static const char *why_not(const struct budget *budget, size_t bytes)
+{
+    return budget_is_short(budget, bytes)
+               ? "no memory left for %zu bytes: your tenant holds as many bytes as it may; retry later"
+               : NO_BUDGET;
+}
+
 enum err_code buf_charge(struct buf *buf, size_t bytes, struct err *err)
 {
     size_t want = bytes + sizeof *buf;
@@ -61,7 +69,7 @@ enum err_code buf_charge(struct buf *buf, size_t bytes, struct err *err)
     if (want <= buf->charged)
         return OK;
     if (!budget_take(buf->budget, want - buf->charged))
-        return exhausted(err, NO_BUDGET, bytes);
+        return exhausted(err, why_not(buf->budget, bytes), bytes);
     buf->charged = want;
     return OK;
 }
@@ -71,7 +79,7 @@ enum err_code buf_new_partly(struct buf **ret, struct budget *budget, size_t siz
 {
     require(charged <= size);
     if (size > SIZE_MAX / 2 || !budget_take(budget, charged + sizeof(struct buf)))
-        return exhausted(err, NO_BUDGET, size);
+        return exhausted(err, why_not(budget, size), size);
     size_t block = 0, whole = sizeof(struct buf) + size;
     struct buf *buf =
         whole < BLOCK_MIN ? mem_aligned(BUF_ALIGN, whole) : block_take(whole, &block);
