@@ -84,15 +84,6 @@ def sample(pid):
     return {"memory": memory, "descriptors": len(os.listdir("/proc/%d/fd" % pid)), "threads": len(os.listdir("/proc/%d/task" % pid))}
 
 
-def children(pid):
-    found = []
-    with contextlib.suppress(OSError):
-        for task in os.listdir("/proc/%d/task" % pid):
-            with open("/proc/%d/task/%s/children" % (pid, task)) as file:
-                found += [int(child) for child in file.read().split()]
-    return found
-
-
 ECHO = """backend: "echo"
 max_batch_size: 0
 input [{ name: "IN" data_type: TYPE_FP32 dims: [ -1 ] }]
@@ -121,7 +112,12 @@ class Server:
                         "--tls-plain", "serve", "--access-log", os.path.join(folder, "access.log"), "--upgrade-timeout", "60s", "--drain-timeout", "5s",
                         "--upload-time", "1s", *options]
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)     # PR_SET_CHILD_SUBREAPER: who takes over stays our child
-        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        # as systemd, we are told who takes over: MAINPID=
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind("\0penstock-soak-%d" % os.getpid())
+        self.manager.setblocking(False)
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                        env=dict(os.environ, NOTIFY_SOCKET="@penstock-soak-%d" % os.getpid()))
         self.pid = self.process.pid
         self.upgrades = 0
 
@@ -153,8 +149,10 @@ class Server:
         os.kill(old, signal.SIGUSR2)
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            found = [child for child in children(old) if child != old]
-            new = found[0] if found else new
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    match = re.search(r"^MAINPID=(\d+)$", self.manager.recv(4096).decode(), re.M)
+                    new = int(match.group(1)) if match else new
             with contextlib.suppress(ChildProcessError):
                 done, status = os.waitpid(old, os.WNOHANG)
                 if done == old:
@@ -179,6 +177,7 @@ class Server:
         return -9
 
     def kill(self):
+        self.manager.close()
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -509,6 +508,8 @@ async def rest(server):
     for _ in range(4):
         await asyncio.sleep(0.25)
         found.append(sample(server.pid))
+    if min(one["memory"] for one in found) == 0:
+        raise SystemExit("soak: process %d is no server any more: %s" % (server.pid, server.said()[-2000:]))
     return {kind: min(one[kind] for one in found) for kind in found[0]}
 
 
