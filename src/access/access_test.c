@@ -254,7 +254,7 @@ TEST(rules_add_up)
         { "KEY-A", ACCESS_ADMIN, "v2", "anything", OK },
         { "KEY-A", ACCESS_ADMIN, "models", "", E_PERMISSION },
         { "KEY-A", ACCESS_READ, "server", "", OK },
-        { "KEY-A", ACCESS_READ, "metrics", "", OK },
+        { "KEY-A", ACCESS_READ, "metrics", "", E_PERMISSION }, /* its rule is for some models */
         { "KEY-A", ACCESS_READ, "no such group", "", E_PERMISSION },
         { "KEY-A", ACCESS_OPEN, "no such group", "", OK },
         { "KEY-C", ACCESS_READ, "models", "r-1", OK },

@@ -907,7 +907,11 @@ static enum err_code read_rule(struct reader *r, const struct yaml_node *node, c
     TRY(read_may(r, value, path_of(where, "%s.may", path), &ret->rights));
     TRY(read_groups(r, yaml_member(node, "groups"), path_of(where, "%s.groups", path),
                     &ret->groups));
-    return read_models(r, yaml_member(node, "models"), path_of(where, "%s.models", path), ret);
+    TRY(read_models(r, yaml_member(node, "models"), path_of(where, "%s.models", path), ret));
+    /* /metrics tells of all models: a rule for some opens it only where it says so. */
+    if (!ret->is_any_model && yaml_member(node, "groups") == NULL)
+        ret->groups &= ~group_bit(slice_of("metrics"));
+    return OK;
 }
 
 static enum err_code read_rules(struct reader *r)

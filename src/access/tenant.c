@@ -32,6 +32,8 @@ void tenant_set(struct tenant *tenant, const struct tenant_limits *limits)
         if (burst == 0)
             burst = limits->rate < 1 ? 1 : (uint64_t)limits->rate;
     }
+    if (interval != atomic_load(&tenant->interval_ns))
+        atomic_store(&tenant->due_ns, 0); /* what was used up of another rate says nothing of this one */
     atomic_store(&tenant->burst_ns, interval * (burst == 0 ? 0 : burst - 1));
     atomic_store(&tenant->interval_ns, interval);
     atomic_store(&tenant->concurrency_max, limits->concurrency);

@@ -11,7 +11,6 @@
 #include "codec/proto.h"
 #include "codec/tensor_json.h"
 #include "exchange/collect.h"
-#include "io/loop.h"
 
 enum { BODY_MAX = 64 << 10, LEVELS = LOG_DEBUG };
 
@@ -225,11 +224,8 @@ static void log_settings(struct call *call, const struct api *api UNUSED, struct
             ? err_set(&err, E_RANGE, "log settings have at most %d bytes", BODY_MAX / 4)
             : read_message(&change, &is_change, message, &text, call->x->arena, &err);
     text_deinit(&text);
-    if (code == OK && is_change) {
-        struct env *env = loop_env(call->x->loop);
-        code = caller_may(call->x->caller, ACCESS_ADMIN, slice_of("v2"), slice_make("", 0),
-                          env->wall_ns(env), &err);
-    }
+    if (code == OK && is_change)
+        code = api_may(call->x, ACCESS_ADMIN, slice_of("v2"), slice_make("", 0), &err);
     if (code != OK) {
         grpc_end(call, &err, is_change ? NULL : "settings");
         return;

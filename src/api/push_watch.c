@@ -264,7 +264,8 @@ static enum err_code check_model(struct exchange *x, const struct api *api, stru
     struct model *model = NULL;
 
     TRY(api_may(x, ACCESS_READ, slice_of("events"), name, err));
-    enum err_code code = engine_want_model(api->engine, &model, name, slice_make("", 0), err);
+    enum err_code code = api_want_model(x, api, ACCESS_READ, slice_of("events"), &model, name,
+                                        slice_make("", 0), err);
     model_unref(&model);
     return code == E_NOT_FOUND || code == E_INVALID ? code : OK;
 }

@@ -218,7 +218,12 @@ HOT bool typed_grpc_handle(struct call *call, const struct api *api)
     case TYPED_PREDICT_SESSION:
         typed_stream_handle(call, api, method, slice_of(model), version);
         break;
-    default: end_unknown_method(call); break;
+    default: /* which methods there are says that there is the model */
+        if (api_may(call->x, ACCESS_INFER, slice_of("models"), slice_of(model), &err) != OK)
+            call_end(call, &err, NULL);
+        else
+            end_unknown_method(call);
+        break;
     }
     return true;
 }

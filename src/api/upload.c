@@ -181,8 +181,11 @@ static void rest(struct upload *u)
         return;
     }
     if (timer_start(u->loop, &u->expiry, loop_now_ns(u->loop) + u->all->settings.time_ns,
-                    &ignored) != OK)
-        (void)forget(u); /* without a timer nobody would ever */
+                    &ignored) == OK)
+        return;
+    (void)forget(u); /* without a timer nobody would ever */
+    if (!u->is_over)
+        give_up(u, &ignored);
 }
 
 static void end(struct upload *u, const struct err *err)

@@ -204,8 +204,8 @@ static void explain(struct exchange *x, const struct route_match *match)
         explain_put(&out, entry, false);
         api_answer_text(x, DIALECT_TYPED, 200, "application/json", NULL, 0, &out);
         text_deinit(&out);
-    } else if (engine_want_model(match->api->engine, &model, match->params[0], version, &err) !=
-               OK) {
+    } else if (api_want_model(x, match->api, ACCESS_READ, slice_of("models"), &model,
+                              match->params[0], version, &err) != OK) {
         /* The repository knows best why not. */
         api_fail(x, DIALECT_TYPED, 0, &err);
     } else {

@@ -57,6 +57,7 @@ enum {
     TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,
     PRINT_BYTES_MAX = 4 << 20,
+    BEGUN_ENDS_MS = 2000, /* when the start failed while loops serve */
 };
 
 struct server {
@@ -782,6 +783,22 @@ static enum err_code take_sockets(struct server *server, const struct options *o
     return confine(o, &server->sockets, err);
 }
 
+/* The start failed while loops serve already: what callers began in that time is ended, as what lives
+ * on without a connection (uploads, streams) ends on its loop only. */
+static void end_what_began(struct server *server)
+{
+    const struct timespec while_ = { 0, 1000000 };
+    uint64_t due_ns = clock_mono_ns() + BEGUN_ENDS_MS * NS_PER_MS;
+
+    atomic_store(&server->is_draining, true);
+    resumables_drain(server->resumables);
+    uploads_drain(server->uploads);
+    serve_drain_begin(server->serve, 0);
+    (void)serve_drain_wait(server->serve, due_ns);
+    while (engine_in_flight(server->stack.engine) > 0 && clock_mono_ns() < due_ns)
+        nanosleep(&while_, NULL);
+}
+
 int verb_serve(const struct options *options)
 {
     struct err err = { 0 };
@@ -811,6 +828,8 @@ int verb_serve(const struct options *options)
         life_run(&server->life);
     } else {
         upgrade_failed(err.text);
+        if (server->is_started)
+            end_what_began(server);
     }
     close_server(server);
     int status = code == OK ? EXIT_OK : server->is_misused ? EXIT_USAGE : EXIT_FAILED;

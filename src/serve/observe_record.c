@@ -53,14 +53,46 @@ COLD static struct slice shown_of(const struct observe_query *query, struct slic
     return slice_make(out, size);
 }
 
-/* Some path without its secret: a route names it {id}. */
+static int digit_of(uint8_t c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+}
+
+/* Does the path begin so, once it is decoded? */
+static bool begins(struct slice path, const char *words)
+{
+    size_t at = 0;
+
+    for (; *words != '\0'; words++) {
+        if (at == path.size)
+            return false;
+        uint8_t c = path.data[at++];
+        if (c == '%' && path.size - at >= 2) {
+            c = (uint8_t)(digit_of(path.data[at]) * 16 + digit_of(path.data[at + 1]));
+            at += 2;
+        }
+        if (c != (uint8_t)*words)
+            return false;
+    }
+    return true;
+}
+
+/* Some path without its secret, also where no route was found for it (a method that is not taken, an
+ * origin that is refused). What does not begin with a slash has an authority, and that may have a key. */
 static struct slice path_of(const struct exchange *x)
 {
     struct slice route = x->note.route;
 
     if (UNLIKELY(route.size > 4 && slice_ends(route, "/{id}")))
         return route;
-    return x->path;
+    if (LIKELY(route.size != 0))
+        return x->path;
+    if (begins(x->path, "/streams/"))
+        return slice_of("/streams/{id}");
+    if (begins(x->path, "/uploads/"))
+        return slice_of("/uploads/{id}");
+    bool is_path = x->path.size == 0 || x->path.data[0] == '/' || slice_is(x->path, "*");
+    return is_path ? x->path : slice_of("");
 }
 
 static void put_texts(struct record *r, const struct observed *seen,
