@@ -151,7 +151,7 @@ def secrets_stay_out():
         check(len(last(read, 2)["query"]) <= 256, "%s", last(read, 2))
         server.call("GET", "/streams/s3cret")
         server.call("GET", "/uploads/s3cret?top=3")
-        equal([json.loads(line)["path"] for line in read(4)[2:]], ["/streams/{id}", "/uploads/{id}"])
+        equal(sorted(json.loads(line)["path"] for line in read(4)[2:]), ["/streams/{id}", "/uploads/{id}"])     # of two loops
         check("s3cret" not in "".join(lines_of(path)), "a secret")
 
 

@@ -4,9 +4,12 @@ import concurrent.futures
 import contextlib
 import http.client
 import json
+import os
 import socket
 import struct
+import sys
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "wire"))
 from harness import case, check, equal, main, models, need, Server
 from _wire import echo_config, metric, resident, until
 import _frames

@@ -98,7 +98,7 @@ REFUSED = {
     "version_long": post("Content-Length: " + N, line="POST %s HTTP/1.10" % INFER),
     "no_version": post("Content-Length: " + N, line="POST %s" % INFER),
     "nul_in_path": post("Content-Length: " + N, line="POST /v2\0 HTTP/1.1"),
-    "not_http": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 this is TLS\r\n\r\n",
+    "not_http": "\x13BitTorrent protocol\0\0\0\0\r\n\r\n",     # a ClientHello is told so in TLS: test/client/tls.py
     "response_as_request": "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     "method_with_control": post("Content-Length: " + N, line="PO\x01ST %s HTTP/1.1" % INFER),
 }
