@@ -196,16 +196,17 @@ def infer_request():
 
 
 def processes_of(group):
-    """Pids of that process group, by when they began."""
+    """Pids of the servers of that process group, by when they began; what starts the next one has a name of its own."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 with open("/proc/%s/stat" % name) as file:
-                    fields = file.read().rsplit(")", 1)[1].split()
+                    comm, rest = file.read().split("(", 1)[1].rsplit(")", 1)
+                    fields = rest.split()
             except OSError:
                 continue
-            if int(fields[2]) == group and fields[0] != "Z":
+            if int(fields[2]) == group and fields[0] != "Z" and comm in ("penstock", "taskset"):
                 found.append((int(fields[19]), int(name)))
     return [pid for _, pid in sorted(found)]
 
