@@ -24,7 +24,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 JOBS = len(os.sched_getaffinity(0))
-UNIT_SECONDS, CLIENT_SECONDS, FUZZ_SECONDS = 180, 600, 10
+UNIT_SECONDS, CLIENT_SECONDS, FUZZ_SECONDS = 180, 600, 4
 CASE = re.compile(r"^(ok|not ok|skip) ([^\s:]+)(?::[ \t]*(.*))?$")
 TAIL_LINES = 40
 SYMBOLIZER = "/usr/lib/llvm-14/bin/llvm-symbolizer"
