@@ -43,6 +43,15 @@ bool slice_starts(struct slice a, const char *prefix);
 bool slice_ends(struct slice a, const char *suffix);
 /* Index of the first `byte`, or a.size when there is none. */
 size_t slice_find(struct slice a, uint8_t byte);
+/* The value of a hexadecimal digit, upper or lower case; -1: it is none. */
+static inline int slice_hex(uint8_t c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
 /* Without the first n bytes (n <= size). Nothing of an empty slice without an address is one too:
  * C17 does not define NULL + 0, and compilers make the same one addition of this. */
 static inline struct slice slice_skip(struct slice a, size_t n)

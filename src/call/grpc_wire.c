@@ -146,21 +146,13 @@ void grpc_message_encode(struct text *out, struct slice text)
     }
 }
 
-static int hex_digit(uint8_t byte)
-{
-    if (byte >= '0' && byte <= '9')
-        return byte - '0';
-    byte |= 0x20;
-    return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
-}
-
 /* The byte that stands or is spelled at the beginning, and how much spells it. */
 static uint8_t spelled(struct slice value, size_t *ret_size)
 {
-    if (value.data[0] == '%' && value.size >= 3 && hex_digit(value.data[1]) >= 0 &&
-        hex_digit(value.data[2]) >= 0) {
+    if (value.data[0] == '%' && value.size >= 3 && slice_hex(value.data[1]) >= 0 &&
+        slice_hex(value.data[2]) >= 0) {
         *ret_size = 3;
-        return (uint8_t)(hex_digit(value.data[1]) << 4 | hex_digit(value.data[2]));
+        return (uint8_t)(slice_hex(value.data[1]) << 4 | slice_hex(value.data[2]));
     }
     *ret_size = 1;
     return value.data[0];

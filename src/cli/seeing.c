@@ -95,22 +95,14 @@ static bool is_off(void)
            (which != NULL && strcmp(which, "none") == 0);
 }
 
-static int hex_of(uint8_t c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
 /* %20 and its like, in place. */
 static struct slice decode(char *text)
 {
     char *to = text;
 
     for (const char *at = text; *at != '\0'; at++) {
-        int high = *at == '%' ? hex_of((uint8_t)at[1]) : -1;
-        int low = high >= 0 ? hex_of((uint8_t)at[2]) : -1;
+        int high = *at == '%' ? slice_hex((uint8_t)at[1]) : -1;
+        int low = high >= 0 ? slice_hex((uint8_t)at[2]) : -1;
         if (low >= 0) {
             *to++ = (char)(high << 4 | low);
             at += 2;

@@ -15,24 +15,15 @@
 
 /* -- what was handed over ------------------------------------------------------------------------ */
 
-static int hex_of(uint8_t byte)
-{
-    if (byte >= '0' && byte <= '9')
-        return byte - '0';
-    if (byte >= 'A' && byte <= 'F')
-        return byte - 'A' + 10;
-    return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
-}
-
 static bool decode(char out[SOCKET_NAME_MAX], struct slice text)
 {
     size_t size = 0;
 
     for (size_t i = 0; i < text.size; i++) {
         int byte = text.data[i];
-        if (byte == '%' && i + 2 < text.size && hex_of(text.data[i + 1]) >= 0 &&
-            hex_of(text.data[i + 2]) >= 0) {
-            byte = hex_of(text.data[i + 1]) * 16 + hex_of(text.data[i + 2]);
+        if (byte == '%' && i + 2 < text.size && slice_hex(text.data[i + 1]) >= 0 &&
+            slice_hex(text.data[i + 2]) >= 0) {
+            byte = slice_hex(text.data[i + 1]) * 16 + slice_hex(text.data[i + 2]);
             i += 2;
         }
         if (byte < ' ' || byte == 127 || size + 1 >= SOCKET_NAME_MAX)

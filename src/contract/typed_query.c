@@ -7,14 +7,6 @@
 #include "contract/typed.h"
 #include "model/nearest.h"
 
-static int hex_value(uint8_t c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
 bool typed_unescape(struct slice text, struct arena *arena, struct slice *ret)
 {
     if (slice_find(text, '%') == text.size && slice_find(text, '+') == text.size) {
@@ -30,8 +22,8 @@ bool typed_unescape(struct slice text, struct arena *arena, struct slice *ret)
         if (c == '%') {
             int high = -1, low = -1;
             if (text.size - i > 2) {
-                high = hex_value(text.data[i + 1]);
-                low = hex_value(text.data[i + 2]);
+                high = slice_hex(text.data[i + 1]);
+                low = slice_hex(text.data[i + 2]);
             }
             if (high < 0 || low < 0)
                 return false;

@@ -53,11 +53,6 @@ COLD static struct slice shown_of(const struct observe_query *query, struct slic
     return slice_make(out, size);
 }
 
-static int digit_of(uint8_t c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
-}
-
 /* Does the path begin so, once it is decoded? */
 static bool begins(struct slice path, const char *words)
 {
@@ -68,7 +63,7 @@ static bool begins(struct slice path, const char *words)
             return false;
         uint8_t c = path.data[at++];
         if (c == '%' && path.size - at >= 2) {
-            c = (uint8_t)(digit_of(path.data[at]) * 16 + digit_of(path.data[at + 1]));
+            c = (uint8_t)(slice_hex(path.data[at]) * 16 + slice_hex(path.data[at + 1]));
             at += 2;
         }
         if (c != (uint8_t)*words)

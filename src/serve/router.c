@@ -178,14 +178,6 @@ static const struct node *find(struct finder *f, const struct node *parent, uint
     return NULL;
 }
 
-static int hex_digit(uint8_t c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 static enum err_code decode(struct slice *segment, struct arena *arena, struct err *err)
 {
     struct slice in = *segment;
@@ -198,8 +190,8 @@ static enum err_code decode(struct slice *segment, struct arena *arena, struct e
         out[size] = in.data[i];
         if (in.data[i] != '%')
             continue;
-        int high = i + 2 < in.size ? hex_digit(in.data[i + 1]) : -1;
-        int low = i + 2 < in.size ? hex_digit(in.data[i + 2]) : -1;
+        int high = i + 2 < in.size ? slice_hex(in.data[i + 1]) : -1;
+        int low = i + 2 < in.size ? slice_hex(in.data[i + 2]) : -1;
         if (high < 0 || low < 0)
             return err_set(err, E_INVALID,
                            "the path holds a '%%' that two hexadecimal digits do not follow; "
