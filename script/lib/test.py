@@ -27,6 +27,8 @@ JOBS = len(os.sched_getaffinity(0))
 UNIT_SECONDS, CLIENT_SECONDS, FUZZ_SECONDS = 180, 600, 4
 CASE = re.compile(r"^(ok|not ok|skip) ([^\s:]+)(?::[ \t]*(.*))?$")
 TAIL_LINES = 40
+MOSTLY_WAITING = ("client",)        # steps whose programs leave a processor free now and then: one more at a time
+SLOW_SECONDS = 60                   # a step above it says what took longest
 SYMBOLIZER = "/usr/lib/llvm-14/bin/llvm-symbolizer"
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:strict_string_checks=1:detect_stack_use_after_return=1",
@@ -63,8 +65,10 @@ class Program:
         self.name, self.command, self.repeat, self.seconds = name, command, repeat, seconds
         self.env = env or {}
         self.whole = whole          # one case, judged by the exit status alone
+        self.took = 0.0             # seconds, once it has run
 
     def run(self):
+        started = time.monotonic()
         env = dict(os.environ, **SANITIZERS)
         env.update(self.env)
         process = subprocess.Popen(self.command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, text=True,
@@ -77,6 +81,7 @@ class Program:
             timed_out = True
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
+        self.took = time.monotonic() - started
         return self.judge(out, err, process.returncode, timed_out)
 
     def judge(self, out, err, status, timed_out):
@@ -315,12 +320,16 @@ def run_step(name, why, make, paths):
         totals.repeats.append(repeat)
         lines = ["    " + line for line in output.splitlines()[-80:]] + ["not ok build_%s: does not build" % name, "repeat: " + repeat]
         programs = []
-    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+    programs.sort(key=lambda program: -program.seconds)     # what may take long begins first, or the end waits for it alone
+    with concurrent.futures.ThreadPoolExecutor(JOBS + (name in MOSTLY_WAITING)) as pool:
         for found, shown in pool.map(Program.run, programs):
             totals.add(found)
             lines += shown
     for line in lines + totals.skips:
         print(line)
+    if time.monotonic() - started > SLOW_SECONDS:
+        slowest = sorted(programs, key=lambda program: -program.took)[:4]
+        print("   the longest: " + ", ".join("%s %.0f s" % (program.name, program.took) for program in slowest))
     count = totals.text() if programs or totals.failed else "nothing to run"
     print("== %-8s %6.1f s  %-40s %s" % (name, time.monotonic() - started, count, why), flush=True)
     return totals
