@@ -363,9 +363,10 @@ def _run(server, command):
     return found
 
 
-def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=None, streams=None):
+def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=None, streams=None, drip=None):
     """One run against one server. Returns loadgen's figures and `cpu_us` (of the server, a request), `server_share` (of its
-    core), `others_share` (of all cores, by processes that are neither)."""
+    core), `others_share` (of all cores, by processes that are neither). `drip`: beside so many connections that send a byte a
+    second."""
     loads = loads if isinstance(loads, list) else [loads]
     server = loads[0].server
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
@@ -373,6 +374,7 @@ def measure(loads, connections=16, seconds=4.0, warmup=1.0, rate=None, requests=
                    "--warmup", str(warmup)]
         command += ["--rate", str(rate)] if rate else []
         command += ["--streams", str(streams)] if streams else []
+        command += ["--drip", str(drip)] if drip else []
         command += ["--grpc"] if hasattr(loads[0], "is_grpc") else []
         command += ["--requests", str(requests)] if requests else ["--seconds", str(seconds)]
         for i, load in enumerate(loads):

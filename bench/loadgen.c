@@ -20,6 +20,11 @@
  * loop it sleeps, and `cpu_share` says how much of its core it used: near 1 means that this
  * program was the bottleneck, not the server.
  *
+ * --drip N, of an open loop: N more connections send a byte of a request's head each second, evenly spread over it
+ * and one at a time between other things: no second process takes this core from what is measured, and no burst
+ * stands in line before it. What a byte costs here (`drip_send`) delays at most the requests that are due meanwhile.
+ * One that the server ends is counted and opened anew.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include <arpa/inet.h>
@@ -45,6 +50,7 @@
 enum {
     KINDS_MAX = 4,
     CONNECTIONS_MAX = 4096,
+    DRIPS_MAX = 10000,
     SLOTS_MAX = 65536,
     HEAD_MAX = 16384,
     READ_SIZE = 256 << 10,
@@ -89,7 +95,7 @@ struct connection {
 
 static struct {
     struct sockaddr_in address;
-    unsigned connections_count, streams_count;
+    unsigned connections_count, streams_count, drips_count;
     bool is_http2, is_grpc;
     char authority[32];
     double seconds, warmup;
@@ -110,6 +116,16 @@ static bool is_measuring;
 static uint64_t answers, answers_all, backlog_max;
 static struct histogram send_lag;
 static char *read_buffer;
+
+/* A connection whose request never comes to its end. */
+struct drip {
+    int fd;
+    size_t sent;
+};
+
+static struct drip drips[DRIPS_MAX];
+static uint64_t drip_from_ns, drips_due, drip_bytes, drips_ended; /* counted since drip_from_ns */
+static struct histogram drip_send;
 
 /* --- one connection ------------------------------------------------------------------------------ */
 
@@ -519,6 +535,40 @@ static struct kind *kind_next(void)
     return &options.kinds[best];
 }
 
+static void drip_open(struct drip *drip)
+{
+    int one = 1;
+    drip->sent = 0;
+    drip->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (drip->fd < 0 ||
+        connect(drip->fd, (struct sockaddr *)&options.address, sizeof options.address) != 0)
+        die_errno("connect");
+    if (setsockopt(drip->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) != 0 ||
+        fcntl(drip->fd, F_SETFL, O_NONBLOCK) != 0)
+        die_errno("socket");
+}
+
+/* One byte, where one is due. */
+static void drip_once(uint64_t now)
+{
+    static const char head[] = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ";
+    if (options.drips_count == 0 ||
+        now - drip_from_ns < drips_due * (1000000000u / options.drips_count))
+        return;
+    struct drip *drip = &drips[drips_due++ % options.drips_count];
+    char byte = drip->sent < sizeof head - 1 ? head[drip->sent] : 'a';
+    uint64_t from = now_ns();
+    if (send(drip->fd, &byte, 1, MSG_NOSIGNAL) == 1) {
+        drip->sent++;
+        drip_bytes++;
+    } else {
+        drips_ended++;
+        close(drip->fd);
+        drip_open(drip);
+    }
+    histogram_add(&drip_send, now_ns() - from);
+}
+
 static void poll_once(int timeout_ms)
 {
     struct epoll_event events[64];
@@ -561,6 +611,8 @@ static void run_open(uint64_t begin_ns, uint64_t end_ns)
             uint64_t behind = (uint64_t)((double)(now - due) / gap_ns);
             if (behind > backlog_max)
                 backlog_max = behind;
+        } else {
+            drip_once(now);
         }
         poll_once(0);
         if (now > end_ns + 30000000000u)
@@ -591,6 +643,8 @@ static void run(void)
         memset(&send_lag, 0, sizeof send_lag);
         backlog_max = 0;
     }
+    memset(&drip_send, 0, sizeof drip_send);
+    drip_bytes = drips_ended = 0;
     /* whoever measures the server's CPU time takes its clocks at these two lines */
     printf("{\"mark\":\"begin\"}\n");
     fflush(stdout);
@@ -598,6 +652,8 @@ static void run(void)
         die("nobody said when to go on");
     is_measuring = true;
     uint64_t from = now_ns(), cpu_from = cpu_ns();
+    drip_from_ns = from;
+    drips_due = 0;
     if (options.rate > 0)
         run_open(from, from + (uint64_t)(options.seconds * 1e9));
     else
@@ -608,6 +664,8 @@ static void run(void)
            "\"cpu_share\":%.3f,\"backlog_max\":%" PRIu64 ",\"send_lag\":",
            answers, wall, (double)answers / wall, cpu / wall, backlog_max);
     histogram_print(&send_lag);
+    printf(",\"drip_bytes\":%" PRIu64 ",\"drips_ended\":%" PRIu64 ",\"drip_send\":", drip_bytes, drips_ended);
+    histogram_print(&drip_send);
     printf(",\"latency\":[");
     for (unsigned i = 0; i < options.kinds_count; i++) {
         printf("%s", i ? "," : "");
@@ -622,6 +680,7 @@ static const char usage[] =
     "usage: loadgen --port N --request FILE [--expect FILE] [--share X] [--request FILE ...]\n"
     "               [--connections 16] [--seconds 5 | --requests N] [--warmup 1] [--rate N] [--cpu N]\n"
     "               [--http2 | --grpc] [--streams 1] [--path PATH, behind each --request]\n"
+    "               [--drip N, with --rate]\n"
     "FILE holds one whole HTTP/1.1 request, or the body of an answer; with --http2 or --grpc the body\n"
     "of a request to PATH, which has gRPC's prefix too. --rate makes it an open loop.\n"
     "With --warmup it waits for a line on standard input between warming up and measuring.\n";
@@ -675,6 +734,8 @@ static void options_read(int argc, char **argv)
             options.warmup = strtod(argument(argc, argv, &i), NULL);
         } else if (strcmp(name, "--rate") == 0) {
             options.rate = strtod(argument(argc, argv, &i), NULL);
+        } else if (strcmp(name, "--drip") == 0) {
+            options.drips_count = (unsigned)strtoul(argument(argc, argv, &i), NULL, 10);
         } else if (strcmp(name, "--cpu") == 0) {
             cpu_pin(argument(argc, argv, &i));
         } else {
@@ -685,7 +746,8 @@ static void options_read(int argc, char **argv)
         options.connections_count == 0 || options.connections_count > CONNECTIONS_MAX ||
         options.streams_count == 0 ||
         options.streams_count > SLOTS_MAX / options.connections_count ||
-        (options.streams_count > 1 && !options.is_http2))
+        (options.streams_count > 1 && !options.is_http2) || options.drips_count > DRIPS_MAX ||
+        (options.drips_count > 0 && options.rate == 0))
         die(usage);
     for (unsigned i = 0; options.is_http2 && i < options.kinds_count; i++)
         if (options.kinds[i].path == NULL)
@@ -712,6 +774,9 @@ int main(int argc, char **argv)
         if (options.is_http2)
             http2_open(&connections[i]);
     }
+    for (unsigned i = 0; i < options.drips_count; i++)
+        drip_open(&drips[i]);
+    drip_from_ns = now_ns();
     run();
     return 0;
 }

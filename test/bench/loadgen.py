@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import socket
 import socketserver
 import subprocess
 import tempfile
@@ -145,6 +146,36 @@ def open_loop_charges_a_stall_to_all_who_were_due():
     check(latency["p90_us"] > 100000, "p90 does not know of the stall: %s", latency)
     check(latency["p50_us"] < 100000, "%s", latency)
     check(found["backlog_max"] > 100, "%s", found)
+
+
+@case
+def it_drips_beside_what_it_measures():
+    """Forty connections that send a byte a second for two seconds: none of what they send is a request, and all of it is counted."""
+    with answering(lambda number: GOOD) as port:
+        status, found, text = loadgen(port, "--connections", "2", "--seconds", "2", "--rate", "50", "--drip", "40")
+    equal((status, text, found["answers"]), (0, "", 100))
+    check(0 < found["drip_bytes"] == found["drip_send"]["count"], "%s", found)
+    equal(found["drips_ended"], 0)
+
+
+@case
+def connections_that_drip_and_are_ended_are_counted():
+    """A server that closes what sends anything but a whole request at once."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        def serve(connection):
+            with connection, contextlib.suppress(OSError):
+                while connection.recv(65536) == REQUEST:
+                    connection.sendall(GOOD)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+        threading.Thread(target=accept, daemon=True).start()
+        status, found, text = loadgen(listener.getsockname()[1], "--connections", "2", "--seconds", "3", "--rate", "50",
+                                      "--drip", "5")
+        equal((status, text, found["answers"]), (0, "", 150))
+        check(found["drips_ended"] > 0, "%s", found)
 
 
 @cases({"another_body": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhullo", "differs"),
