@@ -24,7 +24,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 JOBS = len(os.sched_getaffinity(0))
-UNIT_SECONDS, CLIENT_SECONDS, FUZZ_SECONDS = 180, 600, 4
+UNIT_SECONDS, CLIENT_SECONDS, FUZZ_SECONDS = 180, 600, 3
 CASE = re.compile(r"^(ok|not ok|skip) ([^\s:]+)(?::[ \t]*(.*))?$")
 TAIL_LINES = 40
 MOSTLY_WAITING = ("client",)        # steps whose programs leave a processor free now and then: one more at a time
