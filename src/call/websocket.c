@@ -65,7 +65,7 @@ static void let_go(struct websocket_call *w)
         timer_stop(x->loop, &w->timer);
     loop_undefer(&w->task);
     loop_undefer(&w->tidy);
-    websocket_in_deinit(w);
+    websocket_in_let_go(w);
     websocket_out_deinit(w);
     websocket_heap_free(&w->own_heap);
     exchange_unref(&x);

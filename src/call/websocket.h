@@ -4,8 +4,8 @@
  * (call_message.is_text, call_form.is_text). Fragments are put together, pings answered, UTF-8 of
  * text checked; compression is permessage-deflate, negotiated, without context takeover. There is no
  * half-close: a Close frame ends both sides and is on_half_close (when it came with 1000, 1001 or no
- * code, and the messages before it are delivered); a user that does not end the call there hears
- * on_gone (E_CANCELLED) next, and the Close is answered. call_end closes: OK is 1000, else
+ * code; messages before it that wait for credit are dropped); a user that does not end the call there
+ * hears on_gone (E_CANCELLED) next, and the Close is answered. call_end closes: OK is 1000, else
  * websocket_close_code, with the status's text cut at a character to what a Close frame holds (123
  * bytes). What violates the protocol is closed with its code (1002, 1003, 1007, 1009, 1010) and
  * on_gone says E_INVALID or E_EXHAUSTED. A peer that answers no ping is gone (E_UNAVAILABLE), and one
@@ -15,7 +15,9 @@
  * without on_drain is gone (E_UNAVAILABLE), and the close is 1001 as well.
  *
  * Nothing is received before the first call_read. Without credit the peer's pings and its Close are
- * still seen, as long as no message stands before them.
+ * still seen, as long as the messages before them that wait have no more than ahead_bytes in all: so
+ * much is received ahead, and charged to the exchange's budget (which may say no, and then it is the
+ * 1 KiB that each has).
  *
  * Loop thread only, but for the statistics.
  */
@@ -38,8 +40,9 @@ struct websocket_settings {
     uint64_t pong_ns;         /* how long its answer may take */
     uint64_t close_ns;        /* how long the peer may take to answer a Close */
     uint64_t stall_ns;        /* how long a message may stand still; 0: for ever. --body-timeout */
-    uint64_t rate_min; /* bytes a second of a frame, after a grace; 0: any. --body-rate-min */
-    bool has_deflate;  /* --websocket-deflate */
+    uint64_t rate_min;  /* bytes a second of a frame, after a grace; 0: any. --body-rate-min */
+    size_t ahead_bytes; /* of messages that wait, to see what is behind them: --websocket-ahead */
+    bool has_deflate;   /* --websocket-deflate */
     struct websocket_stats *stats; /* or NULL */
 };
 

@@ -5,8 +5,11 @@
  * own, as soon as its frame's length is known, and unmasked there: it grows with what really comes,
  * and is charged to the budget by STEP.
  *
- * Without credit a message waits in the block, and what is behind it in the transport; the block's
- * offer stands all the same, for control frames and for the end.
+ * Without credit a message waits in the block, and the block's offer stands all the same: behind what
+ * waits may come a ping, a Close or the end. Frames of messages are passed over by their heads, control
+ * frames taken out from between them. When the block is full of what waits, a larger one takes its
+ * place, up to --websocket-ahead, until all of it is handed over; what is behind that is left in the
+ * transport.
  *
  * The first message stays for good, so it is copied to the arena when it is small: the block is all
  * that an idle connection has.
@@ -21,11 +24,21 @@ enum {
     STEP = 1 << 20,  /* a large message is charged as it comes, by so much */
     GROW_MIN = 1024, /* memory of a message whose length is not known */
     OFFER_MIN = 16,  /* a head, and nothing is offered for less */
+    CLOSE_UP = 8, /* a block of messages that wait closes up when so small a part of it is free */
 };
 
 void websocket_in_init(struct websocket_call *w, uint8_t *memory, size_t size)
 {
-    w->block = (struct websocket_block){ .bytes = memory, .room = (uint32_t)size };
+    w->block = (struct websocket_block){ .bytes = memory, .own = memory, .room = (uint32_t)size };
+}
+
+/* Back to the small one: nothing lies in it. */
+static void block_shrink(struct websocket_call *w)
+{
+    struct websocket_block *b = &w->block;
+
+    buf_unref(&b->larger);
+    *b = (struct websocket_block){ .bytes = b->own, .own = b->own, .room = WEBSOCKET_BLOCK_BYTES };
 }
 
 void websocket_in_deinit(struct websocket_call *w)
@@ -36,6 +49,13 @@ void websocket_in_deinit(struct websocket_call *w)
     }
     if (!w->has_guard)
         buf_unref(&w->held);
+}
+
+void websocket_in_let_go(struct websocket_call *w)
+{
+    websocket_in_deinit(w);
+    if (w->block.larger != NULL)
+        block_shrink(w);
 }
 
 /* False: the WebSocket is over, or its user is. */
@@ -127,11 +147,19 @@ static bool hand_over_buf(struct websocket_call *w, struct buf **buf, size_t siz
     return hand_over(w, &message);
 }
 
-/* In the block; the first is copied to where it may stay. */
+/* In the block; the first is copied to where it may stay, and each of a larger block, which is to have
+ * room for what comes. */
 static bool hand_over_piece(struct websocket_call *w, struct slice bytes)
 {
     struct call_message message = { .bytes = bytes, .is_text = w->ws.is_text };
 
+    if (UNLIKELY(w->block.larger != NULL) && bytes.size > 0) {
+        struct buf *copy = NULL;
+        if (buf_new(&copy, w->call.x->budget, bytes.size, NULL) != OK)
+            return break_no_memory(w);
+        memcpy(buf_fill(copy), bytes.data, bytes.size);
+        return hand_over_buf(w, &copy, bytes.size, false);
+    }
     if (!w->has_first) {
         char *copy = arena_strndup(w->call.x->arena, bytes.data, bytes.size);
         if (copy == NULL)
@@ -295,7 +323,113 @@ static bool look(struct websocket_call *w)
     return true;
 }
 
+/* -- what is behind messages that wait ------------------------------------------------------------- */
+
+/* How long a frame is, with its head, of which `size` bytes are there; 0: too little to know. Of a
+ * control frame that is none (more than 125 bytes) the head, which is all that is needed to say so. */
+static uint64_t frame_bytes(const uint8_t *head, size_t size)
+{
+    size_t more, before;
+    uint64_t payload;
+
+    if (size < 2)
+        return 0;
+    payload = head[1] & 0x7f;
+    more = payload == 126 ? 2 : payload == 127 ? 8 : 0;
+    before = 2 + more + ((head[1] & 0x80) != 0 ? 4 : 0);
+    if (size < before)
+        return 0;
+    if ((head[0] & 8) != 0)
+        return before + (more == 0 ? payload : 0);
+    if (more > 0)
+        payload = 0;
+    for (size_t i = 0; i < more; i++)
+        payload = payload << 8 | head[2 + i];
+    return before + (payload & INT64_MAX); /* what has the highest bit set is refused in its turn */
+}
+
+/* A control frame as a whole. False: nothing may be looked at any more. */
+static bool take_control(struct websocket_call *w, uint8_t *frame, size_t size)
+{
+    struct websocket_event event;
+    struct websocket aside;
+    struct err err = { 0 };
+    size_t used;
+
+    websocket_init(&aside, WEBSOCKET_SERVER, w->heap, w->settings->message_bytes_max, false);
+    enum websocket_step step = websocket_next(&aside, frame, size, &used, &event, &err);
+    return on_step(w, step, &event, false, &err);
+}
+
+/* Takes control frames out from between those that wait. Each byte is looked at, and moved, once for
+ * each time that something came. False: the WebSocket is gone. */
+static bool look_ahead(struct websocket_call *w)
+{
+    struct websocket_block *b = &w->block;
+    uint64_t from = MAX(b->ahead, (uint64_t)b->at), to = from, frame;
+
+    while (from < b->fill && (frame = frame_bytes(b->bytes + from, b->fill - from)) > 0) {
+        uint64_t here = MIN(frame, b->fill - from);
+        if ((b->bytes[from] & 8) == 0) {
+            if (to < from)
+                memmove(b->bytes + to, b->bytes + from, here);
+            to += frame;
+        } else if (here < frame) {
+            break;
+        } else if (!take_control(w, b->bytes + from, here)) {
+            return false;
+        }
+        from += frame;
+    }
+    b->ahead = to;
+    if (to < from) {
+        uint64_t moved = from - to; /* by the last frame, be it complete or not */
+        if (from < b->fill)
+            memmove(b->bytes + to, b->bytes + from, b->fill - from);
+        b->fill -= (uint32_t)moved;
+    }
+    return true;
+}
+
+/* The block is full of what waits: may more be received, so that what is behind it is seen? */
+static void block_grow(struct websocket_call *w)
+{
+    struct websocket_block *b = &w->block;
+    size_t room = w->settings->ahead_bytes, waiting = b->fill - b->at;
+    struct buf *larger = NULL;
+
+    if (b->larger == NULL && room > b->room && b->ahead < b->at + room - OFFER_MIN &&
+        buf_new(&larger, w->call.x->budget, room, NULL) == OK) {
+        memcpy(buf_fill(larger), b->bytes + b->at, waiting);
+        b->larger = larger;
+        b->bytes = buf_fill(larger); /* what was handed over stays where it lies */
+        b->room = (uint32_t)room;
+        b->fill = (uint32_t)waiting;
+        b->ahead -= b->at;
+        b->at = b->kept_at = b->kept_end = 0;
+    } else if (!b->was_full) {
+        b->was_full = true;
+        websocket_count(&w->stats->ahead_full, 1);
+    }
+}
+
 /* -- receiving ------------------------------------------------------------------------------------- */
+
+/* Moves what is not looked at yet to the front of the block. */
+static void block_close_up(struct websocket_block *b)
+{
+    if (b->at > 0 && b->at < b->fill)
+        memmove(b->bytes, b->bytes + b->at, b->fill - b->at);
+    b->ahead -= MIN(b->ahead, (uint64_t)b->at);
+    b->fill -= b->at;
+    b->at = 0;
+}
+
+/* Where the present offer of the block may end. */
+static uint32_t block_end(const struct websocket_block *b)
+{
+    return b->kept_end > b->fill ? b->kept_at : b->room;
+}
 
 /* Offers memory for what comes next. False: there is none, and the WebSocket is gone. */
 static bool offer(struct websocket_call *w)
@@ -309,6 +443,7 @@ static bool offer(struct websocket_call *w)
         return true;
     w->is_into_message = left > 0 && w->state == WEBSOCKET_OPEN && b->at == b->fill;
     if (w->is_into_message) {
+        b->ahead = 0;
         size_t next = MIN(left, (size_t)STEP);
         if (!incoming_room(w, w->ws.message_bytes) ||
             buf_charge(in->buf, in->got + next, NULL) != OK)
@@ -316,17 +451,20 @@ static bool offer(struct websocket_call *w)
         exchange_read(x, buf_fill(in->buf) + in->got, next);
         return true;
     }
-    if (b->kept_end == b->kept_at) {
-        if (b->at > 0 && b->at < b->fill)
-            memmove(b->bytes, b->bytes + b->at, b->fill - b->at);
-        b->fill -= b->at;
-        b->at = 0;
+    if (UNLIKELY(b->larger != NULL) && b->at == b->fill) {
+        block_shrink(w);
+    } else if (b->kept_end == b->kept_at) {
+        if (LIKELY(b->larger == NULL) || b->at >= b->room / CLOSE_UP)
+            block_close_up(b);
     } else if (b->at == b->fill && b->kept_at >= b->room / 2) {
         b->at = b->fill = 0; /* what was handed over lies behind */
+        b->ahead = 0;
     }
-    uint32_t end = b->kept_end > b->fill ? b->kept_at : b->room;
-    if (end - b->fill >= OFFER_MIN)
-        exchange_read(x, b->bytes + b->fill, end - b->fill);
+    if (UNLIKELY(block_end(b) - b->fill < OFFER_MIN) && must_wait(w))
+        block_grow(w);
+    uint32_t room = block_end(b) - b->fill;
+    if (room >= OFFER_MIN)
+        exchange_read(x, b->bytes + b->fill, room);
     return true;
 }
 
@@ -345,7 +483,7 @@ static void note_frame(struct websocket_call *w)
 static void run(struct websocket_call *w)
 {
     w->is_busy = true;
-    if (!look(w))
+    if (!look(w) || (UNLIKELY(must_wait(w)) && !look_ahead(w)))
         return;
     w->is_busy = false;
     note_frame(w);

@@ -26,6 +26,7 @@ struct websocket_loop_stats {
     _Atomic uint64_t pings, pings_unanswered;
     _Atomic uint64_t refused; /* handshakes */
     _Atomic uint64_t limit_message, stalled, slow, closes_unanswered;
+    _Atomic uint64_t ahead_full;
     _Atomic uint64_t closes[WEBSOCKET_CODES]; /* by the code they ended with */
     struct websocket_heap *heap;              /* owned; made with the first connection */
 };
@@ -50,10 +51,15 @@ enum websocket_state {
 
 /* Where what comes is received until it is known what it is, and small messages are handed over.
  * [at, fill) is not looked at yet, an offer reaches from fill to the end, and [kept_at, kept_end)
- * is a message that was handed over. */
+ * is a message that was handed over. While messages wait for credit, the frames before `ahead` have
+ * been passed over for what is to be seen at once; the memory is then larger where they need it. */
 struct websocket_block {
     uint8_t *bytes;
     uint32_t room, at, fill, kept_at, kept_end;
+    uint64_t ahead;     /* where a frame begins; past fill: it has not come yet */
+    uint8_t *own;       /* the small one, of the call */
+    struct buf *larger; /* owned; NULL: bytes are own's */
+    bool was_full;      /* and counted */
 };
 
 /* A message that is larger, or comes in pieces. */
@@ -122,6 +128,7 @@ bool websocket_handshake(struct websocket_call *w, const char *const *protocols,
 enum { WEBSOCKET_BLOCK_BYTES = 1024 };
 void websocket_in_init(struct websocket_call *w, uint8_t *memory, size_t size);
 void websocket_in_deinit(struct websocket_call *w); /* the call is over for its user */
+void websocket_in_let_go(struct websocket_call *w); /* and the WebSocket */
 void websocket_in_read(struct call *call);
 void websocket_in_on_body(struct exchange *x, size_t size, bool is_end);
 void websocket_in_on_task(struct loop_task *task);

@@ -67,6 +67,9 @@ static void render(void *context, struct text *out)
         { OF(pings), "penstock_websocket_pings_total", "", "Pings sent to silent WebSockets" },
         { OF(pings_unanswered), "penstock_websocket_pings_unanswered_total", "",
           "WebSockets closed because a ping was not answered" },
+        { OF(ahead_full), "penstock_websocket_ahead_full_total", "",
+          "Times that messages of a WebSocket which wait filled what is received ahead "
+          "(--websocket-ahead)" },
     };
     static const char closes[] = "penstock_websocket_closes_total";
     const char *before = "";

@@ -220,6 +220,7 @@ static void prepare(struct seen *s)
         .message_bytes_max = MESSAGE_MAX,
         .option = "--max-message",
         .has_deflate = true,
+        .ahead_bytes = 64 << 10,
     };
     text_init(&s->log, 1 << 20);
     fake_init(&s->fake, NULL, text_slice(&input));
@@ -308,7 +309,8 @@ TEST(handshake)
           "sec-websocket-protocol: chat" },
         { "others only", sample_key, "13", "x, y", NULL, 0, 0, 0, 400, NULL,
           "the subprotocol 'x' is not spoken here; those that are: penstock.v1, chat" },
-        { "case matters", sample_key, "13", "Chat", NULL, 0, 0, 0, 400, NULL, "the subprotocol 'Chat' is not spoken here" },
+        { "case matters", sample_key, "13", "Chat", NULL, 0, 0, 0, 400, NULL,
+          "the subprotocol 'Chat' is not spoken here" },
         { "any", sample_key, "13", "x, y", NULL, 0, 0, 1, 101, NULL, "" },
         { "deflate", sample_key, "13", NULL, "permessage-deflate; client_max_window_bits", 0, 0, 0,
           101, NULL,
@@ -562,6 +564,150 @@ TEST(the_call_ends)
     }
 }
 
+/* Pings, a Close and the end are seen behind messages that wait for credit. */
+TEST(behind_what_waits)
+{
+    static const size_t sizes[] = { 0, 1, 100, 900, 1018, 1100, 5000, 60000 };
+    static const size_t pieces[] = { SIZE_MAX, 997, 13, 1 };
+    static uint8_t bytes[70000];
+
+    for (size_t i = 0; i < COUNT(sizes) * COUNT(pieces) * 2; i++) {
+        size_t size = sizes[i % COUNT(sizes)], piece = pieces[i / COUNT(sizes) % COUNT(pieces)];
+        bool is_fragmented = i / COUNT(sizes) / COUNT(pieces) == 1;
+        struct seen s;
+        input_begin();
+        put_text("first");
+        if (is_fragmented) {
+            put_frame(0x02, bytes, size / 2);
+            put_frame(0x89, "amid", 4);
+            put_frame(0x80, bytes + size / 2, size - size / 2);
+        } else {
+            put_frame(0x82, bytes, size);
+        }
+        put_frame(0x89, "p1", 2);
+        put_text("later");
+        put_frame(0x8a, "unasked", 7);
+        put_frame(0x89, "p2", 2);
+        prepare(&s);
+        s.holds_back = true;
+        run(&s, piece);
+        expect(&s, "text first|", is_fragmented ? "pong amid|pong p1|pong p2|" : "pong p1|pong p2|",
+               "pings");
+        /* What waited is as it was. */
+        s.holds_back = false;
+        call_read(s.call);
+        check(s.messages == 3 && slice_ends(text_slice(&s.log), "text later|"), "%zu by %zu: %s",
+              size, piece, text_cstr(&s.log));
+        check(s.hash == hash_of(hash_of(hash_of(0, slice_of("first")), slice_make(bytes, size)),
+                                slice_of("later")),
+              "%zu by %zu: the bytes", size, piece);
+        finish(&s);
+
+        put_close(1000);
+        prepare(&s);
+        s.holds_back = true;
+        run(&s, piece);
+        check(slice_is(text_slice(&s.log), "text first|half-close|gone CANCELLED|") &&
+                  s.fake.x.is_ended,
+              "a Close behind %zu by %zu: %s", size, piece, text_cstr(&s.log));
+        finish(&s);
+    }
+}
+
+/* As much as is received ahead is bounded, and given back. */
+TEST(behind_too_much_that_waits)
+{
+    struct seen s;
+    static uint8_t bytes[70000];
+
+    for (int i = 0; i < 3; i++) {
+        input_begin();
+        put_text("first");
+        for (int n = 0; n < (i == 0 ? 1 : 700); n++)
+            put_frame(0x82, bytes, i == 0 ? sizeof bytes : 100);
+        put_frame(0x89, "p", 1);
+        prepare(&s);
+        s.holds_back = true;
+        if (i == 2)
+            s.settings.ahead_bytes = 0;
+        run(&s, 1000);
+        expect(&s, "text first|", "", "not seen");
+        size_t most = i == 1 ? 64 << 10 : 2048;
+        check(s.fake.delivered <= most + 1024, "%d: %zu", i, s.fake.delivered);
+        check(budget_used(&s.fake.budget) <= most + 4096, "%d: %zu", i,
+              (size_t)budget_used(&s.fake.budget));
+        s.holds_back = false;
+        call_read(s.call);
+        deliver(&s, 1000);
+        check(s.messages == (i == 0 ? 2 : 701), "all of them: %u", s.messages);
+        check(strcmp(answer_of(&s.fake), "pong p|") == 0, "then: %s", answer_of(&s.fake));
+        check(budget_used(&s.fake.budget) < 4096 || i == 0, "given back");
+        finish(&s);
+    }
+}
+
+/* Many pings between messages that wait: each is answered, and none of them stays. */
+TEST(pings_between_what_waits)
+{
+    static uint8_t bytes[300];
+    uint64_t expected = hash_of(0, slice_of("first"));
+    struct seen s;
+
+    input_begin();
+    put_text("first");
+    for (int i = 0; i < 20000; i++) {
+        put_frame(0x89, "x", 1);
+        if (i % 500 != 0)
+            continue;
+        bytes[0] = (uint8_t)i;
+        put_frame(0x82, bytes, sizeof bytes);
+        expected = hash_of(expected, slice_make(bytes, sizeof bytes));
+    }
+    prepare(&s);
+    s.holds_back = true;
+    run(&s, 4096);
+    check(s.fake.delivered == input.size, "all was received: %zu of %zu", s.fake.delivered,
+          input.size);
+    fake_flush(&s.fake);
+    check(s.fake.answer.size == 20000 * 3, "each was answered: %zu bytes", s.fake.answer.size);
+    s.holds_back = false;
+    call_read(s.call);
+    check(s.messages == 41 && s.hash == expected, "%u messages", s.messages);
+    finish(&s);
+}
+
+TEST(what_violates_behind_what_waits)
+{
+    static const struct {
+        uint8_t first;
+        const char *payload;
+        int size;
+        const char *code;
+    } rows[] = {
+        { 0x8b, "x", 1, "close 1002 " },        { 0x09, "x", 1, "close 1002 " },
+        { 0x88, "\x03\xe7", 2, "close 1002 " }, { 0x88, "\x03\xe8\xff", 3, "close 1007 " },
+        { 0x89, NULL, 126, "close 1002 " },
+    };
+    static uint8_t bytes[200];
+
+    for (size_t i = 0; i < COUNT(rows) * 2; i++) {
+        struct seen s;
+        input_begin();
+        put_text("first");
+        put_frame(0x82, bytes, sizeof bytes);
+        put_frame(rows[i / 2].first,
+                  rows[i / 2].payload != NULL ? rows[i / 2].payload : (char *)bytes,
+                  (size_t)rows[i / 2].size);
+        prepare(&s);
+        s.holds_back = true;
+        run(&s, i % 2 == 0 ? SIZE_MAX : 1);
+        check(strncmp(answer_of(&s.fake), rows[i / 2].code, 11) == 0, "%zu: %s", i,
+              answer_of(&s.fake));
+        check(s.fake.x.is_ended, "over");
+        finish(&s);
+    }
+}
+
 /* The call ends while a large message is being received: the offer that stands stays good. */
 TEST(ends_amid_a_message)
 {
@@ -791,7 +937,7 @@ TEST(nothing_is_read_without_credit)
     put_text("one");
     put_frame(0x89, "p", 1);
     put_text("two");
-    put_close(1000);
+    put_frame(0x89, "q", 1);
     prepare(&s);
     s.holds_back = true;
     s.fake.body = text_slice(&input);
@@ -799,34 +945,39 @@ TEST(nothing_is_read_without_credit)
     check(!s.fake.x.has_offer && !fake_deliver(&s.fake, 1), "nothing before the first call_read");
     call_read(s.call);
     deliver(&s, SIZE_MAX);
-    expect(&s, "text one|", "pong p|", "one, and the ping behind it");
+    expect(&s, "text one|", "pong p|pong q|", "one, and the pings behind it and what waits");
     call_read(s.call);
     deliver(&s, SIZE_MAX);
-    expect(&s, "text one|text two|half-close|gone CANCELLED|", "pong p|close 1000 |", "the rest");
+    expect(&s, "text one|text two|", "pong p|pong q|", "the rest");
     finish(&s);
 }
 
 /* What lies in the block unread is bounded, and nothing of it is lost. */
 TEST(a_full_block_waits)
 {
-    struct seen s;
+    static const size_t ahead[] = { 0, 1024, 1100, 2000, 8192 };
     char text[300];
 
-    input_begin();
-    memset(text, 'x', sizeof text);
-    for (int i = 0; i < 50; i++)
-        put_frame(0x81, text, sizeof text - (size_t)i);
-    prepare(&s);
-    s.holds_back = true;
-    s.fake.body = text_slice(&input);
-    check_or_stop(accept_call(&s), "accepted");
-    for (uint32_t i = 1; i <= 50; i++) {
-        call_read(s.call);
-        deliver(&s, 100);
-        check(s.messages == i, "%u of %u", s.messages, i);
-        check(s.fake.delivered <= (size_t)i * 310 + 1100, "%zu bytes taken", s.fake.delivered);
+    for (size_t row = 0; row < COUNT(ahead); row++) {
+        struct seen s;
+        input_begin();
+        memset(text, 'x', sizeof text);
+        for (int i = 0; i < 50; i++)
+            put_frame(0x81, text, sizeof text - (size_t)i);
+        prepare(&s);
+        s.holds_back = true;
+        s.settings.ahead_bytes = ahead[row];
+        s.fake.body = text_slice(&input);
+        check_or_stop(accept_call(&s), "accepted");
+        for (uint32_t i = 1; i <= 50; i++) {
+            call_read(s.call);
+            deliver(&s, 100);
+            check(s.messages == i, "%u of %u", s.messages, i);
+            check(s.fake.delivered <= (size_t)i * 310 + MAX((size_t)1100, ahead[row]),
+                  "%zu bytes taken", s.fake.delivered);
+        }
+        finish(&s);
     }
-    finish(&s);
 }
 
 /* A message stays where it lies until the next is asked for, whatever else is received meanwhile. */

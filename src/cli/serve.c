@@ -232,6 +232,7 @@ static struct websocket_settings websocket_settings_of(const struct options *o,
         .close_ns = options_number(o, OPT_WEBSOCKET_CLOSE_TIMEOUT),
         .stall_ns = options_number(o, OPT_BODY_TIMEOUT),
         .rate_min = options_number(o, OPT_BODY_RATE_MIN),
+        .ahead_bytes = (size_t)options_number(o, OPT_WEBSOCKET_AHEAD),
         .has_deflate = options_flag(o, OPT_WEBSOCKET_DEFLATE),
         .stats = server->websocket_stats,
     };

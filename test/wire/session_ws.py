@@ -291,6 +291,40 @@ def who_leaves_frees_the_model():
                 time.sleep(0.02)
 
 
+@cases({"text": ({"inputs": {"IN": [2]}},), "each larger than what a connection has at rest": ({"inputs": {"IN": list(range(500))}},)})
+def who_sends_ahead_is_still_heard(message):
+    """Inputs wait for a model that never ends its answer: a ping behind them is answered, a close frees the model at once."""
+    slow = decoupled("slow", mode="repeat", count=1000000, delay_ms=50)
+    with serving(options=["--stream-pieces-max", "1"], slow=slow) as server:
+        with stream(server, "slow") as ws:
+            ws.say({"inputs": {"IN": [1]}})
+            ws.hear(), ws.hear()
+            for _ in range(10):
+                ws.say(message)
+            check(ws.socket.ping().wait(SECONDS), "the ping behind them was not answered")
+        equal(ws.socket.protocol.close_rcvd.code, 1000)     # it was answered, within close_timeout
+        until = time.monotonic() + 5
+        while metric(server, "penstock_sessions_open") != 0:
+            check(time.monotonic() < until, "the session goes on")
+            time.sleep(0.02)
+
+
+@case
+def what_is_received_ahead_has_a_limit():
+    slow = decoupled("slow", mode="repeat", count=1000000, delay_ms=50)
+    with serving(options=["--stream-pieces-max", "1", "--websocket-ahead", "4KiB"], slow=slow) as server:
+        with stream(server, "slow") as ws:
+            ws.say({"inputs": {"IN": [1]}})
+            ws.hear(), ws.hear()
+            for _ in range(10):
+                ws.say({"inputs": {"IN": list(range(500))}})
+            until = time.monotonic() + SECONDS
+            while metric(server, "penstock_websocket_ahead_full_total") == 0:
+                check(time.monotonic() < until, "10 messages of 2 KB are less than 4 KiB")
+                time.sleep(0.02)
+            ws.break_off()
+
+
 def metric(server, name, labels=""):
     _, _, body = server.call("GET", "/metrics")
     found = re.search(r"^%s(?:\{%s\})? ([0-9.e+]+)$" % (name, labels), body.decode(), re.M)
