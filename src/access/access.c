@@ -136,6 +136,18 @@ static void copy_digest(uint8_t to[DIGEST_BYTES], const uint8_t *from)
         memcpy(to, from, DIGEST_BYTES);
 }
 
+/* A name has no zero byte, so no other pair gives the same bytes. */
+static void identity_digest(const struct identity *who, uint8_t ret[DIGEST_BYTES])
+{
+    struct sha256_ctx sha;
+
+    sha256_init(&sha);
+    sha256_update(&sha, who->name.size, who->name.data);
+    sha256_update(&sha, 1, (const uint8_t *)"");
+    sha256_update(&sha, strlen(who->tenant->name), (const uint8_t *)who->tenant->name);
+    sha256_digest(&sha, DIGEST_BYTES, ret);
+}
+
 /* Takes a reference of the rules for itself. NULL: no memory. */
 static struct caller *caller_new(struct access *access, struct rules *rules, uint64_t generation,
                                  const struct identity *who)
@@ -162,7 +174,7 @@ static struct caller *caller_new(struct access *access, struct rules *rules, uin
     caller->name = put_name(&text, who->name);
     caller->certificate = put_name(&text, who->certificate);
     if (who->name.size > 0)
-        key_digest(who->name, caller->digest);
+        identity_digest(who, caller->digest);
     caller->matching = (const struct rule **)(void *)((char *)caller + at);
     for (uint32_t i = 0; i < rules->rules_count; i++)
         if (rule_speaks_of(&rules->rules[i], who->kind, caller->name, who->tenant))

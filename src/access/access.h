@@ -107,7 +107,7 @@ struct tenant *caller_tenant(const struct caller *caller); /* NULL: there are no
 /* Was it found by a file of rules? Else caller_may's answer is the same for every group and model, and
  * who lists models has nothing to ask. */
 bool caller_has_rules(const struct caller *caller);
-/* SHA-256 of who it is: the same for each key, token and certificate of one name. */
+/* SHA-256 of who it is: the same for each key, token and certificate of one name in one tenant. */
 void caller_digest(const struct caller *caller, uint8_t ret[32]);
 
 /* -- what ---------------------------------------------------------------------------------------------- */

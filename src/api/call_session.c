@@ -123,7 +123,7 @@ static HOT enum err_code push(struct call_session *cs, const struct call_message
 {
     struct session_piece *piece;
 
-    TRY(api_may_still(cs->session, err));
+    TRY(api_may_still(cs->call->x, cs->session, err));
     TRY(session_piece_new(cs->session, &piece, err));
     enum err_code code = cs->table->read(cs, message, piece, err);
     if (LIKELY(code == OK)) {

@@ -122,6 +122,8 @@ static HOT void call_service(struct call *call, const struct api *api,
             method->handle(call, api);
             return;
         }
+        if (!is_asked && method->right == ACCESS_ADMIN)
+            api_note_refused(call->x, api_not_built);
         err_set(&err, E_UNIMPLEMENTED, "%s: %s", method->name, method->reason);
         call_end(call, &err, NULL);
         return;

@@ -1,8 +1,9 @@
 /* identity.h - who a thing that outlives its connection belongs to, and names that cannot be guessed.
  *
- * A caller that rules know is who has the same name (access/access.h: by whatever key or token); any other
- * is who sends the same `authorization` header (none at all is an identity too), so that a proxy in front
- * may be the one that knows callers. SHA-256 is kept, never the header. Any thread.
+ * A caller that rules know is who has the same name in the same tenant (access/access.h: by whatever key or
+ * token, so that a key may be replaced meanwhile); any other is who sends the same `authorization` header
+ * (none at all is an identity too), so that a proxy in front may be the one that knows callers. SHA-256 is
+ * kept, never the header. Any thread.
  */
 #ifndef API_IDENTITY_H
 #define API_IDENTITY_H

@@ -76,6 +76,7 @@ struct resumable {
     char id[ID_MAX + 1];
     struct digest key;
     uint8_t identity[IDENTITY_BYTES];
+    char *model; /* owned: which its readers and feeders must be allowed to run; NULL: any */
     uint64_t keep_ns;
     struct event_log *log;
     /* -- the maker's loop only -- */
@@ -206,6 +207,7 @@ static void resumable_unref(struct resumable **slot)
         return;
     event_log_unref(&r->log);
     mem_free(r->status);
+    mem_free(r->model);
     mem_free(r);
 }
 
@@ -493,6 +495,12 @@ enum err_code resumable_new(struct resumable **ret, const struct api *api,
     r->idle_since_ns = loop_now_ns(r->loop);
     r->expiry.on_due = on_expiry;
     identity_of(began_by, r->identity);
+    if (began_by->note.model.size != 0) {
+        r->model = mem_alloc(began_by->note.model.size + 1);
+        if (r->model == NULL)
+            return err_set(err, E_EXHAUSTED, "no memory to keep the stream; retry later");
+        snprintf(r->model, began_by->note.model.size + 1, "%.*s", SLICE_ARG(began_by->note.model));
+    }
     identity_secret(all->settings.env, secret);
     r->key = digest_of(slice_make(secret, SECRET_SIZE));
     snprintf(r->id, sizeof r->id, "%s.%s", all->node, secret);
@@ -970,6 +978,14 @@ static bool count_input(struct follower *f)
     return is_feeder;
 }
 
+/* By the rules of now and by what this connection showed, which may be another key than the one that began:
+ * that one may be long gone. */
+static enum err_code may_run(const struct resumable *r, struct exchange *x, struct err *err)
+{
+    return api_may(x, ACCESS_INFER, slice_of("models"), slice_of(r->model == NULL ? "" : r->model),
+                   err);
+}
+
 static void on_call_message(struct call *call, const struct call_message *message)
 {
     struct follower *f = call->user_data;
@@ -980,6 +996,11 @@ static void on_call_message(struct call *call, const struct call_message *messag
         return;
     if (!f->is_feeder) {
         finish_as(f, E_INVALID, "this stream takes no messages: it is only read");
+        return;
+    }
+    struct err err = { 0 };
+    if (UNLIKELY(may_run(f->r, f->x, &err) != OK)) {
+        finish(f, &err); /* the stream waits for who may go on */
         return;
     }
     if (!count_input(f))
@@ -1262,7 +1283,7 @@ static void handle_get(struct exchange *x, const struct route_match *match)
 
     if (r == NULL)
         return;
-    if (read_after(x, r, &after, &err) != OK) {
+    if (may_run(r, x, &err) != OK || read_after(x, r, &after, &err) != OK) {
         api_fail(x, DIALECT_TYPED, 0, &err);
         return;
     }

@@ -112,8 +112,12 @@ MUST_USE enum err_code api_may(struct exchange *x, enum access_right right,
                                struct slice group, struct slice model, struct err *err);
 /* May the caller of `x` know of it? For whoever lists models. */
 bool api_shows_model(const struct exchange *x, struct slice group, struct slice name);
-/* May the caller who began a session go on with it? Asked for each of its messages. */
-MUST_USE enum err_code api_may_still(const struct session *session, struct err *err);
+/* May the caller who began a session go on with it? Asked for each of its messages. `x` carries them. */
+MUST_USE enum err_code api_may_still(struct exchange *x, const struct session *session,
+                                     struct err *err);
+/* For the logs: this exchange asked for what it may not have, and was told `why`. The first is kept. */
+void api_note_refused(struct exchange *x, const char *why);
+extern const char api_not_built[]; /* why, of a call that administers and of which there is only the name */
 
 /* Answers an error in the form of the dialect: KServe {"error":"..."}; typed
  * {"error":{"code":"INVALID_ARGUMENT","message":"..."}} ; plain text; gRPC a Trailers-Only status

@@ -459,7 +459,8 @@ static HOT void take_input(struct talk *t, struct slice bytes, struct buf *holde
     err.code = OK;
     err.retry_after_ms = 0;
     err.text[0] = '\0';
-    if (UNLIKELY(api_may_still(t->session, &err) != OK ||
+    /* Of one that calls follow, whoever brought it was asked (resume.c). */
+    if (UNLIKELY((t->x != NULL && api_may_still(t->x, t->session, &err) != OK) ||
                  session_piece_new(t->session, &piece, &err) != OK)) {
         fail(t, &err, NULL);
         return;

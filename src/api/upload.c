@@ -1001,9 +1001,14 @@ static void look(struct exchange *x, const struct route_match *match)
 {
     CLEANUP(upload_unref) struct upload *u = find(x, match);
     struct carrier told = { .x = x, .upload = u };
+    struct err err = { 0 };
 
     if (u == NULL)
         return;
+    if (api_may(x, ACCESS_INFER, slice_of("models"), slice_of(u->model_name), &err) != OK) {
+        api_fail(x, DIALECT_TYPED, 0, &err);
+        return;
+    }
     pthread_mutex_lock(&u->all->mutex);
     told.offset = u->offset;
     told.is_whole = u->is_whole;

@@ -1,10 +1,24 @@
 /* want.c - SPDX-License-Identifier: Apache-2.0 */
 #include "api/note.h"
 #include "api/route.h"
+#include "base/arena.h"
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "engine/session.h"
 #include "io/loop.h"
+
+const char api_not_built[] = "this server has no such call";
+
+COLD void api_note_refused(struct exchange *x, const char *why)
+{
+    x->note.audit = NOTE_REFUSED;
+    if (x->note.why.size != 0)
+        return;
+    size_t size = strlen(why);
+    char *copy = x->arena == NULL ? NULL : arena_strndup(x->arena, why, size);
+    if (copy != NULL) /* else the line lacks it */
+        x->note.why = slice_make(copy, size);
+}
 
 HOT enum err_code api_may(struct exchange *x, enum access_right right, struct slice group,
                           struct slice model, struct err *err)
@@ -17,7 +31,7 @@ HOT enum err_code api_may(struct exchange *x, enum access_right right, struct sl
     }
     enum err_code code = caller_may(x->caller, right, group, model, wall_ns, err);
     if (UNLIKELY(code != OK))
-        x->note.audit = NOTE_REFUSED;
+        api_note_refused(x, err->text);
     else if (UNLIKELY(right == ACCESS_ADMIN))
         x->note.audit = NOTE_ADMIN;
     return code;
@@ -40,7 +54,7 @@ HOT enum err_code api_want_model(struct exchange *x, const struct api *api,
     return code;
 }
 
-enum err_code api_may_still(const struct session *session, struct err *err)
+enum err_code api_may_still(struct exchange *x, const struct session *session, struct err *err)
 {
     struct caller *caller = session_caller(session);
     struct loop *loop = loop_current();
@@ -48,8 +62,12 @@ enum err_code api_may_still(const struct session *session, struct err *err)
     if (LIKELY(!caller_has_rules(caller)))
         return OK;
     struct env *env = loop != NULL ? loop_env(loop) : env_real();
-    return caller_may(caller, ACCESS_INFER, slice_of("models"),
-                      slice_of(model_name(session_model(session))), env->wall_ns(env), err);
+    enum err_code code =
+        caller_may(caller, ACCESS_INFER, slice_of("models"),
+                   slice_of(model_name(session_model(session))), env->wall_ns(env), err);
+    if (UNLIKELY(code != OK))
+        api_note_refused(x, err->text);
+    return code;
 }
 
 bool api_shows_model(const struct exchange *x, struct slice group, struct slice name)

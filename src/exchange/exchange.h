@@ -98,6 +98,7 @@ enum note_audit { NOTE_NOTHING, NOTE_REFUSED /* credentials, or a right that was
 
 struct exchange_note {
     uint8_t audit; /* enum note_audit */
+    struct slice why; /* of the first refusal: what the caller was told; never a secret */
     struct slice route;          /* of a bounded set: the route's pattern, "/package.Service/Method" of a
                                     method there is, empty of what was not found */
     struct slice model, version; /* only of models that exist: the metrics have a label for each */

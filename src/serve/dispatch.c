@@ -252,7 +252,7 @@ void serve_dispatch(struct serve_exchange *e)
         err_set(&err, E_PERMISSION,
                 "pages of every origin may call (--cors-origin *), so none may by a certificate, which "
                 "a browser sends without being asked; name the origins");
-        x->note.audit = NOTE_REFUSED;
+        api_note_refused(x, err.text);
         e->dialect = serve_dialect_of(x);
         api_fail(x, e->dialect, 403, &err);
         return;
@@ -277,6 +277,8 @@ void serve_dispatch(struct serve_exchange *e)
             api_fail(x, e->dialect, 0, &err);
             return;
         }
+        if (UNLIKELY(!is_asked && route->right == ACCESS_ADMIN))
+            api_note_refused(x, api_not_built);
         route->handle(x, &e->match);
         return;
     }

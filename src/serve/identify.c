@@ -5,6 +5,7 @@
  * never the one that is chosen.
  */
 #include "access/access.h"
+#include "api/route.h"
 #include "base/budget.h"
 #include "call/websocket.h"
 #include "io/env.h"
@@ -70,7 +71,7 @@ HOT enum err_code serve_identify(struct serve_exchange *e, struct err *err)
         read_headers(&credentials, x);
     if (UNLIKELY(access_identify(access, &credentials, env->wall_ns(env), &x->caller, err) != OK)) {
         /* A probe with an old key still hears whether the server lives: api_may refuses the rest. */
-        x->note.audit = NOTE_REFUSED;
+        api_note_refused(x, err->text);
         x->caller = err->code == E_UNAUTHENTICATED ? access_refused(access, err) : NULL;
         return x->caller != NULL ? OK : err->code;
     }

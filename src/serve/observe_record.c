@@ -112,6 +112,7 @@ static void put_texts(struct record *r, const struct observed *seen,
     record_put(r, RECORD_VERSION, x->note.version);
     record_put(r, RECORD_REQUEST_ID, x->request_id);
     record_put(r, RECORD_AGENT, seen->agent);
+    record_put(r, RECORD_WHY, x->note.why);
     record_put(r, RECORD_TRACE_STATE, x->trace.state);
 }
 

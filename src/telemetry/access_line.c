@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/utf8.h"
 
+/* Of the texts that are written: the state of a trace is not. */
 enum { TEXTS_SUM_MAX = 2200, BYTE_MAX = 6, ELSE_MAX = 2048 };
 _Static_assert(TEXTS_SUM_MAX * BYTE_MAX + ELSE_MAX <= ACCESS_LINE_MAX, "the longest line has room");
 
@@ -308,6 +309,8 @@ static uint8_t *write_json(struct access_line *line, uint8_t *at, const struct r
     }
     at = json_text(at, ",\"request_id\":\"", v, RECORD_REQUEST_ID);
     at = json_text(at, ",\"agent\":\"", v, RECORD_AGENT);
+    if (UNLIKELY(v->texts[RECORD_WHY].size != 0))
+        at = json_text(at, ",\"why\":\"", v, RECORD_WHY);
     *at++ = '}';
     *at++ = '\n';
     return at;
@@ -382,6 +385,10 @@ static uint8_t *write_text(struct access_line *line, uint8_t *at, const struct r
     if (r->has_trace)
         at = put_hex(put(at, " trace="), r->trace_id, TRACE_ID_BYTES);
     at = text_pair(at, " id=", v, RECORD_REQUEST_ID);
+    if (UNLIKELY(v->texts[RECORD_WHY].size != 0)) {
+        at = text_or_dash(put(at, " why=\""), v, RECORD_WHY, false);
+        *at++ = '"';
+    }
     *at++ = '\n';
     return at;
 }

@@ -8,11 +8,11 @@ const uint16_t record_text_max[RECORD_TEXTS] = {
     [RECORD_METHOD] = 32,        [RECORD_PATH] = 512,   [RECORD_QUERY] = 256,
     [RECORD_ROUTE] = 160,        [RECORD_PROTOCOL] = 16, [RECORD_TLS] = 16,
     [RECORD_MODEL] = 128,        [RECORD_VERSION] = 24, [RECORD_REQUEST_ID] = 128,
-    [RECORD_AGENT] = 160,        [RECORD_TRACE_STATE] = TRACE_STATE_MAX,
+    [RECORD_AGENT] = 160,        [RECORD_WHY] = 256,    [RECORD_TRACE_STATE] = TRACE_STATE_MAX,
 };
 
 _Static_assert(sizeof(struct record) + 64 * 3 + 32 + 512 + 256 + 160 + 16 * 2 + 128 + 24 + 128 +
-                       160 + TRACE_STATE_MAX + 8 +
+                       160 + 256 + TRACE_STATE_MAX + 8 +
                        RECORD_INFERENCES_MAX * sizeof(struct record_inference) <=
                    RECORD_BYTES_MAX,
                "the largest record fits");

@@ -24,6 +24,7 @@ enum record_text {
     RECORD_VERSION,
     RECORD_REQUEST_ID,
     RECORD_AGENT,
+    RECORD_WHY, /* of a refusal: what its caller was told */
     RECORD_TRACE_STATE,
     RECORD_TEXTS
 };

@@ -392,6 +392,148 @@ def a_stream_is_judged_by_the_newest_rules():
 
 
 @case
+def a_stream_is_resumed_by_who_began_it():
+    """With any key of the same name in the same tenant, judged by the rules of that moment; by nobody else, and with no key that is gone."""
+    from resume import Stream
+    first, first_line = make_key("alice")
+    second, second_line = make_key("alice")
+    elsewhere, elsewhere_line = make_key("alice", "--tenant", "other")
+    bob, bob_line = make_key("bob")
+    rules, more = "  - {who: [alice, bob], may: [read, infer], models: [red, repeat]}\n", "tenants:\n  other: {}\n"
+    with Site(rules, keys=(first_line, second_line, elsewhere_line, bob_line), more=more) as site:
+        s = site.server
+
+        def begin():
+            stream = Stream(s, "POST", "/models/repeat:predict?resume=60", {"text": "a"},
+                            {"accept": "text/event-stream", **bearer(first)})
+            equal(stream.status, 200)
+            got = next(stream.events())
+            stream.cut()
+            return stream.headers["location"], got[0]
+
+        def status(path, key, last):
+            stream = Stream(s, "GET", path, None, {"last-event-id": last, **(bearer(key) if key else {})})
+            stream.cut()
+            return stream.status
+        path, last = begin()
+        equal([status(path, key, last) for key in (None, bob, elsewhere, first, second)], [401, 404, 404, 200, 200])
+        for key, wanted in ((elsewhere, 404), (second, 101), (first, 101)):
+            equal(handshake(s, path, [("authorization", "Bearer " + key)])[0], wanted)
+        equal(s.call("DELETE", path, headers=bearer(elsewhere))[0], 404, "nobody else ends it")
+        site.rewrite(rules, keys=(second_line, elsewhere_line, bob_line))
+        equal([status(path, key, last) for key in (first, second)], [401, 200], "a key that was replaced")
+        site.audited(audit="refused", route="/streams/{id}", status=401,
+                     why="the key is not one this server knows; it may be mistyped or withdrawn")
+        stream = Stream(s, "GET", path, None, {"last-event-id": last, **bearer(second)})
+        equal([found for found, _, _ in stream.events()], ["%s.%d" % (path[9:], n) for n in range(2, 11)])
+        site.rewrite("  - {who: alice, may: [read, infer], models: red}\n  - {who: bob, may: read}\n")
+        equal([status(path, key, last) for key in (second, elsewhere)], [403, 404], "the right for its model is gone")
+        site.audited(audit="refused", caller="alice", route="/streams/{id}", status=403,
+                     why="you have not the right 'infer' of model 'repeat' in the group 'models'")
+        equal(s.call("DELETE", path, headers=bearer(second))[0], 204, "its owner may still end it")
+
+
+@case
+def a_session_is_resumed_by_who_began_it():
+    """Each message counts by the key of the connection that brings it: the one that began may be gone."""
+    first, first_line = make_key("alice")
+    second, second_line = make_key("alice")
+    bob, bob_line = make_key("bob")
+    rules = "  - {who: [alice, bob], may: [read, infer], models: red}\n"
+
+    def join(path, key):
+        return Socket(site.server, path, [("authorization", "Bearer " + key)])
+
+    def answered(talk, number):
+        talk.send(INPUT)
+        while '"output":{"input":%d,' % number not in (said := talk.recv()):
+            check(not isinstance(said, tuple), "%r", said)
+
+    def refused(talk, number):
+        talk.send(INPUT)
+        while not isinstance(said := talk.recv(), tuple):
+            check('"input":%d' % number not in said, "%r", said)
+        return said
+    with Site(rules, keys=(first_line, second_line, bob_line)) as site:
+        with join("/models/red/stream", first) as talk:
+            talk.send(json.dumps({"begin": {"resumeSeconds": 60}}))
+            path = "/streams/" + json.loads(talk.recv())["begun"]["session"]
+            answered(talk, 1)
+            site.rewrite(rules, keys=(second_line, bob_line))
+            check("withdrawn" in refused(talk, 2)[1], "the key is gone")
+        site.audited(audit="refused", route="/models/{model}/stream",
+                     why="the key is not one this server knows; it may be mistyped or withdrawn")
+        for key, status in ((first, 401), (bob, 404)):
+            equal(handshake(site.server, path + "?after=0", [("authorization", "Bearer " + key)])[0], status)
+        with join(path + "?after=1", second) as talk:
+            answered(talk, 2)
+            answered(talk, 3)
+            site.rewrite("  - {who: [alice, bob], may: [read, infer], models: blue}\n")
+            check("have not the right 'infer' of model 'red'" in refused(talk, 4)[1], "the right is gone")
+        equal(handshake(site.server, path + "?after=0", [("authorization", "Bearer " + second)])[0], 403)
+        site.rewrite(rules)
+        with join(path + "?after=1", second) as talk:
+            answered(talk, 4)
+
+
+@cases({"session": ("session",), "collect": ("collect",)})
+def a_grpc_stream_is_judged_by_the_newest_rules(kind):
+    """And cannot be taken up again: a key that is gone ends it, and the logs say why."""
+    grpc = need("grpc")
+    import queue
+    from _grpc import Reflected, channel, status as status_of
+    from _penstock_v1 import V1, a_input, numbers
+    rules = ("  - {who: '*', may: [read, infer], models: [red]}\n  - {who: '*', may: read, groups: [server, metrics]}\n")
+    (first, first_line), (second, second_line) = make_key("alice"), make_key("alice")
+
+    def failure(call):
+        try:
+            list(call) if kind == "session" else call.result(timeout=30)
+        except grpc.RpcError as error:
+            return status_of(error), error.details()
+        return "OK", ""
+    with Site(rules, keys=(first_line, second_line)) as site, channel(site.server) as over:
+        v1 = V1(over, Reflected(grpc.intercept_channel(over, AddMetadata(grpc, bearer(first)))))
+        shown, messages = [("authorization", "Bearer " + first)], queue.Queue()
+
+        def put(document):
+            messages.put(v1.request(document, "Session" if kind == "session" else "InferCollect"))
+        if kind == "session":
+            code, words = failure(v1.session([{"begin": {"model": "red", "resume_seconds": 60}}], metadata=shown))
+            check(code == "UNIMPLEMENTED" and "WebSocket" in words, "%s %s", code, words)
+            call = v1.raw_session(iter(messages.get, None), metadata=shown)
+            put({"begin": {"model": "red"}})
+            put(a_input(1))
+        else:
+            call = v1._collect.future(iter(messages.get, None), timeout=60, metadata=shown)
+            put({"model": "red", "reduce": {"kind": "EACH"}, "inputs": [numbers("IN", 1)]})
+        ran = re.compile(r'nv_inference_request_success\{model="red"[^\n]* 1\n')
+        until(lambda: ran.search(site.server.call("GET", "/metrics", headers=bearer(second))[2].decode()), "the first has run")
+        site.rewrite(rules, keys=(second_line,))
+        put(a_input(2) if kind == "session" else {"inputs": [numbers("IN", 1)]})
+        code, words = failure(call)
+        messages.put(None)
+        check(code == "UNAUTHENTICATED" and "withdrawn" in words, "%s %s", code, words)
+        site.audited(audit="refused", path="/penstock.v1.Inference/" + ("Session" if kind == "session" else "InferCollect"),
+                     code="UNAUTHENTICATED", why="the key is not one this server knows; it may be mistyped or withdrawn")
+
+
+@case
+def admin_calls_that_are_not_built_are_audited():
+    with tempfile.TemporaryDirectory() as folder, models({"m/config.pbtxt": echo("m", "FP32"), "m/1/.keep": b""}) as where:
+        path = os.path.join(folder, "audit.log")
+        with Server(where, options=["--audit-log", path]) as s:
+            equal(s.post("/v2/repository/models/m/load", {})[0], 503)
+            equal(s.post("/v2/logging", {"log_verbose_level": 0})[0], 403)
+
+            def said():
+                with open(path, encoding="utf-8") as file:
+                    return [json.loads(line) for line in file]
+            until(lambda: len(said()) == 2, "two lines")
+            equal([(line["audit"], line["status"], "why" in line) for line in said()], [("refused", 503, True), ("refused", 403, True)])
+
+
+@case
 def a_bad_file_changes_nothing():
     alice, line = make_key("alice")
     with Site(ALICES, keys=(line,)) as site:
