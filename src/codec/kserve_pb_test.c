@@ -261,7 +261,7 @@ static const struct {
     const char *field, *text;
 } refused[] = {
 #define BYTES(text) text, sizeof(text) - 1
-    { BYTES("\x0a"), NULL, "the request is no valid ModelInferRequest: a number that ends" },
+    { BYTES("\x0a"), NULL, "the message is no valid ModelInferRequest: a number that ends" },
     { BYTES("\x0a\x05iris"), NULL, "a length that reaches past the end at byte 1 of its 6" },
     { BYTES("\x0a\x01\xff"), "model_name",
       "model_name: it is not UTF-8 from its byte 0 on (0xff)" },
