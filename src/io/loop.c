@@ -46,6 +46,7 @@ struct loop {
     struct env *env;
     uint64_t now_ns;
     uint64_t turn_ns; /* when the last turn began */
+    uint64_t turns;
     uint64_t began_ns, ended_ns; /* the present turn, or the last one */
     uint64_t seen_ns; /* all that was ready before that has been handled, or is in this turn */
     uint64_t oldest_ns, arrived_ns;
@@ -259,6 +260,7 @@ static void turn(struct loop *loop)
         count = wait_ready(loop, wait);
     atomic_store_explicit(&loop->is_asleep, false, memory_order_relaxed);
     uint64_t begun_ns = loop->now_ns = loop->env->mono_ns(loop->env);
+    loop->turns++;
     require(count >= 0 || errno == EINTR);
     note_arrival(loop, count, has_waited);
     loop->began_ns = begun_ns;
@@ -317,6 +319,11 @@ bool loop_is_mine(const struct loop *loop)
     return current == loop;
 }
 
+uint64_t loop_turn(void)
+{
+    return current == NULL ? 0 : current->turns;
+}
+
 uint64_t loop_now_ns(const struct loop *loop)
 {
     return loop->now_ns;
@@ -365,15 +372,33 @@ void loop_rewatch(struct loop *loop, struct loop_fd *watch, uint32_t events)
     watch->events = events;
 }
 
+/* What was collected for it in this turn, it is not told of. */
+static void strike_out(struct loop *loop, const struct loop_fd *watch)
+{
+    for (int i = loop->ready_at + 1; i < loop->ready_count; i++)
+        if (loop->ready[i].data.ptr == watch)
+            loop->ready[i].data.ptr = NULL;
+}
+
 void loop_unwatch(struct loop *loop, struct loop_fd *watch)
 {
     struct epoll_event none = { 0 };
 
     require_mine(loop);
     require(epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, &none) == 0);
-    for (int i = loop->ready_at + 1; i < loop->ready_count; i++)
-        if (loop->ready[i].data.ptr == watch)
-            loop->ready[i].data.ptr = NULL;
+    strike_out(loop, watch);
+}
+
+void loop_pass(struct loop *loop, struct loop_fd *from, struct loop_fd *to)
+{
+    struct epoll_event event = { .events = from->events, .data.ptr = to };
+
+    require_mine(loop);
+    require(epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, from->fd, &event) == 0);
+    to->fd = from->fd;
+    to->events = from->events;
+    strike_out(loop, from);
+    from->fd = -1;
 }
 
 static void place(struct loop *loop, uint32_t at, struct due due)

@@ -27,6 +27,8 @@ uint32_t loop_index(const struct loop *loop);
 struct env *loop_env(const struct loop *loop);
 struct loop *loop_current(void); /* of this thread; NULL outside loops */
 bool loop_is_mine(const struct loop *loop);
+/* Of the loop of this thread, from 1: within a turn no event is told of twice; 0: there is no loop. */
+uint64_t loop_turn(void);
 /* Monotonic time when this turn began: cheap, and up to a turn old. */
 uint64_t loop_now_ns(const struct loop *loop);
 /* What is read in this turn arrived about then, as far as can be told: the kernel keeps no note of it.
@@ -63,6 +65,8 @@ MUST_USE enum err_code loop_watch(struct loop *loop, struct loop_fd *watch, uint
 void loop_rewatch(struct loop *loop, struct loop_fd *watch, uint32_t events);
 /* After this no on_ready comes, not even one already collected in this turn. */
 void loop_unwatch(struct loop *loop, struct loop_fd *watch);
+/* What `from` watched is watched by `to` from here on, whose on_ready hears anew of all that is ready. */
+void loop_pass(struct loop *loop, struct loop_fd *from, struct loop_fd *to);
 
 /* -- timers ---------------------------------------------------------------------------------- */
 struct timer {

@@ -296,6 +296,49 @@ TEST(unwatching_within_a_turn_is_safe)
     }
 }
 
+struct passer {
+    struct watcher watcher; /* first */
+    struct watcher *next;   /* takes over; NULL: nobody */
+    uint64_t turn;
+};
+
+static void on_pass(struct loop_fd *watch, uint32_t events)
+{
+    struct passer *p = CONTAINER_OF(watch, struct passer, watcher.watch);
+
+    check(events & EPOLLIN, "events %x", events);
+    p->watcher.calls++;
+    p->turn = loop_turn();
+    loop_pass(p->watcher.loop, watch, &p->next->watch);
+}
+
+/* Edge-triggered, and nobody has read: who takes over is told again, in a later turn. */
+TEST(a_watch_is_passed_on_with_what_is_ready)
+{
+    struct loop *loop = make();
+    int pair[2];
+    struct err err;
+
+    check_or_stop(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "pair");
+    struct watcher last = { .watch = { .fd = -1, .on_ready = on_bytes }, .loop = loop };
+    struct passer first = {
+        .watcher = { .watch = { .fd = pair[0], .on_ready = on_pass }, .loop = loop },
+        .next = &last,
+    };
+    check(loop_turn() == 0, "no loop runs here");
+    check_or_stop(write(pair[1], "x", 1) == 1, "write");
+    check_or_stop(loop_watch(loop, &first.watcher.watch, EPOLLIN | EPOLLET, &err) == OK, "watch");
+    loop_run(loop);
+    check(first.watcher.calls == 1 && last.calls == 1, "%u and %u calls", first.watcher.calls,
+          last.calls);
+    check(first.turn == 1 && first.watcher.watch.fd == -1, "it watches no more");
+    check(last.watch.fd == pair[0] && last.watch.events == (EPOLLIN | EPOLLET), "as it was");
+    loop_unwatch(loop, &last.watch);
+    loop_free(&loop);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 static struct watcher *posted_victim;
 
 static void unwatch_victim(struct loop_msg *msg)

@@ -6,6 +6,11 @@
  * means the same as with a socket. A recv that brought less than there was room for has emptied the
  * socket, and nobody asks it again before epoll says that there is more.
  *
+ * What a handshake found out stays true for the rest of the turn of the loop, since what came behind it is
+ * told of in the next one: so the first recv behind it need not ask again. And the ticket of TLS 1.3, which is sent
+ * when the handshake is over, waits for the answer to a request that came with the handshake's end:
+ * one call of the system less for each connection, and one packet.
+ *
  * Records. Small pieces are gathered into one, large ones are sealed from where they lie, 16 KiB each.
  * A record that the socket did not take lies sealed in OpenSSL: until it is gone the caller still has its
  * bytes, and offers them again. What is offered first is then the same, since callers send in order and
@@ -25,6 +30,7 @@
 
 #include "base/arena.h"
 #include "base/mem.h"
+#include "io/loop.h"
 #include "io/socket.h"
 #include "io/tls_internal.h"
 
@@ -74,13 +80,48 @@ static int bio_read(BIO *bio, char *into, size_t size, size_t *ret)
     return 0;
 }
 
+/* A ticket of TLS 1.3 behind a handshake: what is sent next takes it along. */
+static bool hold(struct tls_session *s, const char *data, size_t size)
+{
+    if (s->server == NULL || s->is_open || SSL_get_state(s->ssl) != TLS_ST_SW_SESSION_TICKET ||
+        SSL_version(s->ssl) != TLS1_3_VERSION || s->held != NULL ||
+        (s->held = mem_alloc(size)) == NULL)
+        return false;
+    memcpy(s->held, data, size);
+    s->held_at = 0;
+    s->held_size = size;
+    return true;
+}
+
+/* Sends what was held, and then data: how much of data was sent, -EAGAIN: none. */
+static ssize_t send_held(struct tls_session *s, const void *data, size_t size)
+{
+    size_t left = s->held_size - s->held_at;
+    struct iovec pieces[] = { { s->held + s->held_at, left }, { (void *)(uintptr_t)data, size } };
+    ssize_t sent = socket_send_pieces(s->fd, pieces, size > 0 ? 2 : 1);
+
+    if (sent < 0)
+        return sent;
+    if ((size_t)sent < left) {
+        s->held_at += (size_t)sent;
+        return -EAGAIN;
+    }
+    mem_free(TAKE(s->held));
+    return (size_t)sent == left ? -EAGAIN : sent - (ssize_t)left;
+}
+
 static int bio_write(BIO *bio, const char *data, size_t size, size_t *ret)
 {
     struct tls_session *s = BIO_get_data(bio);
 
     BIO_clear_retry_flags(bio);
     *ret = 0;
-    ssize_t sent = socket_send(s->fd, data, size);
+    if (UNLIKELY(!s->is_open) && hold(s, data, size)) {
+        *ret = size;
+        return 1;
+    }
+    ssize_t sent =
+        UNLIKELY(s->held != NULL) ? send_held(s, data, size) : socket_send(s->fd, data, size);
     if (LIKELY(sent > 0)) {
         *ret = (size_t)sent;
         return 1;
@@ -206,6 +247,7 @@ void tls_session_free(struct tls_session **slot)
     SSL_free(s->ssl);
     tls_snapshot_give(&s->snapshot);
     mem_free(s->ahead);
+    mem_free(s->held);
     arena_free(&s->names);
     mem_free(s);
 }
@@ -338,14 +380,25 @@ static enum tls_step open_session(struct tls_session *s, struct err *err)
     return TLS_DONE;
 }
 
+/* Nothing has come that this session could know of, and that no event tells of later. */
+static bool is_still_drained(struct tls_session *s)
+{
+    bool is_drained = s->drained_turn != 0 && s->drained_turn == loop_turn() && !s->fin_seen;
+
+    s->drained_turn = 0;
+    return is_drained;
+}
+
 enum tls_step tls_handshake(struct tls_session *s, struct err *err)
 {
-    s->is_drained = false;
+    s->is_drained = is_still_drained(s);
     s->raw_bytes = 0;
     clear_errors();
     int done = SSL_do_handshake(s->ssl);
-    if (done == 1)
+    if (done == 1) {
+        s->drained_turn = s->is_drained ? loop_turn() : 0;
         return open_session(s, err);
+    }
     int error = SSL_get_error(s->ssl, done);
     switch (error) {
     case SSL_ERROR_WANT_READ:
@@ -413,7 +466,8 @@ ssize_t tls_recv(struct tls_session *s, void *into, size_t size)
 
     if (UNLIKELY(s->has_failed || s->at_end))
         return s->at_end ? 0 : -EPROTO;
-    s->is_drained = s->reads_when_writable = false;
+    s->is_drained = UNLIKELY(s->drained_turn != 0) && is_still_drained(s);
+    s->reads_when_writable = false;
     s->raw_bytes = 0;
     clear_errors();
     while (got < size) {
@@ -434,9 +488,12 @@ ssize_t tls_recv(struct tls_session *s, void *into, size_t size)
             s->has_failed = true;
             result = -EPROTO;
         }
-        if (got == 0)
-            return result;
-        break;
+        if (got > 0)
+            break;
+        /* There is no request yet whose answer could take it along. */
+        if (UNLIKELY(s->held != NULL))
+            (void)send_held(s, NULL, 0);
+        return result;
     }
     return (ssize_t)got;
 }

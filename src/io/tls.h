@@ -118,9 +118,10 @@ enum tls_failure {
 };
 extern const char *const tls_failure_labels[TLS_FAILURES_COUNT];
 
-/* `ahead`: what was received of the socket before (a copy is kept until it is used). */
+/* `ahead`: what was received of the socket before (a copy is kept until it is used); is_drained: in this turn
+ * of the loop, and that was all there was. */
 MUST_USE enum err_code tls_accept(struct tls_session **ret, struct tls_server *server, int fd,
-                                  struct slice ahead, struct err *err);
+                                  struct slice ahead, bool is_drained, struct err *err);
 /* `name`: the host that is meant, without port: sent as SNI unless it is an address, and looked for in
  * the certificate. `offers`: bits of TLS_OFFER_*; 0: no ALPN. */
 MUST_USE enum err_code tls_connect(struct tls_session **ret, struct tls_client *client, int fd,

@@ -75,10 +75,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct slice rest = slice_skip(bytes, (how & 4) != 0 ? 0 : ahead.size);
     require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
     channel = channel_plain(fds[0]);
-    enum err_code code =
-        (how & 4) == 0 ? tls_accept(&channel.tls, server, fds[0], ahead, &err)
-                       : tls_connect(&channel.tls, client, fds[0], slice_of("localhost"),
-                                     TLS_OFFER_HTTP1 | TLS_OFFER_HTTP2, &err);
+    enum err_code code = (how & 4) == 0
+                             ? tls_accept(&channel.tls, server, fds[0], ahead, false, &err)
+                             : tls_connect(&channel.tls, client, fds[0], slice_of("localhost"),
+                                           TLS_OFFER_HTTP1 | TLS_OFFER_HTTP2, &err);
     require(code == OK);
     if (rest.size > 0 && write(fds[1], rest.data, rest.size) < 0)
         perror("write");

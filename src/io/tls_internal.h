@@ -33,8 +33,11 @@ struct tls_session {
     size_t ahead_at, ahead_size;
     struct certificate *certificate; /* owned */
     struct arena *names;             /* owned; of certificate */
+    uint8_t *held;                   /* owned: a ticket that waits for an answer; NULL: none */
+    size_t held_at, held_size;
     size_t refused;                  /* of the record that the socket did not take; 0: none */
     size_t raw_bytes;                /* received since the last bytes for the application */
+    uint64_t drained_turn; /* of the loop, in which the socket was found empty; 0: unknown */
     enum tls_failure failure;
     bool fin_seen;      /* there is an end behind what was received */
     bool is_drained;    /* the last recv of the socket brought less than asked */

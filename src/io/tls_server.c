@@ -22,6 +22,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "io/env.h"
+#include "io/loop.h"
 #include "io/socket.h"
 #include "io/tls_auto.h"
 #include "io/tls_internal.h"
@@ -552,7 +553,7 @@ bool tls_server_has_name(struct tls_server *server, struct slice host)
 }
 
 enum err_code tls_accept(struct tls_session **ret, struct tls_server *server, int fd,
-                         struct slice ahead, struct err *err)
+                         struct slice ahead, bool is_drained, struct err *err)
 {
     struct tls_snapshot *snapshot = tls_snapshot_take(server);
     struct tls_session *s;
@@ -573,6 +574,7 @@ enum err_code tls_accept(struct tls_session **ret, struct tls_server *server, in
         memcpy(s->ahead, ahead.data, ahead.size);
         s->ahead_size = ahead.size;
     }
+    s->drained_turn = is_drained ? loop_turn() : 0;
     *ret = s;
     return OK;
 }

@@ -7,6 +7,7 @@
 #include <openssl/x509v3.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -246,8 +247,8 @@ static void link_open(struct link *link, struct tls_server *server, struct tls_c
     require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
     link->server = channel_plain(fds[0]);
     link->client = channel_plain(fds[1]);
-    check(tls_accept(&link->server.tls, server, fds[0], slice_make(NULL, 0), &err) == OK, "%s",
-          err.text);
+    check(tls_accept(&link->server.tls, server, fds[0], slice_make(NULL, 0), false, &err) == OK,
+          "%s", err.text);
     check(tls_connect(&link->client.tls, client, fds[1], slice_of(name), offers, &err) == OK, "%s",
           err.text);
 }
@@ -506,6 +507,10 @@ static SSL_SESSION *visit(struct tls_server *server, struct tls_client *client,
         SSL_set_session(link->client.tls->ssl, session);
     link_shake(link);
     *ret_is_resumed = link->server_step == TLS_DONE && tls_session_is_resumed(link->server.tls);
+    if (link->server_step == TLS_DONE) /* there is no request: the ticket goes alone */
+        check(tls_recv(link->server.tls, bytes, sizeof bytes) == -EAGAIN ||
+                  link->client_step != TLS_DONE,
+              "no request");
     if (link->client_step == TLS_DONE)
         check(tls_recv(link->client.tls, bytes, sizeof bytes) == -EAGAIN ||
                   link->server_step != TLS_DONE,
@@ -601,6 +606,71 @@ TEST(tickets)
         tls_server_free(&shared);
         tls_server_free(&sharing);
     }
+}
+
+/* Bytes that the peer has not read yet. */
+static bool has_bytes(const struct channel *channel)
+{
+    uint8_t byte;
+
+    return recv(channel->fd, &byte, 1, MSG_PEEK) == 1;
+}
+
+/* One packet and one call of the system less than a ticket that goes alone. */
+TEST(a_ticket_of_13_goes_with_the_first_answer)
+{
+    static const uint8_t filling[4096] = { 0 };
+    struct tls_server *server = simple_server();
+    struct tls_client *client = client_of("ca.pem", NULL, false);
+    uint8_t bytes[sizeof filling];
+    struct link link;
+
+    link_open(&link, server, client, "first.test", TLS_OFFER_HTTP1);
+    check_or_stop(link_shake(&link), "%s", link.server_err.text);
+    check(!has_bytes(&link.client), "the ticket waits");
+    check(tls_send(link.client.tls, "request", 7) == 7, "asked");
+    check(tls_recv(link.server.tls, bytes, sizeof bytes) == 7 && !has_bytes(&link.client),
+          "for the answer to what was asked");
+    check(tls_send(link.server.tls, "answer", 6) == 6, "answered");
+    check(tls_recv(link.client.tls, bytes, sizeof bytes) == 6 && memcmp(bytes, "answer", 6) == 0,
+          "the answer");
+    check(SSL_SESSION_has_ticket(SSL_get0_session(link.client.tls->ssl)) == 1, "and the ticket");
+    check(tls_send(link.server.tls, "more", 4) == 4 &&
+              tls_recv(link.client.tls, bytes, sizeof bytes) == 4,
+          "what follows");
+    link_close(&link);
+
+    link_open(&link, server, client, "first.test", TLS_OFFER_HTTP1);
+    check_or_stop(link_shake(&link), "%s", link.server_err.text);
+    check(tls_recv(link.server.tls, bytes, sizeof bytes) == -EAGAIN && has_bytes(&link.client),
+          "nothing was asked: it goes alone");
+    link_close(&link);
+
+    link_open(&link, server, client, "first.test", TLS_OFFER_HTTP1);
+    check_or_stop(link_shake(&link), "%s", link.server_err.text);
+    tls_say_end(link.server.tls);
+    check(tls_recv(link.client.tls, bytes, sizeof bytes) == 0 &&
+              SSL_SESSION_has_ticket(SSL_get0_session(link.client.tls->ssl)) == 1,
+          "a good-bye takes it along");
+    link_close(&link);
+
+    /* A socket that takes nothing: the ticket, and the answer behind it, wait. */
+    link_open(&link, server, client, "first.test", TLS_OFFER_HTTP1);
+    check_or_stop(link_shake(&link), "%s", link.server_err.text);
+    size_t filled = 0;
+    for (ssize_t sent; (sent = send(link.server.fd, filling, sizeof filling, MSG_NOSIGNAL)) > 0;)
+        filled += (size_t)sent;
+    check(tls_recv(link.server.tls, bytes, sizeof bytes) == -EAGAIN, "nothing was asked");
+    check(tls_send(link.server.tls, "answer", 6) == -EAGAIN, "the socket is full");
+    for (ssize_t got; filled > 0; filled -= (size_t)got)
+        require((got = recv(link.client.fd, bytes, MIN(filled, sizeof bytes), 0)) > 0);
+    check(!has_bytes(&link.client), "nothing went out in pieces");
+    check(tls_send(link.server.tls, "answer", 6) == 6, "once there is room");
+    check(tls_recv(link.client.tls, bytes, sizeof bytes) == 6 && memcmp(bytes, "answer", 6) == 0,
+          "in order");
+    link_close(&link);
+    tls_client_free(&client);
+    tls_server_free(&server);
 }
 
 /* A ticket does not outlive the certificate of the client that it was given to, nor other rules. */
@@ -1136,7 +1206,8 @@ TEST(every_fault_of_a_connection)
         link.server = channel_plain(fds[0]);
         link.client = channel_plain(fds[1]);
         bool is_fine = false;
-        enum err_code code = tls_accept(&link.server.tls, server, fds[0], slice_of(""), &err);
+        enum err_code code =
+            tls_accept(&link.server.tls, server, fds[0], slice_of(""), false, &err);
         if (code == OK)
             code = tls_connect(&link.client.tls, client, fds[1], slice_of("first.test"),
                                TLS_OFFER_HTTP2, &err);

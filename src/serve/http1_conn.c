@@ -1196,36 +1196,33 @@ static const struct conn_kind http1_kind = { .drain = conn_drain,
                                              .cut = conn_cut,
                                              .under_way = conn_under_way };
 
-/* A connection that is watched, and of no list yet. NULL: no memory; `former` is watched by nobody then. */
-static struct http1_conn *conn_new(struct serve_loop *l, int fd, struct loop_fd *former)
+/* A connection of no list yet, which nobody watches. NULL: no memory. */
+static struct http1_conn *conn_new(struct serve_loop *l)
 {
     int is_fresh;
     struct http1_conn *c = pool_take(&l->conns_pool, &is_fresh);
 
-    if (former != NULL) /* one descriptor, watched for somebody else from now on */
-        loop_unwatch(l->loop, former);
     if (c == NULL)
         return NULL;
     memset(c, 0, sizeof *c);
     c->out.l = l;
-    c->watch.fd = fd;
     c->watch.on_ready = on_ready;
     c->task.run = on_task;
     c->timer.on_due = on_due;
     http1_init(&c->http, &l->serve->limits);
-    if (conn_watch(l, &c->watch) == OK)
-        return c;
-    if (!pool_give(&l->conns_pool, c))
-        mem_free(c);
-    return NULL;
+    return c;
 }
 
 void http1_conn_open(struct serve_loop *l, const struct listener *listener, int fd,
                      const struct address *peer, bool is_rejected)
 {
-    struct http1_conn *c = conn_new(l, fd, NULL);
+    struct http1_conn *c = conn_new(l);
 
-    if (c == NULL) {
+    if (c != NULL)
+        c->watch.fd = fd;
+    if (c == NULL || conn_watch(l, &c->watch) != OK) {
+        if (c != NULL && !pool_give(&l->conns_pool, c))
+            mem_free(c);
         socket_close(&fd);
         stat_add(&l->stats.no_memory, 1);
         l->rejecting -= is_rejected;
@@ -1247,18 +1244,16 @@ bool http1_conn_take(const struct conn *from, struct loop_fd *watch, struct slic
 {
     struct serve_loop *l = from->l;
     struct input *input = received.size == 0 ? NULL : input_take(l, received.size);
-    struct http1_conn *c = conn_new(l, watch->fd, watch);
+    struct http1_conn *c = conn_new(l);
 
     if (c == NULL || (received.size > 0 && input == NULL)) {
         http1_input_give(l, &input);
-        if (c != NULL) {
-            loop_unwatch(l->loop, &c->watch);
-            if (!pool_give(&l->conns_pool, c))
-                mem_free(c);
-        }
+        if (c != NULL && !pool_give(&l->conns_pool, c))
+            mem_free(c);
         return false;
     }
     conn_move(&c->base, &http1_kind, from);
+    loop_pass(l->loop, watch, &c->watch);
     if (input != NULL) {
         memcpy(input->bytes, received.data, received.size);
         c->input = input;

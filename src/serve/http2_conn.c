@@ -111,7 +111,7 @@ struct http2_conn {
     uint32_t ping_strikes;
     uint64_t resets_counted, refused_counted; /* of http2's, in the metrics */
 
-    bool is_watched, is_running;
+    bool is_running;
     bool can_read;     /* the socket probably has bytes, or its end */
     bool fin_seen;     /* the peer has closed its side */
     bool at_end;       /* and all before that is read */
@@ -907,8 +907,7 @@ static void conn_free(struct http2_conn *c)
     outputs_deinit(&c->out, serve_exchange_leave);
     loop_undefer(&c->task);
     timer_stop(l->loop, &c->timer);
-    if (LIKELY(c->is_watched))
-        loop_unwatch(l->loop, &c->watch);
+    loop_unwatch(l->loop, &c->watch);
     channel_close(&c->base.channel, is_whole);
     list_remove(&c->base.node);
     budget_give(settings_of(c)->budget, c->covered - FREE_BYTES);
@@ -1415,7 +1414,6 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
     }
     conn_move(&c->base, &http2_kind, from);
     c->out.l = l;
-    c->watch.fd = watch->fd;
     c->watch.on_ready = on_ready;
     c->task.run = on_task;
     c->timer.on_due = on_due;
@@ -1431,15 +1429,7 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
     c->can_read = true;
     stat_add(&l->stats.http2_connections, 1);
     stat_add(&l->stats.http2_connections_open, 1);
-    /* One descriptor, watched for somebody else from now on. */
-    loop_unwatch(l->loop, watch);
-    watch->fd = -1;
-    if (conn_watch(l, &c->watch) != OK) {
-        output_no_memory(&c->out);
-        conn_free(c);
-        return true;
-    }
-    c->is_watched = true;
+    loop_pass(l->loop, watch, &c->watch);
     c->is_running = true;
     if (bytes.size > 0)
         feed(c, bytes);

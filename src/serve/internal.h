@@ -214,7 +214,7 @@ void serve_loop_pools_deinit(struct serve_loop *l);
 void http1_conn_open(struct serve_loop *l, const struct listener *listener, int fd,
                      const struct address *peer, bool is_rejected);
 /* Goes on with a connection of TLS, or with one that should have been: takes its channel and its counts;
- * `watch` watches no more. False: no memory, and the channel is the caller's still. */
+ * `watch` watches no more. False: no memory, and everything is as it was. */
 bool http1_conn_take(const struct conn *from, struct loop_fd *watch, struct slice received,
                      bool fin_seen);
 void http1_pools_init(struct serve_loop *l);

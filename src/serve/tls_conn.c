@@ -137,7 +137,7 @@ static void hand_over(struct tls_conn *c, struct slice received)
 {
     struct serve_loop *l = c->base.l;
     struct tls_session *tls = c->base.channel.tls;
-    bool is_http2 = tls != NULL && tls_session_alpn(tls) == TLS_ALPN_HTTP2, is_watched = is_http2;
+    bool is_http2 = tls != NULL && tls_session_alpn(tls) == TLS_ALPN_HTTP2;
 
     if (is_http2 ? http2_conn_open(&c->base, &c->watch, received, c->fin_seen)
                  : http1_conn_take(&c->base, &c->watch, received, c->fin_seen)) {
@@ -145,7 +145,7 @@ static void hand_over(struct tls_conn *c, struct slice received)
         return;
     }
     stat_add(&l->stats.no_memory, 1);
-    conn_end(c, is_watched);
+    conn_end(c, true);
 }
 
 /* -- steps --------------------------------------------------------------------------------------- */
@@ -175,7 +175,8 @@ static bool sniff(struct tls_conn *c)
         hand_over(c, received);
         return false;
     }
-    if (tls_accept(&c->base.channel.tls, serve->settings.tls, c->watch.fd, received, &err) == OK)
+    if (tls_accept(&c->base.channel.tls, serve->settings.tls, c->watch.fd, received,
+                   received.size < sizeof bytes, &err) == OK)
         return true;
     stat_add(&l->stats.no_memory, 1);
     count_failure(l, TLS_FAILED_INTERNAL);
