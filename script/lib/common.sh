@@ -16,3 +16,24 @@ need() {
     # shellcheck disable=SC1091
     . "$PENSTOCK_CACHE/env.sh"
 }
+
+# progress WHAT SECONDS - reads what ninja prints and tells on stderr how far it is: in one line that is written over and over on
+# a terminal, elsewhere in a line every SECONDS, so that nobody takes the first build for one that hangs.
+progress() {
+    local what=$1 every=$2 line at='' told=$SECONDS status terminal=no
+    [ ! -t 2 ] || terminal=yes
+    while :; do
+        status=0
+        IFS= read -r -t 1 line || status=$?
+        [ "$status" -eq 0 ] || [ "$status" -gt 128 ] || break       # above 128: nothing came in that second
+        [[ $status -ne 0 || ! $line =~ ^\[([0-9]+)/([0-9]+)\] ]] ||
+            at="$((BASH_REMATCH[1] * 100 / BASH_REMATCH[2])) % (${BASH_REMATCH[1]} of ${BASH_REMATCH[2]})"
+        if [ "$terminal" = yes ] && [ -n "$at" ]; then
+            printf '\r%s: %s: %s\033[K' "$SCRIPT" "$what" "$at" >&2
+        elif [ "$terminal" = no ] && [ $((SECONDS - told)) -ge "$every" ]; then
+            told=$SECONDS
+            say "$what: ${at:-begun}"
+        fi
+    done
+    [ "$terminal" = no ] || printf '\r\033[K' >&2
+}

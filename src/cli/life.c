@@ -28,6 +28,7 @@ enum {
     KEPT_UNUSED_S = 5,
     CHORES_S = 2,
     CANCEL_MS = 2000,
+    BEGUN_ENDS_MS = 2000,  /* what was begun before the start failed */
     BEATS = 4,             /* signs of life in the time that systemd waits for one */
     STEP_MS = 50,          /* how often a drain looks at what else there is */
     OVERLAP_IDLE = 10,     /* times --drain-idle that idle connections are kept behind an upgrade */
@@ -147,16 +148,23 @@ static void cut(const struct life *life)
             (double)grace_ms / 1e3, left.idle, plural(left.idle));
 }
 
+/* How many requests the engine still has then. */
+static uint64_t wait_for_requests(const struct life *life, uint64_t due_ns)
+{
+    struct timespec nap = { .tv_nsec = (long)NS_PER_MS };
+    uint64_t left;
+
+    while ((left = engine_in_flight(life->stack->engine)) > 0 && clock_mono_ns() < due_ns)
+        nanosleep(&nap, NULL);
+    return left;
+}
+
 /* Requests whose connections were cut are cancelled, and end on their loops once the model lets go.
  * One that does not can be left to nobody: its thread still uses the model. */
 static void wait_for_cancelled(const struct life *life)
 {
-    struct timespec nap = { .tv_nsec = (long)NS_PER_MS };
-    uint64_t due_ns = clock_mono_ns() + CANCEL_MS * NS_PER_MS;
+    uint64_t left = wait_for_requests(life, clock_mono_ns() + CANCEL_MS * NS_PER_MS);
 
-    while (engine_in_flight(life->stack->engine) > 0 && clock_mono_ns() < due_ns)
-        nanosleep(&nap, NULL);
-    uint64_t left = engine_in_flight(life->stack->engine);
     if (left == 0)
         return;
     log_error("%llu request%s still running %d ms after being cancelled; ending without",
@@ -173,6 +181,16 @@ void life_drain(const struct life *life)
     serve_drain_begin(life->serve, options_ms(life->options, OPT_DRAIN_IDLE));
     if (!wait_for_connections(life, due_ns))
         cut(life);
+}
+
+void life_end_start(const struct life *life)
+{
+    uint64_t due_ns = clock_mono_ns() + BEGUN_ENDS_MS * NS_PER_MS;
+
+    tell_all(life);
+    serve_drain_begin(life->serve, 0);
+    (void)serve_drain_wait(life->serve, due_ns);
+    (void)wait_for_requests(life, due_ns);
 }
 
 static void stop_serving(const struct life *life)

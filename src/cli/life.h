@@ -41,5 +41,8 @@ struct life {
 void life_run(const struct life *life);
 /* The drain alone: SIGTERM came before all was loaded. Any thread, while nobody else stops anything. */
 void life_drain(const struct life *life);
+/* The start failed while loops serve already: what callers began in that time is ended, as what lives on
+ * without a connection (uploads, streams) ends on its loop only. A second or two. */
+void life_end_start(const struct life *life);
 
 #endif

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "access/access.h"
@@ -57,7 +56,6 @@ enum {
     TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,
     PRINT_BYTES_MAX = 4 << 20,
-    BEGUN_ENDS_MS = 2000, /* when the start failed while loops serve */
 };
 
 struct server {
@@ -745,11 +743,20 @@ static enum err_code start_loops(struct server *server, struct err *err)
     return code;
 }
 
+static bool is_activated(const struct server *server)
+{
+    for (uint32_t i = 0; i < server->sockets.count; i++)
+        if (server->sockets.entries[i].is_activated)
+            return true;
+    return false;
+}
+
 /* Loops run while models load, so that small ones answer before the large ones are there;
- * --exit-on-error wants to know first, and where another program still serves nothing is in a hurry. */
+ * --exit-on-error wants to know first, and where another program still serves nothing is in a hurry.
+ * Callers of a socket that systemd holds wait in it: they come for an answer, not for a 503. */
 static enum err_code start_server(struct server *server, const struct options *o, struct err *err)
 {
-    bool loads_first = options_flag(o, OPT_EXIT_ON_ERROR) || upgrade_is_new();
+    bool loads_first = options_flag(o, OPT_EXIT_ON_ERROR) || upgrade_is_new() || is_activated(server);
 
     stop_hold();
     enum err_code code = open_server(server, o, err);
@@ -784,22 +791,6 @@ static enum err_code take_sockets(struct server *server, const struct options *o
     return confine(o, &server->sockets, err);
 }
 
-/* The start failed while loops serve already: what callers began in that time is ended, as what lives
- * on without a connection (uploads, streams) ends on its loop only. */
-static void end_what_began(struct server *server)
-{
-    const struct timespec while_ = { 0, 1000000 };
-    uint64_t due_ns = clock_mono_ns() + BEGUN_ENDS_MS * NS_PER_MS;
-
-    atomic_store(&server->is_draining, true);
-    resumables_drain(server->resumables);
-    uploads_drain(server->uploads);
-    serve_drain_begin(server->serve, 0);
-    (void)serve_drain_wait(server->serve, due_ns);
-    while (engine_in_flight(server->stack.engine) > 0 && clock_mono_ns() < due_ns)
-        nanosleep(&while_, NULL);
-}
-
 int verb_serve(const struct options *options)
 {
     struct err err = { 0 };
@@ -830,7 +821,7 @@ int verb_serve(const struct options *options)
     } else {
         upgrade_failed(err.text);
         if (server->is_started)
-            end_what_began(server);
+            life_end_start(&server->life);
     }
     close_server(server);
     int status = code == OK ? EXIT_OK : server->is_misused ? EXIT_USAGE : EXIT_FAILED;

@@ -4,10 +4,13 @@ PENSTOCK_PACKAGES names a folder that `script/package all --out` has filled; wit
 """
 # seconds: 1200
 import atexit
+import concurrent.futures
+import contextlib
 import ctypes
 import functools
 import glob
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -19,10 +22,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 
 from bareroot import Root, base, why_not
-from harness import LISTENING, ROOT, case, check, equal, main, need_program, skip
+from harness import LISTENING, ROOT, Failed, case, check, equal, main, need_program, skip
 
 sys.path.insert(0, os.path.join(ROOT, "packaging"))
 import linked       # noqa: E402
@@ -440,7 +444,7 @@ class Manager:
 @case
 def systemd_is_told_as_its_unit_expects():
     """Type=notify, WatchdogSec=, ExecReload= and the SIGUSR2 of its comment: READY=1, WATCHDOG=1, ready again, MAINPID= of the next."""
-    equal((settings("Type"), settings("NotifyAccess"), settings("ExecReload")), (["notify"], ["main"], ["/bin/kill -HUP $MAINPID"]))
+    equal((settings("Type"), settings("NotifyAccess"), settings("ExecReload")), (["notify"], ["main"], ["/bin/sh -c 'kill -HUP $$MAINPID'"]))
     manager = Manager()
     with Root.debian() as root:
         install(root, package("penstock_*.deb"), package("penstock-onnxruntime_*.deb"))
@@ -557,6 +561,211 @@ def a_disabled_service_stays_disabled():
         os.unlink(wants)        # what `systemctl disable` does
         install(root, repacked(package("penstock_*.deb"), "90.0-1"))
         check(not os.path.lexists(wants), "the upgrade enabled it again")
+
+
+# --- started by systemd --------------------------------------------------------------------------------
+
+SERVICE = "system.slice/penstock.service"
+PORT = 8000
+
+
+class Service:
+    """The packages in a Debian that runs, with systemd as its first process."""
+
+    def __init__(self, root):
+        self.root = root
+        install(root, package("penstock_*.deb"), package("penstock-onnxruntime_*.deb"))
+        # threads of their own, as only they are in that network
+        self.threads = concurrent.futures.ThreadPoolExecutor(2, initializer=root.enter_network)
+
+    def systemctl(self, *words, status=0):
+        return self.root.run("systemctl", *words, status=status)
+
+    def show(self, name):
+        return self.systemctl("show", "penstock.service", "--value", "-p", name).strip()
+
+    def wait(self, wanted, text):
+        until = time.monotonic() + 120
+        while not (found := wanted()):
+            if time.monotonic() > until:
+                raise Failed("%s did not happen: %s" % (text, self.journal()[-2000:]))
+            time.sleep(0.05)
+        return found
+
+    def journal(self):
+        return self.root.run("journalctl", "-b", "--no-pager", "-u", "penstock.service", "-u", "penstock.socket", status=None)
+
+    def serve(self):
+        """Started, from whatever the case before left."""
+        self.systemctl("stop", "penstock.socket", "penstock.service")
+        if not os.path.exists(self.root.path("/var/lib/penstock/models/iris")):
+            self.root.run("cp", "-r", "/usr/share/doc/penstock/examples/models/iris", "/var/lib/penstock/models/")
+        self.systemctl("reset-failed")
+        self.systemctl("start", "penstock.service")
+        equal((self.show("ActiveState"), self.show("StatusText")), ("active", "serving"))
+        return int(self.show("MainPID"))
+
+    def ask(self, **more):
+        return self.threads.submit(ask, "http://127.0.0.1:%d" % PORT, **more).result(60)
+
+    def drop_in(self, text, unit="penstock.service"):
+        folder = self.root.path("/etc/systemd/system/%s.d" % unit)
+        os.makedirs(folder, exist_ok=True)
+        with open(folder + "/test.conf", "w") as file:
+            file.write(text)
+        self.systemctl("daemon-reload")
+
+    @contextlib.contextmanager
+    def load(self, threads=4):
+        """Callers who ask all the time, each kept alive until an answer says close: what they met is empty, and they got answers."""
+        over, failures, answers = threading.Event(), [], [0] * threads
+
+        def caller(index):
+            self.root.enter_network()
+            connection = None
+            while not over.is_set():
+                try:
+                    connection = connection or http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
+                    connection.request("POST", "/models/iris:predict", b'{"sepal_length":5.1,"sepal_width":3.5,"petal_length":1.4,"petal_width":0.2}')
+                    reply = connection.getresponse()
+                    equal((reply.status, json.loads(reply.read())), (200, SETOSA))
+                    answers[index] += 1
+                    time.sleep(0.002)
+                except Exception as error:      # noqa: whatever a caller meets is a failure
+                    failures.append("%s: %s" % (type(error).__name__, error))
+                    connection = None
+        callers = [threading.Thread(target=caller, args=(index,), daemon=True) for index in range(threads)]
+        for one in callers:
+            one.start()
+        self.wait(lambda: all(answers), "the first answers")
+        yield answers
+        before = list(answers)
+        self.wait(lambda: failures or all(now > was for now, was in zip(answers, before)), "answers after that")
+        over.set()
+        for one in callers:
+            one.join(60)
+        equal(failures[:3], [], "what %d answers went with" % sum(answers))
+
+
+_service = []
+
+
+def service():
+    """One system for all cases of it: a start takes some seconds."""
+    if not _service:
+        stack = contextlib.ExitStack()
+        root = stack.enter_context(Root.booted())
+        atexit.register(stack.close)
+        _service.append(Service(root))
+    return _service[0]
+
+
+@case
+def systemd_starts_reloads_and_stops_it():
+    its = service()
+    shutil.rmtree(its.root.path("/var/lib/penstock/models/iris"), True)
+    its.systemctl("stop", "penstock.service")
+    its.systemctl("start", "penstock.service")
+    equal((its.show("ActiveState"), its.show("ConditionResult")), ("inactive", "no"), "with nothing to serve")
+    with open(its.root.path("/etc/penstock/penstock.yaml"), "a") as file:
+        file.write("access-log: /var/log/penstock/access.log\n")
+    pid = its.serve()
+    equal(its.ask(), SETOSA)
+    log = its.root.path("/var/log/penstock/access.log")
+    its.wait(lambda: os.path.getsize(log) > 0, "a line of the access log")
+    equal(owner(its.root, "/var/log/penstock"), "penstock:penstock 750")
+    os.rename(log, log + ".1")
+    its.systemctl("reload", "penstock.service")
+    its.wait(lambda: os.path.exists(log), "a log file after the reload")
+    equal((int(its.show("MainPID")), its.show("ActiveState"), its.show("NRestarts")), (pid, "active", "0"))
+    equal(its.ask(), SETOSA)
+    its.wait(lambda: os.path.getsize(log) > 0, "a line of the new log")
+    its.systemctl("stop", "penstock.service")
+    equal([its.show(name) for name in ("ActiveState", "Result", "ExecMainStatus")], ["inactive", "success", "0"])
+    equal(its.root.pids(SERVICE), [], "processes that stay")
+
+
+@case
+def systemd_follows_an_upgrade():
+    """SIGUSR2 as README.Debian has it, under load: another main process, no request lost, and no restart of systemd's."""
+    its = service()
+    pid = its.serve()
+    with its.load():
+        for _ in range(3):
+            its.systemctl("kill", "--signal=SIGUSR2", "--kill-whom=main", "penstock.service")
+            its.wait(lambda: its.show("MainPID") not in (str(pid), "0") and its.show("StatusText") == "serving", "another main process")
+            pid = int(its.show("MainPID"))
+    equal((its.show("ActiveState"), its.show("NRestarts")), ("active", "0"))
+    its.systemctl("stop", "penstock.service")
+    equal((its.show("ActiveState"), its.show("Result")), ("inactive", "success"))
+    equal(its.root.pids(SERVICE), [], "processes that stay")
+
+
+@case
+def systemd_restarts_one_that_hangs():
+    its = service()
+    try:
+        its.drop_in("[Service]\nWatchdogSec=2s\n")
+        its.serve()
+        main_pid, inside = its.root.pids(SERVICE)[0], its.show("MainPID")
+        os.kill(main_pid, signal.SIGSTOP)
+        its.wait(lambda: its.show("NRestarts") == "1" and its.show("StatusText") == "serving", "a new start")
+        check(its.show("MainPID") != inside, "the same process")
+        check("watchdog" in its.journal().lower(), "%s", its.journal()[-1000:])
+        equal(its.ask(), SETOSA)
+    finally:
+        its.drop_in("")
+
+
+@case
+def what_the_unit_takes_is_taken():
+    """As the kernel has it, of the process that runs: rights, mounts, devices."""
+    its = service()
+    its.serve()
+    user = re.search(r"uid=(\d+)", its.root.run("id", "penstock")).group(1)
+    for pid in its.root.pids(SERVICE):
+        with open("/proc/%d/status" % pid) as file:
+            status = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
+        equal(status["Uid"].split(), [user] * 4)
+        equal([int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")], [0] * 5)
+        equal((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"))
+    with open("/proc/%d/mountinfo" % pid) as file:
+        flags = {line.split()[4]: line.split()[5].split(",")[0] for line in file}
+    read_only = ("/", "/run", "/run/lock", "/home", "/root", "/proc/sys", "/sys", "/sys/fs/cgroup", "/dev", "/var/lib/penstock/models")
+    equal({path: flags.get(path) for path in read_only}, dict.fromkeys(read_only, "ro"))
+    written = ("/var/lib/penstock", "/var/log/penstock", "/run/penstock", "/tmp", "/var/tmp")
+    equal({path: flags.get(path) for path in written}, dict.fromkeys(written, "rw"))
+
+    # root itself, in the service's mounts
+    def touch(path):
+        return subprocess.run(["nsenter", "-t", str(pid), "-m", "touch", path], capture_output=True, text=True, check=False).stderr
+    for path in ("/etc/penstock/x", "/run/lock/x", "/usr/x", "/var/lib/penstock/models/x"):
+        check("Read-only file system" in touch(path), "%s: %s", path, touch(path))
+    for folder in written:
+        equal(touch(folder + "/x"), "")
+    devices = os.listdir("/proc/%d/root/dev" % pid)
+    equal([name for name in devices if re.match("[shv]d[a-z]|nvme|mem$|kmsg|fuse|loop", name)], [], "devices")
+
+
+@case
+def a_new_package_under_load_refuses_nobody():
+    """penstock.socket holds the port while the package's next version stops and starts the service."""
+    its = service()
+    its.serve()
+    its.systemctl("stop", "penstock.service")
+    its.systemctl("start", "penstock.socket")
+    equal(its.show("ActiveState"), "inactive")
+    equal(its.ask(), SETOSA, "the first caller starts it")
+    pid = its.show("MainPID")
+    newer = repacked(package("penstock_*.deb"), "90.0-1")
+    its.root.put(newer, "/root/newer.deb")
+    with its.load():
+        its.root.run("dpkg", "--force-confdef", "--force-confold", "-i", "/root/newer.deb")
+        equal(its.root.run("dpkg-query", "-W", "-f", "${Version}", "penstock"), "90.0-1")
+        its.wait(lambda: its.show("MainPID") not in (pid, "0") and its.show("ActiveState") == "active", "the service of the new version")
+    its.root.run("dpkg", "-r", "penstock")
+    equal(its.root.pids(SERVICE), [], "processes of a package that is gone")
+    _service.pop()
 
 
 # --- the tarball ---------------------------------------------------------------------------------------
