@@ -398,7 +398,7 @@ static COLD void put_failure(struct infer *infer, const struct err *err)
     }
     if (UNLIKELY(s->is_kept)) {
         /* Without its last event it is cut off, so that nobody takes it for the whole. */
-        if (!text_failed(&out) && resumable_put(s->kept, none, text_slice(&out)))
+        if (!text_failed(&out) && resumable_put_last(s->kept, none, text_slice(&out)))
             resumable_end(&s->kept);
         else
             resumable_end_with(&s->kept, err);

@@ -43,7 +43,9 @@ enum {
         1 << 30, /* of a record: messages, how many; else the size of the event's name */
     LOCATION_MAX = ID_MAX + 16,
     RETRY_MS = 1000,
-    LOOK_MIN_NS = 100000000 /* between two looks at a stream that is read, however short it is kept */
+    LAST_BYTES = 1024, /* kept of each stream's log for the event that says how it ended */
+    LOOK_MIN_NS =
+        100000000 /* between two looks at a stream that is read, however short it is kept */
 };
 
 struct digest {
@@ -93,8 +95,8 @@ struct resumable {
     struct follower *feeder; /* NULL: nobody feeds */
     uint64_t credit;         /* inputs that the maker takes and nobody was asked for */
     bool was_fed;
-    bool is_ended;      /* the maker has let go; its loop reads it without the lock */
-    struct err *status; /* owned; how it ended, for calls; NULL: OK. Set before the log is closed */
+    bool is_ended;     /* the maker has let go; its loop reads it without the lock */
+    struct err status; /* how it ended, for calls. Set before the log is closed */
 };
 
 struct follower {
@@ -206,7 +208,6 @@ static void resumable_unref(struct resumable **slot)
     if (r == NULL || atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
         return;
     event_log_unref(&r->log);
-    mem_free(r->status);
     mem_free(r->model);
     mem_free(r);
 }
@@ -286,7 +287,7 @@ static void put_cancelled(struct resumable *r)
 
     snprintf(data, sizeof data, "{\"error\":{\"code\":\"CANCELLED\",\"message\":\"%s\"}}",
              r->why_out);
-    (void)resumable_put(r, name, slice_of(data));
+    (void)resumable_put_last(r, name, slice_of(data));
 }
 
 /* The maker's loop; takes the reference. The maker is told, and lets go now or later. */
@@ -300,9 +301,7 @@ static void stop(struct resumable *r)
             put_cancelled(r);
         err_set(&err, E_CANCELLED, "%s", r->why_out);
         pthread_mutex_lock(&r->all->lock);
-        r->status = r->status == NULL ? mem_alloc(sizeof *r->status) : r->status;
-        if (r->status != NULL)
-            *r->status = err;
+        r->status = err;
         pthread_mutex_unlock(&r->all->lock);
         event_log_close(r->log);
         r->user->on_expired(r);
@@ -508,6 +507,7 @@ enum err_code resumable_new(struct resumable **ret, const struct api *api,
                                       .bytes_max = all->settings.bytes_max,
                                       .budget = all->settings.budget,
                                       .keeps_unread = true,
+                                      .last_bytes = LAST_BYTES,
                                       .writer = r->loop,
                                       .on_room = on_log_room,
                                       .context = r };
@@ -548,6 +548,24 @@ bool resumable_put(struct resumable *r, struct slice name, struct slice data)
                                    NULL) == OK;
 }
 
+bool resumable_put_last(struct resumable *r, struct slice name, struct slice data)
+{
+    struct slice pieces[] = { name, data };
+
+    require(name.size < KIND_MESSAGES);
+    return event_log_append_last(r->log, (uint32_t)name.size, pieces, COUNT(pieces), &r->newest,
+                                 NULL) == OK;
+}
+
+bool resumable_put_last_message(struct resumable *r, const struct resumable_message *message)
+{
+    uint64_t head = (uint64_t)message->bytes.size << 1 | message->is_text;
+    struct slice pieces[] = { { (const uint8_t *)&head, sizeof head }, message->bytes };
+
+    return event_log_append_last(r->log, KIND_MESSAGES | 1, pieces, COUNT(pieces), &r->newest,
+                                 NULL) == OK;
+}
+
 enum { MESSAGES_MAX = 128 };
 
 bool resumable_put_messages(struct resumable *r, const struct resumable_message *messages,
@@ -585,11 +603,8 @@ void resumable_end_with(struct resumable **slot, const struct err *status)
     require(loop_is_mine(r->loop) && !r->is_ended);
     pthread_mutex_lock(&r->all->lock);
     r->is_ended = true;
-    if (status != NULL && status->code != OK && r->status == NULL) {
-        r->status = mem_alloc(sizeof *r->status);
-        if (r->status != NULL)
-            *r->status = *status;
-    }
+    if (status != NULL && status->code != OK && r->status.code == OK)
+        r->status = *status;
     /* It is kept for so long from its end on, too. */
     if (r->readers == 0)
         r->idle_since_ns = loop_now_ns(r->loop);
@@ -777,8 +792,7 @@ static void put_record(struct follower *f, uint64_t number, uint32_t kind, struc
 static void copy_status(struct resumable *r, struct err *ret)
 {
     pthread_mutex_lock(&r->all->lock);
-    if (r->status != NULL)
-        *ret = *r->status;
+    *ret = r->status;
     pthread_mutex_unlock(&r->all->lock);
 }
 
@@ -1121,10 +1135,10 @@ static void fail_foreign(struct exchange *x, struct slice id, struct slice node,
     struct text body;
     struct err err = { 0 };
 
-    err_set(&err, E_NOT_FOUND, "stream %.*s is with node '%.*s', and this is '%s': ask that one",
+    err_set(&err, E_PRECONDITION, "stream %.*s is with node '%.*s', and this is '%s': ask that one",
             SLICE_ARG(id), SLICE_ARG(node), all->node);
     text_init_arena(&body, x->arena, 256);
-    text_str(&body, "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":");
+    text_str(&body, "{\"error\":{\"code\":\"FAILED_PRECONDITION\",\"message\":");
     text_json(&body, slice_of(err.text));
     text_str(&body, ",\"node\":");
     text_json(&body, node);
@@ -1188,7 +1202,7 @@ static struct resumable *find(struct exchange *x, const struct route_match *matc
         return r;
     if (is_over)
         err_set(
-            &err, E_NOT_FOUND,
+            &err, E_PRECONDITION,
             "stream %.*s is gone: it was cancelled, or nobody read it for as long as it was kept",
             SLICE_ARG(id));
     else
@@ -1233,10 +1247,13 @@ static enum err_code read_after(struct exchange *x, const struct resumable *r, u
 static void fail_number(struct exchange *x, const struct resumable *r, uint64_t after,
                         const struct err *err)
 {
+    struct err told = *err;
     uint64_t oldest, newest;
 
     event_log_range(r->log, &oldest, &newest);
-    api_fail(x, DIALECT_TYPED, err->code != E_NOT_FOUND ? 0 : after < oldest ? 410 : 400, err);
+    if (err->code == E_NOT_FOUND) /* the log's word; the stream was found */
+        told.code = E_RANGE;
+    api_fail(x, DIALECT_TYPED, err->code != E_NOT_FOUND ? 0 : after < oldest ? 410 : 400, &told);
 }
 
 static void follow_websocket(struct follower *f, const struct api *api)

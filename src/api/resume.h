@@ -110,6 +110,10 @@ struct resumable_message {
 };
 bool resumable_put_messages(struct resumable *r, const struct resumable_message *messages,
                             uint32_t count);
+/* The last of it, which says how it ended: no bound refuses it, and no want of memory one of 1 KiB.
+ * resumable_end is to follow. */
+bool resumable_put_last(struct resumable *r, struct slice name, struct slice data);
+bool resumable_put_last_message(struct resumable *r, const struct resumable_message *message);
 bool resumable_has_room(struct resumable *r);
 /* No more events; what was put stays to be read. The maker lets go of it. */
 void resumable_end(struct resumable **r);

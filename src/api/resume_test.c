@@ -138,8 +138,8 @@ static void nobody_makes(struct exchange *x UNUSED, const struct route_match *ma
 
 static void start_visit(void *arg)
 {
-    static const struct route make[] = { { 1u << METHOD_POST, "/make", nobody_makes,
-                                           DIALECT_TYPED, ACCESS_OPEN, "test" } };
+    static const struct route make[] = { { 1u << METHOD_POST, "/make", nobody_makes, DIALECT_TYPED,
+                                           ACCESS_OPEN, "test" } };
     static const struct route_table made = { make, 1 };
     static const struct route_table *const tables[] = { &made, &resume_routes };
     struct visit *visit = arg;
@@ -641,8 +641,8 @@ TEST(one_that_is_hardly_kept_does_not_wake_its_loop_for_ever)
     getrusage(RUSAGE_SELF, &before);
     settle(300);
     getrusage(RUSAGE_SELF, &after);
-    check(after.ru_nvcsw - before.ru_nvcsw < 100, "%ld wake-ups within 300 ms, of a stream that rests",
-          after.ru_nvcsw - before.ru_nvcsw);
+    check(after.ru_nvcsw - before.ru_nvcsw < 100,
+          "%ld wake-ups within 300 ms, of a stream that rests", after.ru_nvcsw - before.ru_nvcsw);
     put_many(2);
     check(maker.expired == 0, "it is read");
     on_loop(break_off, &maker.began->fake);
@@ -670,6 +670,36 @@ TEST(a_stream_is_cancelled_by_delete)
     check_refused(ask(METHOD_GET, stream_path(""), NULL, NULL), 410, "is gone");
     check_refused(ask(METHOD_DELETE, stream_path(""), NULL, NULL), 410, "is gone");
     end();
+}
+
+/* How it ended is told to who is slow, though the log is full, and there is no memory left either. */
+TEST(a_full_stream_tells_its_end)
+{
+    static const char cancelled[] = "event: error\ndata: {\"error\":{\"code\":\"CANCELLED\"";
+
+    for (int is_spent = 0; is_spent <= 1; is_spent++) {
+        begin(2, 8, 1 << 20);
+        make_stream(5000, NULL);
+        keep_id();
+        struct fake *fake = &maker.began->fake;
+        fake->room = 1; /* it takes one event, then nothing */
+        on_loop(put_until_full, NULL);
+        check(puts_done == 8, "full with %u", puts_done);
+        struct visit *gone = ask(METHOD_DELETE, stream_path(""), NULL, NULL);
+        check(gone->fake.status == 204, "%u", gone->fake.status);
+        size_t left = is_spent ? (size_t)budget.left : 0;
+        require(budget_take(&budget, left));
+        settle(5);
+        budget_give(&budget, left);
+        check(maker.expired == 1 && maker.r == NULL, "%u", maker.expired);
+        fake->takes = fake->room = 1 << 20;
+        settle(20);
+        const char *said = text_cstr(&fake->answer), *last = strstr(said, cancelled);
+        check(fake->is_released && !fake->is_aborted && last != NULL &&
+                  strstr(said, "{\"n\":56}") != NULL,
+              "%s", said);
+        end();
+    }
 }
 
 TEST(when_the_server_stops_streams_that_nobody_reads_end_at_once_and_others_when_they_are_left)

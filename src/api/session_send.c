@@ -85,7 +85,9 @@ static enum err_code log_proto(struct session_out *out, const struct penstock_pb
         return no_memory(err);
     (void)penstock_pb_write(out->heads, answer, SIZE_MAX, memory, &piece, &used);
     struct resumable_message message = { piece.bytes, false };
-    bool is_put = resumable_put_messages(out->resumable, &message, 1);
+    bool is_put = answer->kind == PENSTOCK_PB_END
+                      ? resumable_put_last_message(out->resumable, &message)
+                      : resumable_put_messages(out->resumable, &message, 1);
     out->bytes += used;
     if (memory != small)
         mem_free(memory);
@@ -136,6 +138,8 @@ static enum err_code log_json(struct session_out *out, const struct penstock_pb_
     if (count > FEW && (messages = mem_alloc(count * sizeof *messages)) == NULL)
         return no_memory(err);
     messages[0] = (struct resumable_message){ json, true };
+    if (answer->kind == PENSTOCK_PB_END)
+        return resumable_put_last_message(out->resumable, messages) ? OK : log_is_full(err);
     for (uint32_t i = 1; i < count; i++)
         messages[i] = (struct resumable_message){ answer->outputs[i - 1].bytes, false };
     bool is_put = resumable_put_messages(out->resumable, messages, count);

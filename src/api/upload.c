@@ -928,7 +928,7 @@ static struct upload *find(struct exchange *x, const struct route_match *match)
     while (node.size > 0 && node.data[node.size - 1] != '.')
         node.size--;
     if (node.size > 1 && !slice_is(slice_first(node, node.size - 1), all->node)) {
-        err_set(&err, E_NOT_FOUND, "this is node '%s', and the upload is with node '%.*s'", all->node,
+        err_set(&err, E_PRECONDITION, "this is node '%s', and the upload is with node '%.*s'", all->node,
                 SLICE_ARG(slice_first(node, MIN(node.size - 1, (size_t)NODE_NAME_MAX))));
         api_fail(x, DIALECT_TYPED, 421, &err);
         return NULL;

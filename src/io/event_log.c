@@ -7,7 +7,9 @@
  *
  * Index. A ring of entries, the event of number n at n modulo its size, doubled until it holds
  * events_max. Each entry knows how many bytes were appended up to its end, so that what lies between
- * two numbers is a subtraction.
+ * two numbers is a subtraction. Of a log that keeps what is unread each entry knows how many readers
+ * stand before it, and `least` is behind none of them: it moves on when it is asked for, over each
+ * number once.
  *
  * Telling. Readers that found nothing wait in a list of their loop (struct event_log_group), which
  * only that loop's thread touches; who appends sees one flag and posts one message a loop. The message
@@ -37,6 +39,7 @@ struct entry {
     const uint8_t *data;
     uint64_t end; /* bytes appended up to and with it, since the log began */
     uint32_t size, kind;
+    uint32_t readers; /* whose next it is; only counted where keeps_unread */
 };
 
 struct event_log_group {
@@ -59,6 +62,9 @@ struct event_log {
     struct buf *block; /* that is being filled; one reference */
     uint8_t *block_data;
     size_t block_used, block_room;
+    struct buf *last;               /* owned; last_bytes for event_log_append_last; NULL: used */
+    uint64_t least;                 /* no attached reader's next is less */
+    uint32_t readers_at_end;        /* their next is newest + 1 */
     struct list readers;            /* attached */
     struct event_log_group *groups; /* owned, until the log goes */
     struct loop_msg room_msg;
@@ -70,6 +76,7 @@ struct event_log {
 
 static void run_room(struct loop_msg *msg);
 static void run_group(struct loop_msg *msg);
+static enum err_code grow_ring(struct event_log *log, struct err *err);
 
 enum err_code event_log_new(struct event_log **ret, const struct event_log_settings *settings,
                             struct err *err)
@@ -92,6 +99,12 @@ enum err_code event_log_new(struct event_log **ret, const struct event_log_setti
     log->room_msg.run = run_room;
     list_init(&log->readers);
     pthread_mutex_init(&log->lock, NULL);
+    if (settings->last_bytes > 0 &&
+        (buf_new(&log->last, settings->budget, settings->last_bytes, err) != OK ||
+         grow_ring(log, err) != OK)) {
+        event_log_unref(&log);
+        return E_EXHAUSTED;
+    }
     *ret = log;
     return OK;
 }
@@ -122,6 +135,7 @@ void event_log_unref(struct event_log **slot)
     while (log->oldest <= log->newest)
         drop_oldest(log);
     buf_unref(&log->block);
+    buf_unref(&log->last);
     while (log->groups != NULL) {
         struct event_log_group *group = log->groups;
         log->groups = group->next;
@@ -138,14 +152,26 @@ void event_log_unref(struct event_log **slot)
 /* The first number that may not go: some attached reader has it before it, or nobody reads at all. */
 static uint64_t first_unread(struct event_log *log)
 {
-    uint64_t least = log->newest + 1;
-
     if (list_is_empty(&log->readers))
         return log->oldest;
-    for (struct list_node *node = list_first(&log->readers); node != NULL;
-         node = list_next(&log->readers, node))
-        least = MIN(least, CONTAINER_OF(node, struct event_reader, node)->next);
-    return MAX(least, log->oldest);
+    log->least = MAX(log->least, log->oldest);
+    while (log->least <= log->newest && entry_of(log, log->least)->readers == 0)
+        log->least++;
+    return log->least;
+}
+
+/* So many more (or less) readers stand before `number`. */
+static void count_readers(struct event_log *log, uint64_t number, int32_t more)
+{
+    if (!log->settings.keeps_unread)
+        return;
+    require(number >= log->oldest && number <= log->newest + 1);
+    if (number > log->newest)
+        log->readers_at_end += (uint32_t)more;
+    else
+        entry_of(log, number)->readers += (uint32_t)more;
+    if (more > 0)
+        log->least = MIN(log->least, number);
 }
 
 static uint64_t bytes_from(struct event_log *log, uint64_t number)
@@ -259,10 +285,22 @@ static enum err_code take_bytes(struct event_log *log, size_t size, struct buf *
     return OK;
 }
 
+/* The bytes that were kept for the last event. */
+static bool take_last(struct event_log *log, size_t size, struct buf **ret_block,
+                      uint8_t **ret_data)
+{
+    if (log->last == NULL || size > log->settings.last_bytes)
+        return false;
+    *ret_block = TAKE(log->last);
+    *ret_data = buf_fill(*ret_block);
+    return true;
+}
+
 static enum err_code append(struct event_log *log, uint32_t kind, const struct slice *pieces,
-                            uint32_t pieces_count, struct err *err)
+                            uint32_t pieces_count, bool is_last, struct err *err)
 {
     const struct event_log_settings *s = &log->settings;
+    uint64_t spare = s->last_bytes > 0 && !is_last; /* a place in the index */
     struct buf *block = NULL;
     uint8_t *data = NULL;
     size_t size = 0;
@@ -274,23 +312,28 @@ static enum err_code append(struct event_log *log, uint32_t kind, const struct s
         return err_set(err, E_PRECONDITION, "the log is closed: nothing may be appended");
     if (size > UINT32_MAX)
         return err_set(err, E_RANGE, "an event of %zu bytes is larger than any may be", size);
-    if (!has_below(log, s->events_max, s->bytes_max)) {
+    if (!is_last && !has_below(log, s->events_max, s->bytes_max)) {
         log->wants_room = true;
         return err_set(err, E_EXHAUSTED,
                        "the log is full: its slowest reader is %llu events behind",
                        (unsigned long long)(log->newest + 1 - first_unread(log)));
     }
-    if (log->newest + 1 - log->oldest == log->ring_room)
+    if (log->newest + 1 - log->oldest + spare >= log->ring_room)
         TRY(grow_ring(log, err));
-    TRY(take_bytes(log, size, &block, &data, err));
+    if (!is_last || !take_last(log, size, &block, &data))
+        TRY(take_bytes(log, size, &block, &data, err));
     uint8_t *at = data;
     for (uint32_t i = 0; i < pieces_count; at += pieces[i++].size)
         if (pieces[i].size > 0)
             memcpy(at, pieces[i].data, pieces[i].size);
     log->bytes_ever += size;
-    *entry_of(log, ++log->newest) = (struct entry){
-        .block = block, .data = data, .end = log->bytes_ever, .size = (uint32_t)size, .kind = kind
-    };
+    *entry_of(log, ++log->newest) = (struct entry){ .block = block,
+                                                    .data = data,
+                                                    .end = log->bytes_ever,
+                                                    .size = (uint32_t)size,
+                                                    .kind = kind,
+                                                    .readers = log->readers_at_end };
+    log->readers_at_end = 0;
     uint64_t stays = s->keeps_unread ? first_unread(log) : log->newest;
     while (log->oldest < stays && (log->newest + 1 - log->oldest > s->events_max ||
                                    bytes_from(log, log->oldest) > s->bytes_max))
@@ -314,6 +357,21 @@ static void tell(struct event_log *log)
     }
 }
 
+static enum err_code append_and_tell(struct event_log *log, uint32_t kind,
+                                     const struct slice *pieces, uint32_t pieces_count,
+                                     bool is_last, uint64_t *ret_number, struct err *err)
+{
+    pthread_mutex_lock(&log->lock);
+    enum err_code code = append(log, kind, pieces, pieces_count, is_last, err);
+    if (code == OK) {
+        if (ret_number != NULL)
+            *ret_number = log->newest;
+        tell(log);
+    }
+    pthread_mutex_unlock(&log->lock);
+    return code;
+}
+
 enum err_code event_log_append(struct event_log *log, uint32_t kind, struct slice bytes,
                                uint64_t *ret_number, struct err *err)
 {
@@ -324,15 +382,14 @@ enum err_code event_log_append_pieces(struct event_log *log, uint32_t kind,
                                       const struct slice *pieces, uint32_t pieces_count,
                                       uint64_t *ret_number, struct err *err)
 {
-    pthread_mutex_lock(&log->lock);
-    enum err_code code = append(log, kind, pieces, pieces_count, err);
-    if (code == OK) {
-        if (ret_number != NULL)
-            *ret_number = log->newest;
-        tell(log);
-    }
-    pthread_mutex_unlock(&log->lock);
-    return code;
+    return append_and_tell(log, kind, pieces, pieces_count, false, ret_number, err);
+}
+
+enum err_code event_log_append_last(struct event_log *log, uint32_t kind,
+                                    const struct slice *pieces, uint32_t pieces_count,
+                                    uint64_t *ret_number, struct err *err)
+{
+    return append_and_tell(log, kind, pieces, pieces_count, true, ret_number, err);
 }
 
 void event_log_wake(struct event_log *log)
@@ -429,6 +486,7 @@ static enum err_code attach(struct event_log *log, struct event_reader *reader, 
     reader->waiting = (struct list_node){ NULL, NULL };
     reader->node = (struct list_node){ NULL, NULL };
     list_push(&log->readers, &reader->node);
+    count_readers(log, next, 1);
     look_for_room(log);
     return OK;
 }
@@ -452,6 +510,7 @@ void event_log_detach(struct event_reader *reader)
     list_remove(&reader->waiting);
     pthread_mutex_lock(&log->lock);
     list_remove(&reader->node);
+    count_readers(log, reader->next, -1);
     look_for_room(log);
     pthread_mutex_unlock(&log->lock);
     event_log_unref(&log);
@@ -481,7 +540,9 @@ static enum event_read read_next(struct event_reader *reader, struct slice *ret_
     *ret_bytes = slice_make(entry->data, entry->size);
     *ret_holder = buf_ref(entry->block);
     *ret_kind = entry->kind;
+    count_readers(log, reader->next, -1);
     *ret_number = reader->next++;
+    count_readers(log, reader->next, 1);
     look_for_room(log);
     return EVENT_READ_ONE;
 }

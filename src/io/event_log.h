@@ -9,11 +9,12 @@
  * that an attached reader has not read, and with no reader attached nothing goes at all: the writer
  * stops at the bound and is told when there is room again, which is when the slowest attached reader
  * has moved on. Room ends at three quarters of the bounds, so that what a writer has under way when it
- * is told still fits; what begins below the bound is taken whole.
+ * is told still fits; what begins below the bound is taken whole. How such a log ends is said whatever
+ * it holds (event_log_append_last).
  *
  * Life     Counted: the writer and each reader hold a reference.
  * Memory   Events lie one behind the other in shared blocks, charged to the budget, with an index of
- *          32 bytes an event. A reader takes a reference of the block and copies nothing
+ *          40 bytes an event. Appending and reading cost the same however many read. A reader takes a reference of the block and copies nothing
  *          (event_log_read_shared).
  * Threads  Any thread may append; a reader belongs to its loop's thread. One leaf mutex. on_more comes on
  *          the reader's loop, some readers a turn, one message to a loop however many wait there;
@@ -36,6 +37,7 @@ struct event_log_settings {
     size_t bytes_max;      /* of the events' bytes */
     struct budget *budget; /* charged; borrowed */
     bool keeps_unread; /* the writer waits rather than drop what an attached reader has not read */
+    size_t last_bytes; /* kept for event_log_append_last from the beginning; 0: none are */
     struct loop *writer;            /* where on_room comes; NULL: none */
     void (*on_room)(void *context); /* not after event_log_close */
     void *context;
@@ -54,6 +56,11 @@ MUST_USE enum err_code event_log_append(struct event_log *log, uint32_t kind, st
 MUST_USE enum err_code event_log_append_pieces(struct event_log *log, uint32_t kind,
                                                const struct slice *pieces, uint32_t pieces_count,
                                                uint64_t *ret_number, struct err *err);
+/* The last event of the log, whose bounds do not count for it: one of last_bytes and less is never
+ * refused, neither by them nor for want of memory. Once at most; event_log_close is to follow. */
+MUST_USE enum err_code event_log_append_last(struct event_log *log, uint32_t kind,
+                                             const struct slice *pieces, uint32_t pieces_count,
+                                             uint64_t *ret_number, struct err *err);
 /* Tells who waits, though nothing was appended. */
 void event_log_wake(struct event_log *log);
 /* Nothing follows; readers are told when they have read what there is. Of a log with a `writer` on

@@ -651,6 +651,53 @@ TEST(a_log_survives_every_fault)
     }
 }
 
+/* A log that is full, of a budget that is spent, beneath every fault: its last event is there. */
+TEST(the_last_event_is_never_refused)
+{
+    for_each_fault(nth) {
+        struct event_log_settings settings = { .events_max = 40,
+                                               .bytes_max = 5000,
+                                               .budget = &budget,
+                                               .keeps_unread = true,
+                                               .last_bytes = 100 };
+        const struct slice last[] = { slice_of("it is "), slice_of("over") };
+        struct event_reader reader = { .loop = NULL };
+        struct event_log *log = NULL;
+        struct err err = { 0 };
+        char said[100];
+        struct text out;
+        uint64_t number, appended = 0;
+        uint32_t kind;
+
+        budget_init(&budget, 64 << 20);
+        if (event_log_new(&log, &settings, &err) != OK) {
+            check(err.text[0] != '\0' && budget_used(&budget) == 0, "fault %u", nth);
+            continue;
+        }
+        for (unsigned tries = 0; tries < 2; tries += put(log, appended + 1) != OK || !++appended)
+            continue;
+        size_t left = (size_t)budget.left;
+        require(budget_take(&budget, left));
+        check(event_log_append_last(log, 9, last, 2, &number, &err) == OK && number == appended + 1,
+              "fault %u: %s", nth, err.text);
+        budget_give(&budget, left);
+        event_log_close(log);
+        require(event_log_attach(log, &reader, 1, &err) == OK);
+        for (uint64_t n = 1; n <= appended; n++)
+            check(get(&reader, &number) == EVENT_READ_ONE && number == n, "fault %u", nth);
+        text_init_fixed(&out, said, sizeof said);
+        check(event_log_read(&reader, &out, &kind, &number) == EVENT_READ_ONE && kind == 9 &&
+                  strcmp(text_cstr(&out), "it is over") == 0,
+              "fault %u: '%s'", nth, text_cstr(&out));
+        check(event_log_read(&reader, &out, &kind, &number) == EVENT_READ_CLOSED, "fault %u", nth);
+        event_log_detach(&reader);
+        event_log_unref(&log);
+        check(budget_used(&budget) == 0, "fault %u leaked", nth);
+        if (!fault_fired())
+            break;
+    }
+}
+
 TEST(a_spent_budget_is_told)
 {
     struct event_log_settings settings = { .events_max = 100,

@@ -234,7 +234,9 @@ def a_model_waits_for_who_is_away_and_goes_on_when_he_is_back():
         # Somebody who was away while others read on is told what there is.
         late = Stream(server, "GET", stream.headers["location"] + "?after=3", headers={"accept": SSE})
         equal(late.status, 410)
-        check(re.search(r"event 4 is not kept any more: there are \d+ to \d+", late.body()["error"]["message"]), "410")
+        body = late.body()["error"]
+        check(re.search(r"event 4 is not kept any more: there are \d+ to \d+", body["message"]), "%s", body)
+        equal(body["code"], "OUT_OF_RANGE")
         gone = Stream(server, "DELETE", stream.headers["location"])
         equal(gone.status, 204)
         last = [event for event in events][-1]
@@ -252,7 +254,9 @@ def nobody_comes_back():
         equal(metric(server, "penstock_resume_streams"), 0)
         gone = Stream(server, "GET", stream.headers["location"])
         equal(gone.status, 410)
-        check("is gone" in gone.body()["error"]["message"], "410")
+        body = gone.body()["error"]
+        check("is gone" in body["message"], "%s", body)
+        equal(body["code"], "FAILED_PRECONDITION")
 
 
 @case
@@ -263,20 +267,22 @@ def ids_that_are_not_right():
         place, own = stream.headers["location"], {"authorization": "Bearer a"}
         secret = place.split(".")[1]
         rows = [
-            (place, {}, 404, "there is no stream"),
-            (place, {"authorization": "Bearer b"}, 404, "there is no stream"),
-            ("/streams/n1." + "0" * 32, own, 404, "there is no stream"),
-            ("/streams/n2." + secret, own, 421, "is with node 'n2', and this is 'n1'"),
-            ("/streams/" + secret, own, 400, "is no id of a stream"),
-            ("/streams/n1." + secret.upper(), own, 400 if secret.upper() != secret else 200, "is no id of a stream"),
-            (place + "?after=401", own, 400, "has not been yet: the newest is 400"),
-            (place + "?after=x", own, 400, "it takes the number"),
-            (place, {**own, "last-event-id": "n1.%s.7" % ("0" * 32)}, 400, "is no event of stream"),
+            (place, {}, 404, "NOT_FOUND", "there is no stream"),
+            (place, {"authorization": "Bearer b"}, 404, "NOT_FOUND", "there is no stream"),
+            ("/streams/n1." + "0" * 32, own, 404, "NOT_FOUND", "there is no stream"),
+            ("/streams/n2." + secret, own, 421, "FAILED_PRECONDITION", "is with node 'n2', and this is 'n1'"),
+            ("/streams/" + secret, own, 400, "INVALID_ARGUMENT", "is no id of a stream"),
+            ("/streams/n1.A" + secret[1:], own, 400, "INVALID_ARGUMENT", "is no id of a stream"),
+            (place + "?after=401", own, 400, "OUT_OF_RANGE", "has not been yet: the newest is 400"),
+            (place + "?after=x", own, 400, "INVALID_ARGUMENT", "it takes the number"),
+            (place, {**own, "last-event-id": "n1.%s.7" % ("0" * 32)}, 400, "INVALID_ARGUMENT", "is no event of stream"),
         ]
-        for path, headers, status, words in rows:
+        for path, headers, status, code, words in rows:
             found = Stream(server, "GET", path, headers=headers)
             equal(found.status, status, path)
-            check(words in found.body()["error"]["message"], "%s: %s", path, words)
+            body = found.body()["error"]
+            equal(body["code"], code, path)
+            check(words in body["message"], "%s: %s", path, words)
             with raises(Refused) as caught:
                 Socket(server, path, headers.items())
             equal(caught.error.status, status, "WebSocket " + path)

@@ -184,6 +184,7 @@ def names_are_secret():
         status, _, answer = ask(server, "GET", "/uploads/elsewhere." + "0" * 32)
         equal(status, 421)
         check("elsewhere" in answer["error"]["message"], "%s", answer)
+        equal(answer["error"]["code"], "FAILED_PRECONDITION")
         owned = begin(server, {"authorization": "Bearer mine"})
         equal(ask(server, "HEAD", owned)[0], 404)
         equal(ask(server, "HEAD", owned, headers={"authorization": "Bearer mine"})[0], 204)
