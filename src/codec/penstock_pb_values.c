@@ -1,46 +1,30 @@
 /* penstock_pb_values.c - the values of a penstock.v1.Tensor as a tensor's bytes.
  * SPDX-License-Identifier: Apache-2.0
  *
- * As in kserve_pb_contents.c one pass writes the elements and only notices that something is wrong;
- * what it was is found by a second, slow walk (explain), which alone makes sentences.
+ * Lists are read by pb_elements.h; what is wrong with one that it did not take is found by explain.
  */
-#include <math.h>
 #include <stdio.h>
 
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/utf8.h"
 #include "codec/bytes.h"
-#include "codec/number.h"
-#include "codec/pb_packed.h"
+#include "codec/pb_elements.h"
 #include "codec/penstock_pb_internal.h"
 #include "codec/tensor_json.h"
 #include "model/dtype.h"
 
-enum { ARENA_PIECE_MAX = 2048, PATH_BYTES = 160 };
+enum { PATH_BYTES = 160 };
 
-/* Which list a dtype travels in, how an element of it comes when it is not packed, how many bytes it
- * takes at least, and what range is narrower than the list's own. */
-static const struct {
-    enum penstock_pb_list list;
-    enum pb_wire wire;
-    uint8_t wire_bytes_min;
-    int64_t min, max;
-} rows[PENSTOCK_DTYPE_COUNT] = {
-    [PENSTOCK_BOOL] = { PENSTOCK_PB_BOOLS, PB_VARINT, 1, 0, 0 },
-    [PENSTOCK_UINT8] = { PENSTOCK_PB_UINT32S, PB_VARINT, 1, 0, UINT8_MAX },
-    [PENSTOCK_UINT16] = { PENSTOCK_PB_UINT32S, PB_VARINT, 1, 0, UINT16_MAX },
-    [PENSTOCK_UINT32] = { PENSTOCK_PB_UINT32S, PB_VARINT, 1, 0, 0 },
-    [PENSTOCK_UINT64] = { PENSTOCK_PB_UINT64S, PB_VARINT, 1, 0, 0 },
-    [PENSTOCK_INT8] = { PENSTOCK_PB_INT32S, PB_VARINT, 1, INT8_MIN, INT8_MAX },
-    [PENSTOCK_INT16] = { PENSTOCK_PB_INT32S, PB_VARINT, 1, INT16_MIN, INT16_MAX },
-    [PENSTOCK_INT32] = { PENSTOCK_PB_INT32S, PB_VARINT, 1, 0, 0 },
-    [PENSTOCK_INT64] = { PENSTOCK_PB_INT64S, PB_VARINT, 1, 0, 0 },
-    [PENSTOCK_FP16] = { PENSTOCK_PB_FLOATS, PB_I32, 4, 0, 0 },
-    [PENSTOCK_FP32] = { PENSTOCK_PB_FLOATS, PB_I32, 4, 0, 0 },
-    [PENSTOCK_FP64] = { PENSTOCK_PB_DOUBLES, PB_I64, 8, 0, 0 },
-    [PENSTOCK_BYTES] = { PENSTOCK_PB_STRINGS, PB_LEN, 2, 0, 0 },
-    [PENSTOCK_BF16] = { PENSTOCK_PB_FLOATS, PB_I32, 4, 0, 0 },
+/* Which list a dtype travels in. */
+static const uint8_t lists[PENSTOCK_DTYPE_COUNT] = {
+    [PENSTOCK_BOOL] = PENSTOCK_PB_BOOLS,     [PENSTOCK_UINT8] = PENSTOCK_PB_UINT32S,
+    [PENSTOCK_UINT16] = PENSTOCK_PB_UINT32S, [PENSTOCK_UINT32] = PENSTOCK_PB_UINT32S,
+    [PENSTOCK_UINT64] = PENSTOCK_PB_UINT64S, [PENSTOCK_INT8] = PENSTOCK_PB_INT32S,
+    [PENSTOCK_INT16] = PENSTOCK_PB_INT32S,   [PENSTOCK_INT32] = PENSTOCK_PB_INT32S,
+    [PENSTOCK_INT64] = PENSTOCK_PB_INT64S,   [PENSTOCK_FP16] = PENSTOCK_PB_FLOATS,
+    [PENSTOCK_FP32] = PENSTOCK_PB_FLOATS,    [PENSTOCK_FP64] = PENSTOCK_PB_DOUBLES,
+    [PENSTOCK_BYTES] = PENSTOCK_PB_STRINGS,  [PENSTOCK_BF16] = PENSTOCK_PB_FLOATS,
 };
 
 static bool is_integer(enum penstock_dtype dtype)
@@ -54,7 +38,7 @@ static bool is_integer(enum penstock_dtype dtype)
 static enum err_code check_list(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
                                 const char *path, struct err *err)
 {
-    enum penstock_pb_list own = rows[dtype].list;
+    enum penstock_pb_list own = (enum penstock_pb_list)lists[dtype];
 
     if (LIKELY(t->list == own || t->list == PENSTOCK_PB_RAW || t->list == PENSTOCK_PB_DATA ||
                (t->list == PENSTOCK_PB_BYTES_LIST && dtype == PENSTOCK_BYTES)))
@@ -125,7 +109,7 @@ static uint64_t count_ends(struct slice packed) /* of varints */
 static enum err_code count_list(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
                                 const char *path, uint64_t *ret, struct err *err)
 {
-    enum pb_wire wire = rows[dtype].wire;
+    enum pb_wire wire = pb_elements[dtype].wire;
     size_t size = wire == PB_I64 ? 8 : 4;
     struct pb_reader r;
     struct pb_field field;
@@ -184,137 +168,19 @@ enum err_code penstock_pb_count(const struct penstock_pb_tensor *t, enum penstoc
                                       : count_list(t, dtype, path, ret_count, err);
 }
 
-/* -- lists, fast -------------------------------------------------------------------------------- */
-
-static inline __attribute__((always_inline)) bool read_numbers(struct slice list, uint8_t *out,
-                                                               uint64_t count,
-                                                               enum penstock_dtype dtype)
-{
-    struct pb_reader r;
-    struct pb_field field;
-    uint64_t i = 0;
-
-    pb_begin(&r, list);
-    while (pb_next(&r, &field)) {
-        if (UNLIKELY(field.number != 1))
-            continue;
-        if (LIKELY(field.wire == PB_LEN)) {
-            if (field.bytes.size != 0 && !pb_unpack(field.bytes, out, &i, count, dtype))
-                return false;
-        } else if (field.wire != PB_VARINT || i == count ||
-                   !pb_put_element(out, i++, dtype, field.value)) {
-            return false;
-        }
-    }
-    return i == count && !pb_failed(&r);
-}
-
-/* One float as a half; false: it is finite and too large for one. */
-static bool put_half(uint8_t *out, float value, enum penstock_dtype dtype)
-{
-    uint16_t bits = dtype == PENSTOCK_FP16 ? number_f16_of((double)value) : number_bf16_of((double)value);
-    double back = dtype == PENSTOCK_FP16 ? number_of_f16(bits) : number_of_bf16(bits);
-
-    memcpy(out, &bits, sizeof bits);
-    return !isinf(back) || isinf(value);
-}
-
-/* FP32 and FP64 are copied as they are, FP16 and BF16 made of floats. */
-static bool read_floats(struct slice list, uint8_t *out, uint64_t count, enum penstock_dtype dtype)
-{
-    bool is_half = dtype == PENSTOCK_FP16 || dtype == PENSTOCK_BF16;
-    size_t size = is_half ? 4 : dtype_size(dtype), left = count * size;
-    struct pb_reader r;
-    struct pb_field field;
-
-    pb_begin(&r, list);
-    while (pb_next(&r, &field)) {
-        struct slice from = { (const uint8_t *)&field.value, size };
-        if (UNLIKELY(field.number != 1))
-            continue;
-        if (field.wire == PB_LEN)
-            from = field.bytes;
-        else if (field.wire != rows[dtype].wire)
-            return false;
-        if (from.size % size != 0 || from.size > left)
-            return false;
-        left -= from.size;
-        if (!is_half) {
-            if (from.size != 0)
-                memcpy(out, from.data, from.size);
-            out += from.size;
-            continue;
-        }
-        for (size_t at = 0; at < from.size; at += 4, out += 2) {
-            float value;
-            memcpy(&value, from.data + at, 4);
-            if (!put_half(out, value, dtype))
-                return false;
-        }
-    }
-    return left == 0 && !pb_failed(&r);
-}
-
-/* BYTES: each element behind its length; *ret_size is what they took. */
-static bool read_strings(struct slice list, uint8_t *out, uint64_t count, bool is_text,
-                         size_t *ret_size)
-{
-    struct pb_reader r;
-    struct pb_field field;
-    uint8_t *at = out;
-
-    pb_begin(&r, list);
-    while (pb_next(&r, &field)) {
-        if (UNLIKELY(field.number != 1))
-            continue;
-        if (field.wire != PB_LEN || count-- == 0 ||
-            (is_text && utf8_valid_prefix(field.bytes) != field.bytes.size))
-            return false;
-        uint32_t length = (uint32_t)field.bytes.size; /* PB_SIZE_MAX at most */
-        memcpy(at, &length, sizeof length);
-        if (length != 0)
-            memcpy(at + sizeof length, field.bytes.data, length);
-        at += sizeof length + length;
-    }
-    *ret_size = (size_t)(at - out);
-    return count == 0 && !pb_failed(&r);
-}
-
-static HOT bool read_list(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
-                          uint64_t count, uint8_t *out, size_t *size)
-{
-    struct slice list = t->values;
-
-    switch (dtype) {
-    case PENSTOCK_BOOL: return read_numbers(list, out, count, PENSTOCK_BOOL);
-    case PENSTOCK_UINT8: return read_numbers(list, out, count, PENSTOCK_UINT8);
-    case PENSTOCK_INT8: return read_numbers(list, out, count, PENSTOCK_INT8);
-    case PENSTOCK_UINT16: return read_numbers(list, out, count, PENSTOCK_UINT16);
-    case PENSTOCK_INT16: return read_numbers(list, out, count, PENSTOCK_INT16);
-    case PENSTOCK_UINT32: return read_numbers(list, out, count, PENSTOCK_UINT32);
-    case PENSTOCK_INT32: return read_numbers(list, out, count, PENSTOCK_INT32);
-    case PENSTOCK_UINT64: return read_numbers(list, out, count, PENSTOCK_UINT64);
-    case PENSTOCK_INT64: return read_numbers(list, out, count, PENSTOCK_INT64);
-    case PENSTOCK_BYTES:
-        return read_strings(list, out, count, t->list == PENSTOCK_PB_STRINGS, size);
-    default: return read_floats(list, out, count, dtype);
-    }
-}
-
-/* -- lists, slowly ------------------------------------------------------------------------------ */
+/* -- what is wrong with a list ------------------------------------------------------------------ */
 
 static enum err_code check_element(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
                                    const char *path, uint64_t index, uint64_t value,
                                    struct err *err)
 {
-    int64_t number = t->list == PENSTOCK_PB_INT32S ? (int64_t)(int32_t)(uint32_t)value
-                                                   : (int64_t)(uint32_t)value;
+    int64_t number;
 
-    if (rows[dtype].max == 0 || (number >= rows[dtype].min && number <= rows[dtype].max))
+    if (pb_element_number(dtype, value, &number))
         return OK;
     return err_set(err, E_INVALID, "%s.%s.values[%llu]: %lld is out of range for %s (%lld to %lld)",
                    path, penstock_pb_list_names[t->list], (unsigned long long)index, (long long)number,
-                   dtype_name(dtype), (long long)rows[dtype].min, (long long)rows[dtype].max);
+                   dtype_name(dtype), (long long)pb_elements[dtype].min, (long long)pb_elements[dtype].max);
 }
 
 static enum err_code check_field(const struct penstock_pb_tensor *t, enum penstock_dtype dtype,
@@ -325,7 +191,7 @@ static enum err_code check_field(const struct penstock_pb_tensor *t, enum pensto
     uint64_t value;
     uint8_t half[2];
 
-    if (rows[dtype].wire == PB_LEN) {
+    if (pb_elements[dtype].wire == PB_LEN) {
         uint64_t at = (*index)++;
         if (t->list != PENSTOCK_PB_STRINGS || utf8_valid_prefix(field->bytes) == field->bytes.size)
             return OK;
@@ -333,9 +199,9 @@ static enum err_code check_field(const struct penstock_pb_tensor *t, enum pensto
                        "%s.strings.values[%llu]: it is not UTF-8, as strings must be; use 'bytes_list'",
                        path, (unsigned long long)at);
     }
-    if (rows[dtype].wire == PB_VARINT && field->wire == PB_VARINT)
+    if (pb_elements[dtype].wire == PB_VARINT && field->wire == PB_VARINT)
         return check_element(t, dtype, path, (*index)++, field->value, err);
-    if (rows[dtype].wire == PB_VARINT) {
+    if (pb_elements[dtype].wire == PB_VARINT) {
         pb_begin(&packed, field->bytes);
         while (pb_varint(&packed, &value))
             TRY(check_element(t, dtype, path, (*index)++, value, err));
@@ -349,7 +215,7 @@ static enum err_code check_field(const struct penstock_pb_tensor *t, enum pensto
     for (size_t at = 0; at + 4 <= from.size; at += 4, ++*index) {
         float number;
         memcpy(&number, from.data + at, 4);
-        if (!put_half(half, number, dtype))
+        if (!pb_put_half(half, number, dtype))
             return err_set(err, E_INVALID, "%s.floats.values[%llu]: %.9g is out of range for %s",
                            path, (unsigned long long)*index, (double)number, dtype_name(dtype));
     }
@@ -456,22 +322,15 @@ static enum err_code read_json(const struct penstock_pb_tensor *t, enum penstock
 
 /* -- the whole ---------------------------------------------------------------------------------- */
 
-/* Room for it: in the arena when it is small. */
+/* Room for it, or the error says of what. */
 static enum err_code make_room(size_t size, const char *path, struct arena *arena,
                                struct budget *budget, uint8_t **ret, struct buf **ret_holder,
                                struct err *err)
 {
-    if (size <= ARENA_PIECE_MAX) {
-        *ret = arena_aligned(arena, BUF_ALIGN, MAX(size, 1));
-        if (*ret != NULL)
-            return OK;
-        return err_set(err, E_EXHAUSTED, "%s: no memory for its %zu bytes; retry later", path, size);
-    }
-    enum err_code code = buf_new(ret_holder, budget, size, err);
-    if (code != OK)
+    enum err_code code = pb_elements_room(size, arena, budget, ret, ret_holder, err);
+
+    if (UNLIKELY(code != OK))
         err_wrap(err, "%s", path);
-    else
-        *ret = buf_fill(*ret_holder);
     return code;
 }
 
@@ -499,7 +358,7 @@ HOT enum err_code penstock_pb_values(const struct penstock_pb_tensor *t, enum pe
     }
 
     /* No memory for a shape that lies: every element takes bytes of the message. */
-    if (count > t->values.size / (t->is_json ? 1 : rows[dtype].wire_bytes_min)) {
+    if (count > t->values.size / (t->is_json ? 1 : pb_elements[dtype].bytes_min)) {
         uint64_t found;
         uint32_t rank;
         int64_t shape[PENSTOCK_RANK_MAX];
@@ -512,8 +371,10 @@ HOT enum err_code penstock_pb_values(const struct penstock_pb_tensor *t, enum pe
     if (UNLIKELY(t->is_json)) {
         json_path(words, path, t);
         TRY(read_json(t, dtype, count, words, arena, out, &size, err));
-    } else if (UNLIKELY(!read_list(t, dtype, count, out, &size))) {
-        return explain(t, dtype, count, path, err);
+    } else {
+        struct pb_list list = { t->values, 1, t->list == PENSTOCK_PB_STRINGS, NULL };
+        if (UNLIKELY(!pb_elements_read(&list, dtype, count, out, &size)))
+            return explain(t, dtype, count, path, err);
     }
     if (holder != NULL && dtype == PENSTOCK_BYTES)
         buf_trim(holder, size);

@@ -8,13 +8,11 @@
  * The row being read lies in its column behind the rows that are complete, and counts when all of
  * it has been checked.
  */
-#include <math.h>
 #include <stdio.h>
 
 #include "base/arena.h"
 #include "base/utf8.h"
-#include "codec/number.h"
-#include "codec/pb.h"
+#include "codec/pb_elements.h"
 #include "contract/choose.h"
 #include "contract/typed_columns.h"
 #include "contract/typed_message.h"
@@ -123,16 +121,12 @@ static enum err_code put_half(const struct rows *w, const char *name, enum penst
                               uint8_t *to, uint32_t bits)
 {
     float value;
-    uint16_t half;
 
     memcpy(&value, &bits, sizeof value);
-    half = dtype == PENSTOCK_FP16 ? number_f16_of(value) : number_bf16_of(value);
-    double back = dtype == PENSTOCK_FP16 ? number_of_f16(half) : number_of_bf16(half);
-    if (isinf(back) && !isinf(value))
-        return err_set(w->err, E_INVALID, "%s: %g is out of range for %s", name, (double)value,
-                       dtype_name(dtype));
-    memcpy(to, &half, sizeof half);
-    return OK;
+    if (LIKELY(pb_put_half(to, value, dtype)))
+        return OK;
+    return err_set(w->err, E_INVALID, "%s: %g is out of range for %s", name, (double)value,
+                   dtype_name(dtype));
 }
 
 /* One number; `value` as the wire has it. */
