@@ -773,7 +773,7 @@ static enum err_code prove(struct access *access, const struct rules *rules, str
     if (code != OK)
         return code;
     *ret_issuer = jwt.issuer;
-    return jwt_judge(jwt.issuer, jwt.claims, wall_ns / NS_PER_S, ret, err);
+    return jwt_judge(jwt.issuer, jwt.doc, wall_ns / NS_PER_S, ret, err);
 }
 
 static enum err_code caller_of_token(struct access *access, struct rules *rules,

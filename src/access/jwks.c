@@ -19,6 +19,7 @@
 #include "base/mem.h"
 
 enum { RSA_BYTES_MIN = 256, RSA_BYTES_MAX = 1024, EXPONENT_BYTES_MAX = 4, POINT_BYTES = 32 };
+enum { NAMES_MAX = 2048 }; /* of 64 keys; a key has a dozen */
 
 struct jwk {
     enum jwt_algorithm algorithm;
@@ -216,7 +217,7 @@ enum err_code jwks_new(struct jwks **ret, struct slice json, uint32_t algorithms
     if (json.size > JWKS_BYTES_MAX)
         return err_set(err, E_INVALID, "the key set has %zu bytes; the most is %d", json.size,
                        JWKS_BYTES_MAX);
-    doc = jose_object(json, "the key set", err);
+    doc = jose_object(json, NAMES_MAX, "the key set", err);
     if (doc == NULL)
         return err->code;
     yyjson_val *keys = yyjson_obj_get(yyjson_doc_get_root(doc), "keys");

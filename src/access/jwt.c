@@ -3,6 +3,9 @@
  * RFC 8725, clause by clause: the algorithm is one of three and is the key's own (3.1, 3.2); the key is
  * the issuer's of this server's file, never one that the token brings or points to (3.8, 3.10); audience
  * and expiry are required (3.9); a token of another type is none of ours (3.11).
+ *
+ * Anybody may send one, so what is cheap comes first: size and shape, the head, the issuer's name, the key's;
+ * then the signature. Claims are looked at closely, for names that stand twice too, when they are signed.
  */
 #include "access/jwt.h"
 
@@ -20,6 +23,8 @@
 
 enum {
     HEAD_BYTES_MAX = 4096,
+    HEAD_NAMES_MAX = 32, /* RFC 7515 has eleven, and `jwk` a few within */
+    CLAIM_NAMES_MAX = 1024,
     SIGNATURE_BYTES_MAX = 1024,
     ES256_BYTES = 64,
     ES256_DER_BYTES_MAX = 80,
@@ -75,11 +80,12 @@ static enum err_code read_head(struct jwt *ret, struct slice text, struct err *e
 
     if (jose_decoded(text.size) > sizeof bytes || !jose_decode(text, bytes, &size))
         return bad(err, "the token's head is not base64url");
-    CLEANUP(jose_free) yyjson_doc *doc = jose_object(slice_make(bytes, size), "the head", &why);
-    if (doc == NULL)
-        return why.code == E_EXHAUSTED ? err_set(err, E_EXHAUSTED, "%s", why.text)
-                                       : bad(err, "the token's head is not a JSON object that has "
-                                                  "each name once");
+    CLEANUP(jose_free) yyjson_doc *doc = jose_read(slice_make(bytes, size), "the head", &why);
+    if (doc == NULL && why.code == E_EXHAUSTED)
+        return err_set(err, E_EXHAUSTED, "%s", why.text);
+    if (doc == NULL || jose_flaw(doc, HEAD_NAMES_MAX) != NULL)
+        return bad(err, "the token's head is not a JSON object of at most 32 names that has each "
+                        "name once");
     yyjson_val *head = yyjson_doc_get_root(doc);
     TRY(read_algorithm(ret, head, err));
     /* RFC 7515 4.1.11: what it says must be understood, is not. */
@@ -98,25 +104,21 @@ static enum err_code read_head(struct jwt *ret, struct slice text, struct err *e
 
 /* -- whose it is ---------------------------------------------------------------------------------- */
 
-static enum err_code parse_claims(struct slice claims, yyjson_doc **ret, struct err *err)
-{
-    struct err why = { 0 };
-
-    *ret = jose_object(claims, "the claims", &why);
-    if (*ret != NULL)
-        return OK;
-    if (why.code == E_EXHAUSTED)
-        return err_set(err, E_EXHAUSTED, "%s", why.text);
-    return bad(err, "the token's claims are not a JSON object that has each name once");
-}
-
 static enum err_code find_issuer(struct jwt *ret, const struct issuer *issuers, uint32_t count,
                                  struct slice token, struct err *err)
 {
-    CLEANUP(jose_free) yyjson_doc *doc = NULL;
+    struct err why = { 0 };
 
-    TRY(parse_claims(ret->claims, &doc, err));
-    struct slice iss = jose_text(yyjson_doc_get_root(doc), "iss");
+    ret->doc = jose_read(ret->claims, "the claims", &why);
+    if (ret->doc == NULL)
+        return why.code == E_EXHAUSTED
+                   ? err_set(err, E_EXHAUSTED, "%s", why.text)
+                   : bad(err, "the token's claims are not a JSON object");
+    yyjson_val *claims = yyjson_doc_get_root(ret->doc);
+    /* It says by whose keys the rest is proved, so it must mean the same to everybody by now. */
+    if (yyjson_obj_get(claims, "iss") != NULL && !jose_has_once(claims, "iss"))
+        return bad(err, "the token's claims have 'iss' twice: they must have each name once");
+    struct slice iss = jose_text(claims, "iss");
     for (uint32_t i = 0; iss.data != NULL && i < count; i++)
         if (slice_is(iss, issuers[i].iss))
             ret->issuer = &issuers[i];
@@ -163,6 +165,7 @@ enum err_code jwt_read(struct jwt *ret, const struct issuer *issuers, uint32_t c
 
 void jwt_deinit(struct jwt *jwt)
 {
+    jose_free(&jwt->doc);
     mem_free(TAKE(jwt->memory));
 }
 
@@ -351,13 +354,14 @@ static uint32_t rights_of(const struct issuer *issuer, yyjson_val *claims)
     return rights;
 }
 
-enum err_code jwt_judge(const struct issuer *issuer, struct slice text, uint64_t wall_s,
+enum err_code jwt_judge(const struct issuer *issuer, yyjson_doc *doc, uint64_t wall_s,
                         struct jwt_claims *ret, struct err *err)
 {
-    CLEANUP(jose_free) yyjson_doc *doc = NULL;
-
-    TRY(parse_claims(text, &doc, err));
     yyjson_val *claims = yyjson_doc_get_root(doc);
+
+    if (jose_flaw(doc, CLAIM_NAMES_MAX) != NULL)
+        return bad(err, "the token's claims have a name twice, more than 1024 names, or values too "
+                        "deep within values: they must have each name once");
     TRY(judge_times(issuer, claims, wall_s, ret, err));
     TRY(judge_audience(issuer, claims, err));
     TRY(read_names(issuer, claims, ret, err));

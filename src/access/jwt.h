@@ -9,6 +9,7 @@
 #include "access/internal.h"
 
 struct evp_pkey_st; /* OpenSSL's EVP_PKEY */
+struct yyjson_doc;
 
 enum { JWKS_BYTES_MAX = ACCESS_KEY_SET_BYTES_MAX, JWKS_KEYS_MAX = 64, KID_BYTES_MAX = 256, TOKEN_BYTES_MAX = 65536 };
 
@@ -37,6 +38,7 @@ struct jwt {
     bool has_kid;
     uint8_t *memory; /* owned: claims and signature, decoded */
     struct slice claims, signature;
+    struct yyjson_doc *doc; /* owned: of the claims; its names may stand twice */
     const struct issuer *issuer; /* whom it says it is from: one of those known */
 };
 
@@ -57,7 +59,8 @@ void jwt_deinit(struct jwt *jwt);
 /* E_NOT_FOUND: no key of that kid; maybe the set is old. Else as above. */
 MUST_USE enum err_code jwt_prove(const struct jwt *jwt, const struct jwks *jwks,
                                  struct jwt_claims *ret, struct err *err);
-MUST_USE enum err_code jwt_judge(const struct issuer *issuer, struct slice claims, uint64_t wall_s,
-                                 struct jwt_claims *ret, struct err *err);
+/* What is signed: `claims` as in struct jwt. */
+MUST_USE enum err_code jwt_judge(const struct issuer *issuer, struct yyjson_doc *claims,
+                                 uint64_t wall_s, struct jwt_claims *ret, struct err *err);
 
 #endif

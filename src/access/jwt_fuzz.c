@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 
+#include "access/jose.h"
 #include "access/jwt.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -51,6 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct jwks *jwks;
     struct jwt_claims claims;
     struct err err = { 0 };
+    CLEANUP(jose_free) yyjson_doc *doc = NULL;
 
     if (jwks == NULL && jwks_new(&jwks, slice_of(key_set), UINT32_MAX, &err) != OK)
         abort();
@@ -59,7 +61,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct slice rest = slice_make(data + 1, size - 1);
     if (data[0] & 1)
         read_token(rest, jwks);
-    else if (jwt_judge(issuers, rest, 1800000000, &claims, &err) == OK &&
+    else if ((doc = jose_read(rest, "the claims", &err)) != NULL &&
+             jwt_judge(issuers, doc, 1800000000, &claims, &err) == OK &&
              (claims.name[0] != 'p' || claims.expires_s <= 1800000000))
         abort();
     return 0;

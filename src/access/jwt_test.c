@@ -368,6 +368,12 @@ TEST(what_is_wrong_with_a_token)
         { KEY_RSA, HEAD_R, "{\"iss\":\"I\",\"aud\":\"A\",\"sub\":\"a\\nb\",\"exp\":1800000100}", "claim for the name" },
         { KEY_RSA, HEAD_R, "{\"iss\":\"I\",\"aud\":\"A\",\"sub\":\"a\\u0000\",\"exp\":1800000100}", "claim for the name" },
         { KEY_RSA, HEAD_R, "{\"iss\":\"I\",\"aud\":\"A\",\"sub\":{\"a\":1,\"a\":2},\"exp\":1800000100}", "each name once" },
+        { KEY_RSA, HEAD_R, "{\"iss\":\"I\",\"aud\":\"A\",\"sub\":\"ann\",\"exp\":1,\"exp\":1800000100}", "each name once" },
+        { KEY_RSA, HEAD_R, "{\"iss\":\"I\",\"\\u0069ss\":\"I\",\"aud\":\"A\",\"sub\":\"ann\",\"exp\":1800000100}", "each name once" },
+        { KEY_RSA2, HEAD_R, "{\"iss\":\"I\",\"aud\":\"A\",\"sub\":\"ann\",\"exp\":1,\"exp\":1800000100}",
+          "signature is wrong" }, /* what is not signed is not looked at closely */
+        { KEY_RSA, "{\"alg\":\"RS256\",\"kid\":\"r\",\"kid\":\"r\"}", CLAIMS, "each name once" },
+        { KEY_RSA, "{\"alg\":\"RS256\",\"kid\":\"r\",\"jwk\":{\"x\":1,\"y\":2,\"x\":3}}", CLAIMS, "each name once" },
     };
     struct access *access = open_with(file, key_set(true, true, true, false));
 
@@ -430,6 +436,75 @@ TEST(a_token_that_is_too_long)
                            : code == E_UNAUTHENTICATED && strstr(err.text, "long") != NULL,
               "%d: %s", size, err.text);
         caller_unref(&caller);
+    }
+    access_free(&access);
+}
+
+/* -- what strangers may make us do ------------------------------------------------------------------------ */
+
+/* `objects` of `each` short names within `{... "x":[ ]}`. */
+static const char *many_names(const char *before, unsigned objects, unsigned each)
+{
+    static char out[4][60000];
+    static unsigned at;
+    char *to = out[at++ % 4];
+    struct text text;
+
+    text_init_fixed(&text, to, sizeof out[0] - 1);
+    text_printf(&text, "{%s,\"x\":[", before);
+    for (unsigned i = 0; i < objects; i++) {
+        text_str(&text, i == 0 ? "{" : ",{");
+        for (unsigned n = 0; n < each; n++)
+            text_printf(&text, "%s\"%c%c\":1", n == 0 ? "" : ",", (int)('A' + n / 60), (int)('A' + n % 60 + (n % 60 > 26)));
+        text_str(&text, "}");
+    }
+    text_str(&text, "]}");
+    return text_cstr(&text);
+}
+
+static uint64_t cost_of(struct access *access, const char *token, const char *words)
+{
+    uint64_t best = UINT64_MAX;
+
+    for (int round = 0; round < 5; round++) {
+        uint64_t begun = clock_mono_ns();
+        for (int i = 0; i < 20; i++) {
+            struct caller *caller = NULL;
+            struct err err;
+            check(show(access, token, NOW, &caller, &err) == E_UNAUTHENTICATED &&
+                      strstr(err.text, words) != NULL,
+                  "'%s', not '%s'", err.text, words);
+        }
+        best = MIN(best, (clock_mono_ns() - begun) / 20);
+    }
+    return best;
+}
+
+/* The figures are for people (docs/access.md); what is checked is that nothing is proved, and nothing looked
+ * at twice, before the signature. */
+TEST(what_a_strangers_token_costs)
+{
+    struct access *access = open_with(file, key_set(true, true, true, false));
+    const char *claims = many_names("\"iss\":\"I\",\"aud\":\"A\",\"sub\":\"ann\",\"exp\":1800000100", 4, 190);
+    const struct {
+        const char *what, *head, *claims, *words;
+        bool is_changed;
+    } cases[] = {
+        { "one that is taken, with another signature", HEAD_R, CLAIMS, "signature is wrong", true },
+        { "a head of 400 names", many_names("\"alg\":\"RS256\",\"kid\":\"r\"", 2, 200), CLAIMS, "at most 32 names", false },
+        { "claims of 760 names, another issuer", HEAD_R, many_names("\"iss\":\"J\"", 4, 190), "issuer", false },
+        { "claims of 760 names, another signature", HEAD_R, claims, "signature is wrong", true },
+        { "claims of 760 names, an unknown key", "{\"alg\":\"RS256\",\"kid\":\"z\"}", claims, "no key of its kid", false },
+    };
+
+    for (size_t i = 0; access != NULL && i < COUNT(cases); i++) {
+        static char token[70000];
+        snprintf(token, sizeof token, "%s", token_of(KEY_RSA, cases[i].head, cases[i].claims));
+        char *near_end = token + strlen(token) - 20;
+        if (cases[i].is_changed)
+            *near_end = *near_end == 'A' ? 'B' : 'A';
+        uint64_t ns = cost_of(access, token, cases[i].words);
+        printf("# %s: %llu ns\n", cases[i].what, (unsigned long long)ns);
     }
     access_free(&access);
 }
