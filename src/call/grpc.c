@@ -111,7 +111,7 @@ static void let_go(struct grpc_call *g, enum err_code code)
     g->call.is_over = true;
     x->note.is_call = true;
     x->note.code = (uint8_t)code;
-    grpc_count(&g->stats->calls[code]);
+    stat_add(&g->stats->calls[code], 1);
     if (g->deadline.slot != 0)
         timer_stop(x->loop, &g->deadline);
     loop_undefer(&g->task);
@@ -258,7 +258,7 @@ COLD static void begin_web(struct grpc_call *g, struct slice accept)
     g->call.carrier = CALL_GRPC_WEB;
     g->call.is_lone = true;
     g->answer_type = grpc_web_type_of_answer(g->type, accept);
-    grpc_count(g->type.is_text ? &g->stats->web_text : &g->stats->web_binary);
+    stat_add(g->type.is_text ? &g->stats->web_text : &g->stats->web_binary, 1);
 }
 
 static enum err_code begin(struct grpc_call *g, struct err *err)
@@ -284,7 +284,7 @@ struct call *grpc_accept(struct exchange *x, const struct grpc_settings *setting
     if (UNLIKELY(g == NULL)) {
         err = (struct err){ 0 };
         err_set(&err, E_EXHAUSTED, "no memory for a call; retry later");
-        grpc_count(&stats->calls[E_EXHAUSTED]);
+        stat_add(&stats->calls[E_EXHAUSTED], 1);
         grpc_fail(x, &err);
         return NULL;
     }
@@ -297,7 +297,7 @@ struct call *grpc_accept(struct exchange *x, const struct grpc_settings *setting
     read_headers(g, &type, &accept);
     g->type = g->answer_type = grpc_type_of(type);
     if (UNLIKELY(is_refused(x, g->type))) {
-        grpc_count(&stats->refused);
+        stat_add(&stats->refused, 1);
         return NULL;
     }
     if (UNLIKELY(g->type.is_web))

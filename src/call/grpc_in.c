@@ -106,7 +106,7 @@ static bool hand_over(struct grpc_call *g, const struct call_message *message)
 
     g->has_first = true;
     g->credit--;
-    grpc_count(&g->stats->messages_in);
+    stat_add(&g->stats->messages_in, 1);
     call->user->on_message(call, message);
     if (UNLIKELY(call->is_over))
         return false;
@@ -138,11 +138,11 @@ static bool hand_over_inflated(struct grpc_call *g, struct slice packed)
     bool is_too_large = false;
 
     g->was_compressed = true;
-    grpc_count(&g->stats->compressed_in);
+    stat_add(&g->stats->compressed_in, 1);
     if (grpc_message_inflate(&plain, &offset, &is_too_large, g->call.x->budget, g->encoding, packed,
                              settings->message_bytes_max, settings->option, &err) != OK) {
         if (is_too_large)
-            grpc_count(&g->stats->limit_message);
+            stat_add(&g->stats->limit_message, 1);
         grpc_break(g, &err);
         return false;
     }
@@ -221,7 +221,7 @@ COLD static bool refuse_large(struct grpc_call *g, size_t size)
 {
     struct err err = { 0 };
 
-    grpc_count(&g->stats->limit_message);
+    stat_add(&g->stats->limit_message, 1);
     grpc_message_too_large(&err, size, g->settings->message_bytes_max, g->settings->option);
     grpc_break(g, &err);
     return false;

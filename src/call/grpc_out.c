@@ -246,7 +246,7 @@ void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t 
         packed = compress(g, pieces, pieces_count, total, form.compress == CALL_COMPRESS_ALWAYS);
     if (packed != NULL) {
         struct call_piece piece = { buf_bytes(packed), packed };
-        grpc_count(&g->stats->compressed_out);
+        stat_add(&g->stats->compressed_out, 1);
         is_sent = send_message(g, &piece, 1, piece.bytes.size, true);
     } else {
         is_sent = send_message(g, pieces, pieces_count, total, false);
@@ -258,7 +258,7 @@ void grpc_out_send(struct call *call, const struct call_piece *pieces, uint32_t 
     if (UNLIKELY(!is_sent))
         fail(g, E_EXHAUSTED, no_memory);
     else
-        grpc_count(&g->stats->messages_out);
+        stat_add(&g->stats->messages_out, 1);
 }
 
 /* -- the end ------------------------------------------------------------------------------------- */

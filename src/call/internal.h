@@ -7,8 +7,6 @@
 #ifndef CALL_INTERNAL_H
 #define CALL_INTERNAL_H
 
-#include <stdatomic.h>
-
 #include "base/arena.h"
 #include "base/chunk.h"
 #include "call/call.h"
@@ -16,6 +14,7 @@
 #include "call/grpc_web.h"
 #include "call/grpc_wire.h"
 #include "io/loop.h"
+#include "telemetry/stat.h"
 
 /* One writer, its loop; any reader. On lines of its own. */
 struct grpc_loop_stats {
@@ -30,13 +29,6 @@ struct grpc_stats {
     uint32_t loops_count;
     struct grpc_loop_stats loops[];
 };
-
-/* Only the owning loop writes, so no locked instruction is needed. */
-static inline void grpc_count(_Atomic uint64_t *stat)
-{
-    atomic_store_explicit(stat, atomic_load_explicit(stat, memory_order_relaxed) + 1,
-                          memory_order_relaxed);
-}
 
 /* Where messages smaller than it are received, several at a time: [at, fill) is not yet taken, an
  * offer reaches from fill to limit, and [kept_at, kept_end) is a message that was handed over. */

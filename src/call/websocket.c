@@ -50,7 +50,7 @@ static void count_close(struct websocket_call *w, uint16_t code)
 {
     uint32_t index = code - (uint32_t)WEBSOCKET_NORMAL;
 
-    websocket_count(&w->stats->closes[MIN(index, WEBSOCKET_CODES - 1u)], 1);
+    stat_add(&w->stats->closes[MIN(index, WEBSOCKET_CODES - 1u)], 1);
 }
 
 /* The WebSocket is over: nothing of it may be touched behind this. */
@@ -60,7 +60,7 @@ static void let_go(struct websocket_call *w)
 
     w->call.is_over = true;
     w->state = WEBSOCKET_OVER;
-    websocket_count(&w->stats->connections_open, (uint64_t)-1);
+    stat_add(&w->stats->connections_open, (uint64_t)-1);
     if (w->timer.slot != 0)
         timer_stop(x->loop, &w->timer);
     loop_undefer(&w->task);
@@ -211,7 +211,7 @@ COLD static void break_stalled(struct websocket_call *w, bool is_slow)
 {
     struct err err = { 0 };
 
-    websocket_count(is_slow ? &w->stats->slow : &w->stats->stalled, 1);
+    stat_add(is_slow ? &w->stats->slow : &w->stats->stalled, 1);
     if (is_slow)
         err_set(&err, E_DEADLINE,
                 "a frame arrives at less than %llu bytes a second (--body-rate-min)",
@@ -235,7 +235,7 @@ static void on_due(struct timer *timer)
             websocket_wait(w);
             return;
         }
-        websocket_count(&w->stats->closes_unanswered, 1);
+        stat_add(&w->stats->closes_unanswered, 1);
         finish(w);
         return;
     }
@@ -243,7 +243,7 @@ static void on_due(struct timer *timer)
         w->heard_ns = now;
         w->pinged_ns = 0;
     } else if (w->pinged_ns != 0 && now >= w->pinged_ns + settings->pong_ns) {
-        websocket_count(&w->stats->pings_unanswered, 1);
+        stat_add(&w->stats->pings_unanswered, 1);
         err_set(&err, E_UNAVAILABLE, "no answer to a ping for %llu ms (--websocket-pong-timeout)",
                 (unsigned long long)(settings->pong_ns / NS_PER_MS));
         websocket_break(w, WEBSOCKET_INTERNAL, &err);
@@ -256,7 +256,7 @@ static void on_due(struct timer *timer)
     } else if (settings->ping_ns != 0 && w->pinged_ns == 0 &&
                now >= w->heard_ns + settings->ping_ns) {
         w->pinged_ns = now;
-        websocket_count(&w->stats->pings, 1);
+        stat_add(&w->stats->pings, 1);
         websocket_out_control(w, WEBSOCKET_OP_PING, slice_make(NULL, 0));
     }
     websocket_wait(w);
@@ -377,15 +377,15 @@ struct call *websocket_accept(struct exchange *x, const struct websocket_setting
     if (UNLIKELY(!take_heap(w)))
         return no_memory(x);
     if (!websocket_handshake(w, protocols, &protocol)) {
-        websocket_count(&stats->refused, 1);
+        stat_add(&stats->refused, 1);
         websocket_heap_free(&w->own_heap);
         return NULL;
     }
     websocket_init(&w->ws, WEBSOCKET_SERVER, w->heap, settings->message_bytes_max,
                    w->deflate.is_on);
     websocket_in_init(w, (uint8_t *)(w + 1), WEBSOCKET_BLOCK_BYTES);
-    websocket_count(&stats->connections, 1);
-    websocket_count(&stats->connections_open, 1);
+    stat_add(&stats->connections, 1);
+    stat_add(&stats->connections_open, 1);
     x->user = &exchange_user;
     x->user_data = w;
     x->note.is_call = true;

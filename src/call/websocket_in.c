@@ -62,7 +62,7 @@ void websocket_in_let_go(struct websocket_call *w)
 COLD static bool break_off(struct websocket_call *w, uint16_t code, const struct err *err)
 {
     if (code == WEBSOCKET_TOO_BIG)
-        websocket_count(&w->stats->limit_message, 1);
+        stat_add(&w->stats->limit_message, 1);
     websocket_break(w, code, err);
     return false;
 }
@@ -120,7 +120,7 @@ static bool hand_over(struct websocket_call *w, const struct call_message *messa
 
     w->has_first = true;
     w->credit--;
-    websocket_count(&w->stats->messages_in, 1);
+    stat_add(&w->stats->messages_in, 1);
     call->user->on_message(call, message);
     if (w->credit > 0) /* the next may come at once, and where this one lay */
         w->block.kept_at = w->block.kept_end = 0;
@@ -178,7 +178,7 @@ static bool hand_over_inflated(struct websocket_call *w, struct slice packed)
     struct buf *plain = NULL;
     struct err err = { 0 };
 
-    websocket_count(&w->stats->compressed_in, 1);
+    stat_add(&w->stats->compressed_in, 1);
     enum err_code code = websocket_inflate(w->heap, &plain, w->call.x->budget, packed,
                                            settings->message_bytes_max, &err);
     if (code != OK)
@@ -409,7 +409,7 @@ static void block_grow(struct websocket_call *w)
         b->at = b->kept_at = b->kept_end = 0;
     } else if (!b->was_full) {
         b->was_full = true;
-        websocket_count(&w->stats->ahead_full, 1);
+        stat_add(&w->stats->ahead_full, 1);
     }
 }
 

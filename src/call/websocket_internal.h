@@ -9,11 +9,10 @@
 #ifndef CALL_WEBSOCKET_INTERNAL_H
 #define CALL_WEBSOCKET_INTERNAL_H
 
-#include <stdatomic.h>
-
 #include "base/arena.h"
 #include "call/websocket.h"
 #include "io/loop.h"
+#include "telemetry/stat.h"
 #include "wire/websocket.h"
 #include "wire/websocket_deflate.h"
 
@@ -35,13 +34,6 @@ struct websocket_stats {
     uint32_t loops_count;
     struct websocket_loop_stats loops[];
 };
-
-/* Only the owning loop writes, so no locked instruction is needed. */
-static inline void websocket_count(_Atomic uint64_t *stat, uint64_t n)
-{
-    atomic_store_explicit(stat, atomic_load_explicit(stat, memory_order_relaxed) + n,
-                          memory_order_relaxed);
-}
 
 enum websocket_state {
     WEBSOCKET_OPEN,

@@ -136,7 +136,7 @@ void websocket_out_send(struct call *call, const struct call_piece *pieces, uint
         packed = compress(w, pieces, pieces_count);
     if (packed != NULL) {
         struct call_piece piece = { buf_bytes(packed), packed };
-        websocket_count(&w->stats->compressed_out, 1);
+        stat_add(&w->stats->compressed_out, 1);
         is_sent = send_frame(w, opcode, true, &piece, 1, piece.bytes.size);
     } else {
         is_sent = send_frame(w, opcode, false, pieces, pieces_count, total);
@@ -145,7 +145,7 @@ void websocket_out_send(struct call *call, const struct call_piece *pieces, uint
     if (UNLIKELY(!is_sent))
         w->failure = E_EXHAUSTED;
     else
-        websocket_count(&w->stats->messages_out, 1);
+        stat_add(&w->stats->messages_out, 1);
 }
 
 void websocket_out_control(struct websocket_call *w, enum websocket_opcode opcode,

@@ -34,14 +34,7 @@ void websocket_stats_free(struct websocket_stats **slot)
 
 static uint64_t sum(const struct websocket_stats *stats, size_t offset)
 {
-    uint64_t all = 0;
-
-    for (uint32_t i = 0; i < stats->loops_count; i++) {
-        const char *of_loop = (const char *)&stats->loops[i];
-        all += atomic_load_explicit((const _Atomic uint64_t *)(const void *)(of_loop + offset),
-                                    memory_order_relaxed);
-    }
-    return all;
+    return stat_sum(stats->loops, stats->loops_count, sizeof stats->loops[0], offset);
 }
 
 #define OF(member) offsetof(struct websocket_loop_stats, member)

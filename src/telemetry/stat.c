@@ -12,6 +12,16 @@ static const uint64_t bucket_ns[STAT_BUCKETS - 1] = {
     50000000, 100000000, 200000000, 500000000, 1000000000, 5000000000, 10000000000,
 };
 
+uint64_t stat_sum(const void *shards, uint32_t count, size_t shard_size, size_t offset)
+{
+    const char *at = (const char *)shards + offset;
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < count; i++, at += shard_size)
+        sum += stat_read((const _Atomic uint64_t *)(const void *)at);
+    return sum;
+}
+
 void stat_histogram_add(struct stat_histogram *h, uint64_t ns)
 {
     unsigned i = 0;

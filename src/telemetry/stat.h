@@ -23,6 +23,9 @@ static inline uint64_t stat_read(const _Atomic uint64_t *stat)
     return atomic_load_explicit(stat, memory_order_relaxed);
 }
 
+/* The counter that lies `offset` bytes into each of the shards. */
+uint64_t stat_sum(const void *shards, uint32_t count, size_t shard_size, size_t offset);
+
 enum { STAT_BUCKETS = 22 }; /* 1 us, 2, 5, 10 ... 1 s, 5 s, 10 s, more */
 extern const double stat_bucket_seconds[STAT_BUCKETS - 1];
 
