@@ -870,27 +870,80 @@ static enum err_code api_key_of(struct access *access, struct slice value, struc
     return OK;
 }
 
-/* The line of the file that a name of a certificate fits; NULL: none. */
-static const struct certificate_name *find_certificate(const struct rules *rules, struct slice name)
+/* Names of a certificate lie one behind the other with a line feed between them, which none has. */
+static struct slice next_name(struct slice *names)
 {
-    for (uint32_t i = 0; i < rules->certificates_count; i++)
-        if (pattern_fits(rules->certificates[i].pattern, name))
-            return &rules->certificates[i];
-    return NULL;
+    struct slice name = slice_first(*names, slice_find(*names, '\n'));
+
+    *names = slice_skip(*names, MIN(name.size + 1, names->size));
+    return name;
 }
 
+static char *join_names(const struct certificate *c, size_t *ret_size)
+{
+    size_t size = 0;
+
+    for (uint32_t i = 0; i < c->names_count; i++)
+        size += c->names[i].size + 1;
+    char *joined = mem_alloc(size + 1), *at = joined;
+    for (uint32_t i = 0; joined != NULL && i < c->names_count; i++) {
+        memcpy(at, c->names[i].data, c->names[i].size);
+        at += c->names[i].size;
+        *at++ = '\n';
+    }
+    *ret_size = size;
+    return joined;
+}
+
+/* The name that a line gives to whoever has these names; without data: none. Where the line has none of its
+ * own it is the one that fits, of which there may be one only: what stands first is the choice of whoever
+ * asked for the certificate. */
+static enum err_code name_by_line(const struct certificate_name *line, struct slice names,
+                                  struct slice *ret, struct err *err)
+{
+    struct slice found = { 0 };
+
+    while (names.size > 0) {
+        struct slice name = next_name(&names);
+        if (!pattern_fits(line->pattern, name))
+            continue;
+        if (line->name != NULL) {
+            found = slice_of(line->name);
+            break;
+        }
+        if (name.size > NAME_BYTES_MAX)
+            continue;
+        if (found.data != NULL && !slice_eq(found, name))
+            return err_set(err, E_UNAUTHENTICATED,
+                           "two names of your certificate, '%.*s' and '%.*s', could be who you are "
+                           "here; the server's `certificates` must say which (a `match` that only one "
+                           "fits, or a `name`)",
+                           SLICE_ARG(slice_first(found, 80)), SLICE_ARG(slice_first(name, 80)));
+        found = name;
+    }
+    *ret = found;
+    return OK;
+}
+
+/* The first line of the file that a name fits says who it is: its order is the operator's, that of the names
+ * is not. E_NOT_FOUND: none does. */
 static enum err_code caller_of_certificate(struct access *access, struct rules *rules,
-                                           uint64_t generation, struct slice name,
+                                           uint64_t generation, struct slice names,
                                            const uint8_t digest[DIGEST_BYTES], uint64_t expires_s,
                                            struct caller **ret, struct err *err)
 {
-    const struct certificate_name *line = find_certificate(rules, name);
+    const struct certificate_name *line = NULL;
+    struct slice name = { 0 };
 
-    if (line == NULL || name.size > NAME_BYTES_MAX)
+    for (uint32_t i = 0; i < rules->certificates_count && name.data == NULL; i++) {
+        line = &rules->certificates[i];
+        TRY(name_by_line(line, names, &name, err));
+    }
+    if (name.data == NULL)
         return E_NOT_FOUND;
     struct identity who = { .kind = CALLER_CERTIFICATE,
-                            .name = line->name != NULL ? slice_of(line->name) : name,
-                            .certificate = name,
+                            .name = name,
+                            .certificate = names,
                             .tenant = line->tenant,
                             .expires_s = expires_s,
                             .rights = UINT32_MAX,
@@ -904,22 +957,25 @@ static enum err_code find_certificate_caller(struct access *access, const struct
 {
     uint64_t generation;
     CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+    size_t size = 0;
 
     if (!rules->has_certificates) {
         *ret = anonymous_now(access);
         return OK;
     }
-    for (uint32_t i = 0; i < c->names_count; i++) {
-        enum err_code code = caller_of_certificate(access, rules, generation, c->names[i],
-                                                   c->digest, c->expires_s, ret, err);
-        if (code == OK)
-            keep(access, c->digest, *ret);
-        if (code != E_NOT_FOUND)
-            return code;
-    }
-    count(&access->counts.unknown);
-    return err_set(err, E_UNAUTHENTICATED,
-                   "no name of your certificate is one that this server knows");
+    char *joined = join_names(c, &size);
+    if (joined == NULL)
+        return no_memory(err);
+    enum err_code code = caller_of_certificate(access, rules, generation, slice_make(joined, size),
+                                               c->digest, c->expires_s, ret, err);
+    mem_free(joined);
+    if (code == OK)
+        keep(access, c->digest, *ret);
+    else if (code != E_EXHAUSTED)
+        count(&access->counts.unknown);
+    return code != E_NOT_FOUND ? code
+                               : err_set(err, E_UNAUTHENTICATED,
+                                         "no name of your certificate is one that this server knows");
 }
 
 static enum err_code identify_certificate(struct access *access, const struct certificate *c,
@@ -1081,9 +1137,15 @@ static enum err_code renew(const struct caller *old, uint64_t wall_ns, struct ca
                               wall_ns, &caller, err));
         else if (old->kind == CALLER_TOKEN)
             TRY(renew_token(old, rules, generation, &caller, err));
-        else if (caller_of_certificate(access, rules, generation, slice_of(old->certificate),
-                                       old->credential, old->expires_s, &caller, err) != OK)
-            return fail_unknown(access, slice_make("", 0), err);
+        else {
+            enum err_code code =
+                caller_of_certificate(access, rules, generation, slice_of(old->certificate),
+                                      old->credential, old->expires_s, &caller, err);
+            if (code == E_NOT_FOUND)
+                return fail_unknown(access, slice_make("", 0), err);
+            if (code != OK)
+                return code;
+        }
         keep(access, old->credential, caller);
     }
     *ret = TAKE(caller);

@@ -542,6 +542,71 @@ TEST(certificates_are_names)
     access_free(&access);
 }
 
+/* The file decides which name counts, never the certificate: its names come in every order here. */
+TEST(certificates_with_several_names)
+{
+#define LINES(a, b) "certificates:\n" a b "tenants: {t: {}, u: {}}\nrules: [{who: '*', may: read}]\n"
+#define SERVICES "  - {match: 'uri:spiffe://*', name: services, tenant: t}\n"
+#define HOSTS "  - {match: 'dns:*.example', tenant: u}\n"
+    static const struct {
+        const char *file;
+        const char *names[3];
+        const char *name, *tenant; /* name NULL: refused, with the words in tenant */
+    } cases[] = {
+        { LINES(SERVICES, HOSTS), { "dns:a.example", "uri:spiffe://x/y" }, "services", "t" },
+        { LINES(HOSTS, SERVICES), { "dns:a.example", "uri:spiffe://x/y" }, "dns:a.example", "u" },
+        { LINES(HOSTS, SERVICES), { "email:a@b", "uri:spiffe://x/y", "dns:c" }, "services", "t" },
+        { LINES(SERVICES, HOSTS), { "uri:spiffe://x/y", "uri:spiffe://z" }, "services", "t" },
+        { LINES(HOSTS, SERVICES), { "dns:a.example", "dns:b.example", "uri:spiffe://x" }, NULL, "two names" },
+        { LINES(SERVICES, HOSTS), { "dns:a.example", "dns:b.example", "uri:spiffe://x" }, "services", "t" },
+        { LINES(HOSTS, ""), { "dns:a.example", "dns:a.example", "dns:b" }, "dns:a.example", "u" },
+        { LINES("  - {match: 'dns:a.example', tenant: t}\n", HOSTS), { "dns:b.example", "dns:a.example" },
+          "dns:a.example", "t" },
+        { LINES(HOSTS, ""), { "dns:b", "uri:spiffe://x" }, NULL, "no name of your certificate" },
+    };
+
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct access *access = open_access(cases[i].file);
+        for (uint8_t turn = 0; access != NULL && turn < 6; turn++) {
+            static const uint8_t orders[6][3] = { { 0, 1, 2 }, { 0, 2, 1 }, { 1, 0, 2 },
+                                                  { 1, 2, 0 }, { 2, 0, 1 }, { 2, 1, 0 } };
+            struct certificate c = { .expires_s = NOW_S + 10, .digest = { turn } };
+            struct access_credentials shown = { .certificate = &c };
+            struct caller *caller = NULL;
+            struct err err = { 0 };
+            for (int n = 0; n < 3; n++)
+                if (cases[i].names[orders[turn][n]] != NULL)
+                    c.names[c.names_count++] = slice_of(cases[i].names[orders[turn][n]]);
+            enum err_code code = access_identify(access, &shown, NOW, &caller, &err);
+            if (cases[i].name == NULL)
+                check(code == E_UNAUTHENTICATED && strstr(err.text, cases[i].tenant) != NULL, "%zu.%u: %s", i,
+                      turn, err.text);
+            else
+                check(code == OK && strcmp(caller_name(caller), cases[i].name) == 0 &&
+                          strcmp(tenant_name(caller_tenant(caller)), cases[i].tenant) == 0,
+                      "%zu.%u: %s%s", i, turn, err.text, caller_name(caller));
+            caller_unref(&caller);
+        }
+        access_free(&access);
+    }
+
+    /* A stream that is open is judged by all of its names as well, when the lines change. */
+    struct access *access = open_access(LINES("", HOSTS));
+    struct certificate c = { .expires_s = NOW_S + 10, .digest = { 9 }, .names_count = 2,
+                             .names = { SLICE_LIT("dns:a.example"), SLICE_LIT("uri:spiffe://x") } };
+    struct access_credentials shown = { .certificate = &c };
+    struct caller *caller = NULL;
+    struct err err = { 0 };
+    check_or_stop(access != NULL && access_identify(access, &shown, NOW, &caller, &err) == OK, "%s", err.text);
+    check(may(caller, ACCESS_READ, "v2", "x") == OK, "by the second line");
+    put_file("access.yaml", "certificates:\n" SERVICES HOSTS
+                            "tenants: {t: {}, u: {}}\nrules: [{who: 'tenant:u', may: read}]\n");
+    check(access_reload(access, NOW, &err) == OK, "%s", err.text);
+    check(may(caller, ACCESS_READ, "v2", "x") == E_PERMISSION, "it is services by now");
+    caller_unref(&caller);
+    access_free(&access);
+}
+
 /* -- tenants ------------------------------------------------------------------------------------------- */
 
 TEST(a_tenant_has_a_rate_a_burst_and_a_concurrency)

@@ -181,7 +181,7 @@ struct caller {
     uint64_t generation; /* of the rules and key sets by which it was found */
     uint8_t issuer[DIGEST_BYTES];  /* of a token: issuer_digest */
     uint8_t signer[DIGEST_BYTES];  /* likewise: whose key signed it */
-    const char *certificate; /* the name in a certificate that fitted; in `names` */
+    const char *certificate; /* all names of one, a line feed behind each; in `names` */
     uint32_t rules_count;
     const struct rule **matching; /* behind the names, in the same block */
     char names[];
