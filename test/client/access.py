@@ -337,6 +337,141 @@ def read_all(connection):
     return data
 
 
+OTHER_TARGETS = {           # what alice, who may only know of red, sends in the request line: and what she gets
+    "http://x.localhost/models/hidden": 403, "http://x.localhost/models/red": 200, "http://a:b@x.localhost/models/red": 400,
+    "http://evil.example/models/red": 400, "x.localhost:80": 400, "models/red": 400, "*": 400, "/models/red#/../hidden": 400,
+    "/models\\hidden": 404, "/models/red\\..\\hidden": 403, "/models/red;/hidden": 404, "/models/hidden;v=1": 403,
+    "/models/red%252f..%252fhidden": 403, "/models/%2568idden": 403, "/models/h%C0%A9dden": 400, "/models/hidden%0d%0a": 400,
+    "/models/red%00": 400, "/models/hidden%3fx": 403, "/%76%32/models/hidden": 403, "/models/hidden%2Fexplain": 403, "/models/*": 403,
+    "/models/r*d": 403, "/models/red/versions/%2e%2e%2f%2e%2e%2fhidden": 400, "/models//hidden/explain": 404}
+NOT_SHOWN = [               # a stranger brings alice's key where nobody looks for one
+    "x_api_key: KEY", "authorization-bin: KEY", "authorization : Bearer KEY", "x: y\r\n authorization: Bearer KEY", "cookie: authorization=KEY",
+    "authorization: Bearer\tKEY", "authorization:\r\nauthorization: Bearer KEY", "x-forwarded-authorization: Bearer KEY",
+    "upgrade: websocket\r\nsec-websocket-protocol: penstock.bearer.KEY",
+    "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA"]
+LEADING = ["x-original-url", "x-rewrite-url", "x-forwarded-uri", "x-original-uri", "x-forwarded-prefix", "forwarded"]
+
+
+@case
+def request_lines_and_headers_that_lead_around_rules():
+    alice, line = make_key("alice")
+    with Site("  - {who: alice, may: [read, infer], models: [red]}\n", keys=(line,)) as site:
+        def ask(start, *headers, body="", closes=True):
+            with Wire(site.server) as wire:
+                wire.send("%s HTTP/1.1\r\nhost: x.localhost\r\n%s%s\r\n%s" % (
+                    start, "connection: close\r\n" if closes else "", "".join(header + "\r\n" for header in headers), body))
+                answer = wire.reply()
+            check(b'"name":"hidden"' not in answer.body, "%s: %r", start, answer.body[:200])
+            return answer.status
+        shown = "authorization: Bearer " + alice
+        for target, status in OTHER_TARGETS.items():
+            equal(ask("GET " + target, shown), status, target)
+        equal([ask("CONNECT " + target, shown) for target in ("x.localhost:80", "/models/red")], [501, 501])
+        for header in NOT_SHOWN:
+            status = ask("GET /models/red", header.replace("KEY", alice), closes="connection" not in header)
+            check(status in (400, 401), "%s: %d", header, status)
+        for name in ("key", "api_key", "access_token", "token", "authorization", "x-api-key"):
+            for value in (alice, "Bearer%20" + alice):
+                equal(ask("GET /models/red?%s=%s" % (name, value)), 401, "in the query")
+        for name in LEADING:
+            equal(ask("GET /healthz", name + ": /models/red"), 200)
+            equal(ask("GET /models/hidden", shown, name + ": /models/red"), 403, name)
+        for name in ("x-http-method-override", "x-http-method", "x-method-override"):
+            equal(ask("GET /models/red:predict", shown, name + ": POST"), 405, name)
+            equal(ask("OPTIONS /models/red", name + ": GET"), 204, name)
+        body = json.dumps(TYPED)
+        chunked = "%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(body), body, shown)
+        equal(ask("POST /models/red:predict", "transfer-encoding: chunked", "trailer: authorization", body=chunked), 401, "in the trailers")
+        with Wire(site.server) as wire:
+            wire.send("GET /models/red HTTP/1.1\r\nhost: x.localhost\r\n%s\r\n\r\nGET /models/red HTTP/1.1\r\nhost: x.localhost\r\n\r\n" % shown)
+            equal((wire.reply().status, wire.reply().status), (200, 401), "a connection has no caller, requests have")
+
+
+@case
+def frames_that_lead_around_rules():
+    from _frames import H2
+    alice, line = make_key("alice")
+    shown = ("authorization", "Bearer " + alice)
+    with Site("  - {who: alice, may: [read, infer], models: [red], groups: [models, v2]}\n", keys=(line,)) as site:
+        s = site.server
+
+        def ask(*fields, body=None, trailers=None):
+            """The status; 0: the stream was reset."""
+            with H2(s) as peer:
+                stream = peer.open()
+                peer.send_frame(1, 4 if body is not None else 5, stream, peer.encoder.encode(fields))
+                if body is not None:
+                    peer.send_frame(0, 0 if trailers else 1, stream, body)
+                if trailers:
+                    peer.send_frame(1, 5, stream, peer.encoder.encode(trailers))
+                answer = peer.answer(stream)
+                check(b'"name":"hidden"' not in answer.body, "%s: %r", fields, answer.body[:200])
+                return answer.status if answer.reset is None else 0, dict(answer.headers or {}).get("grpc-status")
+
+        def head(path, method="GET", authority=s.address):
+            return [(":method", method), (":scheme", "http"), (":path", path), (":authority", authority)]
+        wanted = {"shown": ([*head("/models/red"), shown], 200), "another": ([*head("/models/hidden"), shown], 403),
+                  "no slash": ([*head("models/red"), shown], 0), "absolute": ([*head("http://x.localhost/models/red"), shown], 0),
+                  "two paths": ([*head("/models/red")[:3], (":path", "/models/hidden"), (":authority", s.address), shown], 0),
+                  "a path behind fields": ([*head("/models/red"), shown, (":path", "/models/hidden")], 0),
+                  "another host": ([*head("/models/red"), shown, ("host", "evil.example")], 400),
+                  "upper case": ([*head("/models/red"), ("Authorization", "Bearer " + alice)], 0),
+                  "a line feed": ([*head("/models/red"), ("x", "y\r\nauthorization: Bearer " + alice)], 0),
+                  "a zero": ([*head("/models/red"), ("authorization", "Bearer " + alice + "\0")], 0),
+                  "hop by hop": ([*head("/models/red"), shown, ("connection", "authorization")], 0),
+                  "a cookie": ([*head("/models/red"), ("cookie", "authorization=Bearer " + alice)], 401),
+                  "two credentials": ([*head("/models/red"), shown, ("x-api-key", alice)], 401),
+                  "a protocol of no WebSocket": ([*head("/models/red"), (":protocol", "websocket")], 0),
+                  "another protocol": ([(":method", "CONNECT"), (":protocol", "x"), *head("/models/red")[1:],
+                                        ("sec-websocket-protocol", "penstock.bearer." + alice)], 501),
+                  "a WebSocket of nobody": ([(":method", "CONNECT"), (":protocol", "websocket"), *head("/models/red/stream")[1:],
+                                             ("sec-websocket-version", "13")], 401)}
+        for what, (fields, status) in wanted.items():
+            equal(ask(*fields)[0], status, what)
+        equal(ask(*head("/models/red:predict", "POST"), body=json.dumps(TYPED).encode(), trailers=[shown])[0], 401, "in the trailers")
+        # gRPC: no spelling of a service is another's right; what rules do not open (here reflection and events) is closed.
+        grpc, empty = [("te", "trailers"), ("content-type", "application/grpc")], b"\0\0\0\0\0"
+        for path in ("/penstock.models.Hidden/Predict", "/penstock.models.hidden/Predict", "/penstock.models.%48idden/Predict",
+                     "/penstock.models.Hidden/Predict?model=red", "/penstock.models.Hidden/predict", "/penstock.models.Hidden%00/Predict",
+                     "/penstock.models.Red/../penstock.models.Hidden/Predict", "/penstock.models.Hidden/PredictSession",
+                     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/penstock.v1.Events/Watch",
+                     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/inference.GRPCInferenceService/RepositoryModelLoad"):
+            equal(ask(*head(path, "POST"), *grpc, shown, body=empty), (200, "7"), path)
+            equal(ask(*head(path, "POST"), *grpc, body=empty), (200, "16"), path)
+        for kind in ("grpc+proto", "grpc;x", "GRPC", "grpc-web", "grpc-web-text"):
+            equal(ask(*head("/penstock.models.Hidden/Predict", "POST"), ("content-type", "application/" + kind), shown, body=empty),
+                  (200, "7"), kind)
+        for kind in ("grpc+json", "grpcx", "connect+proto", "json"):
+            equal(ask(*head("/penstock.models.Hidden/Predict", "POST"), ("content-type", "application/" + kind), shown, body=empty)[0], 415, kind)
+        for method in ("GET", "PUT", "OPTIONS", "HEAD"):
+            equal(ask(*head("/penstock.models.Hidden/Predict", method), *grpc, body=empty)[0], 405, method)
+
+
+@case
+def a_stream_that_turns_to_another_model():
+    """A stream that began with a model its caller may run is asked again where it names another."""
+    from _frames import H2, message
+    alice, line = make_key("alice")
+
+    def field(number, data):
+        return bytes([number << 3 | 2, len(data)]) + data
+    tensor = field(1, b"IN") + field(2, b"FP32") + b"\x1a\x01\x02" + field(5, b"\x32\x08" + struct.pack("<2f", 1, 2))
+    with Site("  - {who: alice, may: [read, infer], models: [red]}\n", keys=(line,)) as site:
+        with H2(site.server) as peer:
+            both = b"".join(message(field(1, model) + field(5, tensor)) for model in (b"red", b"hidden"))
+            answer = peer.answer(peer.grpc("/inference.GRPCInferenceService/ModelStreamInfer", both,
+                                           [("authorization", "Bearer " + alice)]))
+            check(b"have not the right 'infer' of model 'hidden'" in answer.body + repr(answer.trailers).encode(), "%s", answer)
+            equal(answer.body.count(b"OUT"), 1, "one of the two ran")
+        site.audited(audit="refused", path="/inference.GRPCInferenceService/ModelStreamInfer",
+                     why="you have not the right 'infer' of model 'hidden' in the group 'v2'")
+        for path, begin in (("/models/red/stream", {"begin": {"model": "hidden"}}), ("/models/red/stream?model=hidden", {"begin": {}})):
+            with Socket(site.server, path, [("authorization", "Bearer " + alice)]) as talk:
+                talk.send(json.dumps(begin))
+                said = talk.recv()
+                check('"model":"hidden"' not in said and ("hidden" in begin["begin"].get("model", "") or '"model":"red"' in said), "%r", said)
+
+
 # --- pages ----------------------------------------------------------------------------------------------------
 
 @case
