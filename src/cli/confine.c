@@ -30,6 +30,7 @@
 #include "cli/seccomp.h"
 #include "cli/sockets.h"
 #include "cli/stack.h"
+#include "serve/access_log.h"
 
 enum confine_how { CONFINE_AUTO, CONFINE_OFF, CONFINE_REQUIRE };
 enum core_dumps { CORES_AUTO, CORES_ON, CORES_OFF };
@@ -176,23 +177,85 @@ static void allow(struct files *f, const char *path, uint64_t access)
     close(rule.parent_fd);
 }
 
+/* -- folders of files -- */
+
+/* Folders that hold what belongs to many: none of them is opened as a whole for a file that lies there. */
+static bool is_broad(const char *real)
+{
+    static const char *const many[] = {
+        "/",        "/bin",     "/boot",     "/dev",           "/etc",       "/home",
+        "/lib",     "/lib64",   "/media",    "/mnt",           "/opt",       "/proc",
+        "/root",    "/run",     "/run/lock", "/run/user",      "/sbin",      "/srv",
+        "/sys",     "/tmp",     "/usr",      "/usr/bin",       "/usr/local", "/usr/share",
+        "/var",     "/var/lib", "/var/log",  "/var/run",       "/var/tmp",   "/var/cache",
+        "/etc/ssl", "/usr/lib", "/dev/shm",  "/usr/local/etc",
+    };
+    const char *home = getenv("HOME");
+
+    for (size_t i = 0; i < COUNT(many); i++)
+        if (strcmp(real, many[i]) == 0)
+            return true;
+    /* Of a person; what a service calls its home, /var/lib/x, is a folder of its own. */
+    return (strncmp(real, "/home/", 6) == 0 && strchr(real + 6, '/') == NULL) ||
+           (home != NULL && strcmp(real, home) == 0 && strncmp(real, "/var/", 5) != 0);
+}
+
+static bool folder_of(const char *path, char out[PATH_MAX])
+{
+    if ((size_t)snprintf(out, PATH_MAX, "%s", path) >= PATH_MAX)
+        return false;
+    char *slash = strrchr(out, '/');
+    if (slash == NULL)
+        snprintf(out, PATH_MAX, ".");
+    else
+        slash[slash == out] = '\0';
+    return true;
+}
+
+/* Where the folder holds what belongs to many only the file that is there now: a rule of Landlock is of an
+ * inode, so one that is put in its place later is another. That is said, once for each. */
+static void allow_alone(struct files *f, const char *path, const char *folder, uint64_t access)
+{
+    bool is_written = (access & LANDLOCK_ACCESS_FS_WRITE_FILE) != 0;
+
+    if (is_written) { /* as the log itself makes it: there has to be one */
+        int fd =
+            open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640);
+        if (fd >= 0)
+            close(fd);
+    }
+    allow(f, path, access);
+    if (access == LANDLOCK_ACCESS_FS_REMOVE_FILE)
+        log_warn("%s stays there when the server ends: %s holds what belongs to others, and is not "
+                 "opened by --confine; keep it in a folder of its own",
+                 path, folder);
+    else
+        log_warn(
+            "%s: %s holds what belongs to others, and is not opened by --confine as a whole; a "
+            "file that %s, until the next start: keep it in a folder of its own",
+            path, folder,
+            is_written ? "takes its place cannot be written" : "takes its place is not read");
+}
+
 /* The folder of a file, as it is named and where its links lead: files are often replaced, and the new
  * one must be seen too. */
 static void allow_folder_of(struct files *f, const char *path, uint64_t access)
 {
-    char folder[PATH_MAX];
+    char folder[PATH_MAX], real_folder[PATH_MAX], last[PATH_MAX] = "";
     char *real = realpath(path, NULL);
 
     for (int i = 0; i < 2; i++) {
         const char *from = i == 0 ? path : real;
-        if (from == NULL || (size_t)snprintf(folder, sizeof folder, "%s", from) >= sizeof folder)
+        if (from == NULL || !folder_of(from, folder) || realpath(folder, real_folder) == NULL ||
+            strcmp(real_folder, last) == 0)
             continue;
-        char *slash = strrchr(folder, '/');
-        if (slash == NULL)
-            snprintf(folder, sizeof folder, ".");
+        memcpy(last, real_folder, sizeof last);
+        bool is_open = geteuid() != 0 && strcmp(real_folder, "/etc") == 0 &&
+                       access == LANDLOCK_ACCESS_FS_READ_FILE; /* allow_system */
+        if (is_broad(real_folder) && !is_open)
+            allow_alone(f, from, real_folder, access);
         else
-            slash[slash == folder] = '\0';
-        allow(f, folder, access);
+            allow(f, folder, access);
     }
     free(real);
 }
@@ -226,6 +289,10 @@ static void allow_models(struct files *f, const char *path)
     if (stat(path, &st) != 0)
         return;
     if (S_ISDIR(st.st_mode)) {
+        char real[PATH_MAX];
+        if (realpath(path, real) != NULL && is_broad(real))
+            log_warn("all of %s can be read, as it is served: keep models in a folder of their own",
+                     real);
         allow(f, path, ACCESS_READ);
         allow_links(f, path, 2, &left);
     } else {
@@ -233,7 +300,7 @@ static void allow_models(struct files *f, const char *path)
     }
 }
 
-/* "/a/cert.pem,/a/key.pem": each of a set of paths. */
+/* "/a/cert.pem,key.pem": each of a set of paths; not `auto`. */
 static void allow_set(struct files *f, const char *set)
 {
     char path[PATH_MAX];
@@ -241,10 +308,10 @@ static void allow_set(struct files *f, const char *set)
     for (struct slice rest = slice_of(set); rest.size > 0;) {
         struct slice one = slice_first(rest, slice_find(rest, ','));
         rest = slice_skip(rest, MIN(one.size + 1, rest.size));
-        if (one.size > 0 && one.size < sizeof path && slice_find(one, '/') < one.size) {
+        if (one.size > 0 && one.size < sizeof path && !slice_is(one, "auto")) {
             memcpy(path, one.data, one.size);
             path[one.size] = '\0';
-            allow_folder_of(f, path, ACCESS_READ);
+            allow_folder_of(f, path, LANDLOCK_ACCESS_FS_READ_FILE);
         }
     }
 }
@@ -267,9 +334,13 @@ static void make_folders(const char *path)
 static void allow_tls_state(struct files *f, const struct options *o)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    const struct option_value *pairs = &o->values[OPT_TLS];
     char path[PATH_MAX] = "";
+    bool is_auto = false;
 
-    if (o->values[OPT_TLS].items_count == 0 || strcmp(o->values[OPT_TLS].items[0], "auto") != 0)
+    for (uint32_t i = 0; i < pairs->items_count; i++)
+        is_auto |= strcmp(pairs->items[i], "auto") == 0;
+    if (!is_auto)
         return;
     if (options_text(o, OPT_TLS_DIR)[0] != '\0')
         snprintf(path, sizeof path, "%s", options_text(o, OPT_TLS_DIR));
@@ -309,9 +380,10 @@ static void allow_system(struct files *f)
 
     for (size_t i = 0; i < COUNT(read); i++)
         allow(f, read[i], ACCESS_READ);
-    /* Files of it can be replaced while we run. What others than root can read there is no secret. */
+    /* Files of it can be replaced while we run (resolv.conf). What others than root can read there is no
+     * secret; but nobody needs to look around. */
     if (geteuid() != 0)
-        allow(f, "/etc", ACCESS_READ);
+        allow(f, "/etc", LANDLOCK_ACCESS_FS_READ_FILE);
     for (size_t i = 0; geteuid() == 0 && i < COUNT(etc); i++)
         allow(f, etc[i], ACCESS_READ);
     for (size_t i = 0; i < COUNT(devices); i++)
@@ -329,7 +401,7 @@ static void allow_system(struct files *f)
 
 static void allow_key_file(void *context, const char *file)
 {
-    allow_folder_of(context, file, ACCESS_READ);
+    allow_folder_of(context, file, LANDLOCK_ACCESS_FS_READ_FILE);
 }
 
 /* Files that the rules of --access name. */
@@ -344,8 +416,9 @@ static void allow_access(struct files *f, const char *path)
 
 static void allow_options(struct files *f, const struct options *o, const struct sockets *sockets)
 {
-    static const enum option_id files_read[] = { OPT_TLS_CLIENT_CA, OPT_TLS_TICKET_KEYS, OPT_ACCESS,
-                                                 OPT_CONFIG };
+    /* The configuration is not among them: it has been read, and the next program reads its own. */
+    static const enum option_id files_read[] = { OPT_TLS_CLIENT_CA, OPT_TLS_TICKET_KEYS,
+                                                 OPT_ACCESS };
     static const enum option_id files_written[] = { OPT_ACCESS_LOG, OPT_AUDIT_LOG };
     static const enum option_id code[] = { OPT_RUNTIME_DIR, OPT_BACKEND_PLUGIN };
     const struct option_value *models = &o->values[OPT_MODELS], *tls = &o->values[OPT_TLS];
@@ -366,12 +439,12 @@ static void allow_options(struct files *f, const struct options *o, const struct
     allow_tls_state(f, o);
     for (size_t i = 0; i < COUNT(files_read); i++)
         if (options_text(o, files_read[i])[0] != '\0')
-            allow_folder_of(f, options_text(o, files_read[i]), ACCESS_READ);
+            allow_folder_of(f, options_text(o, files_read[i]), LANDLOCK_ACCESS_FS_READ_FILE);
     allow_access(f, options_text(o, OPT_ACCESS));
     for (size_t i = 0; i < COUNT(files_written); i++) {
         const char *path = options_text(o, files_written[i]);
-        if (path[0] != '\0' && strcmp(path, "-") != 0)
-            allow_folder_of(f, path, ACCESS_READ | ACCESS_CHANGE);
+        if (access_log_is_file(path)) /* written anew after it was moved away, and never read */
+            allow_folder_of(f, path, LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG);
     }
     for (uint32_t i = 0; i < sockets->count; i++)
         if (sockets->entries[i].address.any.sa_family == AF_UNIX &&

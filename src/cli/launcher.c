@@ -244,7 +244,8 @@ NORETURN static void run(const struct launcher_words *words, int fd)
     struct start s = { .words = words };
 
     prctl(PR_SET_NAME, "penstock-start");
-    stop_mask_before(&s.mask); /* signals stay blocked: it ends when the server does */
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* a server of the same user is not to look into it */
+    stop_mask_before(&s.mask);          /* signals stay blocked: it ends when the server does */
     int lifted = fcntl(fd, F_DUPFD_CLOEXEC, SOCKETS_FIRST_FD + FDS_MAX);
     if (lifted < 0)
         _exit(1);

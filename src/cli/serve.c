@@ -155,7 +155,8 @@ static enum err_code listen_all(struct server *server, const struct options *o, 
     for (uint32_t i = 0; i < sockets->count; i++) {
         const struct socket_entry *entry = &sockets->entries[i];
         int fd = entry->fd;
-        TRY(serve_adopt(server->serve, &fd, &entry->address, entry->text, entry->is_activated, err));
+        TRY(serve_adopt(server->serve, &fd, &entry->address, entry->text, entry->is_activated,
+                        err));
     }
     return OK;
 }
@@ -394,8 +395,8 @@ static enum err_code open_server(struct server *server, const struct options *o,
     };
     TRY(open_tls(server, o, err));
     struct serve_settings settings = settings_of(o, server, loops, tables, COUNT(tables));
-    TRY(seeing_open(&server->seeing, o, server->stack.env, server->metrics, loops, &settings.observe,
-                    err));
+    TRY(seeing_open(&server->seeing, o, server->stack.env, server->metrics, loops,
+                    &settings.observe, err));
     TRY(serve_new(&server->serve, server->stack.env, &settings, err));
     TRY(guard_start(&server->guard, server->stack.env, server->access, err));
     TRY(seeing_watch(&server->seeing, server->serve, err));
@@ -621,7 +622,8 @@ static struct example_place place_of(const struct server *server, char *out, siz
     example_url(&shown, url);
     const char *host = text_cstr(&shown) + strlen("https://"), *port = strrchr(host, ':');
     const char *name = port == NULL ? "" : tls_server_name(server->tls);
-    if (name[0] == '\0' || tls_server_has_name(server->tls, slice_make(host, (size_t)(port - host))))
+    if (name[0] == '\0' ||
+        tls_server_has_name(server->tls, slice_make(host, (size_t)(port - host))))
         return place;
     snprintf(out, size, "https://%s%s", name, port);
     place.url = out;
@@ -640,7 +642,8 @@ static void put_trust(struct text *out, const struct server *server)
     text_str(out, " ...; browsers take the file in their settings, under certificate authorities; "
                   "for the whole machine\n  sudo cp ");
     print_shell(out, slice_of(authority));
-    text_str(out, " /usr/local/share/ca-certificates/penstock.crt && sudo update-ca-certificates\n");
+    text_str(out,
+             " /usr/local/share/ca-certificates/penstock.crt && sudo update-ca-certificates\n");
 }
 
 static void say_what_is_served(struct server *server, const char *program)
@@ -756,7 +759,8 @@ static bool is_activated(const struct server *server)
  * Callers of a socket that systemd holds wait in it: they come for an answer, not for a 503. */
 static enum err_code start_server(struct server *server, const struct options *o, struct err *err)
 {
-    bool loads_first = options_flag(o, OPT_EXIT_ON_ERROR) || upgrade_is_new() || is_activated(server);
+    bool loads_first =
+        options_flag(o, OPT_EXIT_ON_ERROR) || upgrade_is_new() || is_activated(server);
 
     stop_hold();
     enum err_code code = open_server(server, o, err);
@@ -779,14 +783,21 @@ static enum err_code start_server(struct server *server, const struct options *o
 static enum err_code take_sockets(struct server *server, const struct options *o, struct err *err)
 {
     const struct option_value *to = &o->values[OPT_UPGRADE_TO];
+    const char *next = to->items_count > 0 ? to->items[to->items_count - 1] : "";
+    bool keeps_rights = options_number(o, OPT_UPGRADE_RIGHTS) == UPGRADE_RIGHTS_START;
     struct handed handed;
 
-    TRY(upgrade_prepare(to->items_count > 0 ? to->items[to->items_count - 1] : "", err));
+    if (keeps_rights)
+        TRY(upgrade_prepare(next, err));
     TRY(handed_take(&handed, err));
     TRY(sockets_open(&server->sockets, o, &handed, &server->is_misused, err));
     if (confine_user(o, err) != OK) {
         server->is_misused = err->code == E_INVALID && o->values[OPT_USER].source == SOURCE_ARGV;
         return err->code;
+    }
+    if (!keeps_rights) {
+        TRY(upgrade_prepare(next, err));
+        upgrade_warn(o);
     }
     return confine(o, &server->sockets, err);
 }

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/launcher.h"
+#include "cli/options.h"
 
 enum {
     MESSAGE_MAX = 1024,
@@ -189,6 +190,19 @@ enum err_code upgrade_prepare(const char *program, struct err *err)
     words.argv = self.argv;
     self.starts = words.program;
     return launcher_begin(&words, err);
+}
+
+void upgrade_warn(const struct options *o)
+{
+    const char *config = options_text(o, OPT_CONFIG), *user = options_text(o, OPT_USER);
+
+    if (user[0] == '\0')
+        return;
+    if (!is_program(self.starts))
+        log_warn("SIGUSR2 would fail: %s may not start %s (--user, --upgrade-rights)", user,
+                 self.starts);
+    if (config[0] != '\0' && access(config, R_OK) != 0)
+        log_warn("SIGUSR2 would fail: %s may not read %s (--user, --upgrade-rights)", user, config);
 }
 
 enum err_code upgrade_begin(struct upgrade *ret, const struct upgrade_settings *settings,

@@ -27,6 +27,8 @@
 #include "base/err.h"
 #include "cli/sockets.h"
 
+struct options;
+
 /* -- both ---------------------------------------------------------------------------------------- */
 
 /* The first thing of main: how the program was started, and what was handed over, which is taken out of
@@ -47,9 +49,14 @@ void upgrade_failed(const char *why);
 
 /* -- the old program ----------------------------------------------------------------------------- */
 
-/* Before there is a second thread, and before anything is given up (launcher.h). `program`: --upgrade-to;
- * "": what this one was started by. */
+/* --upgrade-rights: whose the next program has. */
+enum upgrade_rights { UPGRADE_RIGHTS_USER, UPGRADE_RIGHTS_START };
+/* Before there is a second thread, and before anything is confined (launcher.h). The next program starts
+ * with the rights that this one has now: before or after confine_user. `program`: --upgrade-to; "": what
+ * this one was started by. */
 MUST_USE enum err_code upgrade_prepare(const char *program, struct err *err);
+/* Says what would fail at an upgrade, as the user of --user lacks the right for it. */
+void upgrade_warn(const struct options *options);
 
 struct upgrade {
     pid_t pid; /* 0: none is under way */

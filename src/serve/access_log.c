@@ -170,6 +170,12 @@ static void place_close(struct access_log *log)
     log->fd = -1;
 }
 
+bool access_log_is_file(const char *path)
+{
+    return path[0] != '\0' && strcmp(path, "-") != 0 && strcmp(path, "stdout") != 0 &&
+           strcmp(path, "stderr") != 0 && strncmp(path, "unix:", 5) != 0;
+}
+
 static enum err_code place_open(struct access_log *log, struct err *err)
 {
     const char *path = log->settings.path;

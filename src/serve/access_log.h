@@ -12,6 +12,8 @@
 #ifndef SERVE_ACCESS_LOG_H
 #define SERVE_ACCESS_LOG_H
 
+#include <stdbool.h>
+
 #include "serve/observe.h"
 #include "serve/observe_record.h"
 #include "telemetry/access_line.h"
@@ -33,6 +35,9 @@ struct access_log_settings {
     bool is_audit;
 };
 enum { AUDIT_BURST = 100, AUDIT_RATE = 20 };
+
+/* Is it the name of a file, or one of the words? */
+bool access_log_is_file(const char *path);
 
 MUST_USE enum err_code access_log_open(struct access_log **ret, struct env *env,
                                        const struct access_log_settings *settings,

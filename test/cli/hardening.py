@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -154,6 +155,81 @@ def what_else_is_read_and_written_is_named():
             equal((server.probed["read"], server.probed["write"]), ("ok", "ok"))
 
 
+# What the probe reads and writes is beside the file that an option names, or in a folder of this name.
+RULES = "rules: []\n"
+REFUSED, READ, WRITTEN = {"read": "EACCES", "write": "EACCES"}, {"read": "ok", "write": "EACCES"}, {"read": "EACCES", "write": "ok"}
+
+
+@cases({
+    "rules": ("--access", "access.yaml", READ),
+    "configuration": ("--config", "penstock.yaml", REFUSED),
+    "access_log": ("--access-log", "access.log", WRITTEN),
+    "audit_log": ("--audit-log", "audit.log", WRITTEN),
+})
+def what_lies_beside_a_file(option, name, expected):
+    """Files are replaced by renaming, so their folder is open: to be read for rules, to be written for logs, and no more."""
+    if not has_landlock():
+        skip("this kernel has no Landlock")
+    with tempfile.TemporaryDirectory() as folder:
+        for each, text in (("secret", "s"), ("access.yaml", RULES), ("penstock.yaml", "queue-max: 7\n")):
+            with open(os.path.join(folder, each), "w") as file:
+                file.write(text)
+        with probing("--confine", "require", option, os.path.join(folder, name), secret=folder + "/secret", written=folder + "/written") as server:
+            equal({key: server.probed[key] for key in expected}, expected)
+            check("holds what belongs to others" not in server.log, "%s", server.log)
+
+
+@cases({"rules": ("--access", "penstock-hardening-%d.yaml", "takes its place is not read"),
+        "access_log": ("--access-log", "penstock-hardening-%d.log", "takes its place cannot be written")})
+def what_lies_beside_a_file_among_many(option, name, why):
+    """/tmp, /etc, a home are not opened for a file that lies there: it alone is, and a warning says what that means."""
+    if not has_landlock():
+        skip("this kernel has no Landlock")
+    path, secret = os.path.join("/tmp", name % os.getpid()), "/tmp/penstock-hardening-%d.secret" % os.getpid()
+    try:
+        if option == "--access":
+            with open(path, "w") as file:
+                file.write(RULES)
+        with open(secret, "w") as file:
+            file.write("s")
+        with probing("--confine", "require", option, path, secret=secret, written=secret + ".written") as server:
+            equal({key: server.probed[key] for key in REFUSED}, REFUSED)
+            said(server, "warning: %s: /tmp holds what belongs to others.*%s" % (path, why))
+            if option == "--access-log":
+                server.get("/readyz")
+                until = time.monotonic() + 15
+                while os.path.getsize(path) == 0:
+                    check(time.monotonic() < until, "no line in the log")
+                    time.sleep(0.02)
+    finally:
+        for each in (path, secret, secret + ".written"):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(each)
+
+
+@cases({"audit_to_stdout": ("--audit-log", "stdout"), "access_to_stdout": ("--access-log", "stdout"), "to_stderr": ("--access-log", "stderr"),
+        "minus": ("--access-log", "-")})
+def words_are_no_files(*options):
+    """In / as under systemd: a word is not taken for a file of the folder that one stands in."""
+    if not has_landlock():
+        skip("this kernel has no Landlock")
+    with probing("--confine", "require", *options, command=(need_program("env"), "-C", "/")) as server:
+        equal({key: server.probed[key] for key in REFUSED}, REFUSED)
+
+
+@case
+def certificates_may_lie_where_one_stands():
+    """As README has it: --tls cert.pem,key.pem, and beside it --tls auto."""
+    with tempfile.TemporaryDirectory() as folder, models({"fast/config.pbtxt": ECHO}) as repository:
+        subprocess.run([need_program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=a.test",
+                        "-addext", "subjectAltName=DNS:a.test", "-keyout", "key.pem", "-out", "cert.pem"], cwd=folder, check=True, capture_output=True)
+        for more in ((), ("--tls", "auto", "--tls-dir", folder + "/state/tls")):
+            server = Server(repository, options=["--tls", "cert.pem,key.pem", *more])
+            server.command = [need_program("env"), "-C", folder, *server.command]
+            with server:
+                check(server.url.startswith("https://"), server.url)
+
+
 @cases({
     "landlock": ("landlock", r"this kernel has no Landlock \(Function not implemented\)"),
     "seccomp": ("seccomp", r"seccomp: Invalid argument"),
@@ -264,9 +340,9 @@ def who_is_not_root_becomes_nobody_else():
         check("cannot become 'daemon': only root can" in done.stderr, "%s", done.stderr)
 
 
-@case
-def an_upgrade_begins_with_the_rights_of_the_first():
-    """The new program binds and reads as root, and gives that up again."""
+@contextlib.contextmanager
+def upgrading(*options, config=None):
+    """A server that root starts, which can be replaced (upgrade.py's Line); the program lies where any user may start it."""
     need_root()
     import importlib.util
     import sys
@@ -277,16 +353,100 @@ def an_upgrade_begins_with_the_rights_of_the_first():
     kept = list(harness._cases)
     spec.loader.exec_module(upgrade)
     harness._cases[:] = kept
-    with models({"fast/config.pbtxt": ECHO}) as folder:
+    with models({"fast/config.pbtxt": ECHO}) as folder, tempfile.TemporaryDirectory() as where:
+        for each in [where, folder, *(os.path.join(folder, name) for name in os.listdir(folder))]:
+            os.chmod(each, 0o755)
+        program = os.path.join(where, "penstock")
+        shutil.copy(BINARY, program)
+        if config is not None:
+            options += ("--config", os.path.join(where, "penstock.yaml"))
+            with open(options[-1], "w") as file:
+                file.write(config)
+        with upgrade.Line(folder, options=["--user", "nobody", "--confine", "auto", *options], binary=program,
+                          listen=None if config else "127.0.0.1:0") as line:
+            line.where = where
+            yield line
+
+
+def of_process(pid, name):
+    with open("/proc/%d/status" % pid) as file:
+        return re.search(r"^%s:\s*(.*)$" % name, file.read(), re.M).group(1)
+
+
+def starter(pid):
+    """The process beside it that starts the next one."""
+    children = []
+    for task in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/children" % (pid, task)) as file:
+            children += [int(child) for child in file.read().split()]
+    found = [child for child in children if of_process(child, "Name") == "penstock-start"]
+    equal(len(found), 1, "children of %d: %s" % (pid, children))
+    return found[0]
+
+
+def low_port():
+    """One below 1024 that nobody has."""
+    for port in range(700, 1024):
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            return port
+    return skip("no free port below 1024")
+
+
+@cases({"by_default": ((), "user"), "said": (("--upgrade-rights", "user"), "user"), "of_the_start": (("--upgrade-rights", "start"), "start")})
+def who_starts_the_next_program(options, whose):
+    """With --user nothing of a server is left to root, unless that is asked for; a port below 1024 passes on all the same."""
+    uid = str(pwd.getpwnam("nobody").pw_uid)
+    need_root()
+    with upgrading("--listen", "127.0.0.1:%d" % low_port(), *options) as line:
+        for _ in range(3):
+            pid = line.upgrade()
+            equal(of_process(pid, "Uid").split(), [uid] * 4)
+            beside = starter(pid)
+            equal(of_process(beside, "Uid").split(), [uid if whose == "user" else "0"] * 4)
+            if whose == "user":
+                equal([int(of_process(beside, name), 16) for name in ("CapPrm", "CapEff")], [0, 0])
+                check("0" not in of_process(beside, "Groups").split(), "groups of root")
+                equal(os.stat("/proc/%d/environ" % beside).st_uid, 0, "owned by root: it cannot be traced by its own user")
+        equal(line.ask()[0], 200)
+
+
+@cases({"user": ("user", "Permission denied"), "start": ("start", None)})
+def a_port_of_root_that_is_new(rights, refused):
+    """The rights of the user do not do for another port below 1024, and the old program goes on; those of the start do."""
+    need_root()
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
+        if int(file.read()) < 1024:
+            skip("any user may have ports below 1024 here")
+    port = low_port()
+    with upgrading("--upgrade-rights", rights, config='listen: ["127.0.0.1:0"]\n') as line:
+        with open(os.path.join(line.where, "penstock.yaml"), "w") as file:
+            file.write('listen: ["127.0.0.1:0", "127.0.0.1:%d"]\n' % port)
+        if refused is None:
+            line.upgrade()
+            socket.create_connection(("127.0.0.1", port), 30).close()
+        else:
+            pid = line.start()
+            said(line.server, "the upgrade failed, and this program goes on: .*" + refused)
+            check(not os.path.exists("/proc/%d" % pid) or of_process(pid, "State").startswith("Z"), "it is still there")
+        equal(line.ask()[0], 200)
+
+
+@case
+def a_configuration_that_only_root_reads_is_said():
+    """At the start, and not at the first upgrade."""
+    need_root()
+    with upgrading(config='listen: ["127.0.0.1:0"]\n') as line:
+        check("SIGUSR2 would fail" not in line.log, "%s", line.log)
+    with tempfile.TemporaryDirectory() as where, models({"fast/config.pbtxt": ECHO}) as folder:
+        path = os.path.join(where, "penstock.yaml")
+        with open(path, "w") as file:
+            file.write("queue-max: 7\n")
         os.chmod(folder, 0o755)
-        for name, folders, files in os.walk(folder):
-            os.chmod(name, 0o755)
-        with upgrade.Line(folder, options=["--user", "nobody", "--confine", "auto"]) as line:
-            for _ in range(3):
-                pid = line.upgrade()
-                with open("/proc/%d/status" % pid) as file:
-                    equal(re.search(r"Uid:\s+(\d+)", file.read()).group(1), str(pwd.getpwnam("nobody").pw_uid))
-            equal(line.ask()[0], 200)
+        for rights, warned in (("user", True), ("start", False)):
+            with Server(folder, options=["--user", "nobody", "--config", path, "--upgrade-rights", rights]) as server:
+                said(server, "listening on")
+                equal("SIGUSR2 would fail: nobody may not read " + path in server.log, warned, server.log)
 
 
 if __name__ == "__main__":
