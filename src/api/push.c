@@ -211,50 +211,31 @@ static void put_json(struct text *out, const struct push *push, const struct eve
     text_byte(out, '}');
 }
 
-static size_t size_uint(uint32_t number, uint64_t value)
-{
-    return value == 0 ? 0 : pb_size_tag(number) + pb_size_varint(value);
-}
-
-static size_t size_string(uint32_t number, struct slice value)
-{
-    return value.size == 0 ? 0 : pb_size_len(number, value.size);
-}
-
-static uint8_t *put_uint(uint8_t *at, uint32_t number, uint64_t value)
-{
-    return value == 0 ? at : pb_put_uint(at, number, value);
-}
-
-static uint8_t *put_bytes(uint8_t *at, uint32_t number, struct slice value)
-{
-    return value.size == 0 ? at : pb_put_bytes(at, number, value);
-}
-
 static void put_proto(struct text *out, const struct push *push, const struct event *event)
 {
     struct slice node = slice_of(push->node);
     uint8_t *at =
-        text_room(out, size_uint(1, event->sequence) + size_string(2, node) +
-                           size_uint(3, (uint64_t)event->time_ms) +
-                           size_uint(4, (uint64_t)event->kind) + size_string(5, event->model) +
-                           size_string(6, event->version) + size_string(7, event->reason) +
-                           size_uint(8, event->queued) + size_uint(9, event->queue_max) +
-                           size_uint(10, event->is_snapshot) + size_uint(11, event->lost));
+        text_room(out, pb3_size_uint(1, event->sequence) + pb3_size_bytes(2, node) +
+                           pb3_size_uint(3, (uint64_t)event->time_ms) +
+                           pb3_size_uint(4, (uint64_t)event->kind) +
+                           pb3_size_bytes(5, event->model) + pb3_size_bytes(6, event->version) +
+                           pb3_size_bytes(7, event->reason) + pb3_size_uint(8, event->queued) +
+                           pb3_size_uint(9, event->queue_max) +
+                           pb3_size_uint(10, event->is_snapshot) + pb3_size_uint(11, event->lost));
 
     if (at == NULL)
         return;
-    at = put_uint(at, 1, event->sequence);
-    at = put_bytes(at, 2, node);
-    at = put_uint(at, 3, (uint64_t)event->time_ms);
-    at = put_uint(at, 4, (uint64_t)event->kind);
-    at = put_bytes(at, 5, event->model);
-    at = put_bytes(at, 6, event->version);
-    at = put_bytes(at, 7, event->reason);
-    at = put_uint(at, 8, event->queued);
-    at = put_uint(at, 9, event->queue_max);
-    at = put_uint(at, 10, event->is_snapshot);
-    at = put_uint(at, 11, event->lost);
+    at = pb3_put_uint(at, 1, event->sequence);
+    at = pb3_put_bytes(at, 2, node);
+    at = pb3_put_uint(at, 3, (uint64_t)event->time_ms);
+    at = pb3_put_uint(at, 4, (uint64_t)event->kind);
+    at = pb3_put_bytes(at, 5, event->model);
+    at = pb3_put_bytes(at, 6, event->version);
+    at = pb3_put_bytes(at, 7, event->reason);
+    at = pb3_put_uint(at, 8, event->queued);
+    at = pb3_put_uint(at, 9, event->queue_max);
+    at = pb3_put_uint(at, 10, event->is_snapshot);
+    at = pb3_put_uint(at, 11, event->lost);
     out->size = (size_t)(at - out->data);
 }
 

@@ -315,27 +315,6 @@ enum {
 static const struct slice bad_request_url = SLICE_LIT("type.googleapis.com/google.rpc.BadRequest");
 static const struct slice retry_info_url = SLICE_LIT("type.googleapis.com/google.rpc.RetryInfo");
 
-/* A field that proto3 leaves out when it is empty. */
-static size_t size_of_text(uint32_t number, struct slice text)
-{
-    return text.size == 0 ? 0 : pb_size_len(number, text.size);
-}
-
-static uint8_t *put_text(uint8_t *at, uint32_t number, struct slice text)
-{
-    return text.size == 0 ? at : pb_put_bytes(at, number, text);
-}
-
-static size_t size_of_uint(uint32_t number, uint64_t value)
-{
-    return value == 0 ? 0 : pb_size_tag(number) + pb_size_varint(value);
-}
-
-static uint8_t *put_uint(uint8_t *at, uint32_t number, uint64_t value)
-{
-    return value == 0 ? at : pb_put_uint(at, number, value);
-}
-
 /* Status.details[i]: an Any whose value, of so many bytes, follows. */
 static size_t size_of_any(struct slice url, size_t value)
 {
@@ -352,14 +331,15 @@ static uint8_t *put_any(uint8_t *at, struct slice url, size_t value)
 void grpc_details_encode(struct text *out, const struct grpc_details *d)
 {
     bool has_violation = d->field.data != NULL || d->description.data != NULL;
-    size_t violation = size_of_text(VIOLATION_FIELD, d->field) +
-                       size_of_text(VIOLATION_DESCRIPTION, d->description);
+    size_t violation = pb3_size_bytes(VIOLATION_FIELD, d->field) +
+                       pb3_size_bytes(VIOLATION_DESCRIPTION, d->description);
     size_t bad_request = pb_size_len(BAD_REQUEST_VIOLATIONS, violation);
     uint64_t seconds = d->retry_after_ms / MS_PER_S;
     uint64_t nanos = d->retry_after_ms % MS_PER_S * NS_PER_MS;
-    size_t duration = size_of_uint(DURATION_SECONDS, seconds) + size_of_uint(DURATION_NANOS, nanos);
+    size_t duration =
+        pb3_size_uint(DURATION_SECONDS, seconds) + pb3_size_uint(DURATION_NANOS, nanos);
     size_t retry_info = pb_size_len(RETRY_INFO_DELAY, duration);
-    size_t size = size_of_uint(STATUS_CODE, d->code) + size_of_text(STATUS_MESSAGE, d->message);
+    size_t size = pb3_size_uint(STATUS_CODE, d->code) + pb3_size_bytes(STATUS_MESSAGE, d->message);
 
     if (has_violation)
         size += pb_size_len(STATUS_DETAILS, size_of_any(bad_request_url, bad_request));
@@ -369,19 +349,19 @@ void grpc_details_encode(struct text *out, const struct grpc_details *d)
     if (at == NULL)
         return;
     uint8_t *end = at + size;
-    at = put_uint(at, STATUS_CODE, d->code);
-    at = put_text(at, STATUS_MESSAGE, d->message);
+    at = pb3_put_uint(at, STATUS_CODE, d->code);
+    at = pb3_put_bytes(at, STATUS_MESSAGE, d->message);
     if (has_violation) {
         at = put_any(at, bad_request_url, bad_request);
         at = pb_put_head(at, BAD_REQUEST_VIOLATIONS, violation);
-        at = put_text(at, VIOLATION_FIELD, d->field);
-        at = put_text(at, VIOLATION_DESCRIPTION, d->description);
+        at = pb3_put_bytes(at, VIOLATION_FIELD, d->field);
+        at = pb3_put_bytes(at, VIOLATION_DESCRIPTION, d->description);
     }
     if (d->has_retry) {
         at = put_any(at, retry_info_url, retry_info);
         at = pb_put_head(at, RETRY_INFO_DELAY, duration);
-        at = put_uint(at, DURATION_SECONDS, seconds);
-        at = put_uint(at, DURATION_NANOS, nanos);
+        at = pb3_put_uint(at, DURATION_SECONDS, seconds);
+        at = pb3_put_uint(at, DURATION_NANOS, nanos);
     }
     require(at == end);
     out->size += size;

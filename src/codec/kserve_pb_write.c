@@ -12,16 +12,6 @@
 
 enum { MODEL_NAME = 1, MODEL_VERSION, ID, PARAMETERS, OUTPUTS, RAW };
 
-static size_t string_size(uint32_t number, struct slice text) /* proto3: empty is absent */
-{
-    return text.size == 0 ? 0 : pb_size_len(number, text.size);
-}
-
-static uint8_t *put_string(uint8_t *at, uint32_t number, struct slice text)
-{
-    return text.size == 0 ? at : pb_put_bytes(at, number, text);
-}
-
 static size_t value_size(const struct kserve_pb_parameter *p)
 {
     switch (p->kind) {
@@ -68,33 +58,19 @@ static uint8_t *put_parameters(uint8_t *at, struct kserve_pb_parameters paramete
     return at;
 }
 
-static size_t dims_size(const struct kserve_pb_result *result)
-{
-    size_t size = 0;
-
-    for (uint32_t i = 0; i < result->rank; i++)
-        size += pb_size_varint((uint64_t)result->shape[i]);
-    return size;
-}
-
 /* InferOutputTensor: name = 1, datatype = 2, shape = 3, packed. */
 static size_t output_size(const struct kserve_pb_result *result)
 {
-    return string_size(1, result->name) + pb_size_len(2, strlen(dtype_name(result->dtype))) +
-           (result->rank == 0 ? 0 : pb_size_len(3, dims_size(result)));
+    return pb3_size_bytes(1, result->name) + pb_size_len(2, strlen(dtype_name(result->dtype))) +
+           pb3_size_packed(3, result->rank, result->shape);
 }
 
 static uint8_t *put_output(uint8_t *at, const struct kserve_pb_result *result)
 {
     at = pb_put_head(at, OUTPUTS, output_size(result));
-    at = put_string(at, 1, result->name);
+    at = pb3_put_bytes(at, 1, result->name);
     at = pb_put_bytes(at, 2, slice_of(dtype_name(result->dtype)));
-    if (result->rank == 0)
-        return at;
-    at = pb_put_head(at, 3, dims_size(result));
-    for (uint32_t i = 0; i < result->rank; i++)
-        at = pb_put_varint(at, (uint64_t)result->shape[i]);
-    return at;
+    return pb3_put_packed(at, 3, result->rank, result->shape);
 }
 
 /* Bytes of the message; *ret_kept of them, of raw_output_contents, stay where they are, *ret_pieces
@@ -102,9 +78,9 @@ static uint8_t *put_output(uint8_t *at, const struct kserve_pb_result *result)
 static size_t message_size(const struct kserve_pb_response *response, size_t copy_max,
                            size_t *ret_kept, uint32_t *ret_pieces)
 {
-    size_t size = string_size(MODEL_NAME, response->model_name) +
-                  string_size(MODEL_VERSION, response->model_version) +
-                  string_size(ID, response->id);
+    size_t size = pb3_size_bytes(MODEL_NAME, response->model_name) +
+                  pb3_size_bytes(MODEL_VERSION, response->model_version) +
+                  pb3_size_bytes(ID, response->id);
 
     *ret_kept = 0;
     *ret_pieces = 1;
@@ -141,9 +117,9 @@ HOT enum err_code kserve_pb_encode(const struct kserve_pb_response *response, si
                        size - kept);
 
     uint8_t *begin = (uint8_t *)(pieces + pieces_max), *at = begin;
-    at = put_string(at, MODEL_NAME, response->model_name);
-    at = put_string(at, MODEL_VERSION, response->model_version);
-    at = put_string(at, ID, response->id);
+    at = pb3_put_bytes(at, MODEL_NAME, response->model_name);
+    at = pb3_put_bytes(at, MODEL_VERSION, response->model_version);
+    at = pb3_put_bytes(at, ID, response->id);
     at = put_parameters(at, response->parameters);
     for (uint32_t i = 0; i < response->results_count; i++)
         at = put_output(at, &response->results[i]);

@@ -10,6 +10,7 @@
  *          bits above the 64th are dropped, tags and lengths of up to 5, that fit 32 and 31 bits, and
  *          no field 0, not even in a group.
  * Write    Sizes first (pb_size_*), then pb_put_*: two passes, no growing, no copy of what is large.
+ *          pb3_size_* and pb3_put_* leave out what is 0 or empty, as proto3 does.
  * Pure functions; any thread.
  */
 #ifndef CODEC_PB_H
@@ -114,6 +115,30 @@ static inline size_t pb_size_len(uint32_t number, size_t size) /* tag, length an
     return pb_size_tag(number) + pb_size_varint(size) + size;
 }
 
+static inline size_t pb_size_packed(uint32_t count, const int64_t *values) /* the values alone */
+{
+    size_t size = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        size += pb_size_varint((uint64_t)values[i]);
+    return size;
+}
+
+static inline size_t pb3_size_uint(uint32_t number, uint64_t value)
+{
+    return value == 0 ? 0 : pb_size_tag(number) + pb_size_varint(value);
+}
+
+static inline size_t pb3_size_bytes(uint32_t number, struct slice bytes)
+{
+    return bytes.size == 0 ? 0 : pb_size_len(number, bytes.size);
+}
+
+static inline size_t pb3_size_packed(uint32_t number, uint32_t count, const int64_t *values)
+{
+    return count == 0 ? 0 : pb_size_len(number, pb_size_packed(count, values));
+}
+
 /* -- writing: each returns where the next byte goes --------------------------------------------- */
 
 static inline uint8_t *pb_put_varint(uint8_t *at, uint64_t value)
@@ -162,6 +187,27 @@ static inline uint8_t *pb_put_i64(uint8_t *at, uint32_t number, uint64_t bits)
     at = pb_put_tag(at, number, PB_I64);
     memcpy(at, &bits, sizeof bits);
     return at + sizeof bits;
+}
+
+static inline uint8_t *pb3_put_uint(uint8_t *at, uint32_t number, uint64_t value)
+{
+    return value == 0 ? at : pb_put_uint(at, number, value);
+}
+
+static inline uint8_t *pb3_put_bytes(uint8_t *at, uint32_t number, struct slice bytes)
+{
+    return bytes.size == 0 ? at : pb_put_bytes(at, number, bytes);
+}
+
+static inline uint8_t *pb3_put_packed(uint8_t *at, uint32_t number, uint32_t count,
+                                      const int64_t *values)
+{
+    if (count == 0)
+        return at;
+    at = pb_put_head(at, number, pb_size_packed(count, values));
+    for (uint32_t i = 0; i < count; i++)
+        at = pb_put_varint(at, (uint64_t)values[i]);
+    return at;
 }
 
 #endif
