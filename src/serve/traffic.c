@@ -2,6 +2,10 @@
  *
  * Three questions, three sets of labels: one with route, model and code would be their product. Codes are
  * HTTP's numbers, and of calls gRPC's names: both are few.
+ *
+ * Most requests are as one just before. A loop keeps where those were counted (struct memo), found by a few of
+ * their values and compared by all of them: the four look-ups are then one. What was counted under "other" is not kept, as
+ * each time is a hit of the limit.
  */
 #include "serve/traffic.h"
 
@@ -15,7 +19,25 @@
 
 enum { STATUSES = 600, LABELS_BYTES_MAX = 8 << 10 };
 
+enum { MEMOS = 16, MEMO_TEXT_MAX = 112 };
+
 enum { ROUTE_SECONDS, ROUTE_IN = STAT_SUMS, ROUTE_OUT, ROUTE_COUNTERS };
+
+/* Where requests of these labels are counted. */
+struct memo {
+    uint16_t code; /* a status, or of a call its gRPC code */
+    bool is_call;
+    uint8_t method;
+    uint8_t route_size, model_size, version_size, tenant_size;
+    uint8_t text[MEMO_TEXT_MAX]; /* the four of them */
+    _Atomic uint64_t *answers;   /* NULL: the memo is empty */
+    _Atomic uint64_t *route, *tenant, *model;
+} __attribute__((aligned(32)));
+
+/* A loop's own. */
+struct memos {
+    struct memo memos[MEMOS];
+} __attribute__((aligned(64)));
 
 struct traffic {
     struct series_limit limit;
@@ -23,6 +45,7 @@ struct traffic {
     struct series *routes;  /* route: its time and bytes */
     struct series *models;  /* model, version, code */
     struct series *tenants; /* tenant, code */
+    struct memos *memos;    /* owned: by loop */
     char statuses[STATUSES][4];
 };
 
@@ -51,25 +74,99 @@ static struct slice tenant_of(const struct exchange *x)
     return slice_of(x->caller == NULL ? "" : tenant_name(caller_tenant(x->caller)));
 }
 
+/* By what tells most apart: anything will do, as what is found is compared. */
+static uint32_t memo_number(const struct exchange *x, uint16_t code)
+{
+    uint32_t model = x->note.model.size == 0 ? 0 : x->note.model.data[x->note.model.size - 1];
+
+    return ((uint32_t)x->note.route.size * 5 + (uint32_t)x->note.model.size * 3 + model + code) %
+           MEMOS;
+}
+
+static bool is_text(const uint8_t **at, uint8_t size, struct slice value)
+{
+    const uint8_t *kept = *at;
+
+    *at += size;
+    return size == value.size && (size == 0 || memcmp(kept, value.data, size) == 0);
+}
+
+static bool is_memo(const struct memo *memo, const struct observed *seen, uint16_t code,
+                    struct slice tenant)
+{
+    const struct exchange *x = seen->x;
+    const uint8_t *at = memo->text;
+
+    return memo->answers != NULL && memo->code == code && memo->is_call == seen->is_call &&
+           memo->method == x->method && is_text(&at, memo->route_size, x->note.route) &&
+           is_text(&at, memo->model_size, x->note.model) &&
+           is_text(&at, memo->version_size, x->note.version) &&
+           is_text(&at, memo->tenant_size, tenant);
+}
+
+static uint8_t put_text(uint8_t **at, struct slice value)
+{
+    if (value.size != 0)
+        memcpy(*at, value.data, value.size);
+    *at += value.size;
+    return (uint8_t)value.size;
+}
+
+/* The four look-ups. */
+static void find(struct traffic *traffic, const struct observed *seen, uint16_t number,
+                 struct slice tenant_name, struct memo *ret)
+{
+    const struct exchange *x = seen->x;
+    struct slice code = code_of(traffic, seen);
+    struct slice answer[] = { x->note.route, method_names[x->method], code };
+    struct slice model[] = { x->note.model, x->note.version, code };
+    struct slice tenant[] = { tenant_name, code };
+    uint32_t loop = seen->loop;
+    uint8_t *at = ret->text;
+
+    *ret = (struct memo){ 0 };
+    ret->answers = series_at(traffic->answers, loop, answer);
+    ret->route = series_at(traffic->routes, loop, answer);
+    ret->tenant = series_at(traffic->tenants, loop, tenant);
+    ret->model = x->note.model.size > 0 ? series_at(traffic->models, loop, model) : NULL;
+    if (x->note.route.size + x->note.model.size + x->note.version.size + tenant_name.size >
+            MEMO_TEXT_MAX ||
+        series_is_other(traffic->answers, loop, ret->answers) ||
+        series_is_other(traffic->routes, loop, ret->route) ||
+        series_is_other(traffic->tenants, loop, ret->tenant) ||
+        (ret->model != NULL && series_is_other(traffic->models, loop, ret->model)))
+        return;
+    ret->code = number;
+    ret->is_call = seen->is_call;
+    ret->method = (uint8_t)x->method;
+    ret->route_size = put_text(&at, x->note.route);
+    ret->model_size = put_text(&at, x->note.model);
+    ret->version_size = put_text(&at, x->note.version);
+    ret->tenant_size = put_text(&at, tenant_name);
+    traffic->memos[loop].memos[memo_number(x, number)] = *ret;
+}
+
 void traffic_count(void *context, const struct observed *seen)
 {
     struct traffic *traffic = context;
     const struct exchange *x = seen->x;
-    struct slice code = code_of(traffic, seen);
-    struct slice answer[] = { x->note.route, method_names[x->method], code };
+    uint16_t number = seen->is_call ? (uint16_t)x->note.code : (uint16_t)seen->status;
+    struct slice tenant = tenant_of(x);
+    const struct memo *memo = &traffic->memos[seen->loop].memos[memo_number(x, number)];
     uint64_t took = seen->ended_ns - MIN(x->begun_ns, seen->ended_ns);
+    struct memo found;
 
-    stat_add(series_at(traffic->answers, seen->loop, answer), 1);
-    _Atomic uint64_t *route = series_at(traffic->routes, seen->loop, answer);
-    stat_histogram_add((struct stat_histogram *)(void *)&route[ROUTE_SECONDS], took);
-    stat_add(&route[ROUTE_IN], seen->body_in);
-    stat_add(&route[ROUTE_OUT], seen->body_out);
-    struct slice tenant[] = { tenant_of(x), code };
-    stat_add(series_at(traffic->tenants, seen->loop, tenant), 1);
-    if (x->note.model.size > 0) {
-        struct slice model[] = { x->note.model, x->note.version, code };
-        stat_add(series_at(traffic->models, seen->loop, model), 1);
+    if (UNLIKELY(!is_memo(memo, seen, number, tenant))) {
+        find(traffic, seen, number, tenant, &found);
+        memo = &found;
     }
+    stat_add(memo->answers, 1);
+    stat_histogram_add((struct stat_histogram *)(void *)&memo->route[ROUTE_SECONDS], took);
+    stat_add(&memo->route[ROUTE_IN], seen->body_in);
+    stat_add(&memo->route[ROUTE_OUT], seen->body_out);
+    stat_add(memo->tenant, 1);
+    if (memo->model != NULL)
+        stat_add(memo->model, 1);
 }
 
 uint64_t traffic_refused(const struct traffic *traffic)
@@ -155,6 +252,10 @@ enum err_code traffic_new(struct traffic **ret, uint32_t loops_count, uint32_t s
     if (traffic == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for metrics");
     traffic->limit.max = series_max;
+    traffic->memos = mem_aligned(64, loops_count * sizeof *traffic->memos);
+    if (traffic->memos == NULL)
+        return err_set(err, E_EXHAUSTED, "no memory for metrics");
+    memset(traffic->memos, 0, loops_count * sizeof *traffic->memos);
     for (unsigned i = 0; i < STATUSES; i++)
         snprintf(traffic->statuses[i], sizeof traffic->statuses[i], "%03u", i % 1000);
     TRY(series_new(&traffic->answers, answer_labels, COUNT(answer_labels), 1, loops_count,
@@ -179,6 +280,7 @@ void traffic_free(struct traffic **slot)
     series_free(&traffic->routes);
     series_free(&traffic->models);
     series_free(&traffic->tenants);
+    mem_free(traffic->memos);
     mem_free(traffic);
 }
 

@@ -163,6 +163,57 @@ TEST(calls_and_models_are_counted)
     traffic_free(&traffic);
 }
 
+/* More sets of labels than a loop keeps at hand, in any order, against a plain count; with names that only differ in
+ * where the one ends and the next begins. */
+TEST(requests_in_any_order_are_counted_where_they_belong)
+{
+    enum { ROUTES = 4, MODELS = 5, CODES = 3, STEPS = 20000 };
+    static const char *const routes[ROUTES] = { "/p.S/M", "/p.S/Ma", "/models/{model}:predict",
+                                                "" };
+    static const char *const names[MODELS] = { "a", "ab", "a", "b", "" };
+    static const char *const versions[MODELS] = { "12", "2", "1", "12", "" };
+    static const uint16_t codes[CODES] = { 200, 400, 503 };
+    static uint32_t answered[ROUTES][CODES], asked[MODELS][CODES];
+    struct traffic *traffic = NULL;
+    struct metrics *metrics = metrics_new();
+    struct exchange x = { .method = METHOD_POST };
+    struct observed seen = { .x = &x, .ended_ns = 5 };
+    struct test_server t = { .metrics = metrics };
+    struct err err = { 0 };
+    uint32_t chance = 1;
+    char name[256], text[8];
+
+    check_or_stop(metrics != NULL && traffic_new(&traffic, 2, 100, &err) == OK, "%s", err.text);
+    check_or_stop(traffic_register(traffic, metrics, &err) == OK, "%s", err.text);
+    for (uint32_t i = 0; i < STEPS; i++) {
+        chance = chance * 1664525 + 1013904223;
+        uint32_t route = (chance >> 8) % ROUTES, model = (chance >> 16) % MODELS,
+                 code = (chance >> 24) % CODES;
+        x.note.route = slice_of(routes[route]);
+        x.note.model = slice_of(names[model]);
+        x.note.version = slice_of(versions[model]);
+        seen.status = codes[code];
+        seen.loop = chance >> 31;
+        traffic_count(traffic, &seen);
+        answered[route][code]++;
+        asked[model][code]++;
+    }
+    for (uint32_t i = 0; i < ROUTES; i++)
+        for (uint32_t j = 0; j < CODES; j++) {
+            snprintf(text, sizeof text, "%u", codes[j]);
+            check(answers(&t, routes[i], "POST", text) == answered[i][j], "%s %s", routes[i], text);
+        }
+    for (uint32_t i = 0; i + 1 < MODELS; i++)
+        for (uint32_t j = 0; j < CODES; j++) {
+            snprintf(name, sizeof name,
+                     "penstock_model_requests_total{model=\"%s\",version=\"%s\",code=\"%u\"}",
+                     names[i], versions[i], codes[j]);
+            check(server_metric(&t, name) == asked[i][j], "%s", name);
+        }
+    metrics_free(&metrics);
+    traffic_free(&traffic);
+}
+
 /* Not a check of speed, which depends on the machine: what the README says is printed by this. */
 TEST(counting_costs_little)
 {

@@ -111,6 +111,24 @@ TEST(metrics_survives_every_fault)
     fault_arm(0);
 }
 
+/* At each end of each bucket and at every power of two, against going through them one by one. */
+TEST(histograms_find_their_bucket)
+{
+    for (unsigned i = 0; i < 64 + STAT_BUCKETS - 1; i++)
+        for (int beside = -1; beside <= 1; beside++) {
+            uint64_t ns =
+                i < 64 ? UINT64_C(1) << i : (uint64_t)(stat_bucket_seconds[i - 64] * 1e9 + 0.5);
+            struct stat_histogram h = { 0 };
+            unsigned wanted = 0;
+            ns += (uint64_t)(int64_t)beside;
+            while (wanted < STAT_BUCKETS - 1 &&
+                   ns > (uint64_t)(stat_bucket_seconds[wanted] * 1e9 + 0.5))
+                wanted++;
+            stat_histogram_add(&h, ns);
+            check(stat_read(&h.buckets[wanted]) == 1, "%llu ns", (unsigned long long)ns);
+        }
+}
+
 TEST(metrics_histograms)
 {
     uint64_t sums[STAT_SUMS] = {

@@ -276,6 +276,11 @@ _Atomic uint64_t *series_at(struct series *series, uint32_t number, const struct
     return meet(series, shard, hash, values);
 }
 
+bool series_is_other(const struct series *series, uint32_t number, const _Atomic uint64_t *counters)
+{
+    return counters == series->shards[number].counters[0];
+}
+
 static int by_values(const void *left, const void *right, void *context)
 {
     const struct series_row *a = left, *b = right;

@@ -37,6 +37,9 @@ MUST_USE enum err_code series_new(struct series **ret, const char *const *labels
 void series_free(struct series **series);
 /* The counters of these labels, in the order of series_new; never NULL. Values are copied when they are new. */
 _Atomic uint64_t *series_at(struct series *series, uint32_t shard, const struct slice *values);
+/* Are those the counters of "other"? Of any other labels who has asked once may keep them: they stay where they are
+ * as long as the series lives. */
+bool series_is_other(const struct series *series, uint32_t shard, const _Atomic uint64_t *counters);
 
 struct series_row {
     const struct slice *values; /* of the labels; live as long as the series */

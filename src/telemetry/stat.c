@@ -22,12 +22,29 @@ uint64_t stat_sum(const void *shards, uint32_t count, size_t shard_size, size_t 
     return sum;
 }
 
-void stat_histogram_add(struct stat_histogram *h, uint64_t ns)
-{
-    unsigned i = 0;
+/* The first bucket that a time of so many bits may be in: it is in that one or one of the next two. */
+static const uint8_t bucket_first[35] = {
+    [11] = 1,  [12] = 2,  [13] = 2,  [14] = 3,  [15] = 4,  [16] = 5,  [17] = 6,  [18] = 7,
+    [19] = 8,  [20] = 9,  [21] = 10, [22] = 11, [23] = 11, [24] = 12, [25] = 13, [26] = 14,
+    [27] = 15, [28] = 16, [29] = 17, [30] = 18, [31] = 19, [32] = 19, [33] = 19, [34] = 20,
+};
 
+static unsigned bucket_of(uint64_t ns)
+{
+    unsigned bits = 64 - (unsigned)__builtin_clzll(ns | 1), i;
+
+    if (UNLIKELY(bits >= COUNT(bucket_first)))
+        return STAT_BUCKETS - 1;
+    i = bucket_first[bits];
     while (i < STAT_BUCKETS - 1 && ns > bucket_ns[i])
         i++;
+    return i;
+}
+
+void stat_histogram_add(struct stat_histogram *h, uint64_t ns)
+{
+    unsigned i = bucket_of(ns);
+
     stat_add(&h->buckets[i], 1);
     stat_add(&h->sum_ns, ns);
 }
