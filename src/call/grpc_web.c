@@ -25,9 +25,13 @@ static bool take(struct slice *rest, const char *word)
 
 HOT struct grpc_type grpc_type_of(struct slice content_type)
 {
-    struct slice rest = slice_trim(slice_first(content_type, slice_find(content_type, ';')));
+    struct slice rest = slice_trim(content_type);
     struct grpc_type type = { 0 };
 
+    /* Most are application/json: told by one byte. */
+    if (rest.size < 16 || (rest.data[12] | 0x20) != 'g')
+        return type;
+    rest = slice_trim(slice_first(rest, slice_find(rest, ';')));
     if (!take(&rest, "application/grpc"))
         return type;
     if (LIKELY(rest.size == 0)) {

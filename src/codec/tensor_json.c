@@ -1054,17 +1054,6 @@ enum err_code tensor_json_write(struct text *out, const struct penstock_tensor *
 
 /* -- the pull reader ------------------------------------------------------------------------- */
 
-void json_space(struct json_cursor *c)
-{
-    c->at = skip_space(c->at, c->end);
-}
-
-uint8_t json_peek(struct json_cursor *c)
-{
-    c->at = skip_space(c->at, c->end);
-    return c->at < c->end ? *c->at : 0;
-}
-
 /* "expected a string, found 'abc'" */
 static COLD enum err_code expected(struct json_cursor *c, const char *what, const char *path,
                                    struct err *err)
@@ -1075,13 +1064,28 @@ static COLD enum err_code expected(struct json_cursor *c, const char *what, cons
                    snippet(show, c->at, c->end));
 }
 
-enum err_code json_take(struct json_cursor *c, uint8_t byte, const char *path, struct err *err)
+static COLD enum err_code expected_byte(struct json_cursor *c, uint8_t byte, const char *path,
+                                        struct err *err)
 {
     char what[4] = { '\'', (char)byte, '\'', '\0' };
 
+    return expected(c, what, path, err);
+}
+
+static COLD enum err_code expected_more(struct json_cursor *c, uint8_t closing, const char *path,
+                                        struct err *err)
+{
+    char what[16];
+
+    snprintf(what, sizeof what, "',' or '%c'", closing);
+    return expected(c, what, path, err);
+}
+
+enum err_code json_take(struct json_cursor *c, uint8_t byte, const char *path, struct err *err)
+{
     json_space(c);
-    if (c->at == c->end || *c->at != byte)
-        return expected(c, what, path, err);
+    if (UNLIKELY(c->at == c->end || *c->at != byte))
+        return expected_byte(c, byte, path, err);
     c->at++;
     return OK;
 }
@@ -1239,7 +1243,6 @@ enum err_code json_more(struct json_cursor *c, uint8_t closing, bool is_first, b
                         const char *path, struct err *err)
 {
     uint8_t byte = json_peek(c);
-    char what[16];
 
     if (c->at < c->end && byte == closing) {
         c->at++;
@@ -1247,10 +1250,8 @@ enum err_code json_more(struct json_cursor *c, uint8_t closing, bool is_first, b
         return OK;
     }
     if (!is_first) {
-        if (byte != ',') {
-            snprintf(what, sizeof what, "',' or '%c'", closing);
-            return expected(c, what, path, err);
-        }
+        if (UNLIKELY(byte != ','))
+            return expected_more(c, closing, path, err);
         const uint8_t *comma = c->at++;
         if (json_peek(c) == closing)
             return fail_at(c, comma, path, err, "a comma before '%c'", closing);

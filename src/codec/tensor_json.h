@@ -77,9 +77,20 @@ void tensor_json_write_element(struct text *out, enum penstock_dtype dtype, cons
 
 /* -- a pull reader for the JSON around the tensors ----------------------------------------------
  * Skips white space before each token. All fail with E_INVALID, path and byte offset. */
-void json_space(struct json_cursor *c);
+static inline void json_space(struct json_cursor *c)
+{
+    const uint8_t *at = c->at;
+
+    while (at < c->end && (*at == ' ' || *at == '\n' || *at == '\t' || *at == '\r'))
+        at++;
+    c->at = at;
+}
 /* Next non-blank byte without taking it; 0 at the end. */
-uint8_t json_peek(struct json_cursor *c);
+static inline uint8_t json_peek(struct json_cursor *c)
+{
+    json_space(c);
+    return c->at < c->end ? *c->at : 0;
+}
 /* Takes one punctuation byte or fails: "expected ':' ...". */
 MUST_USE enum err_code json_take(struct json_cursor *c, uint8_t byte, const char *path,
                                  struct err *err);

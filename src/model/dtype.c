@@ -41,8 +41,8 @@ const char *dtype_config_name(enum penstock_dtype dtype)
 
 enum penstock_dtype dtype_from_name(struct slice name)
 {
-    for (unsigned i = 1; i < PENSTOCK_DTYPE_COUNT; i++)
-        if (slice_is(name, rows[i].name))
+    for (unsigned i = 1; i < PENSTOCK_DTYPE_COUNT && name.size != 0; i++)
+        if (rows[i].name[0] == name.data[0] && slice_is(name, rows[i].name))
             return (enum penstock_dtype)i;
     return PENSTOCK_INVALID;
 }

@@ -115,6 +115,23 @@ static enum http1_method method_of(struct slice text)
 
 /* -- the head -------------------------------------------------------------------------------- */
 
+/* How many bytes in front, eight by eight, surely belong to a target: none is a blank or a control byte, '#', 0x7f
+ * or beyond ASCII. */
+static size_t plain_target(struct slice text)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), highs = 0x80 * ones;
+    size_t at = 0;
+
+    for (; at + 8 <= text.size; at += 8) {
+        uint64_t x;
+        memcpy(&x, text.data + at, 8);
+        uint64_t del = x ^ 0x7f * ones, hash = x ^ '#' * ones;
+        if (((x | (x - 0x21 * ones) | (del - ones) | (hash - ones)) & highs) != 0)
+            break;
+    }
+    return at;
+}
+
 /* RFC 9112 3: method SP target SP version, one blank each. */
 static enum http1_step request_line(struct http1 *h, struct slice line, struct err *err)
 {
@@ -127,7 +144,7 @@ static enum http1_step request_line(struct http1 *h, struct slice line, struct e
     h->method_text = slice_first(line, at);
     struct slice rest = slice_skip(line, at + 1);
 
-    at = 0;
+    at = plain_target(rest);
     while (at < rest.size && rest.data[at] > 0x20 && rest.data[at] < 0x7f && rest.data[at] != '#')
         at++;
     h->target = slice_first(rest, at);

@@ -114,24 +114,35 @@ static uint8_t *put_u64(uint8_t *at, uint64_t value)
     return at + sizeof digits - count;
 }
 
-/* Bytes from a handler may come from a peer: none of them may end the line. Looked at eight at a
- * time; the odd one that must not pass is then found bytewise. */
-static uint8_t *put_safe(uint8_t *at, struct slice bytes)
+/* Copies eight bytes. Not 0: one of them may be below 0x20 or 0x7f. */
+static inline uint64_t put_eight(uint8_t *at, const uint8_t *from)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101), highs = 0x80 * ones;
-    uint64_t odd = 0, x = 0;
+    uint64_t x;
+
+    memcpy(&x, from, 8);
+    memcpy(at, &x, 8);
+    uint64_t del = x ^ 0x7f * ones;
+    return (((x - 0x20 * ones) & ~x) | ((del - ones) & ~del)) & highs;
+}
+
+/* Bytes from a handler may come from a peer: none of them may end the line. Looked at eight at a
+ * time, the last eight of them once more where they do not come out even; the odd one that must not pass is
+ * then found bytewise. */
+static inline uint8_t *put_safe(uint8_t *at, struct slice bytes)
+{
+    uint64_t odd = 0;
     size_t i = 0;
 
-    for (; i + 8 <= bytes.size; i += 8) {
-        memcpy(&x, bytes.data + i, 8);
-        memcpy(at + i, &x, 8);
-        uint64_t del = x ^ 0x7f * ones;
-        odd |= (x - 0x20 * ones) & ~x & highs; /* below 0x20 */
-        odd |= (del - ones) & ~del & highs;    /* 0x7f */
-    }
-    for (; i < bytes.size; i++) {
-        at[i] = bytes.data[i];
-        odd |= at[i] < 0x20 || at[i] == 0x7f;
+    for (; i + 8 <= bytes.size; i += 8)
+        odd |= put_eight(at + i, bytes.data + i);
+    if (LIKELY(bytes.size >= 8)) {
+        odd |= put_eight(at + bytes.size - 8, bytes.data + bytes.size - 8);
+    } else {
+        for (; i < bytes.size; i++) {
+            at[i] = bytes.data[i];
+            odd |= at[i] < 0x20 || at[i] == 0x7f;
+        }
     }
     for (i = 0; UNLIKELY(odd != 0) && i < bytes.size; i++)
         if ((at[i] < 0x20 && at[i] != '\t') || at[i] == 0x7f)
