@@ -120,7 +120,9 @@ static HOT void answer(struct infer *infer, const struct err *err)
     infer->has_ended = true;
     if (infer_is_gone(infer))
         return;
-    infer->encode_ns = now_ns(infer);
+    infer->encode_ns = infer->request->inline_ended_ns;
+    if (infer->encode_ns == 0)
+        infer->encode_ns = now_ns(infer);
     infer_err_clear(&failed);
     if (UNLIKELY(infer->table->encode(infer, &failed) != OK))
         infer_fail(infer, &failed);
@@ -228,7 +230,10 @@ static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline
     } else if (UNLIKELY(model_is_decoupled(infer->model))) {
         request_limit_credit(request, 2); /* one more than is wanted tells all there is to know */
     }
-    request->stage_ns[STAGE_DECODE] = now_ns(infer) - infer->body_ns;
+    if (UNLIKELY(infer->rows != NULL))
+        request->stage_ns[STAGE_DECODE] = now_ns(infer) - infer->body_ns;
+    else
+        request->decode_from_ns = infer->body_ns;
     infer->is_submitted = true;
     /* From here the request's own reference keeps the model until on_free. */
     struct model *model = infer->model;
@@ -489,15 +494,33 @@ static uint8_t *put_whole(uint8_t *at, uint64_t value)
     return at;
 }
 
-static uint8_t *put_stage(uint8_t *at, const char *name, uint64_t ns)
+/* The names are those of stage_names, and what stands before and behind each. */
+static uint8_t *put_stage(uint8_t *at, enum stage stage, uint64_t ns)
 {
+    enum { ROOM = 16 };
+    static const struct {
+        char text[ROOM]; /* copied whole: what is too much is written over */
+        uint32_t size;
+    } heads[STAGES] = {
+#define HEAD(text)        \
+    {                     \
+        text,             \
+        sizeof(text) - 1, \
+    }
+        [STAGE_DECODE] = HEAD("decode;dur="),   [STAGE_QUEUE] = HEAD(", queue;dur="),
+        [STAGE_INPUT] = HEAD(", input;dur="),   [STAGE_RUN] = HEAD(", run;dur="),
+        [STAGE_OUTPUT] = HEAD(", output;dur="), [STAGE_ENCODE] = HEAD(", encode;dur="),
+#undef HEAD
+    };
     uint64_t us = (ns + 500) / 1000;
     uint32_t fraction = (uint32_t)(us % 1000);
 
-    while (*name != '\0')
-        *at++ = (uint8_t)*name++;
-    memcpy(at, ";dur=", 5);
-    at = put_whole(at + 5, us / 1000);
+    memcpy(at, heads[stage].text, ROOM);
+    at += heads[stage].size;
+    if (LIKELY(us < 1000))
+        *at++ = '0';
+    else
+        at = put_whole(at, us / 1000);
     *at++ = '.';
     *at++ = (uint8_t)('0' + fraction / 100);
     *at++ = (uint8_t)('0' + fraction / 10 % 10);
@@ -507,7 +530,10 @@ static uint8_t *put_stage(uint8_t *at, const char *name, uint64_t ns)
 
 void infer_timing(struct infer *infer)
 {
-    request_account_encode(infer->request, now_ns(infer) - infer->encode_ns);
+    uint64_t now = now_ns(infer);
+
+    request_account_encode(infer->request, now - infer->encode_ns);
+    infer->x->note.answered_ns = now;
     infer_put_timing(infer);
 }
 
@@ -519,13 +545,8 @@ void infer_put_timing(struct infer *infer)
     if (!infer->api->server_timing ||
         (text = at = arena_alloc(infer->x->arena, STAGES * STAGE_TEXT_MAX)) == NULL)
         return;
-    for (size_t i = 0; i < STAGES; i++) {
-        if (i != 0) {
-            *at++ = ',';
-            *at++ = ' ';
-        }
-        at = put_stage(at, stage_names[i], request->stage_ns[i]);
-    }
+    for (enum stage i = 0; i < STAGES; i++)
+        at = put_stage(at, i, request->stage_ns[i]);
     infer->timing = slice_make(text, (size_t)(at - text));
 }
 

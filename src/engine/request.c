@@ -819,6 +819,7 @@ static void run_inline(struct request_private *p, struct instance *instance)
     p->state = REQUEST_RUNNING;
     p->pub.was_inline = true;
     instance_run(instance, p);
+    p->pub.inline_ended_ns = p->ended_ns;
     request_finish(p);
 }
 
@@ -912,6 +913,8 @@ void engine_submit(struct request *request)
     uint64_t bytes = 0;
 
     p->submitted_ns = env_now(engine);
+    if (LIKELY(request->decode_from_ns != 0))
+        request->stage_ns[STAGE_DECODE] = p->submitted_ns - request->decode_from_ns;
     if (p->stream != NULL)
         p->batch_size = 1; /* its inputs come later */
     atomic_fetch_add_explicit(&engine->in_flight, 1, memory_order_relaxed);

@@ -91,12 +91,15 @@ struct request {
     void *user;                        /* the dialect's own */
     uint64_t stage_ns[STAGES];         /* DECODE filled by the dialect, ENCODE when it answered;
                                           the engine fills the others */
+    uint64_t decode_from_ns;           /* instead of DECODE: when it began; until engine_submit */
     /* -- read-only for the dialect -- */
     struct model *model;               /* one reference, until on_free */
     struct arena *arena;
     struct loop *loop;
     const struct request_sink *sink;
     bool was_inline;
+    uint64_t
+        inline_ended_ns; /* when the run ended, of one that ends on the loop with its run; else 0 */
     struct request_private *private;   /* the engine's */
 };
 

@@ -107,6 +107,7 @@ struct exchange_note {
     uint32_t requests;           /* inferences: 0, 1, more of a stream */
     uint32_t responses;
     uint64_t stage_ns[NOTE_STAGES_MAX]; /* enum stage of engine/stats.h; sums of a stream's */
+    uint64_t answered_ns; /* when its answer was written, by the clock; 0: nobody has looked */
     /* The first NOTE_INFERENCES_MAX, in the arena, of an exchange whose spans are exported. */
     bool keeps_inferences;
     uint32_t kept_count;

@@ -245,6 +245,15 @@ COLD void observe_replace(struct serve_exchange *fresh, struct serve_exchange *b
         fresh->more[fresh->more_count++] = before->more[i];
 }
 
+/* Now, or when its answer was written if that was in this turn: one reading of the clock less. */
+static uint64_t ended_ns_of(const struct serve_exchange *e)
+{
+    struct env *env = e->l->serve->env;
+
+    return e->x.note.answered_ns > loop_now_ns(e->l->loop) ? e->x.note.answered_ns
+                                                           : env->mono_ns(env);
+}
+
 void observe_tell(struct serve_exchange *e, uint64_t body_in)
 {
     const struct serve *serve = e->l->serve;
@@ -252,13 +261,13 @@ void observe_tell(struct serve_exchange *e, uint64_t body_in)
     struct observed seen = {
         .x = x,
         .loop = loop_index(e->l->loop),
-        .end = e->is_aborted                 ? OBSERVE_ABORTED
-               : x->is_gone || !x->is_ended  ? OBSERVE_LEFT
-                                             : OBSERVE_ANSWERED,
+        .end = e->is_aborted                ? OBSERVE_ABORTED
+               : x->is_gone || !x->is_ended ? OBSERVE_LEFT
+                                            : OBSERVE_ANSWERED,
         .status = x->status != 0 ? x->status : 499,
         .is_call = x->note.is_call,
         .agent = e->agent,
-        .ended_ns = serve->env->mono_ns(serve->env),
+        .ended_ns = ended_ns_of(e),
         .body_in = body_in,
         .body_out = x->body_sent,
     };
