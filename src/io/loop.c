@@ -380,6 +380,11 @@ static void strike_out(struct loop *loop, const struct loop_fd *watch)
             loop->ready[i].data.ptr = NULL;
 }
 
+bool loop_has_more(const struct loop *loop)
+{
+    return loop->ready_at + 1 < loop->ready_count;
+}
+
 void loop_unwatch(struct loop *loop, struct loop_fd *watch)
 {
     struct epoll_event none = { 0 };

@@ -63,6 +63,8 @@ struct loop_fd {
 MUST_USE enum err_code loop_watch(struct loop *loop, struct loop_fd *watch, uint32_t events,
                                   struct err *err);
 void loop_rewatch(struct loop *loop, struct loop_fd *watch, uint32_t events);
+/* Within on_ready: are there others to be called behind it in this turn? */
+bool loop_has_more(const struct loop *loop);
 /* After this no on_ready comes, not even one already collected in this turn. */
 void loop_unwatch(struct loop *loop, struct loop_fd *watch);
 /* What `from` watched is watched by `to` from here on, whose on_ready hears anew of all that is ready. */

@@ -30,6 +30,10 @@
  * socket once a request and not twice, and nothing has to be told to epoll when a reader waits.
  * What is left for a later turn must then be put off by ourselves.
  *
+ * Sending. An answer that is small and all there may wait for those of other connections that are ready in the same
+ * turn, 8 of them or 50 us: sent one behind the other they wake a peer on the same machine once, which is a fifth of what a small
+ * request costs. Nothing waits where nothing else is ready, and none beyond its turn.
+ *
  * Time. A connection has one timer, and moves it rarely: the field deadline_ns is what counts, the
  * timer only looks at it, and goes on when it is later. A request that arrives whole on a
  * connection that stays open touches no heap.
@@ -59,10 +63,13 @@ enum {
     SKIP_BYTES_MAX = 256 * 1024,  /* of a body nobody wanted, to keep the connection */
     LINGER_BYTES_MAX = 16 * 1024 * 1024,
     LINGER_MS = 2000,
-    REFUSE_MS = 1000,            /* how long one over --connections-max may take to say what it speaks */
-    DIRECT_MIN = 2048,           /* known body bytes from which receiving them in place pays */
-    RATE_CHECK_MS = 1000,        /* how often a body's rate is looked at */
-    KEEP_MAX = 64,               /* connections and inputs, for the next taker */
+    REFUSE_MS = 1000,      /* how long one over --connections-max may take to say what it speaks */
+    DIRECT_MIN = 2048,     /* known body bytes from which receiving them in place pays */
+    HELD_MAX = 8,          /* answers that are sent together */
+    HELD_BYTES_MAX = 4096, /* of one of them */
+    HELD_NS = 50000,       /* between the first and the last */
+    RATE_CHECK_MS = 1000,  /* how often a body's rate is looked at */
+    KEEP_MAX = 64,         /* connections and inputs, for the next taker */
     TLS_HANDSHAKE_RECORD = 0x16, /* the first byte of a ClientHello: RFC 8446 5.1 */
 };
 
@@ -77,6 +84,7 @@ struct http1_conn {
     struct loop_fd watch;
     struct loop_task task;
     struct timer timer;
+    struct list_node held; /* its answers wait for those of others */
     uint64_t deadline_ns;
 
     enum conn_state state;
@@ -106,7 +114,7 @@ struct http1_conn {
 
 static const struct exchange_ops ops;
 
-static void conn_run(struct http1_conn *c);
+static void conn_run(struct http1_conn *c, bool is_ready);
 
 /* -- memory ---------------------------------------------------------------------------------- */
 
@@ -337,6 +345,14 @@ static void conn_let_go(struct http1_conn *c)
     exchange_unref(&x);
 }
 
+static void hold_no_more(struct http1_conn *c)
+{
+    if (list_has(&c->held)) {
+        list_remove(&c->held);
+        c->base.l->held_count--;
+    }
+}
+
 static void conn_free(struct http1_conn *c)
 {
     struct serve_loop *l = c->base.l;
@@ -351,6 +367,7 @@ static void conn_free(struct http1_conn *c)
     outputs_deinit(&c->out, serve_exchange_leave);
     http1_input_give(l, &c->input);
     loop_undefer(&c->task);
+    hold_no_more(c);
     timer_stop(l->loop, &c->timer);
     loop_unwatch(l->loop, &c->watch);
     channel_close(&c->base.channel, is_whole);
@@ -1055,11 +1072,55 @@ static void linger_on(struct http1_conn *c)
         c->out.is_lost = true;
 }
 
-static void conn_run(struct http1_conn *c)
+/* -- answers that leave together ----------------------------------------------------------------- */
+
+static void send_held(struct serve_loop *l)
+{
+    struct list_node *node;
+
+    while ((node = list_pop(&l->held)) != NULL) {
+        struct http1_conn *c = CONTAINER_OF(node, struct http1_conn, held);
+        l->held_count--;
+        output_flush(&c->out, &c->base.channel);
+        conn_rest(c);
+    }
+}
+
+static void on_held(struct loop_task *task)
+{
+    send_held(CONTAINER_OF(task, struct serve_loop, held_task));
+}
+
+/* Is all done but to send, and are there others in this turn? */
+static bool may_hold(const struct http1_conn *c)
+{
+    const struct serve_loop *l = c->base.l;
+
+    return c->now == NULL && c->out.first != NULL && c->out.bytes <= HELD_BYTES_MAX &&
+           !c->out.is_lost && !c->is_closing && !c->fin_seen && c->state == CONN_OPEN &&
+           c->turn_requests < l->serve->settings.pipeline_max && c->turn_bytes < TURN_BYTES_MAX &&
+           (l->held_count > 0 || loop_has_more(l->loop));
+}
+
+static void hold(struct http1_conn *c)
+{
+    struct serve_loop *l = c->base.l;
+
+    list_push(&l->held, &c->held);
+    if (l->held_count++ == 0) {
+        l->held_from_ns = l->told_ns;
+        loop_defer_early(l->loop, &l->held_task);
+    }
+    if (l->held_count >= HELD_MAX || l->told_ns - l->held_from_ns > HELD_NS)
+        send_held(l);
+}
+
+static void conn_run(struct http1_conn *c, bool is_ready)
 {
     uint32_t rounds = 0;
     bool has_moved;
 
+    hold_no_more(c);
     c->is_running = true;
     c->turn_requests = c->turn_bytes = 0;
     if (UNLIKELY(c->state == CONN_LINGERING))
@@ -1068,6 +1129,11 @@ static void conn_run(struct http1_conn *c)
         has_moved = false;
         while (step(c))
             has_moved = true;
+        if (is_ready && may_hold(c)) {
+            c->is_running = false;
+            hold(c);
+            return;
+        }
         /* A request behind a large answer waits for room that only this flush makes: nothing else
          * would announce it. */
         bool was_full = c->out.bytes > AHEAD_OUTPUT_MAX;
@@ -1095,12 +1161,12 @@ static void on_ready(struct loop_fd *watch, uint32_t events)
     }
     if ((events & EPOLLIN) || channel_reads_when_writable(&c->base.channel))
         c->can_read = true;
-    conn_run(c);
+    conn_run(c, true);
 }
 
 static void on_task(struct loop_task *task)
 {
-    conn_run(CONTAINER_OF(task, struct http1_conn, task));
+    conn_run(CONTAINER_OF(task, struct http1_conn, task), false);
 }
 
 /* A body that stands still, or arrives too slowly, is refused. */
@@ -1164,7 +1230,7 @@ static void on_due(struct timer *timer)
         stat_add(&stats->timeout_idle, 1);
         c->out.is_lost = true;
     }
-    conn_run(c);
+    conn_run(c, false);
 }
 
 /* -- life ------------------------------------------------------------------------------------ */
@@ -1177,7 +1243,7 @@ static void conn_drain(struct conn *conn)
      * is idle may just be sending. The next answer says that it is the last (is_last); where none comes,
      * deadline_of looks at the drain. */
     if (c->state != CONN_LINGERING)
-        conn_run(c);
+        conn_run(c, false);
 }
 
 static uint32_t conn_under_way(const struct conn *conn)
@@ -1263,7 +1329,7 @@ bool http1_conn_take(const struct conn *from, struct loop_fd *watch, struct slic
     if (fin_seen)
         channel_expect_end(&c->base.channel);
     c->can_read = true; /* what TLS has read is announced by nobody */
-    conn_run(c);
+    conn_run(c, false);
     return true;
 }
 
@@ -1271,6 +1337,8 @@ void http1_pools_init(struct serve_loop *l)
 {
     pool_init(&l->conns_pool, sizeof(struct http1_conn), KEEP_MAX);
     pool_init(&l->inputs, INPUT_BYTES, KEEP_MAX);
+    list_init(&l->held);
+    l->held_task.run = on_held;
 }
 
 void http1_pools_deinit(struct serve_loop *l)

@@ -138,6 +138,11 @@ struct serve_loop {
     struct list handshakes_due; /* of them those that can go on */
     uint32_t handshakes_count;
     struct loop_task handshakes_task;
+    struct list held; /* http1_conn.c: whose answers leave together */
+    uint32_t held_count;
+    uint64_t held_from_ns;
+    struct loop_task held_task;
+    uint64_t told_ns; /* when the newest exchange ended */
     bool is_draining, is_cut;
     uint64_t chance[4]; /* observe.c's generator of ids */
     struct loop_msg start_msg, drain_msg, cut_msg, beat_msg;

@@ -273,6 +273,7 @@ void observe_tell(struct serve_exchange *e, uint64_t body_in)
     };
 
     e->is_told = true;
+    e->l->told_ns = seen.ended_ns;
     for (uint32_t i = 0; i < serve->observers_count; i++)
         serve->observers[i].on_exchange(serve->observers[i].context, &seen);
 }

@@ -1355,6 +1355,70 @@ TEST(many_clients_on_several_loops)
     server_stop(&t);
 }
 
+/* Requests of 24 connections are ready in one turn: small answers wait for each other, large ones and those to who
+ * leaves do not, and each gets its own. */
+TEST(answers_of_one_turn)
+{
+    enum { CONNECTIONS = 24, LEAVES = 9, FINISHES = 7 };
+    struct test_server t;
+    struct answer a;
+    int fds[CONNECTIONS];
+    char text[256];
+
+    server_prepare(&t);
+    if (!server_start(&t, NULL))
+        return;
+    for (unsigned i = 0; i < CONNECTIONS; i++) {
+        fds[i] = client_open(&t);
+        client_say(fds[i], GET("/hello"));
+        answer_read(fds[i], &a, false);
+        check(a.status == 200, "%d", a.status);
+        answer_free(&a);
+    }
+    atomic_store(&seen_release, false);
+    int blocker = client_open(&t);
+    uint32_t before = atomic_load(&seen_waiting);
+    client_say(blocker, GET("/odd/block"));
+    check(wait_for(&seen_waiting, before + 1), "the loop runs");
+    for (unsigned i = 0; i < CONNECTIONS; i++) {
+        snprintf(text, sizeof text, "GET /big/%u HTTP/1.1\r\nhost: localhost\r\n\r\n", 1 + i * 300);
+        client_say(fds[i], text);
+        if (i % 5 == 0)
+            client_say(fds[i], GET("/hello"));
+        if (i == FINISHES)
+            client_finish(fds[i]);
+        if (i == LEAVES) {
+            struct linger at_once = { 1, 0 };
+            setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+            socket_close(&fds[i]);
+        }
+    }
+    atomic_store(&seen_release, true);
+    answer_read(blocker, &a, false);
+    check(a.status == 204, "%d", a.status);
+    answer_free(&a);
+    for (unsigned i = 0; i < CONNECTIONS; i++) {
+        if (i == LEAVES)
+            continue;
+        answer_read(fds[i], &a, false);
+        check(a.status == 200 && a.body_size == 1 + i * 300, "%u: %d, %zu bytes", i, a.status,
+              a.body_size);
+        answer_free(&a);
+        if (i % 5 == 0) {
+            answer_read(fds[i], &a, false);
+            check(a.status == 200 && a.body_size < 100, "%u: %d", i, a.status);
+            answer_free(&a);
+        }
+        if (i == FINISHES)
+            check(client_at_end(fds[i]), "it stays open");
+        socket_close(&fds[i]);
+    }
+    socket_close(&blocker);
+    check(wait_metric(&t, "penstock_connections_open", 0), "some are left");
+    atomic_store(&seen_release, false);
+    server_stop(&t);
+}
+
 /* -- memory ------------------------------------------------------------------------------------ */
 
 static uint64_t memory_count(int fd)

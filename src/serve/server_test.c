@@ -252,6 +252,12 @@ static void odd(struct exchange *x, const struct route_match *match)
         exchange_respond(x, 200, NULL, 0, -1);
         exchange_send(x, slice_of("body"), NULL);
         exchange_end_trailers(x, &trailer, 1);
+    } else if (slice_is(kind,
+                        "block")) { /* the whole loop, so that others gather for its next turn */
+        atomic_fetch_add(&seen_waiting, 1);
+        for (unsigned ms = 0; ms < 5000 && !atomic_load(&seen_release); ms++)
+            usleep(1000);
+        exchange_answer(x, 204, NULL, NULL, 0, slice_make(NULL, 0), NULL);
     } else if (slice_is(kind, "empty-chunked")) {
         exchange_respond(x, 200, NULL, 0, -1);
         exchange_end(x);
