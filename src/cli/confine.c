@@ -417,8 +417,8 @@ static void allow_access(struct files *f, const char *path)
 static void allow_options(struct files *f, const struct options *o, const struct sockets *sockets)
 {
     /* The configuration is not among them: it has been read, and the next program reads its own. */
-    static const enum option_id files_read[] = { OPT_TLS_CLIENT_CA, OPT_TLS_TICKET_KEYS,
-                                                 OPT_ACCESS };
+    static const enum option_id files_read[] = { OPT_TLS_CLIENT_CA, OPT_TLS_CLIENT_CRL,
+                                                 OPT_TLS_TICKET_KEYS, OPT_ACCESS };
     static const enum option_id files_written[] = { OPT_ACCESS_LOG, OPT_AUDIT_LOG };
     static const enum option_id code[] = { OPT_RUNTIME_DIR, OPT_BACKEND_PLUGIN };
     const struct option_value *models = &o->values[OPT_MODELS], *tls = &o->values[OPT_TLS];

@@ -182,6 +182,7 @@ static enum err_code open_tls(struct server *server, const struct options *o, st
         .directory = options_text(o, OPT_TLS_DIR),
         .addresses = addresses,
         .client_ca = options_text(o, OPT_TLS_CLIENT_CA),
+        .client_crl = options_text(o, OPT_TLS_CLIENT_CRL),
         .client_auth = (enum tls_client_auth)options_number(o, OPT_TLS_CLIENT_AUTH),
         .ticket_keys = options_text(o, OPT_TLS_TICKET_KEYS),
         .ticket_ns = options_number(o, OPT_TLS_TICKET_TIME),
@@ -189,6 +190,11 @@ static enum err_code open_tls(struct server *server, const struct options *o, st
     };
     char where[ERR_TEXT_MAX];
 
+    if (settings.client_crl[0] != '\0' && settings.client_ca[0] == '\0') {
+        server->is_misused = o->values[OPT_TLS_CLIENT_CRL].source == SOURCE_ARGV;
+        return err_set(err, E_INVALID, "%s needs the authorities it is of: --tls-client-ca FILE",
+                       options_origin(o, OPT_TLS_CLIENT_CRL, where, sizeof where));
+    }
     if (pairs->items_count == 0) {
         if (settings.client_ca[0] == '\0')
             return OK;
@@ -199,7 +205,10 @@ static enum err_code open_tls(struct server *server, const struct options *o, st
     for (uint32_t i = 0; i < server->sockets.count; i++)
         addresses[settings.addresses_count++] = server->sockets.entries[i].address;
     if (tls_server_new(&server->tls, server->stack.env, &settings, err) != OK) {
+        /* E_INVALID is how the value is written; what is wrong with a file is E_PRECONDITION. */
         server->is_misused = err->code == E_INVALID && pairs->source == SOURCE_ARGV;
+        if (strncmp(err->text, "--", 2) == 0) /* another option's file */
+            return err->code;
         return err_wrap(err, "%s", options_origin(o, OPT_TLS, where, sizeof where));
     }
     stop_on_reload(reload_tls, server->tls);

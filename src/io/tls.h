@@ -51,6 +51,7 @@ struct tls_server_settings {
     const struct address *addresses;  /* listened on: names of "auto" */
     uint32_t addresses_count;
     const char *client_ca;            /* PEM; empty: nobody is asked */
+    const char *client_crl;           /* PEM; what those have revoked; empty: nothing is known */
     enum tls_client_auth client_auth; /* with client_ca */
     /* Empty: keys of this process's own. Else a file of 80 bytes a key (`openssl rand 80`): the first
      * seals tickets, all open them. */

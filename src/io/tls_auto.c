@@ -101,7 +101,7 @@ static enum err_code make_folders(const char *path, struct err *err)
                            strerror(errno));
     }
     if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode))
-        return err_set(err, E_INVALID, "%s is not a folder (--tls-dir)", path);
+        return err_set(err, E_PRECONDITION, "%s is not a folder (--tls-dir)", path);
     if ((st.st_mode & 022) != 0)
         return err_set(err, E_PERMISSION,
                        "others may write into %s, where keys are kept: chmod go-w %s", path, path);

@@ -15,23 +15,32 @@ struct tls_client {
     bool is_insecure;
 };
 
+static enum err_code trust_file(SSL_CTX *context, const char *path, struct err *err)
+{
+    uint8_t *bytes;
+    size_t size;
+
+    TRY(tls_file_read(&bytes, &size, path, err));
+    enum err_code code = tls_authorities_add(SSL_CTX_get_cert_store(context), NULL, path,
+                                             slice_make(bytes, size), err);
+    mem_free(bytes);
+    return code;
+}
+
 static enum err_code trust(SSL_CTX *context, const char *path, struct err *err)
 {
     char reason[160];
     struct stat st;
-    int done;
+    bool is_system = path == NULL || path[0] == '\0';
 
-    if (path == NULL || path[0] == '\0')
-        done = SSL_CTX_set_default_verify_paths(context);
-    else if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
-        done = SSL_CTX_load_verify_dir(context, path);
-    else
-        done = SSL_CTX_load_verify_file(context, path);
-    if (done == 1)
+    if (!is_system && !(stat(path, &st) == 0 && S_ISDIR(st.st_mode)))
+        return trust_file(context, path, err);
+    if ((is_system ? SSL_CTX_set_default_verify_paths(context)
+                   : SSL_CTX_load_verify_dir(context, path)) == 1)
         return OK;
     tls_reason(reason, sizeof reason);
-    return err_set(err, E_INVALID, "%s has no certificates of authorities in PEM form: %s",
-                   path == NULL || path[0] == '\0' ? "the system's folder" : path, reason);
+    return err_set(err, E_PRECONDITION, "%s has no certificates of authorities in PEM form: %s",
+                   is_system ? "the system's folder" : path, reason);
 }
 
 static enum err_code show(SSL_CTX *context, const char *cert, const char *key, struct err *err)

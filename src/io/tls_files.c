@@ -19,7 +19,11 @@ enum err_code tls_file_read(uint8_t **ret, size_t *ret_size, const char *path, s
 {
     CLEANUP(buf_unref) struct buf *buf = NULL;
 
-    TRY(file_read(&buf, NULL, path, TLS_FILE_BYTES_MAX, err));
+    if (file_read(&buf, NULL, path, TLS_FILE_BYTES_MAX, err) != OK) {
+        if (err->code == E_INVALID) /* the file, and not what was asked for */
+            err->code = E_PRECONDITION;
+        return err->code;
+    }
     struct slice bytes = buf_bytes(buf);
     uint8_t *copy = mem_alloc(bytes.size + 1);
     if (copy == NULL)
@@ -134,15 +138,19 @@ static int no_password(char *out, int size, int is_writing, void *context)
 }
 
 static enum err_code use_chain(struct tls_identity *identity, BIO *in, const char *path,
-                               struct err *err)
+                               struct slice bytes, struct err *err)
 {
     char reason[160];
     uint32_t count = 0;
 
     identity->x509 = PEM_read_bio_X509_AUX(in, NULL, NULL, NULL);
-    if (identity->x509 == NULL || SSL_CTX_use_certificate(identity->context, identity->x509) != 1) {
+    if (identity->x509 == NULL) {
         tls_reason(reason, sizeof reason);
-        return err_set(err, E_INVALID, "%s is no certificate in PEM form: %s", path, reason);
+        return tls_form_refuse(path, bytes, TLS_FORM_CERT, reason, err);
+    }
+    if (SSL_CTX_use_certificate(identity->context, identity->x509) != 1) {
+        tls_reason(reason, sizeof reason);
+        return err_set(err, E_PRECONDITION, "the certificate %s cannot be used: %s", path, reason);
     }
     for (X509 *next; (next = PEM_read_bio_X509(in, NULL, NULL, NULL)) != NULL; count++) {
         bool is_fine = count < CHAIN_MAX && SSL_CTX_add1_chain_cert(identity->context, next) == 1;
@@ -152,7 +160,7 @@ static enum err_code use_chain(struct tls_identity *identity, BIO *in, const cha
         else
             X509_free(next);
         if (!is_fine)
-            return err_set(err, E_INVALID, "%s: the chain has more than %d certificates", path,
+            return err_set(err, E_PRECONDITION, "%s: the chain has more than %d certificates", path,
                            CHAIN_MAX);
     }
     unsigned long code = ERR_peek_last_error();
@@ -161,12 +169,12 @@ static enum err_code use_chain(struct tls_identity *identity, BIO *in, const cha
         return OK;
     }
     tls_reason(reason, sizeof reason);
-    return err_set(err, E_INVALID, "%s: certificate %u of the chain cannot be read: %s", path,
+    return err_set(err, E_PRECONDITION, "%s: certificate %u of the chain cannot be read: %s", path,
                    count + 2, reason);
 }
 
 static enum err_code use_key(struct tls_identity *identity, BIO *in, const char *cert_path,
-                             const char *path, struct err *err)
+                             const char *path, struct slice bytes, struct err *err)
 {
     bool has_password = false;
     char reason[160];
@@ -175,11 +183,11 @@ static enum err_code use_key(struct tls_identity *identity, BIO *in, const char 
     if (key == NULL) {
         tls_reason(reason, sizeof reason);
         if (has_password)
-            return err_set(err, E_INVALID,
+            return err_set(err, E_PRECONDITION,
                            "%s is encrypted, and there is nobody to ask for its password: "
-                           "`openssl pkey -in %s` writes it without",
+                           "`openssl pkey -in %s -out NEW.key` writes it without one",
                            path, path);
-        return err_set(err, E_INVALID, "%s is no private key in PEM form: %s", path, reason);
+        return tls_form_refuse(path, bytes, TLS_FORM_KEY, reason, err);
     }
     bool is_fine = SSL_CTX_use_PrivateKey(identity->context, key) == 1 &&
                    SSL_CTX_check_private_key(identity->context) == 1;
@@ -187,8 +195,10 @@ static enum err_code use_key(struct tls_identity *identity, BIO *in, const char 
     if (is_fine)
         return OK;
     tls_reason(reason, sizeof reason);
-    return err_set(err, E_INVALID, "the key %s is not that of the certificate %s: %s", path,
-                   cert_path, reason);
+    return err_set(
+        err, E_PRECONDITION,
+        "the key %s is not that of the certificate %s, which is the first in its file: %s", path,
+        cert_path, reason);
 }
 
 static void warn_of_readers(const char *path)
@@ -212,9 +222,16 @@ static enum err_code load(struct tls_identity *identity, const char *cert_path,
     if (cert_in == NULL || key_in == NULL)
         code = err_set(err, E_EXHAUSTED, "no memory to read %s", cert_path);
     if (code == OK)
-        code = use_chain(identity, cert_in, cert_path, err);
+        code = use_chain(identity, cert_in, cert_path, cert, err);
     if (code == OK)
-        code = use_key(identity, key_in, cert_path, key_path, err);
+        code = use_key(identity, key_in, cert_path, key_path, key, err);
+    if (code == E_PRECONDITION && tls_form_of(cert) == TLS_FORM_KEY &&
+        tls_form_of(key) == TLS_FORM_CERT)
+        code =
+            err_set(err, code,
+                    "the two are swapped: %s is the key and %s the certificate, and the order is "
+                    "CERT,KEY",
+                    cert_path, key_path);
     BIO_free(cert_in);
     BIO_free(key_in);
     return code;
@@ -324,7 +341,8 @@ enum err_code tls_identity_load_ocsp(struct tls_identity *identity, const char *
     ERR_clear_error();
     if (why != NULL) {
         mem_free(bytes);
-        return err_set(err, E_INVALID, "the OCSP answer %s is not shown to clients: %s", path, why);
+        return err_set(err, E_PRECONDITION, "the OCSP answer %s is not shown to clients: %s", path,
+                       why);
     }
     identity->ocsp = bytes;
     identity->ocsp_size = size;

@@ -61,6 +61,29 @@ MUST_USE enum err_code tls_certificate_read(struct certificate **ret, struct are
 uint64_t tls_certificate_expires_s(const X509 *x509);
 uint64_t tls_certificate_begins_s(const X509 *x509);
 
+/* -- tls_form.c --------------------------------------------------------------------------------- */
+
+enum tls_form {
+    TLS_FORM_EMPTY,
+    TLS_FORM_CERT,
+    TLS_FORM_CERT_DER,
+    TLS_FORM_KEY, /* with a password or without */
+    TLS_FORM_KEY_DER,
+    TLS_FORM_OPENSSH_KEY,
+    TLS_FORM_PUBLIC_KEY,
+    TLS_FORM_LIST, /* of revoked certificates */
+    TLS_FORM_LIST_DER,
+    TLS_FORM_REQUEST,
+    TLS_FORM_PKCS7,
+    TLS_FORM_PKCS12,
+    TLS_FORM_UNKNOWN
+};
+/* By its first block, where it is PEM. */
+enum tls_form tls_form_of(struct slice bytes);
+/* E_PRECONDITION: what that file is, where `wanted` (CERT, KEY, LIST) was, and how to come by it. */
+enum err_code tls_form_refuse(const char *path, struct slice bytes, enum tls_form wanted,
+                              const char *reason, struct err *err);
+
 /* -- tls_files.c -------------------------------------------------------------------------------- */
 
 /* A file as it was when it was looked at: another time, size or inode is another file. */
@@ -100,6 +123,31 @@ bool tls_identity_has_name(const struct tls_identity *identity, struct slice hos
 MUST_USE enum err_code tls_file_read(uint8_t **ret, size_t *ret_size, const char *path,
                                      struct err *err);
 
+/* -- tls_callers.c ------------------------------------------------------------------------------ */
+
+enum { TLS_DIGEST_BYTES = 32 };
+
+struct tls_callers {
+    X509_STORE *store;               /* owned; NULL: nobody is asked */
+    STACK_OF(X509_NAME) * names;     /* owned: authorities that callers are told of */
+    uint64_t list_until_s;           /* Unix time: the soonest end of a list; UINT64_MAX: none */
+    uint8_t rules[TLS_DIGEST_BYTES]; /* whether a caller is asked, and who may have signed */
+    uint8_t files[TLS_DIGEST_BYTES]; /* the same, and the lists */
+};
+
+/* Reads the files of client_ca and client_crl; err names option and file. What was read is the caller's to
+ * deinit, also on failure. */
+MUST_USE enum err_code tls_callers_load(struct tls_callers *callers,
+                                        const struct tls_server_settings *settings, uint64_t wall_s,
+                                        struct err *err);
+void tls_callers_deinit(struct tls_callers *callers);
+MUST_USE enum err_code tls_callers_serve(const struct tls_callers *callers,
+                                         enum tls_client_auth auth, SSL_CTX *context,
+                                         struct err *err);
+/* Every certificate of a PEM file; names: NULL, or their subjects are added. */
+MUST_USE enum err_code tls_authorities_add(X509_STORE *store, STACK_OF(X509_NAME) * names,
+                                           const char *path, struct slice bytes, struct err *err);
+
 /* -- tls_tickets.c ------------------------------------------------------------------------------ */
 
 struct tls_tickets; /* any thread */
@@ -118,6 +166,7 @@ void tls_tickets_serve(struct tls_tickets *tickets, SSL_CTX *context);
 /* All that comes from files; read-only; counted. */
 struct tls_snapshot {
     _Atomic uint32_t refs;
+    struct tls_callers callers;
     struct tls_identity identities[TLS_PAIRS_MAX];
     uint32_t identities_count;
 };
@@ -133,11 +182,12 @@ struct tls_server {
     uint32_t pairs_count;
     const char *authority; /* in the arena */
     struct tls_tickets *tickets;
-    struct tls_stamp stamps[3 * TLS_PAIRS_MAX + 2];
+    struct tls_stamp stamps[3 * TLS_PAIRS_MAX + 3];
     uint32_t stamps_count;
     struct worker *worker;
     _Atomic bool is_stopping;
     uint64_t warned_ns;
+    uint64_t list_said_s; /* the end of the list that the log has told of */
     _Atomic uint64_t reloads, reloads_refused;
     pthread_mutex_t mutex; /* leaf: guards the exchange of the snapshot */
     struct tls_snapshot *now;

@@ -49,6 +49,7 @@ void tls_snapshot_give(struct tls_snapshot **slot)
         return;
     for (uint32_t i = 0; i < snapshot->identities_count; i++)
         tls_identity_deinit(&snapshot->identities[i]);
+    tls_callers_deinit(&snapshot->callers);
     mem_free(snapshot);
 }
 
@@ -109,47 +110,6 @@ static int on_status(SSL *ssl, void *context)
 
 /* -- making one ------------------------------------------------------------------------------------- */
 
-/* Tickets say whether a client was asked for its certificate, and by whom it had to be signed: those of
- * other rules are no good here. */
-static enum err_code trust_clients(struct tls_server *server, SSL_CTX *context, struct err *err)
-{
-    const char *path = server->settings.client_ca;
-    char reason[160];
-    uint8_t *bytes = NULL, rules[EVP_MAX_MD_SIZE];
-    unsigned size = 0;
-    size_t bytes_size = 0;
-    int mode = SSL_VERIFY_NONE;
-
-    if (path[0] != '\0')
-        TRY(tls_file_read(&bytes, &bytes_size, path, err));
-    EVP_MD_CTX *digest = EVP_MD_CTX_new();
-    bool is_fine = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
-                   EVP_DigestUpdate(digest, &server->settings.client_auth,
-                                    sizeof server->settings.client_auth) == 1 &&
-                   EVP_DigestUpdate(digest, bytes, bytes_size) == 1 &&
-                   EVP_DigestFinal_ex(digest, rules, &size) == 1 &&
-                   SSL_CTX_set_session_id_context(context, rules, MIN(size, 32u)) == 1;
-    EVP_MD_CTX_free(digest);
-    mem_free(bytes);
-    if (!is_fine)
-        return err_set(err, E_EXHAUSTED, "no memory for a TLS context");
-    if (path[0] == '\0' || server->settings.client_auth == TLS_CLIENT_NONE)
-        return OK;
-    STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(path);
-    if (names == NULL || SSL_CTX_load_verify_file(context, path) != 1) {
-        sk_X509_NAME_pop_free(names, X509_NAME_free);
-        tls_reason(reason, sizeof reason);
-        return err_set(err, E_INVALID, "%s has no certificates in PEM form: %s", path, reason);
-    }
-    SSL_CTX_set_client_CA_list(context, names);
-    mode = SSL_VERIFY_PEER | (server->settings.client_auth == TLS_CLIENT_REQUIRED
-                                  ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT
-                                  : 0);
-    SSL_CTX_set_verify(context, mode, NULL);
-    SSL_CTX_set_verify_depth(context, 5);
-    return OK;
-}
-
 static void load_ocsp(struct tls_server *server, const struct tls_pair *pair,
                       struct tls_identity *identity)
 {
@@ -161,15 +121,16 @@ static void load_ocsp(struct tls_server *server, const struct tls_pair *pair,
         log_warn("%s", err.text);
 }
 
-static enum err_code make_identity(struct tls_server *server, const struct tls_pair *pair,
-                                   struct tls_identity *identity, struct err *err)
+static enum err_code make_identity(struct tls_server *server, const struct tls_snapshot *snapshot,
+                                   const struct tls_pair *pair, struct tls_identity *identity,
+                                   struct err *err)
 {
     SSL_CTX *context = identity->context = tls_context_new(TLS_server_method(), err);
 
     if (context == NULL)
         return err->code;
     TRY(tls_identity_load(identity, pair->cert, pair->key, err));
-    TRY(trust_clients(server, context, err));
+    TRY(tls_callers_serve(&snapshot->callers, server->settings.client_auth, context, err));
     load_ocsp(server, pair, identity);
     SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
@@ -194,9 +155,11 @@ static enum err_code make_snapshot(struct tls_server *server, struct tls_snapsho
     if (snapshot == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for certificates");
     atomic_init(&snapshot->refs, 1);
+    code = tls_callers_load(&snapshot->callers, &server->settings,
+                            server->env->wall_ns(server->env) / NS_PER_S, err);
     for (uint32_t i = 0; code == OK && i < server->pairs_count; i++) {
         struct tls_identity *identity = &snapshot->identities[snapshot->identities_count++];
-        code = make_identity(server, &server->pairs[i], identity, err);
+        code = make_identity(server, snapshot, &server->pairs[i], identity, err);
     }
     if (code != OK)
         tls_snapshot_give(&snapshot);
@@ -240,6 +203,22 @@ static void warn_of_expiry(struct tls_server *server)
                      (double)left_s / 86400);
     }
     tls_snapshot_give(&snapshot);
+}
+
+/* Said once for each list: from then on callers who show a certificate are refused (RFC 5280 6.3.3). */
+static void look_at_lists(struct tls_server *server)
+{
+    struct tls_snapshot *snapshot = tls_snapshot_take(server);
+    uint64_t until_s = snapshot->callers.list_until_s;
+
+    tls_snapshot_give(&snapshot);
+    if (until_s == server->list_said_s || server->env->wall_ns(server->env) / NS_PER_S < until_s)
+        return;
+    server->list_said_s = until_s;
+    log_error(
+        "a list of --tls-client-crl %s has expired: certificates of callers are refused until "
+        "there is a newer one",
+        server->settings.client_crl);
 }
 
 /* -- reloading -------------------------------------------------------------------------------------- */
@@ -319,6 +298,7 @@ static void chores(struct tls_server *server, uint64_t now_ns)
 
     if (server->tickets != NULL)
         tls_tickets_rotate(server->tickets, now_ns);
+    look_at_lists(server);
     if (now_ns - server->warned_ns < 86400 * NS_PER_S)
         return;
     server->warned_ns = now_ns;
@@ -426,6 +406,8 @@ static enum err_code read_pairs(struct tls_server *server, const struct tls_serv
     }
     if (given->client_ca[0] != '\0')
         TRY(add_stamp(server, server->settings.client_ca, err));
+    if (given->client_crl[0] != '\0')
+        TRY(add_stamp(server, server->settings.client_crl, err));
     if (given->ticket_keys[0] != '\0')
         TRY(add_stamp(server, server->settings.ticket_keys, err));
     return OK;
@@ -446,19 +428,22 @@ static enum err_code open_server(struct tls_server *server, const struct tls_ser
     own->pairs = NULL;
     own->directory = copy_text(server, given->directory);
     own->client_ca = copy_text(server, given->client_ca);
+    own->client_crl = copy_text(server, given->client_crl);
     own->ticket_keys = copy_text(server, given->ticket_keys);
     struct address *addresses = arena_alloc(server->arena, size + 1);
     own->addresses = addresses;
     server->authority = "";
-    if (own->directory == NULL || own->client_ca == NULL || own->ticket_keys == NULL ||
-        addresses == NULL)
+    if (own->directory == NULL || own->client_ca == NULL || own->client_crl == NULL ||
+        own->ticket_keys == NULL || addresses == NULL)
         return no_memory(err);
     if (size > 0)
         memcpy(addresses, given->addresses, size);
-    TRY(read_pairs(server, &(struct tls_server_settings){ .pairs = given->pairs,
-                                                          .pairs_count = given->pairs_count,
-                                                          .client_ca = own->client_ca,
-                                                          .ticket_keys = own->ticket_keys },
+    TRY(read_pairs(server,
+                   &(struct tls_server_settings){ .pairs = given->pairs,
+                                                  .pairs_count = given->pairs_count,
+                                                  .client_ca = own->client_ca,
+                                                  .client_crl = own->client_crl,
+                                                  .ticket_keys = own->ticket_keys },
                    err));
     if (own->ticket_ns != 0)
         TRY(tls_tickets_new(&server->tickets, server->env, own->ticket_keys, own->ticket_ns, err));
@@ -584,6 +569,7 @@ enum err_code tls_accept(struct tls_session **ret, struct tls_server *server, in
 static void render(void *context, struct text *out)
 {
     static const char expires[] = "penstock_tls_certificate_expires_in_seconds";
+    static const char lists[] = "penstock_tls_client_crl_expires_in_seconds";
     struct tls_server *server = context;
     struct tls_snapshot *snapshot = tls_snapshot_take(server);
     double wall_s = (double)(server->env->wall_ns(server->env) / NS_PER_S);
@@ -599,7 +585,13 @@ static void render(void *context, struct text *out)
             metrics_sample_f64(out, expires, text_cstr(&labels),
                                (double)identity->expires_s - wall_s);
     }
+    uint64_t list_until_s = snapshot->callers.list_until_s;
     tls_snapshot_give(&snapshot);
+    if (list_until_s != UINT64_MAX) {
+        metrics_family(out, lists, "gauge",
+                       "Until the first list of --tls-client-crl expires; below 0: it has");
+        metrics_sample_f64(out, lists, "", (double)list_until_s - wall_s);
+    }
     metrics_family(out, "penstock_tls_reloads_total", "counter",
                    "Times that certificates and keys were read anew");
     metrics_sample_u64(out, "penstock_tls_reloads_total", "result=\"ok\"",

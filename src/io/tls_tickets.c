@@ -73,15 +73,16 @@ static enum err_code read_keys(struct tls_tickets *t, struct err *err)
     size_t size;
     struct stat st;
 
-    TRY(tls_file_read(&bytes, &size, t->path, err));
+    if (tls_file_read(&bytes, &size, t->path, err) != OK)
+        return err_wrap(err, "--tls-ticket-keys");
     enum err_code code = OK;
     if (size == 0 || size % TLS_TICKET_KEY_BYTES != 0 ||
         size / TLS_TICKET_KEY_BYTES > TLS_TICKET_KEYS_MAX)
-        code = err_set(err, E_INVALID,
-                       "%s has %zu bytes: ticket keys are 1 to %d times %d random bytes, the one "
-                       "that seals first (openssl rand %d > FILE)",
-                       t->path, size, TLS_TICKET_KEYS_MAX, TLS_TICKET_KEY_BYTES,
-                       TLS_TICKET_KEY_BYTES);
+        code = err_set(
+            err, E_PRECONDITION,
+            "--tls-ticket-keys: %s has %zu bytes: ticket keys are 1 to %d times %d random bytes, the one "
+            "that seals first (openssl rand %d > FILE)",
+            t->path, size, TLS_TICKET_KEYS_MAX, TLS_TICKET_KEY_BYTES, TLS_TICKET_KEY_BYTES);
     if (code == OK && stat(t->path, &st) == 0 && (st.st_mode & 077) != 0)
         log_warn("%s can be read by others than its owner: whoever has these keys can open session "
                  "tickets (chmod 600)",

@@ -16,12 +16,15 @@ new_certs_dir = {folder}/{name}.ca
 database = {folder}/{name}.ca/index
 serial = {folder}/{name}.ca/serial
 default_md = sha256
+default_crl_days = 30
 policy = any
 unique_subject = no
 x509_extensions = none
 copy_extensions = copy
 [none]
 basicConstraints = critical,CA:FALSE
+[authority]
+basicConstraints = critical,CA:TRUE
 [any]
 commonName = supplied
 """
@@ -49,6 +52,9 @@ class Folder:
     def authority(self, name):
         openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=" + name,
                 "-keyout", self(name + ".key"), "-out", self(name + ".pem"))
+        self.become_authority(name)
+
+    def become_authority(self, name):
         os.mkdir(self(name + ".ca"))
         with open(self(name + ".ca/index"), "w"):
             pass
@@ -57,12 +63,30 @@ class Folder:
         with open(self(name + ".cnf"), "w") as file:
             file.write(CONFIG.format(folder=self.path, name=name))
 
-    def sign(self, authority, name, alt, start="20200101000000Z", end="20990101000000Z"):
+    def sign(self, authority, name, alt, start="20200101000000Z", end="20990101000000Z", more=()):
         openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=" + name, "-addext",
                 "subjectAltName=" + alt, "-keyout", self(name + ".key"), "-out", self(name + ".csr"))
         openssl("ca", "-batch", "-notext", "-config", self(authority + ".cnf"), "-cert", self(authority + ".pem"), "-keyfile",
-                self(authority + ".key"), "-in", self(name + ".csr"), "-out", self(name + ".pem"), "-startdate", start, "-enddate", end)
+                self(authority + ".key"), "-in", self(name + ".csr"), "-out", self(name + ".pem"), "-startdate", start, "-enddate", end, *more)
         os.chmod(self(name + ".key"), 0o600)
+
+    def revoke(self, authority, name):
+        openssl("ca", "-config", self(authority + ".cnf"), "-cert", self(authority + ".pem"), "-keyfile", self(authority + ".key"),
+                "-revoke", self(name + ".pem"))
+
+    def crl(self, authority, *options):
+        """What the authority has revoked by now, in PEM."""
+        openssl("ca", "-config", self(authority + ".cnf"), "-cert", self(authority + ".pem"), "-keyfile", self(authority + ".key"),
+                "-gencrl", "-out", self(authority + ".crl.new"), *options)
+        with open(self(authority + ".crl.new"), "rb") as file:
+            return file.read()
+
+    def write(self, name, data):
+        """At once, as `mv` does."""
+        with open(self(name + ".part"), "wb") as file:
+            file.write(data)
+        os.replace(self(name + ".part"), self(name))
+        return self(name)
 
     def ocsp(self, authority, name, *options):
         """An answer of the authority about a certificate, as its responder would give it."""

@@ -449,6 +449,103 @@ def callers_certificates():
             equal(metric(made, server, 'tls_failures_total{reason="certificate"}'), 1)
 
 
+def as_client(server, made, name, *more):
+    """The code of an answer to who shows that certificate; 000 and what curl says: there was none."""
+    return curl("--cacert", made("ca.pem"), "--cert", made(name + ".pem"), "--key", made(name + ".key"), *more,
+                "https://localhost:%d/v2/health/ready" % server.port, "-o", "/dev/null", "-w", "%{http_code}", fails=True)
+
+
+@cases({"tls12": ("1.2", "-tls1_2"), "tls13": ("1.3", "-tls1_3")})
+def revoked_certificates(most, version):
+    """A list that is replaced while the server runs: from then on who stands in it is refused, also by a ticket of before."""
+    with folder() as made:
+        saved = {name: made(name + ".session") for name in ("good", "bad")}
+
+        def resumes(name, *how):
+            out = s_client(server, made, version, "-cert", made(name + ".pem"), "-key", made(name + ".key"), "-ign_eof", *how, input=ASK)
+            return "Reused, " in out, "HTTP/1.1 200" in out, out
+        made.sign("ca", "good", "DNS:good.test")
+        made.sign("ca", "bad", "DNS:bad.test")
+        crl = made.write("ca.crl", made.crl("ca"))
+        with serving_tls(made, "--tls-client-ca", made("ca.pem"), "--tls-client-crl", crl) as server:
+            for name in ("good", "bad"):
+                equal(as_client(server, made, name, "--tls-max", most), "200")
+                equal(resumes(name, "-sess_out", saved[name])[:2], (False, True))
+            made.revoke("ca", "bad")
+            made.write("ca.crl", made.crl("ca"))
+            wait_for("the list", lambda: "read anew" in server.log)
+            equal(as_client(server, made, "good", "--tls-max", most), "200")
+            out = as_client(server, made, "bad", "--tls-max", most)
+            check(out.startswith("000") and "revoked" in out.lower(), "%s", out)
+            is_reused, is_served, out = resumes("bad", "-sess_in", saved["bad"])
+            check(not is_reused and not is_served and "certificate revoked" in out, "%s", out[-500:])
+            is_reused, is_served, out = resumes("good", "-sess_in", saved["good"])
+            check(is_reused and is_served, "%s", out[-500:])
+            whole = made.crl("ca")
+            made.write("ca.crl", whole[: len(whole) // 2])
+            wait_for("half a list", lambda: "--tls-client-crl: %s: list 1 cannot be read" % crl in server.log)
+            check(as_client(server, made, "bad", "--tls-max", most).startswith("000"), "the former list stays")
+            equal(as_client(server, made, "good", "--tls-max", most), "200")
+            made.write("ca.crl", made.crl("ca", "-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200201000000Z"))
+            wait_for("an old list", lambda: "has expired at 2020-02-01" in server.log)
+            equal(as_client(server, made, "good", "--tls-max", most), "200")
+            shown = ["--cert", made("good.pem"), "--key", made("good.key")]
+            left = metric(made, server, "tls_client_crl_expires_in_seconds", *shown)
+            check(29 * 86400 < left <= 30 * 86400, "%g s", left)
+            check(metric(made, server, 'tls_failures_total{reason="certificate"}', *shown) >= 3, "refusals are counted")
+
+
+@case
+def revoked_authorities():
+    """Each certificate of a chain is looked up: one below another, and then the one between is revoked."""
+    with folder() as made:
+        made.sign("ca", "mid", "DNS:mid.test", more=("-extensions", "authority"))
+        made.become_authority("mid")
+        made.sign("mid", "client", "DNS:client.test")
+        both = made.write("both.pem", b"".join(open(made(name), "rb").read() for name in ("ca.pem", "mid.pem")))
+        lists = made.write("both.crl", made.crl("ca") + made.crl("mid"))
+        with serving_tls(made, "--tls-client-ca", both, "--tls-client-crl", lists) as server:
+            equal(as_client(server, made, "client"), "200")
+            made.revoke("mid", "client")
+            made.write("both.crl", made.crl("ca") + made.crl("mid"))
+            wait_for("the lists", lambda: server.log.count("read anew") == 1)
+            check(as_client(server, made, "client").startswith("000"), "its own certificate")
+            made.sign("mid", "client", "DNS:client.test")
+            equal(as_client(server, made, "client"), "200")
+            made.revoke("ca", "mid")
+            made.write("both.crl", made.crl("mid") + made.crl("ca"))
+            wait_for("the lists", lambda: server.log.count("read anew") == 2)
+            check(as_client(server, made, "client").startswith("000"), "that of who signed it")
+            made.write("both.crl", made.crl("ca"))
+            wait_for("one is missing", lambda: "has no list of CN=mid" in server.log)
+
+
+@cases({
+    "expired": (lambda made: made.crl("ca", "-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200201000000Z"),
+                "the list of CN=ca has expired at 2020-02-01 00:00 UTC"),
+    "early": (lambda made: made.crl("ca", "-crl_lastupdate", "20980101000000Z", "-crl_nextupdate", "20990101000000Z"),
+              "begins to hold at 2098-01-01"),
+    "of_another": (lambda made: made.authority("other") or made.crl("other"), "the list of CN=other is not signed by an authority"),
+    "half": (lambda made: made.crl("ca")[:200], "list 1 cannot be read"),
+    "der": (lambda made: made.crl("ca") and openssl("crl", "-in", made("ca.crl.new"), "-outform", "DER", "-out", made("der")) or
+            open(made("der"), "rb").read(), "`openssl crl -inform DER -in "),
+    "empty": (lambda made: b"", "is empty: it takes a list of revoked certificates"),
+    "certificate": (lambda made: open(made("ca.pem"), "rb").read(), "is a certificate, and a list of revoked certificates is wanted"),
+})
+def lists_that_are_no_good(make, why):
+    with folder() as made:
+        crl = made.write("it.crl", make(made))
+        status, err = starting(made.pair("server"), "--tls-client-ca", made("ca.pem"), "--tls-client-crl", crl)
+        check(status == 1 and err.startswith("penstock: --tls-client-crl: %s" % crl) and why in err, "%d %s", status, err)
+
+
+@case
+def lists_need_authorities():
+    with folder() as made:
+        status, err = starting(made.pair("server"), "--tls-client-crl", made.write("it.crl", made.crl("ca")))
+        check(status == 2 and "--tls-client-ca FILE" in err, "%d %s", status, err)
+
+
 # --- tickets ------------------------------------------------------------------------------------------------------
 
 @cases({"tls12": ("-tls1_2",), "tls13": ("-tls1_3",)})
@@ -529,7 +626,7 @@ def files_change_while_it_serves():
         with open(made("server.pem"), "wb") as file:
             file.write(cert[: len(cert) // 2])
         wait_for("half written", lambda: "the former certificates stay" in server.log)
-        check("no certificate in PEM form" in server.log, "%s", server.log[-500:])
+        check("server.pem is a certificate that cannot be read" in server.log, "%s", server.log[-500:])
         made.sign("ca", "next", "DNS:localhost,IP:127.0.0.1")
         os.replace(made("next.pem"), made("server.pem"))
         wait_for("a pair that does not fit", lambda: "is not that of the certificate" in server.log)
@@ -599,19 +696,87 @@ def reloads_lose_no_request():
         check(done[0] > 50, "%d requests", done[0])
 
 
+def starting(tls, *options):
+    """(exit status, what it said) of a server that is not to start."""
+    done = subprocess.run([BINARY, "serve", os.path.join(EXAMPLES, "iris"), "--listen", "127.0.0.1:0", "--tls", tls, *options],
+                          capture_output=True, text=True, timeout=60)
+    check("listening" not in done.stdout + done.stderr, "before the port opens: %s", done.stderr)
+    equal(len(done.stderr.splitlines()), 1, "one sentence: %s" % done.stderr)
+    return done.returncode, done.stderr
+
+
+def forms(made):
+    """What people have who were not told which form is meant."""
+    openssl("x509", "-in", made("server.pem"), "-outform", "DER", "-out", made("server.der"))
+    openssl("pkey", "-in", made("server.key"), "-outform", "DER", "-out", made("server.key.der"))
+    openssl("pkcs12", "-export", "-in", made("server.pem"), "-inkey", made("server.key"), "-out", made("server.p12"), "-passout", "pass:x")
+    openssl("pkey", "-in", made("server.key"), "-aes128", "-passout", "pass:x", "-out", made("sealed.key"))
+    openssl("ec", "-in", made("server.key"), "-aes128", "-passout", "pass:x", "-out", made("sealed-old.key"))
+    openssl("pkey", "-in", made("server.key"), "-pubout", "-out", made("public.pem"))
+    made.write("empty.pem", b"")
+
+
+# Files: 1, as for whatever keeps a server from starting; how the option is written: 2 (docs/options.md).
 @cases({
-    "no_file": ("nothing.pem", "server.key", "nothing.pem"),
-    "wrong_key": ("server.pem", "ca.key", "is not that of the certificate"),
-    "no_pem": ("server.key", "server.key", "no certificate in PEM form"),
-    "one_word": ("x", None, "expected CERT.pem,KEY.pem"),
+    "no_file": ("nothing.pem", "server.key", 1, "nothing.pem"),
+    "no_key_file": ("server.pem", "nothing.key", 1, "nothing.key"),
+    "wrong_key": ("server.pem", "ca.key", 1, "is not that of the certificate"),
+    "two_keys": ("server.key", "server.key", 1, "server.key is a private key, and a certificate is wanted: the order is CERT,KEY"),
+    "two_certificates": ("server.pem", "server.pem", 1, "server.pem is a certificate, and a private key is wanted: the order is CERT,KEY"),
+    "swapped": ("server.key", "server.pem", 1, "the two are swapped"),
+    "sealed": ("server.pem", "sealed.key", 1, "`openssl pkey -in "),
+    "sealed_as_of_old": ("server.pem", "sealed-old.key", 1, "`openssl pkey -in "),
+    "der": ("server.der", "server.key", 1, "`openssl x509 -inform DER -in "),
+    "der_key": ("server.pem", "server.key.der", 1, "`openssl pkey -inform DER -in "),
+    "pkcs12": ("server.p12", "server.p12", 1, "is a PKCS#12 file"),
+    "request": ("server.csr", "server.key", 1, "is a request for a certificate (CSR)"),
+    "public_key": ("server.pem", "public.pem", 1, "is a public key"),
+    "empty": ("empty.pem", "server.key", 1, "empty.pem is empty: it takes a certificate in PEM form"),
+    "empty_key": ("server.pem", "empty.pem", 1, "empty.pem is empty: it takes a private key in PEM form"),
+    "folder": ("ca.ca", "server.key", 1, "ca.ca"),
+    "one_word": ("x", None, 2, "expected CERT.pem,KEY.pem"),
+    "four_words": ("a,b,c,d", None, 2, "expected CERT.pem,KEY.pem"),
 })
-def does_not_start(cert, key, why):
+def does_not_start(cert, key, expected, why):
     with folder() as made:
-        tls = "%s,%s" % (made(cert), made(key)) if key else cert
-        done = subprocess.run([BINARY, "serve", os.path.join(EXAMPLES, "iris"), "--listen", "127.0.0.1:0", "--tls", tls],
-                              capture_output=True, text=True, timeout=60)
-        check(done.returncode != 0 and "--tls" in done.stderr and why in done.stderr, "%d %s", done.returncode, done.stderr)
-        check("listening" not in done.stdout, "before the port opens")
+        forms(made)
+        status, err = starting("%s,%s" % (made(cert), made(key)) if key else cert)
+        check(status == expected and err.startswith("penstock: --tls: ") and why in err, "%d %s", status, err)
+
+
+@case
+def what_is_advised_works():
+    """The lines of openssl that an error gives, run as they stand: what they write is served."""
+    with folder() as made:
+        forms(made)
+        for cert, key in (("server.der", "server.key"), ("server.pem", "server.key.der"), ("server.pem", "sealed.key"),
+                          ("server.p12", "server.p12")):
+            _, err = starting("%s,%s" % (made(cert), made(key)))
+            lines = re.findall("`(openssl [^`]*)`", err)
+            check(lines, "%s", err)
+            for line in lines:
+                line = line.replace("openssl pkey -in", "openssl pkey -passin pass:x -in").replace("pkcs12 -in", "pkcs12 -passin pass:x -in")
+                subprocess.run(line, shell=True, check=True, cwd=made.path, capture_output=True, timeout=60)
+            pair = [made(new) if any(new in line for line in lines) else made(old)
+                    for old, new in ((cert, "NEW.pem"), (key, "NEW.key"))]
+            with serving(options=["--tls", ",".join(pair)]) as server:
+                check("CN = server" in s_client(server, made), "%s %s", cert, key)
+
+
+@cases({
+    "client_ca_missing": ("--tls-client-ca", "nothing.pem", "nothing.pem"),
+    "client_ca_key": ("--tls-client-ca", "server.key", "is a private key, and a certificate is wanted"),
+    "client_ca_empty": ("--tls-client-ca", "empty.pem", "is empty"),
+    "client_crl_missing": ("--tls-client-crl", "nothing.crl", "nothing.crl"),
+    "ticket_keys_missing": ("--tls-ticket-keys", "nothing.keys", "nothing.keys"),
+    "ticket_keys_short": ("--tls-ticket-keys", "server.key", "bytes: ticket keys are"),
+})
+def other_files(option, name, why):
+    with folder() as made:
+        forms(made)
+        more = ["--tls-client-ca", made("ca.pem")] if option == "--tls-client-crl" else []
+        status, err = starting(made.pair("server"), *more, option, made(name))
+        check(status == 1 and err.startswith("penstock: %s: " % option) and why in err, "%d %s", status, err)
 
 
 @case
