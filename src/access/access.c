@@ -29,6 +29,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "model/nearest.h"
 #include "telemetry/metrics.h"
 
 enum {
@@ -403,6 +404,7 @@ static enum err_code load(struct access *access, struct err *err)
     struct rules *old = access->now;
     struct caller *old_anonymous = access->anonymous;
     keep_fetched(old, fresh);
+    bool lets_nobody = fresh->rules_count == 0;
     access->now = TAKE(fresh);
     access->anonymous = TAKE(anonymous);
     atomic_store(&access->generation, generation);
@@ -410,6 +412,8 @@ static enum err_code load(struct access *access, struct err *err)
     forget_all(access);
     caller_unref(&old_anonymous);
     rules_unref(&old);
+    if (lets_nobody)
+        log_warn("%s has no rule, so that nobody may do anything", base_name(access->path));
     return OK;
 }
 
@@ -566,6 +570,52 @@ void access_free(struct access **slot)
     mem_free(access->shards);
     mem_free(access->path);
     mem_free(access);
+}
+
+enum { WARNINGS_MAX = 10 };
+
+static void warn_of_model(const struct access *access, const struct rules *rules,
+                          const struct rule *rule, const char *model, bool is_pattern,
+                          const char *const *names, uint32_t names_count)
+{
+    struct nearest nearest = nearest_to(slice_of(model));
+
+    for (uint32_t i = 0; i < names_count && !is_pattern; i++)
+        nearest_offer(&nearest, names[i]);
+    const char *best = nearest_best(&nearest);
+    log_warn("%s: line %u: rules[%u].models: no model%s '%s'%s%s%s; one that comes later counts",
+             base_name(access->path), rule->line, (unsigned)(rule - rules->rules),
+             is_pattern ? " fits" : " is called", model, best != NULL ? ", did you mean '" : "",
+             best != NULL ? best : "", best != NULL ? "'?" : "");
+}
+
+static bool has_model(const char *const *names, uint32_t count_of, const char *model, bool is_pattern)
+{
+    for (uint32_t i = 0; i < count_of; i++)
+        if (is_pattern ? pattern_fits(model, slice_of(names[i])) : strcmp(model, names[i]) == 0)
+            return true;
+    return false;
+}
+
+void access_warn_of_models(struct access *access, const char *const *names, uint32_t names_count)
+{
+    uint64_t generation, warned = 0;
+
+    if (!access_has_rules(access))
+        return;
+    CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+    for (uint32_t i = 0; i < rules->rules_count; i++) {
+        const struct rule *rule = &rules->rules[i];
+        for (uint32_t j = 0; j < rule->literals_count + rule->patterns_count; j++) {
+            bool is_pattern = j >= rule->literals_count;
+            const char *model = is_pattern ? rule->patterns[j - rule->literals_count] : rule->literals[j];
+            if (!has_model(names, names_count, model, is_pattern) && warned++ < WARNINGS_MAX)
+                warn_of_model(access, rules, rule, model, is_pattern, names, names_count);
+        }
+    }
+    if (warned > WARNINGS_MAX)
+        log_warn("%s: %llu more names of models in rules are no model's", base_name(access->path),
+                 (unsigned long long)(warned - WARNINGS_MAX));
 }
 
 enum err_code access_check(struct slice yaml, struct err *err)

@@ -57,6 +57,15 @@ MUST_USE enum err_code access_set_keys(struct access *access, const char *url, s
                                        uint64_t wall_ns, struct err *err);
 /* Could this be the text of the file? Key sets are not looked at. */
 MUST_USE enum err_code access_check(struct slice yaml, struct err *err);
+/* May a caller or a tenant be called so? Not by what rules have a meaning for. */
+bool access_is_name(const char *name);
+/* Until when a key is good, in Unix seconds; UINT64_MAX: never. False: the text is none of those forms. */
+#define ACCESS_EXPIRY_FORMS \
+    "a day (2027-01-31: until it begins, UTC), a time (2027-01-31T12:00:00Z) or never"
+bool access_read_expiry(const char *text, uint64_t *ret_s);
+/* Warns of what the rules say about models that are not there, of these names: nothing is wrong with that, as
+ * models come and go, but it may be a misspelling. For whoever knows models, once they are there. */
+void access_warn_of_models(struct access *access, const char *const *names, uint32_t count);
 /* Calls `each` for every file of keys that such a text names; `path` is the text's own, which theirs are
  * relative to. A text that could not be the file names none. */
 void access_key_files(struct slice yaml, const char *path,

@@ -69,6 +69,7 @@ struct rule {
     uint32_t who_count, literals_count, patterns_count;
     uint32_t rights; /* bits 1 << enum access_right */
     uint32_t groups; /* bits 1 << index in access_groups */
+    uint32_t line;
     bool is_any_model;
 };
 

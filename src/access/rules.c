@@ -147,17 +147,30 @@ static enum err_code need(struct reader *r, const struct yaml_node *map, const c
     return *ret != NULL ? OK : yaml_fail(map, r->err, "%s: '%s' is missing", path, key);
 }
 
+bool access_is_name(const char *name)
+{
+    return strcmp(name, "anonymous") != 0 && strchr(name, '*') == NULL &&
+           strncmp(name, "tenant:", 7) != 0;
+}
+
 /* A name that somebody may bear: none that rules have a meaning for. */
 static enum err_code check_name(struct reader *r, const struct yaml_node *node, const char *path,
                                 const char *name)
 {
-    if (strcmp(name, "anonymous") == 0 || strchr(name, '*') != NULL ||
-        strncmp(name, "tenant:", 7) == 0)
+    if (!access_is_name(name))
         return yaml_fail(node, r->err,
                          "%s is '%.60s'; 'anonymous', names with '*' and names that begin with "
                          "'tenant:' mean others than one caller",
                          path, name);
     return OK;
+}
+
+/* What stands there, for an error. */
+static const char *shown(const struct yaml_node *node)
+{
+    return node->kind == YAML_TEXT  ? (const char *)node->text.data
+           : node->kind == YAML_LIST ? "a list"
+                                     : "a mapping";
 }
 
 static enum err_code read_number(struct reader *r, const struct yaml_node *node, const char *path,
@@ -171,8 +184,8 @@ static enum err_code read_number(struct reader *r, const struct yaml_node *node,
         value = strtod((const char *)node->text.data, &end);
     if (end == NULL || *end != '\0' || !(value >= least && value <= most) ||
         (is_whole && value != floor(value)))
-        return yaml_fail(node, r->err, "%s is expected to be a %snumber from %.15g to %.15g", path,
-                         is_whole ? "whole " : "", least, most);
+        return yaml_fail(node, r->err, "%s is '%.40s'; it is expected to be a %snumber from %.15g to %.15g",
+                         path, shown(node), is_whole ? "whole " : "", least, most);
     *ret = value;
     return OK;
 }
@@ -182,9 +195,10 @@ struct unit {
     uint64_t factor;
 };
 
-/* "64MiB", "90s": a whole number and a unit; without a unit of factor 1 one must stand there. */
+/* "64MiB", "90s": a whole number and a unit; without a unit of factor 1 one must stand there. `wanted`: in
+ * words. */
 static enum err_code read_quantity(struct reader *r, const struct yaml_node *node, const char *path,
-                                   const struct unit *units, uint64_t most, const char *example,
+                                   const struct unit *units, uint64_t most, const char *wanted,
                                    uint64_t *ret)
 {
     struct slice text = node->text;
@@ -199,8 +213,8 @@ static enum err_code read_quantity(struct reader *r, const struct yaml_node *nod
             factor = unit->factor;
     if (node->kind != YAML_TEXT || factor == 0 || !slice_to_u64(slice_first(text, digits), &number) ||
         number > most / factor)
-        return yaml_fail(node, r->err, "%s is expected to be like %s, and at most %llu%s", path,
-                         example, (unsigned long long)most, units[0].name);
+        return yaml_fail(node, r->err, "%s is '%.40s'; it is expected to be %s", path, shown(node),
+                         wanted);
     *ret = number * factor;
     return OK;
 }
@@ -253,18 +267,20 @@ static bool parse_time(const char *text, uint64_t *ret_s)
     return true;
 }
 
+bool access_read_expiry(const char *text, uint64_t *ret_s)
+{
+    if (strcmp(text, "never") != 0)
+        return parse_time(text, ret_s);
+    *ret_s = UINT64_MAX;
+    return true;
+}
+
 static enum err_code read_time(struct reader *r, const struct yaml_node *node, const char *path,
                                uint64_t *ret_s)
 {
-    if (node->kind == YAML_TEXT && slice_is(node->text, "never")) {
-        *ret_s = UINT64_MAX;
-        return OK;
-    }
-    if (node->kind != YAML_TEXT || !parse_time((const char *)node->text.data, ret_s))
-        return yaml_fail(node, r->err,
-                         "%s is expected to be a day (2027-01-31), a time (2027-01-31T12:00:00Z) or "
-                         "never",
-                         path);
+    if (node->kind != YAML_TEXT || !access_read_expiry((const char *)node->text.data, ret_s))
+        return yaml_fail(node, r->err, "%s is '%.40s'; it is expected to be " ACCESS_EXPIRY_FORMS, path,
+                         shown(node));
     return OK;
 }
 
@@ -343,7 +359,8 @@ static enum err_code read_limits(struct reader *r, const struct yaml_node *node,
     }
     if ((value = yaml_member(node, "bytes")) != NULL) {
         path_of(where, "%s.bytes", path);
-        TRY(read_quantity(r, value, where, bytes_units, UINT64_C(1) << 44, "64MiB", &ret->bytes));
+        TRY(read_quantity(r, value, where, bytes_units, UINT64_C(1) << 44,
+                          "a number and KiB, MiB, GiB or TiB, as 64MiB, and at most 16TiB", &ret->bytes));
         if (ret->bytes < 4096)
             return yaml_fail(value, r->err, "%s is %llu; the least is 4KiB", where,
                              (unsigned long long)ret->bytes);
@@ -457,6 +474,12 @@ static enum err_code read_key(struct reader *r, const struct yaml_node *node, co
     TRY(check_name(r, value, where, ret->name));
     TRY(need(r, node, path, "sha256", &value));
     /* What stands there may be the key itself, by mistake: it is not repeated. */
+    if (value->kind == YAML_TEXT && slice_starts(value->text, "penstock_"))
+        return yaml_fail(value, r->err,
+                         "%s.sha256 is a key itself, and this file takes its SHA-256, so that who reads "
+                         "it has no key: `printf %%s KEY | sha256sum`, or the line that `penstock key "
+                         "NAME` printed",
+                         path);
     if (value->kind != YAML_TEXT || !parse_digest(value->text, ret->digest))
         return yaml_fail(value, r->err,
                          "%s.sha256 is expected to be 64 hexadecimal digits, the SHA-256 of the key; "
@@ -507,9 +530,12 @@ static enum err_code read_keys(struct reader *r)
     qsort(rules->keys, count, sizeof *rules->keys, by_digest);
     for (uint32_t i = 1; i < count; i++)
         if (by_digest(&rules->keys[i - 1], &rules->keys[i]) == 0)
-            return err_set(r->err, E_INVALID, "lines %u and %u have the same key",
+            return err_set(r->err, E_INVALID,
+                           "lines %u and %u have the same sha256 (of '%.60s' and '%.60s'): a key is one "
+                           "caller's",
                            MIN(rules->keys[i - 1].line, rules->keys[i].line),
-                           MAX(rules->keys[i - 1].line, rules->keys[i].line));
+                           MAX(rules->keys[i - 1].line, rules->keys[i].line),
+                           rules->keys[i - 1].name, rules->keys[i].name);
     return OK;
 }
 
@@ -534,7 +560,8 @@ static enum err_code read_algorithms(struct reader *r, const struct yaml_node *n
             if (item->kind == YAML_TEXT && slice_is(item->text, known[i].name))
                 bit = known[i].bit;
         if (bit == 0)
-            return yaml_fail(item, r->err, "%s: there are RS256, ES256 and EdDSA", path);
+            return yaml_fail(item, r->err, "%s: '%.40s' is not taken; there are RS256, ES256 and EdDSA",
+                             path, shown(item));
         *ret |= bit;
     }
     return *ret != 0 ? OK : yaml_fail(node, r->err, "%s is empty", path);
@@ -584,7 +611,7 @@ static enum err_code read_source(struct reader *r, const struct yaml_node *node,
     if (strncmp(ret->source, "https://", 8) != 0 && !is_this_machine(ret->source))
         return yaml_fail(node, r->err,
                          "%s: keys come by https://, from a file, or by http:// from this machine: "
-                         "whoever can change them on the way is everybody",
+                         "by http:// anybody on the way could put in his own",
                          path);
     return OK;
 }
@@ -662,11 +689,11 @@ static enum err_code read_issuer(struct reader *r, const struct yaml_node *node,
     ret->skew_s = SKEW_S;
     if ((value = yaml_member(node, "skew")) != NULL)
         TRY(read_quantity(r, value, path_of(where, "%s.skew", path), seconds_units, SKEW_S_MAX,
-                          "60s", &ret->skew_s));
+                          "a number and s or m, as 60s, and at most 60m", &ret->skew_s));
     ret->token_bytes_max = TOKEN_BYTES;
     if ((value = yaml_member(node, "token_bytes_max")) != NULL)
         TRY(read_quantity(r, value, path_of(where, "%s.token_bytes_max", path), bytes_units, 65536,
-                          "8KiB", &ret->token_bytes_max));
+                          "bytes, as 8KiB, and at most 64KiB", &ret->token_bytes_max));
     TRY(read_scopes(r, yaml_member(node, "scopes"), path_of(where, "%s.scopes", path), ret));
     digest_issuer(ret);
     return OK;
@@ -717,8 +744,9 @@ static enum err_code read_certificates(struct reader *r)
         if (strncmp(c->pattern, "dns:", 4) != 0 && strncmp(c->pattern, "uri:", 4) != 0 &&
             strncmp(c->pattern, "email:", 6) != 0 && strncmp(c->pattern, "ip:", 3) != 0)
             return yaml_fail(value, r->err,
-                             "%s: a name of a certificate begins with dns:, uri:, email: or ip:",
-                             where);
+                             "%s is '%.60s'; a name in subjectAltName begins with dns:, uri:, email: or "
+                             "ip: here, as dns:client.example",
+                             where, c->pattern);
         if ((value = yaml_member(item, "name")) != NULL) {
             path_of(where, "%s.name", path);
             TRY(read_text(r, value, where, NAME_BYTES_MAX, &c->name));
@@ -738,7 +766,7 @@ static enum err_code count_words(struct reader *r, const struct yaml_node *node,
 {
     *ret = items_of(node);
     if (*ret == 0)
-        return yaml_fail(node, r->err, "%s is empty; leave it out where it does not matter", path);
+        return yaml_fail(node, r->err, "%s is empty", path);
     r->words += *ret;
     if (r->words > WORDS_MAX)
         return yaml_fail(node, r->err, "more than %d words in the lists of all rules", WORDS_MAX);
@@ -761,10 +789,15 @@ static enum err_code check_known(struct reader *r, const struct yaml_node *item,
             return OK;
         nearest_offer(&nearest, rules->keys[i].name);
     }
+    nearest_offer(&nearest, "anonymous");
     const char *best = nearest_best(&nearest);
-    return yaml_fail(item, r->err, "%s: nobody is called '%.60s'%s%s%s", path,
-                     (const char *)item->text.data, best != NULL ? "; did you mean '" : "",
-                     best != NULL ? best : "", best != NULL ? "'?" : "");
+    if (best != NULL)
+        return yaml_fail(item, r->err, "%s: nobody is called '%.60s'; did you mean '%s'?", path,
+                         (const char *)item->text.data, best);
+    return yaml_fail(item, r->err,
+                     "%s: nobody is called '%.60s'; it takes names of keys, tenant:NAME, \"*\" (everybody "
+                     "who has a name) and anonymous (who shows nothing)",
+                     path, (const char *)item->text.data);
 }
 
 static enum err_code read_one_who(struct reader *r, const struct yaml_node *item, const char *path,
@@ -821,8 +854,17 @@ static enum err_code read_may(struct reader *r, const struct yaml_node *node, co
         for (int right = ACCESS_READ; right <= ACCESS_ADMIN; right++)
             if (item->kind == YAML_TEXT && slice_is(item->text, access_rights[right]))
                 bit = UINT32_C(1) << right;
-        if (bit == 0)
-            return yaml_fail(item, r->err, "%s: there are read, infer and admin", path);
+        if (bit == 0) {
+            struct nearest nearest = nearest_to(slice_of(shown(item)));
+            for (int right = ACCESS_READ; right <= ACCESS_ADMIN; right++)
+                nearest_offer(&nearest, access_rights[right]);
+            const char *best = nearest_best(&nearest);
+            return yaml_fail(item, r->err,
+                             "%s: there is no right '%.40s'%s%s%s; there are read, infer and admin, and none "
+                             "has another in it: [read, infer]",
+                             path, shown(item), best != NULL ? ", did you mean '" : "",
+                             best != NULL ? best : "", best != NULL ? "'?" : "");
+        }
         *ret |= bit;
     }
     return OK;
@@ -901,6 +943,7 @@ static enum err_code read_rule(struct reader *r, const struct yaml_node *node, c
     const struct yaml_node *value = NULL;
 
     TRY(check_keys(r, node, path, names));
+    ret->line = node->line;
     TRY(need(r, node, path, "who", &value));
     TRY(read_who(r, value, path_of(where, "%s.who", path), ret));
     TRY(need(r, node, path, "may", &value));

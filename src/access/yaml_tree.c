@@ -68,7 +68,13 @@ static enum err_code next(struct reader *r)
     if (r->yaml.error == YAML_READER_ERROR)
         return err_set(r->err, E_INVALID, "byte %zu: not YAML: %s", r->yaml.problem_offset + 1,
                        problem);
-    return fail_line(r, r->yaml.problem_mark.line, "not YAML: %s", problem);
+    const char *hint = strstr(problem, "alphabetic or numeric") != NULL
+                           ? "; a text that begins with * or & stands in quotes: \"*\""
+                       : strstr(problem, "cannot start any token") != NULL
+                           ? "; lines are indented by blanks, not by tabs, and a text that begins with a "
+                             "sign stands in quotes"
+                           : "";
+    return fail_line(r, r->yaml.problem_mark.line, "not YAML: %s%s", problem, hint);
 }
 
 static enum err_code check_plainness(struct reader *r)
@@ -78,7 +84,8 @@ static enum err_code check_plainness(struct reader *r)
 
     switch (e->type) {
     case YAML_ALIAS_EVENT:
-        return fail_line(r, e->start_mark.line, "aliases (*%.40s) are not taken: write the value out",
+        return fail_line(r, e->start_mark.line, "aliases (*%.40s) are not taken: write the value out; a text that begins with * stands in "
+                         "quotes",
                          (const char *)e->data.alias.anchor);
     case YAML_SCALAR_EVENT:
         anchor = e->data.scalar.anchor;
@@ -129,7 +136,7 @@ static enum err_code read_key(struct reader *r, const struct yaml_node *map, str
     TRY(read_text(r, ret));
     for (const struct yaml_node *other = map->child; other != NULL; other = other->next)
         if (slice_eq(other->key, *ret))
-            return fail_line(r, line, "'%.*s' stands here and in line %u",
+            return fail_line(r, line, "'%.*s' stands twice, here and in line %u: a name is given once",
                              SLICE_ARG(slice_first(*ret, 80)), other->line);
     if (map->count == MEMBERS_MAX)
         return fail_line(r, line, "more than %d names in one mapping", MEMBERS_MAX);

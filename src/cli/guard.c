@@ -43,6 +43,8 @@ struct source {
 struct guard {
     struct env *env;
     struct access *access; /* borrowed */
+    void (*on_taken)(void *context);
+    void *context;
     struct worker *worker;
     _Atomic bool must_stop;
     /* -- the thread's own -- */
@@ -56,6 +58,7 @@ static enum err_code reload(struct guard *guard, struct err *err)
 {
     TRY(access_reload(guard->access, guard->env->wall_ns(guard->env), err));
     log_info("the rules of --access are taken anew");
+    guard->on_taken(guard->context);
     return OK;
 }
 
@@ -175,7 +178,7 @@ static void look(void *arg)
 }
 
 enum err_code guard_start(struct guard **ret, struct env *env, struct access *access,
-                          struct err *err)
+                          void (*on_taken)(void *context), void *context, struct err *err)
 {
     if (!access_has_rules(access))
         return OK;
@@ -184,6 +187,8 @@ enum err_code guard_start(struct guard **ret, struct env *env, struct access *ac
         return err_set(err, E_EXHAUSTED, "no memory to watch the rules");
     guard->env = env;
     guard->access = access;
+    guard->on_taken = on_taken;
+    guard->context = context;
     if (env->worker_start(env, &guard->worker, "access", look, guard, err) != OK) {
         mem_free(guard);
         return err->code;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "access/access.h"
+#include "base/clock.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/verbs.h"
@@ -80,6 +81,40 @@ static void make(struct made *made)
     explicit_bzero(chance, sizeof chance);
 }
 
+/* "--tenant", "the name": may that be the name of somebody? */
+static bool is_good_name(const char *what, const char *name, struct err *err)
+{
+    bool has_control = false;
+
+    for (const char *at = name; *at != '\0'; at++)
+        has_control |= (uint8_t)*at < 0x20 || *at == 0x7f;
+    if (name[0] == '\0' || has_control)
+        err_set(err, E_INVALID, "%s is empty or holds a control byte; it is a word such as alice", what);
+    else if (!access_is_name(name))
+        err_set(err, E_INVALID,
+                "%s is '%.60s'; 'anonymous', names with '*' and names that begin with 'tenant:' mean "
+                "others than one caller in rules",
+                what, name);
+    return err->code == OK;
+}
+
+/* In the words of the command line, as there is no file yet. */
+static bool is_good(const struct made *made, struct err *err)
+{
+    struct env *env = env_real();
+    uint64_t expires_s = UINT64_MAX;
+
+    if (!is_good_name("the name", made->name, err) ||
+        (made->tenant[0] != '\0' && !is_good_name("--tenant", made->tenant, err)))
+        return false;
+    if (made->expires[0] != '\0' && !access_read_expiry(made->expires, &expires_s))
+        err_set(err, E_INVALID, "--expires is '%.40s'; it takes " ACCESS_EXPIRY_FORMS, made->expires);
+    else if (expires_s <= env->wall_ns(env) / NS_PER_S)
+        err_set(err, E_INVALID, "--expires is %.40s, which is past: the key would never be good",
+                made->expires);
+    return err->code == OK;
+}
+
 int verb_key(const struct options *options)
 {
     struct made made = { .tenant = options_text(options, OPT_TENANT),
@@ -90,6 +125,8 @@ int verb_key(const struct options *options)
     if (options->arguments_count != 1)
         return print_failure(EXIT_USAGE, "key takes the name of who will have it: penstock key alice");
     made.name = options->arguments[0];
+    if (!is_good(&made, &err))
+        return print_failure(EXIT_USAGE, err.text);
     make(&made);
     text_init(&out, OUT_BYTES_MAX);
     text_str(&out, "keys:\n");

@@ -63,6 +63,7 @@ struct server {
     struct metrics *metrics;
     struct access *access;
     struct guard *guard; /* keeps it new; NULL: no rules */
+    _Atomic bool has_models; /* all that were found when it started have been tried */
     struct process *process;
     struct grpc_stats *grpc_stats;
     struct websocket_stats *websocket_stats;
@@ -311,6 +312,24 @@ static enum err_code open_resumables(struct server *server, const struct options
     return resumables_register(server->resumables, server->metrics, err);
 }
 
+/* Rules that speak of models which are not there. Any thread. */
+static void warn_of_rules(void *context)
+{
+    struct server *server = context;
+    struct repository_snapshot snapshot;
+
+    if (!access_has_rules(server->access) || !atomic_load(&server->has_models))
+        return;
+    repository_snapshot_take(server->stack.repository, &snapshot);
+    const char **names = mem_alloc((snapshot.count + 1) * sizeof *names);
+    for (uint32_t i = 0; names != NULL && i < snapshot.count; i++)
+        names[i] = snapshot.entries[i].name;
+    if (names != NULL)
+        access_warn_of_models(server->access, names, snapshot.count);
+    mem_free(names);
+    repository_snapshot_give(&snapshot);
+}
+
 /* Before anything else, so that a mistake in it is said at once. */
 static enum err_code open_access(struct server *server, const struct options *o, struct err *err)
 {
@@ -407,7 +426,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
     TRY(seeing_open(&server->seeing, o, server->stack.env, server->metrics, loops,
                     &settings.observe, err));
     TRY(serve_new(&server->serve, server->stack.env, &settings, err));
-    TRY(guard_start(&server->guard, server->stack.env, server->access, err));
+    TRY(guard_start(&server->guard, server->stack.env, server->access, warn_of_rules, server, err));
     TRY(seeing_watch(&server->seeing, server->serve, err));
     return listen_all(server, o, err);
 }
@@ -416,8 +435,8 @@ static void close_server(struct server *server)
 {
     if (server->serve != NULL)
         serve_stop(server->serve);
+    guard_stop(&server->guard); /* it looks at models when rules change */
     stack_close_models(&server->stack);
-    guard_stop(&server->guard);
     seeing_close(&server->seeing);
     serve_free(&server->serve);
     tls_server_free(&server->tls);
@@ -785,6 +804,8 @@ static enum err_code start_server(struct server *server, const struct options *o
     TRY(start_loops(server, err));
     if (!loads_first)
         TRY(load_models(server, err));
+    atomic_store(&server->has_models, true);
+    warn_of_rules(server);
     return OK;
 }
 

@@ -689,6 +689,34 @@ def a_bad_file_changes_nothing():
 
 
 @case
+def rules_that_speak_of_no_model():
+    """They may come before their models do: a warning each, once the models that are there are known, and when the file changes."""
+    alice, line = make_key("alice")
+    with Site("  - {who: alice, may: read, models: [red, rad, 'b*', 'c*', violet]}\n", keys=(line,)) as site:
+        def said(words):
+            return [text for text in site.server.log.splitlines() if words in text and "rules[" in text]
+        until(lambda: len(said("rules[0].models")) == 3, "three warnings")
+        check("line 4: rules[0].models: no model is called 'rad', did you mean 'red'?" in said("'rad'")[0], "%s", said("rad"))
+        check("no model fits 'c*'" in said("'c*'")[0] and "did you mean" not in said("violet")[0], "%s", said("rules"))
+        site.rewrite("  - {who: alice, may: read, models: [%s]}\n" % ", ".join("m%d" % i for i in range(25)))
+        until(lambda: "15 more names" in site.server.log, "no more than ten")
+        site.rewrite("  []\n")
+        until(lambda: "has no rule, so that nobody may do anything" in site.server.log, "no rule")
+        equal(site.server.get("/models/red", bearer(alice))[0], 403)
+
+
+@case
+def a_key_that_cannot_be_made():
+    for words, said in ((("alice", "--expires", "tomorrow"), "--expires is 'tomorrow'; it takes a day (2027-01-31"),
+                        (("alice", "--expires", "2020-01-01"), "which is past"), (("al*",), "names with '*'"), (("",), "the name is empty"),
+                        (("a\nb",), "control byte"), (("a", "--tenant", "anonymous"), "--tenant is 'anonymous'"),
+                        (("a", "--expires", "2030-01-01, tenant: b"), "--expires is")):
+        done = subprocess.run([BINARY, "key", *words], capture_output=True, text=True, timeout=60, check=False)
+        check(done.returncode == 2 and said in done.stderr and not done.stdout, "%s: %s", words, done.stderr)
+        check("line" not in done.stderr, "there is no file: %s", done.stderr)
+
+
+@case
 def a_file_that_is_wrong_at_the_start():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "a.yaml")
