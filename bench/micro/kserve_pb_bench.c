@@ -12,8 +12,8 @@
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/pb.h"
 #include "codec/kserve_pb.h"
-#include "codec/pb.h"
 #include "model/dtype.h"
 
 enum { PIXELS = 150528, IMAGE_BYTES = PIXELS * 4 };

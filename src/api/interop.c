@@ -11,9 +11,9 @@
 #include "api/grpc.h"
 #include "base/arena.h"
 #include "base/mem.h"
+#include "base/pb.h"
 #include "base/text.h"
 #include "base/utf8.h"
-#include "codec/pb.h"
 #include "io/loop.h"
 
 enum {

@@ -8,9 +8,9 @@
 #include "api/grpc.h"
 #include "api/pb_build.h"
 #include "base/clock.h"
+#include "base/pb.h"
 #include "call/fake.h"
 #include "call/grpc_wire.h"
-#include "codec/pb.h"
 #include "io/loop.h"
 #include "test/harness.h"
 
@@ -117,9 +117,9 @@ static struct text *output_request(const int32_t *sizes, uint32_t count, uint64_
     text_init(&one, 1 << 10);
     for (uint32_t i = 0; i < count; i++) {
         one.size = 0;
-        build_uint(&one, 1, (uint64_t)(int64_t)sizes[i]);
-        build_uint(&one, 2, interval_us);
-        build_bytes(&message, 2, text_slice(&one));
+        pb_text_uint(&one, 1, (uint64_t)(int64_t)sizes[i]);
+        pb_text_uint(&one, 2, interval_us);
+        pb_text_bytes(&message, 2, text_slice(&one));
     }
     text_deinit(&one);
     return &message;
@@ -134,7 +134,7 @@ TEST(an_answer_of_any_size)
     text_init(&message, 1 << 10);
     for (size_t i = 0; i < COUNT(sizes); i++) {
         message.size = 0;
-        build_uint(&message, 2, sizes[i]);
+        pb_text_uint(&message, 2, sizes[i]);
         begin_body();
         put_framed(text_slice(&message));
         make_call("UnaryCall");
@@ -235,8 +235,8 @@ TEST(what_half_duplex_collects_is_bounded)
 
     text_init(&message, 4 << 20);
     text_init(&inner, 4 << 20);
-    build_bytes(&inner, 2, slice_make(payload, sizeof payload));
-    build_bytes(&message, 3, text_slice(&inner));
+    pb_text_bytes(&inner, 2, slice_make(payload, sizeof payload));
+    pb_text_bytes(&message, 3, text_slice(&inner));
     begin_body();
     for (unsigned i = 0; i < 5; i++)
         put_framed(text_slice(&message));

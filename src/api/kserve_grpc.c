@@ -10,8 +10,8 @@
 #include "api/kserve.h"
 #include "api/reply.h"
 #include "base/buf.h"
+#include "base/pb.h"
 #include "base/utf8.h"
-#include "codec/pb.h"
 #include "codec/proto.h"
 #include "engine/engine.h"
 

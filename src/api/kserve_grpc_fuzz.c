@@ -9,8 +9,8 @@
 #include "base/budget.h"
 #include "base/buf.h"
 #include "base/mem.h"
+#include "base/pb.h"
 #include "codec/kserve_pb.h"
-#include "codec/pb.h"
 #include "contract/test_models.h"
 #include "model/dtype.h"
 

@@ -68,8 +68,8 @@ static void put_request(const char *model, const char *id, uint32_t rows, uint64
         build_parameter(&message, 4, "triton_enable_empty_final_response", 1, 1, NULL);
     }
     build_input(&input, "x", "FP32", 1, shape);
-    build_bytes(&message, 5, text_slice(&input));
-    build_bytes(&message, 7, slice_make(values, rows * sizeof values[0]));
+    pb_text_bytes(&message, 5, text_slice(&input));
+    pb_text_bytes(&message, 7, slice_make(values, rows * sizeof values[0]));
     grpc_prefix_put(prefix, false, (uint32_t)message.size);
     text_put(&body, prefix, sizeof prefix);
     text_slice_put(&body, text_slice(&message));

@@ -160,7 +160,7 @@ static void build(struct text *out, struct asking a)
     build_input(&input, a.input != NULL ? a.input : "input",
                 a.datatype != NULL ? a.datatype : "FP32", 2, shape);
     if (a.is_contents) {
-        build_bytes(&contents, 6, data);
+        pb_text_bytes(&contents, 6, data);
         build_message(&input, 5, &contents);
     }
     build_message(out, 5, &input);
@@ -169,7 +169,7 @@ static void build(struct text *out, struct asking a)
         build_message(out, 6, &input);
     }
     if (!a.is_contents)
-        build_bytes(out, 7, data);
+        pb_text_bytes(out, 7, data);
     text_deinit(&input);
     text_deinit(&contents);
 }
@@ -196,7 +196,7 @@ static void build_slow(struct text *out, const char *model)
     build_str(out, 1, model);
     build_input(&input, "x", "FP32", 1, &one);
     build_message(out, 5, &input);
-    build_bytes(out, 7, slice_make(&seven, sizeof seven));
+    pb_text_bytes(out, 7, slice_make(&seven, sizeof seven));
     text_deinit(&input);
 }
 
@@ -338,7 +338,7 @@ TEST(grpc_infers_large_tensors)
     build_str(&message, 1, "identity");
     build_input(&input, "x", "FP32", 1, shape);
     build_message(&message, 5, &input);
-    build_bytes(&message, 7, slice_make(values, COUNT_OF * sizeof *values));
+    pb_text_bytes(&message, 7, slice_make(values, COUNT_OF * sizeof *values));
     for (int is_split = 0; is_split < 2; is_split++) {
         stage_drop_calls();
         struct fake *fake = make(SERVICE "ModelInfer", text_slice(&message));

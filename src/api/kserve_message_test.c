@@ -82,12 +82,12 @@ static void build_iris(struct text *out, bool is_raw)
     text_init(&contents, 1 << 16);
     build_str(out, 1, "iris");
     build_input(&input, "input", "FP32", 2, shape);
-    build_bytes(&contents, 6, slice_make(iris_row, sizeof iris_row));
+    pb_text_bytes(&contents, 6, slice_make(iris_row, sizeof iris_row));
     if (!is_raw)
         build_message(&input, 5, &contents);
     build_message(out, 5, &input);
     if (is_raw)
-        build_bytes(out, 7, slice_make(iris_row, sizeof iris_row));
+        pb_text_bytes(out, 7, slice_make(iris_row, sizeof iris_row));
     text_deinit(&input);
     text_deinit(&contents);
 }
@@ -233,12 +233,12 @@ static void build_contents(struct text *out, size_t k, bool is_packed)
             text_put(&packed, &value, 8);
         } else {
             if (!is_packed)
-                build_uint(out, kinds[k].field, value);
+                pb_text_uint(out, kinds[k].field, value);
             text_put(&packed, bytes, (size_t)(pb_put_varint(bytes, value) - bytes));
         }
     }
     if (is_packed && kinds[k].field != 8)
-        build_bytes(out, kinds[k].field, text_slice(&packed));
+        pb_text_bytes(out, kinds[k].field, text_slice(&packed));
     text_deinit(&packed);
 }
 
@@ -289,7 +289,7 @@ TEST(pb_reads_every_dtype_as_rest_does)
             }
             build_message(&message, 5, &input);
             if (way == 0)
-                build_bytes(&message, 7, slice_make(kinds[k].bytes, kinds[k].size));
+                pb_text_bytes(&message, 7, slice_make(kinds[k].bytes, kinds[k].size));
             open_reading(&r, signature_of(kinds[k].dtype));
             read_message(&r, text_slice(&message));
             if (way != 0 && kinds[k].field == 0) {
@@ -556,7 +556,7 @@ static void build_refusal(struct text *out, size_t k)
         if ((refusals[k].parts & IRIS_CONTENTS) != 0) {
             struct text contents;
             text_init(&contents, 1 << 16);
-            build_bytes(&contents, 6, slice_make(iris_row, sizeof iris_row));
+            pb_text_bytes(&contents, 6, slice_make(iris_row, sizeof iris_row));
             build_message(&message, 5, &contents);
             text_deinit(&contents);
         }
@@ -567,7 +567,7 @@ static void build_refusal(struct text *out, size_t k)
         struct slice name =
             slice_first(slice_of(refusals[k].output), strlen(refusals[k].output) - is_twice);
         for (int i = 0; i <= is_twice; i++) {
-            build_bytes(&message, 1, name);
+            pb_text_bytes(&message, 1, name);
             if (refusals[k].where == 202)
                 build_parameter(&message, 2, refusals[k].key, refusals[k].kind, refusals[k].value,
                                 refusals[k].str);
@@ -575,9 +575,9 @@ static void build_refusal(struct text *out, size_t k)
         }
     }
     if ((refusals[k].parts & IRIS_RAW) != 0)
-        build_bytes(out, 7, slice_make(iris_row, sizeof iris_row));
+        pb_text_bytes(out, 7, slice_make(iris_row, sizeof iris_row));
     if ((refusals[k].parts & MORE_RAW) != 0)
-        build_bytes(out, 7, slice_make(iris_row, sizeof iris_row));
+        pb_text_bytes(out, 7, slice_make(iris_row, sizeof iris_row));
     text_deinit(&message);
 }
 

@@ -2,33 +2,17 @@
 #ifndef API_PB_BUILD_H
 #define API_PB_BUILD_H
 
-#include "base/text.h"
-#include "codec/pb.h"
-
-static inline void build_uint(struct text *out, uint32_t number, uint64_t value)
-{
-    uint8_t bytes[20];
-
-    text_put(out, bytes, (size_t)(pb_put_uint(bytes, number, value) - bytes));
-}
-
-static inline void build_bytes(struct text *out, uint32_t number, struct slice value)
-{
-    uint8_t head[20];
-
-    text_put(out, head, (size_t)(pb_put_head(head, number, value.size) - head));
-    text_slice_put(out, value);
-}
+#include "base/pb_text.h"
 
 static inline void build_str(struct text *out, uint32_t number, const char *value)
 {
-    build_bytes(out, number, slice_of(value));
+    pb_text_bytes(out, number, slice_of(value));
 }
 
 /* A message as a field; it is emptied. */
 static inline void build_message(struct text *out, uint32_t number, struct text *message)
 {
-    build_bytes(out, number, text_slice(message));
+    pb_text_bytes(out, number, text_slice(message));
     text_deinit(message);
     text_init(message, 1 << 24);
 }
@@ -47,7 +31,7 @@ static inline void build_parameter(struct text *out, uint32_t number, const char
         uint8_t bytes[16];
         text_put(&parameter, bytes, (size_t)(pb_put_i64(bytes, kind, value) - bytes));
     } else if (kind != 0) {
-        build_uint(&parameter, kind, value);
+        pb_text_uint(&parameter, kind, value);
     }
     build_str(&entry, 1, key);
     build_message(&entry, 2, &parameter);
@@ -63,7 +47,7 @@ static inline void build_input(struct text *out, const char *name, const char *d
     build_str(out, 1, name);
     build_str(out, 2, datatype);
     for (uint32_t i = 0; i < rank; i++)
-        build_uint(out, 3, (uint64_t)shape[i]);
+        pb_text_uint(out, 3, (uint64_t)shape[i]);
 }
 
 #endif

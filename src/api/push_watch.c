@@ -12,11 +12,11 @@
 #include "api/reply.h"
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/pb.h"
 #include "base/text.h"
 #include "base/utf8.h"
 #include "call/events.h"
 #include "call/websocket.h"
-#include "codec/pb.h"
 #include "engine/engine.h"
 
 struct watcher {

@@ -8,8 +8,8 @@
 
 #include "api/fake_stage.h"
 #include "api/session_call.h"
+#include "base/pb.h"
 #include "call/grpc_wire.h"
-#include "codec/pb.h"
 #include "engine/engine.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -171,11 +171,11 @@ TEST(typed_grpc_is_the_twin_of_rest)
     check_json(call("/penstock.models.Words/Predict", text_slice(&message)), "words",
                "{\"rows\":[{\"said\":\"a\"},{\"said\":\"\"}]}");
     message.size = 0;
-    build_bytes(&message, 1000, slice_make("\x12\x05label", 7));
+    pb_text_bytes(&message, 1000, slice_make("\x12\x05label", 7));
     iris_row(&message, 0.5f);
     check_json(call(IRIS, text_slice(&message)), "iris", "{\"label\":\"setosa\"}");
     message.size = 0;
-    build_bytes(&message, 1000, slice_make("\x08\x01", 2));
+    pb_text_bytes(&message, 1000, slice_make("\x08\x01", 2));
     iris_row(&message, 0.5f);
     fake = call(IRIS, text_slice(&message));
     check_json(fake, "iris", "{\"top\":[{\"label\":\"setosa\",\"probability\":0.5}]}");

@@ -73,9 +73,9 @@ static void put_stream(uint64_t sequence, bool interrupts)
 
     text_init(&inner, 100);
     if (sequence != 0)
-        build_uint(&inner, 1, sequence);
+        pb_text_uint(&inner, 1, sequence);
     if (interrupts)
-        build_uint(&inner, 2, 1);
+        pb_text_uint(&inner, 2, 1);
     build_message(&message, STREAM, &inner);
     text_deinit(&inner);
 }
@@ -393,7 +393,7 @@ TEST(typed_session_takes_rows_and_options)
     put_iris(0.5f);
     add();
     put_iris(0.5f);
-    build_uint(&options, 1, 1);
+    pb_text_uint(&options, 1, 1);
     build_message(&message, OPTIONS, &options);
     add();
     fake = call("/penstock.models.Iris/PredictSession");

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CAP = 64 << 20, IR_VERSION = 8, VARINT = 0, BYTES = 2 };
+#include "base/pb_text.h"
+
+enum { CAP = 64 << 20, IR_VERSION = 8 };
 
 static void must(bool is_good)
 {
@@ -15,38 +17,16 @@ static void must(bool is_good)
         abort();
 }
 
-static void put_varint(struct text *out, uint64_t value)
-{
-    while (value >= 0x80u) {
-        text_byte(out, (uint8_t)(value | 0x80u));
-        value >>= 7;
-    }
-    text_byte(out, (uint8_t)value);
-}
-
-static void put_number(struct text *out, uint32_t number, uint64_t value)
-{
-    put_varint(out, (uint64_t)number << 3 | VARINT);
-    put_varint(out, value);
-}
-
-static void put_bytes(struct text *out, uint32_t number, const void *data, size_t size)
-{
-    put_varint(out, (uint64_t)number << 3 | BYTES);
-    put_varint(out, size);
-    text_put(out, data, size);
-}
-
 static void put_string(struct text *out, uint32_t number, const char *text)
 {
-    put_bytes(out, number, text, strlen(text));
+    pb_text_bytes(out, number, slice_of(text));
 }
 
 /* Puts a message that was written apart, and frees it. */
 static void put_message(struct text *out, uint32_t number, struct text *message)
 {
     must(!text_failed(message));
-    put_bytes(out, number, message->data, message->size);
+    pb_text_bytes(out, number, text_slice(message));
     text_deinit(message);
 }
 
@@ -86,7 +66,7 @@ static void put_shape(struct text *tensor, const char *shape)
     while (next_word(&shape, ',', word, sizeof word)) {
         struct text dim = begin();
         if (word[0] >= '0' && word[0] <= '9')
-            put_number(&dim, 1, strtoull(word, NULL, 10));
+            pb_text_uint(&dim, 1, strtoull(word, NULL, 10));
         else if (strcmp(word, "?") != 0)
             put_string(&dim, 2, word);
         put_message(&message, 1, &dim);
@@ -99,7 +79,7 @@ static void put_value(struct maker *maker, uint32_t number, const char *name, in
 {
     struct text value = begin(), type = begin(), tensor = begin();
 
-    put_number(&tensor, 1, (uint64_t)element);
+    pb_text_uint(&tensor, 1, (uint64_t)element);
     if (shape != NULL)
         put_shape(&tensor, shape);
     put_message(&type, 1, &tensor);
@@ -123,9 +103,9 @@ void maker_output_maps(struct maker *maker, const char *name)
     struct text value = begin(), type = begin(), sequence = begin(), element = begin();
     struct text map = begin(), map_value = begin(), tensor = begin();
 
-    put_number(&tensor, 1, ONNX_FLOAT);
+    pb_text_uint(&tensor, 1, ONNX_FLOAT);
     put_message(&map_value, 1, &tensor);
-    put_number(&map, 1, ONNX_STRING);
+    pb_text_uint(&map, 1, ONNX_STRING);
     put_message(&map, 2, &map_value);
     put_message(&element, 5, &map);
     put_message(&sequence, 1, &element);
@@ -141,8 +121,8 @@ static struct text begin_tensor(const char *name, int type, const char *dims)
     char word[64];
 
     while (next_word(&dims, ',', word, sizeof word))
-        put_number(&tensor, 1, strtoull(word, NULL, 10));
-    put_number(&tensor, 2, (uint64_t)type);
+        pb_text_uint(&tensor, 1, strtoull(word, NULL, 10));
+    pb_text_uint(&tensor, 2, (uint64_t)type);
     put_string(&tensor, 8, name);
     return tensor;
 }
@@ -152,7 +132,7 @@ void maker_floats(struct maker *maker, const char *name, const char *dims, const
 {
     struct text tensor = begin_tensor(name, ONNX_FLOAT, dims);
 
-    put_bytes(&tensor, 9, values, count * sizeof *values);
+    pb_text_bytes(&tensor, 9, slice_make(values, count * sizeof *values));
     put_message(&maker->graph, 5, &tensor);
 }
 
@@ -161,7 +141,7 @@ void maker_ints(struct maker *maker, const char *name, const char *dims, const i
 {
     struct text tensor = begin_tensor(name, ONNX_INT64, dims);
 
-    put_bytes(&tensor, 9, values, count * sizeof *values);
+    pb_text_bytes(&tensor, 9, slice_make(values, count * sizeof *values));
     put_message(&maker->graph, 5, &tensor);
 }
 
@@ -172,7 +152,7 @@ void maker_external(struct maker *maker, const char *name, const char *dims, con
     put_string(&entry, 1, "location");
     put_string(&entry, 2, location);
     put_message(&tensor, 13, &entry);
-    put_number(&tensor, 14, 1);
+    pb_text_uint(&tensor, 14, 1);
     put_message(&maker->graph, 5, &tensor);
 }
 
@@ -188,7 +168,7 @@ static struct text begin_attribute(struct maker_attributes *attributes, const ch
 
 static void end_attribute(struct maker_attributes *attributes, struct text *attribute, int type)
 {
-    put_number(attribute, 20, (uint64_t)type);
+    pb_text_uint(attribute, 20, (uint64_t)type);
     put_message(&attributes->bytes, 5, attribute);
 }
 
@@ -196,7 +176,7 @@ void maker_attribute_int(struct maker_attributes *attributes, const char *name, 
 {
     struct text attribute = begin_attribute(attributes, name);
 
-    put_number(&attribute, 3, (uint64_t)value);
+    pb_text_uint(&attribute, 3, (uint64_t)value);
     end_attribute(attributes, &attribute, 2);
 }
 
@@ -206,7 +186,7 @@ void maker_attribute_ints(struct maker_attributes *attributes, const char *name,
     struct text attribute = begin_attribute(attributes, name);
 
     for (size_t i = 0; i < count; i++)
-        put_number(&attribute, 8, (uint64_t)values[i]);
+        pb_text_uint(&attribute, 8, (uint64_t)values[i]);
     end_attribute(attributes, &attribute, 7);
 }
 
@@ -256,7 +236,7 @@ static void put_opset(struct text *model, const char *domain, uint32_t version)
     struct text opset = begin();
 
     put_string(&opset, 1, domain);
-    put_number(&opset, 2, version);
+    pb_text_uint(&opset, 2, version);
     put_message(model, 8, &opset);
 }
 
@@ -264,7 +244,7 @@ struct text maker_finish(struct maker *maker)
 {
     struct text model = begin();
 
-    put_number(&model, 1, IR_VERSION);
+    pb_text_uint(&model, 1, IR_VERSION);
     put_message(&model, 7, &maker->graph);
     if (maker->opset > 0)
         put_opset(&model, "", maker->opset);

@@ -10,9 +10,9 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/pb.h"
 #include "base/text.h"
 #include "base/utf8.h"
-#include "codec/pb.h"
 
 enum { QUOTE_MAX = 64 /* of what was sent, in an error's text */ };
 

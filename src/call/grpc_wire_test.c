@@ -6,8 +6,8 @@
 
 #include "base/budget.h"
 #include "base/buf.h"
+#include "base/pb.h"
 #include "base/text.h"
-#include "codec/pb.h"
 #include "test/harness.h"
 
 /* -- prefix ------------------------------------------------------------------------------------- */

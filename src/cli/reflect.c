@@ -9,8 +9,8 @@
 #include "base/buf.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "base/pb.h"
 #include "client/client.h"
-#include "codec/pb.h"
 #include "codec/proto.h"
 
 enum { FILES_MAX = 1000, DEPTH_MAX = 100, ARENA_BYTES_MAX = 64 << 20 };

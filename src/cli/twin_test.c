@@ -5,7 +5,7 @@
 #include <stdio.h>
 
 #include "base/arena.h"
-#include "codec/pb.h"
+#include "base/pb.h"
 #include "codec/proto.h"
 #include "test/harness.h"
 

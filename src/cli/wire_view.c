@@ -17,11 +17,11 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/pb.h"
 #include "base/utf8.h"
 #include "call/grpc_wire.h"
 #include "cli/print.h"
 #include "codec/number.h"
-#include "codec/pb.h"
 #include "codec/proto.h"
 #include "wire/http2.h"
 

@@ -10,9 +10,9 @@
 
 #include "base/arena.h"
 #include "base/err.h"
+#include "base/pb.h"
 #include "base/utf8.h"
 #include "codec/kserve_pb.h"
-#include "codec/pb.h"
 
 struct infer_pb {
     struct slice message;

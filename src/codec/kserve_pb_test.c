@@ -11,7 +11,7 @@
 #include "base/arena.h"
 #include "base/budget.h"
 #include "base/buf.h"
-#include "codec/pb.h"
+#include "base/pb.h"
 #include "model/dtype.h"
 #include "test/harness.h"
 

@@ -7,7 +7,7 @@
 #include "codec/kserve_pb.h"
 
 #include "base/arena.h"
-#include "codec/pb.h"
+#include "base/pb.h"
 #include "model/dtype.h"
 
 enum { MODEL_NAME = 1, MODEL_VERSION, ID, PARAMETERS, OUTPUTS, RAW };

@@ -8,8 +8,8 @@
 #include "codec/otlp.h"
 
 #include "base/mem.h"
+#include "base/pb.h"
 #include "base/utf8.h"
-#include "codec/pb.h"
 
 enum { SERVER = 2, INTERNAL = 1 };              /* SpanKind */
 enum { STATUS_ERROR = 2 };                      /* Status.StatusCode */

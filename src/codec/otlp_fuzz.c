@@ -1,8 +1,8 @@
 /* otlp_fuzz.c - any bytes as a collector's answer, and as the texts of a record.
  * SPDX-License-Identifier: Apache-2.0 */
+#include "base/pb.h"
 #include "base/utf8.h"
 #include "codec/otlp.h"
-#include "codec/pb.h"
 #include "telemetry/access_line.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -6,8 +6,8 @@
 #include <stdio.h>
 
 #include "base/err.h"
+#include "base/pb.h"
 #include "base/utf8.h"
-#include "codec/pb.h"
 #include "test/harness.h"
 
 static const char *const names[RECORD_STAGES] = { "decode", "queue", "input",

@@ -9,7 +9,7 @@
 #define CODEC_PB_ELEMENTS_H
 
 #include "base/err.h"
-#include "codec/pb.h"
+#include "base/pb.h"
 #include "penstock/tensor.h"
 
 struct arena;

@@ -8,9 +8,9 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/pb.h"
 #include "base/utf8.h"
 #include "codec/bytes.h"
-#include "codec/pb.h"
 #include "model/dtype.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

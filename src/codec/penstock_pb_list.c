@@ -8,9 +8,9 @@
 #include <math.h>
 
 #include "base/arena.h"
+#include "base/pb.h"
 #include "base/utf8.h"
 #include "codec/number.h"
-#include "codec/pb.h"
 #include "codec/penstock_pb_internal.h"
 
 enum { NULL_VALUE = 1, NUMBER, STRING, BOOLEAN, STRUCT, LIST };

@@ -6,7 +6,7 @@
  * counts) and then written in one go.
  */
 #include "base/arena.h"
-#include "codec/pb.h"
+#include "base/pb.h"
 #include "codec/penstock_pb.h"
 #include "model/dtype.h"
 

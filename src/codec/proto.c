@@ -23,8 +23,8 @@
 #include "base/budget.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "base/pb.h"
 #include "base/utf8.h"
-#include "codec/pb.h"
 
 enum { MEMORY_SLACK = 64 << 10, IMPORTS_MAX = 256, PATH_MAX_BYTES = 256 };
 

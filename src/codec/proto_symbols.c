@@ -5,7 +5,7 @@
  * between: so the walk takes a name off the front of the symbol at each step down, and goes only
  * where that is possible. Values of an enum are beside it, not in it (as in C++).
  */
-#include "codec/pb.h"
+#include "base/pb.h"
 #include "codec/proto.h"
 
 /* Fields of google.protobuf.FileDescriptorProto and of what it holds. */

@@ -14,8 +14,8 @@
 
 #include "base/arena.h"
 #include "base/map.h"
+#include "base/pb_text.h"
 #include "base/utf8.h"
-#include "codec/pb.h"
 #include "codec/tensor_json.h"
 #include "contract/typed_message.h"
 #include "model/dtype.h"
@@ -571,29 +571,9 @@ struct writer {
     struct text file, message, nested, field;
 };
 
-static void put_varint(struct text *out, uint64_t value)
-{
-    uint8_t bytes[PB_VARINT_MAX];
-
-    text_put(out, bytes, (size_t)(pb_put_varint(bytes, value) - bytes));
-}
-
-static void put_uint(struct text *out, uint32_t number, uint64_t value)
-{
-    put_varint(out, (uint64_t)number << 3 | PB_VARINT);
-    put_varint(out, value);
-}
-
-static void put_bytes(struct text *out, uint32_t number, struct slice bytes)
-{
-    put_varint(out, (uint64_t)number << 3 | PB_LEN);
-    put_varint(out, bytes.size);
-    text_slice_put(out, bytes);
-}
-
 static void put_string(struct text *out, uint32_t number, const char *text)
 {
-    put_bytes(out, number, slice_of(text));
+    pb_text_bytes(out, number, slice_of(text));
 }
 
 /* A FieldDescriptorProto. json NULL: the name; oneof -1: it has no presence of its own. */
@@ -605,17 +585,17 @@ static void put_field(struct writer *w, struct text *out, const char *name, cons
 
     f->size = 0;
     put_string(f, 1, name);
-    put_uint(f, 3, number);
-    put_uint(f, 4, (uint64_t)label);
-    put_uint(f, 5, kind);
+    pb_text_uint(f, 3, number);
+    pb_text_uint(f, 4, (uint64_t)label);
+    pb_text_uint(f, 5, kind);
     if (type != NULL)
         put_string(f, 6, type);
     if (oneof >= 0)
-        put_uint(f, 9, (uint64_t)oneof);
+        pb_text_uint(f, 9, (uint64_t)oneof);
     put_string(f, 10, json != NULL ? json : name);
     if (oneof >= 0)
-        put_uint(f, 17, 1);
-    put_bytes(out, 2, text_slice(f));
+        pb_text_uint(f, 17, 1);
+    pb_text_bytes(out, 2, text_slice(f));
 }
 
 static const char *type_name(struct writer *w, const char *message, const char *nested)
@@ -651,11 +631,11 @@ static uint32_t put_row_fields(struct writer *w, struct text *out, const struct 
 static void put_oneof(struct writer *w, struct text *out, const char *field)
 {
     w->field.size = 0;
-    put_varint(&w->field, 1 << 3 | PB_LEN);
-    put_varint(&w->field, strlen(field) + 1);
+    pb_text_varint(&w->field, 1 << 3 | PB_LEN);
+    pb_text_varint(&w->field, strlen(field) + 1);
     text_byte(&w->field, '_');
     text_str(&w->field, field);
-    put_bytes(out, 8, text_slice(&w->field));
+    pb_text_bytes(out, 8, text_slice(&w->field));
 }
 
 static void put_row_oneofs(struct writer *w, struct text *out, const struct message *message)
@@ -673,7 +653,7 @@ static void begin_nested(struct writer *w, const char *name)
 
 static void end_nested(struct writer *w)
 {
-    put_bytes(&w->message, 3, text_slice(&w->nested));
+    pb_text_bytes(&w->message, 3, text_slice(&w->nested));
 }
 
 static void put_tensors(struct writer *w, const struct message *message)
@@ -747,7 +727,7 @@ static void put_request(struct writer *w)
     end_nested(w);
     put_tensors(w, &p->request);
     put_row_oneofs(w, &w->message, &p->request);
-    put_bytes(&w->file, 4, text_slice(&w->message));
+    pb_text_bytes(&w->file, 4, text_slice(&w->message));
 }
 
 static void put_class(struct writer *w)
@@ -801,7 +781,7 @@ static void put_response(struct writer *w)
     end_nested(w);
     put_tensors(w, &p->response);
     put_row_oneofs(w, &w->message, &p->response);
-    put_bytes(&w->file, 4, text_slice(&w->message));
+    pb_text_bytes(&w->file, 4, text_slice(&w->message));
 }
 
 const struct typed_proto_method typed_proto_methods[TYPED_METHODS] = {
@@ -827,15 +807,15 @@ static void put_method(struct writer *w, const struct typed_proto_method *method
     put_string(out, 1, method->name);
     w->nested.size = 0;
     text_printf(&w->nested, "." TYPED_PROTO_PACKAGE ".%sPredictRequest", service);
-    put_bytes(out, 2, text_slice(&w->nested));
+    pb_text_bytes(out, 2, text_slice(&w->nested));
     w->nested.size = 0;
     text_printf(&w->nested, "." TYPED_PROTO_PACKAGE ".%sPredictResponse", service);
-    put_bytes(out, 3, text_slice(&w->nested));
+    pb_text_bytes(out, 3, text_slice(&w->nested));
     if (method->client_streams)
-        put_uint(out, 5, 1);
+        pb_text_uint(out, 5, 1);
     if (method->server_streams)
-        put_uint(out, 6, 1);
-    put_bytes(&w->message, 2, text_slice(out));
+        pb_text_uint(out, 6, 1);
+    pb_text_bytes(&w->message, 2, text_slice(out));
 }
 
 static void put_service(struct writer *w)
@@ -844,12 +824,12 @@ static void put_service(struct writer *w)
     put_string(&w->message, 1, w->proto->service);
     for (size_t i = 0; i < TYPED_METHODS; i++)
         put_method(w, &typed_proto_methods[i]);
-    put_bytes(&w->file, 6, text_slice(&w->message));
+    pb_text_bytes(&w->file, 6, text_slice(&w->message));
     /* FileOptions: java_multiple_files, go_package */
     w->message.size = 0;
-    put_uint(&w->message, 10, 1);
+    pb_text_uint(&w->message, 10, 1);
     put_string(&w->message, 11, "penstock/models;models");
-    put_bytes(&w->file, 8, text_slice(&w->message));
+    pb_text_bytes(&w->file, 8, text_slice(&w->message));
 }
 
 static enum err_code make_file(struct typed_proto *proto, struct err *err)

@@ -11,10 +11,10 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/pb.h"
 #include "base/utf8.h"
 #include "codec/bytes.h"
 #include "codec/number.h"
-#include "codec/pb.h"
 #include "codec/tensor_json.h"
 #include "contract/choose.h"
 #include "contract/typed_message.h"

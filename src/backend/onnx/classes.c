@@ -8,8 +8,8 @@
  */
 #include "backend/onnx/classes.h"
 
-#include "backend/onnx/pb.h"
 #include "base/arena.h"
+#include "base/pb.h"
 #include "base/utf8.h"
 
 enum { STEPS_MAX = 8 };
@@ -52,21 +52,20 @@ static enum err_code no_memory(struct search *search)
 /* Repeated integers, packed or not; out NULL counts. At most CLASSES_MAX + 1 are counted. */
 static uint32_t read_ints(struct slice message, uint32_t number, int64_t *out)
 {
-    struct pb pb = pb_of(message);
+    struct pb_reader pb = pb_of(message);
     struct pb_field field;
     uint32_t count = 0;
 
     while (pb_next(&pb, &field) && count <= CLASSES_MAX) {
-        struct slice packed = field.bytes;
         if (field.number != number)
             continue;
-        if (field.type == PB_VARINT) {
+        struct pb_reader packed = pb_of(field.wire == PB_LEN ? field.bytes : slice_make(NULL, 0));
+        if (field.wire == PB_VARINT) {
             if (out != NULL)
                 out[count] = (int64_t)field.value;
             count++;
         }
-        for (uint64_t value;
-             field.type == PB_BYTES && count <= CLASSES_MAX && pb_varint(&packed, &value); count++)
+        for (uint64_t value; count <= CLASSES_MAX && pb_varint(&packed, &value); count++)
             if (out != NULL)
                 out[count] = (int64_t)value;
     }
@@ -75,12 +74,12 @@ static uint32_t read_ints(struct slice message, uint32_t number, int64_t *out)
 
 static uint32_t count_strings(struct slice message, uint32_t number)
 {
-    struct pb pb = pb_of(message);
+    struct pb_reader pb = pb_of(message);
     struct pb_field field;
     uint32_t count = 0;
 
     while (pb_next(&pb, &field) && count <= CLASSES_MAX)
-        count += field.number == number && field.type == PB_BYTES;
+        count += field.number == number && field.wire == PB_LEN;
     return count;
 }
 
@@ -105,7 +104,7 @@ static enum err_code take_strings(struct search *search, struct slice message, u
                                   struct onnx_classes *ret)
 {
     uint32_t count = count_strings(message, number), at = 0;
-    struct pb pb = pb_of(message);
+    struct pb_reader pb = pb_of(message);
     struct pb_field field;
 
     if (count == 0 || count > CLASSES_MAX)
@@ -115,7 +114,7 @@ static enum err_code take_strings(struct search *search, struct slice message, u
         return no_memory(search);
     while (at < count && pb_next(&pb, &field)) {
         struct slice name = field.bytes;
-        if (field.number != number || field.type != PB_BYTES)
+        if (field.number != number || field.wire != PB_LEN)
             continue;
         if (utf8_valid_prefix(name) != name.size || slice_find(name, 0) != name.size)
             return OK;
@@ -159,26 +158,26 @@ static enum err_code take_raw(struct search *search, struct slice raw, size_t si
 /* The last field of that number: what a protobuf reader keeps. */
 static struct slice field_of(struct slice message, uint32_t number)
 {
-    struct pb pb = pb_of(message);
+    struct pb_reader pb = pb_of(message);
     struct pb_field field;
     struct slice found = { 0 };
 
     while (pb_next(&pb, &field))
-        if (field.number == number && field.type == PB_BYTES)
+        if (field.number == number && field.wire == PB_LEN)
             found = field.bytes;
     return found;
 }
 
 static bool read_node(struct slice bytes, struct slice output, struct node *ret)
 {
-    struct pb pb = pb_of(bytes);
+    struct pb_reader pb = pb_of(bytes);
     struct pb_field field;
     uint32_t outputs = 0;
     bool has_input = false, is_it = false;
 
     *ret = (struct node){ .whole = bytes };
     while (pb_next(&pb, &field)) {
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         if (field.number == NODE_OP) {
             ret->op = field.bytes;
@@ -198,11 +197,11 @@ static bool read_node(struct slice bytes, struct slice output, struct node *ret)
 
 static bool find_producer(const struct search *search, struct slice output, struct node *ret)
 {
-    struct pb pb = pb_of(search->graph);
+    struct pb_reader pb = pb_of(search->graph);
     struct pb_field field;
 
     while (pb_next(&pb, &field))
-        if (field.number == GRAPH_NODE && field.type == PB_BYTES &&
+        if (field.number == GRAPH_NODE && field.wire == PB_LEN &&
             read_node(field.bytes, output, ret))
             return true;
     return false;
@@ -210,12 +209,12 @@ static bool find_producer(const struct search *search, struct slice output, stru
 
 static bool has_attribute(struct slice node, const char *name, uint32_t number)
 {
-    struct pb pb = pb_of(node), inner;
+    struct pb_reader pb = pb_of(node), inner;
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
         struct slice attribute = field.bytes;
-        if (field.number != NODE_ATTRIBUTE || field.type != PB_BYTES ||
+        if (field.number != NODE_ATTRIBUTE || field.wire != PB_LEN ||
             !slice_is(field_of(attribute, ATTRIBUTE_NAME), name))
             continue;
         for (inner = pb_of(attribute); pb_next(&inner, &field);)
@@ -228,11 +227,11 @@ static bool has_attribute(struct slice node, const char *name, uint32_t number)
 static enum err_code take_attributes(struct search *search, struct slice node,
                                      struct onnx_classes *ret)
 {
-    struct pb pb = pb_of(node);
+    struct pb_reader pb = pb_of(node);
     struct pb_field field;
 
     while (pb_next(&pb, &field) && ret->count == 0) {
-        if (field.number != NODE_ATTRIBUTE || field.type != PB_BYTES)
+        if (field.number != NODE_ATTRIBUTE || field.wire != PB_LEN)
             continue;
         struct slice name = field_of(field.bytes, ATTRIBUTE_NAME);
         if (slice_is(name, "classlabels_ints") || slice_is(name, "classlabels_int64s"))
@@ -245,11 +244,11 @@ static enum err_code take_attributes(struct search *search, struct slice node,
 
 static bool is_graph_input(const struct search *search, struct slice name)
 {
-    struct pb pb = pb_of(search->graph);
+    struct pb_reader pb = pb_of(search->graph);
     struct pb_field field;
 
     while (pb_next(&pb, &field))
-        if (field.number == GRAPH_INPUT && field.type == PB_BYTES &&
+        if (field.number == GRAPH_INPUT && field.wire == PB_LEN &&
             slice_eq(field_of(field.bytes, VALUE_NAME), name))
             return true;
     return false;
@@ -258,13 +257,13 @@ static bool is_graph_input(const struct search *search, struct slice name)
 static enum err_code take_tensor(struct search *search, struct slice tensor,
                                  struct onnx_classes *ret)
 {
-    struct pb pb = pb_of(tensor);
+    struct pb_reader pb = pb_of(tensor);
     struct pb_field field;
     struct slice raw = field_of(tensor, TENSOR_RAW);
     uint64_t type = 0;
 
     while (pb_next(&pb, &field))
-        if (field.number == TENSOR_TYPE && field.type == PB_VARINT)
+        if (field.number == TENSOR_TYPE && field.wire == PB_VARINT)
             type = field.value;
     if (type == ELEMENT_INT64 || type == ELEMENT_INT32) {
         if (raw.size != 0)
@@ -279,11 +278,11 @@ static enum err_code take_tensor(struct search *search, struct slice tensor,
 static enum err_code take_constant(struct search *search, struct slice name,
                                    struct onnx_classes *ret)
 {
-    struct pb pb = pb_of(search->graph);
+    struct pb_reader pb = pb_of(search->graph);
     struct pb_field field;
 
     while (pb_next(&pb, &field))
-        if (field.number == GRAPH_INITIALIZER && field.type == PB_BYTES &&
+        if (field.number == GRAPH_INITIALIZER && field.wire == PB_LEN &&
             slice_eq(field_of(field.bytes, TENSOR_NAME), name))
             return is_graph_input(search, name) ? OK : take_tensor(search, field.bytes, ret);
     return OK;
@@ -323,13 +322,13 @@ static enum err_code find_classes(struct search *search, struct slice output,
 static enum err_code find_of_graph(struct search *search,
                                    struct onnx_classes ret[CLASS_OUTPUTS_MAX], uint32_t *ret_count)
 {
-    struct pb pb = pb_of(search->graph);
+    struct pb_reader pb = pb_of(search->graph);
     struct pb_field field;
     uint32_t looked_at = 0;
 
     while (looked_at < CLASS_OUTPUTS_MAX && pb_next(&pb, &field)) {
         struct onnx_classes found = { 0 };
-        if (field.number != GRAPH_OUTPUT || field.type != PB_BYTES)
+        if (field.number != GRAPH_OUTPUT || field.wire != PB_LEN)
             continue;
         looked_at++;
         struct slice name = field_of(field.bytes, VALUE_NAME);

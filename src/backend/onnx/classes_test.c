@@ -7,10 +7,10 @@
 #include <stdio.h>
 
 #include "base/arena.h"
-#include "base/text.h"
+#include "base/pb_text.h"
 #include "test/harness.h"
 
-/* -- writing a graph: fields of onnx.proto, all shorter than 128 bytes ---------------------------- */
+/* -- writing a graph: fields of onnx.proto ------------------------------------------------------- */
 
 struct message {
     uint8_t room[1024];
@@ -23,28 +23,9 @@ static struct text *begin(struct message *m)
     return &m->text;
 }
 
-static void put_bytes(struct text *out, unsigned number, struct slice bytes)
-{
-    text_byte(out, (uint8_t)(number << 3 | 2));
-    if (bytes.size >= 128)
-        text_byte(out, (uint8_t)(bytes.size | 128));
-    text_byte(out, (uint8_t)(bytes.size >= 128 ? bytes.size >> 7 : bytes.size));
-    text_slice_put(out, bytes);
-}
-
 static void put_str(struct text *out, unsigned number, const char *text)
 {
-    put_bytes(out, number, slice_of(text));
-}
-
-static void put_int(struct text *out, unsigned number, int64_t value)
-{
-    uint64_t rest = (uint64_t)value;
-
-    text_byte(out, (uint8_t)(number << 3));
-    for (; rest >= 128; rest >>= 7)
-        text_byte(out, (uint8_t)(rest | 128));
-    text_byte(out, (uint8_t)rest);
+    pb_text_bytes(out, number, slice_of(text));
 }
 
 /* `names` between blanks. */
@@ -52,7 +33,7 @@ static void put_names(struct text *out, unsigned number, const char *names)
 {
     for (struct slice rest = slice_of(names); rest.size != 0;) {
         struct slice name = slice_first(rest, slice_find(rest, ' '));
-        put_bytes(out, number, name);
+        pb_text_bytes(out, number, name);
         rest = slice_skip(rest, MIN(name.size + 1, rest.size));
     }
 }
@@ -67,8 +48,8 @@ static void put_node(struct text *graph, const char *op, const char *inputs, con
     put_names(&node.text, 2, outputs);
     put_str(&node.text, 4, op);
     if (attribute != NULL)
-        put_bytes(&node.text, 5, text_slice(attribute));
-    put_bytes(graph, 1, text_slice(&node.text));
+        pb_text_bytes(&node.text, 5, text_slice(attribute));
+    pb_text_bytes(graph, 1, text_slice(&node.text));
 }
 
 static void put_value(struct text *graph, unsigned number, const char *name)
@@ -76,7 +57,7 @@ static void put_value(struct text *graph, unsigned number, const char *name)
     struct message value;
 
     put_str(begin(&value), 1, name);
-    put_bytes(graph, number, text_slice(&value.text));
+    pb_text_bytes(graph, number, text_slice(&value.text));
 }
 
 /* Classes of the one output that has any, as text. */
@@ -89,7 +70,7 @@ static const char *classes_of(const struct text *graph)
     struct err err = { 0 };
     uint32_t count = 0;
 
-    put_bytes(begin(&model), 7, text_slice(graph));
+    pb_text_bytes(begin(&model), 7, text_slice(graph));
     check(!text_failed(&model.text) && !text_failed(graph), "the test's room");
     snprintf(text, sizeof text, "not known");
     check(onnx_classes_find(found, &count, text_slice(&model.text), arena, &err) == OK, "%s",
@@ -139,7 +120,7 @@ TEST(classes_of_a_classifier)
         put_str(&attribute.text, 1,
                 rows[i].first != NULL ? "classlabels_strings" : "classlabels_ints");
         for (size_t k = 0; rows[i].first == NULL && k < COUNT(ids); k++)
-            put_int(&attribute.text, 8, ids[k]);
+            pb_text_uint(&attribute.text, 8, (uint64_t)ids[k]);
         if (rows[i].first != NULL) {
             put_str(&attribute.text, 9, rows[i].first);
             put_str(&attribute.text, 9, "yes");
@@ -152,30 +133,30 @@ TEST(classes_of_a_classifier)
         if (rows[i].more != NULL) {
             put_str(begin(&floats), 1, rows[i].more);
             put_str(&floats.text, 7, "abcd"); /* packed: one */
-            put_bytes(&node.text, 5, text_slice(&floats.text));
+            pb_text_bytes(&node.text, 5, text_slice(&floats.text));
         }
-        put_bytes(&node.text, 5, text_slice(&attribute.text));
-        put_bytes(&graph.text, 1, text_slice(&node.text));
+        pb_text_bytes(&node.text, 5, text_slice(&attribute.text));
+        pb_text_bytes(&graph.text, 1, text_slice(&node.text));
         put_node(&graph.text, "Normalizer", "y0", "y1", NULL);
         put_node(&graph.text, "Cast", "y1", "y", NULL);
         /* Constants: as numbers, as bytes, as text, and one that a caller may replace. */
-        put_int(begin(&tensor), 2, 7);
+        pb_text_uint(begin(&tensor), 2, 7);
         put_str(&tensor.text, 8, "ids");
         for (size_t k = 0; k < COUNT(ids); k++)
-            put_int(&tensor.text, 7, ids[k]);
-        put_bytes(&graph.text, 5, text_slice(&tensor.text));
-        put_int(begin(&tensor), 2, 6);
+            pb_text_uint(&tensor.text, 7, (uint64_t)ids[k]);
+        pb_text_bytes(&graph.text, 5, text_slice(&tensor.text));
+        pb_text_uint(begin(&tensor), 2, 6);
         put_str(&tensor.text, 8, "narrow");
-        put_bytes(&tensor.text, 9, slice_make(narrow, sizeof narrow));
-        put_bytes(&graph.text, 5, text_slice(&tensor.text));
-        put_int(begin(&tensor), 2, 8);
+        pb_text_bytes(&tensor.text, 9, slice_make(narrow, sizeof narrow));
+        pb_text_bytes(&graph.text, 5, text_slice(&tensor.text));
+        pb_text_uint(begin(&tensor), 2, 8);
         put_str(&tensor.text, 8, "words");
         put_names(&tensor.text, 6, "a b");
-        put_bytes(&graph.text, 5, text_slice(&tensor.text));
-        put_int(begin(&tensor), 2, 7);
+        pb_text_bytes(&graph.text, 5, text_slice(&tensor.text));
+        pb_text_uint(begin(&tensor), 2, 7);
         put_str(&tensor.text, 8, "open");
-        put_int(&tensor.text, 7, 1);
-        put_bytes(&graph.text, 5, text_slice(&tensor.text));
+        pb_text_uint(&tensor.text, 7, 1);
+        pb_text_bytes(&graph.text, 5, text_slice(&tensor.text));
         put_value(&graph.text, 11, "x");
         put_value(&graph.text, 11, "open");
         put_value(&graph.text, 12, "y");

@@ -15,8 +15,8 @@
  */
 #include "backend/onnx/graph.h"
 
-#include "backend/onnx/pb.h"
 #include "base/map.h"
+#include "base/pb.h"
 
 enum {
     DEPTH_MAX = 64,       /* graphs within graphs */
@@ -125,17 +125,17 @@ static void note(char *where, struct slice op)
 
 static enum err_code scan_entry(struct scan *scan, struct slice entry)
 {
-    struct pb pb = pb_of(entry);
+    struct pb_reader pb = pb_of(entry);
     struct pb_field field;
     struct slice key = { 0 }, value = { 0 };
 
     while (pb_next(&pb, &field)) {
-        if (field.number == ENTRY_KEY && field.type == PB_BYTES)
+        if (field.number == ENTRY_KEY && field.wire == PB_LEN)
             key = field.bytes;
-        else if (field.number == ENTRY_VALUE && field.type == PB_BYTES)
+        else if (field.number == ENTRY_VALUE && field.wire == PB_LEN)
             value = field.bytes;
     }
-    if (pb.is_damaged)
+    if (pb_failed(&pb))
         return damaged(scan, "places of external weights");
     if (!slice_is(key, "location"))
         return OK;
@@ -146,43 +146,43 @@ static enum err_code scan_entry(struct scan *scan, struct slice entry)
 /* ret_name may be NULL. */
 static enum err_code scan_tensor(struct scan *scan, struct slice tensor, struct slice *ret_name)
 {
-    struct pb pb = pb_of(tensor);
+    struct pb_reader pb = pb_of(tensor);
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         if (field.number == TENSOR_EXTERNAL)
             TRY(scan_entry(scan, field.bytes));
         else if (field.number == TENSOR_NAME && ret_name != NULL)
             *ret_name = field.bytes;
     }
-    return pb.is_damaged ? damaged(scan, "tensors") : OK;
+    return pb_failed(&pb) ? damaged(scan, "tensors") : OK;
 }
 
 static enum err_code scan_sparse(struct scan *scan, struct slice sparse, struct slice *ret_name)
 {
-    struct pb pb = pb_of(sparse);
+    struct pb_reader pb = pb_of(sparse);
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         if (field.number == SPARSE_VALUES)
             TRY(scan_tensor(scan, field.bytes, ret_name));
         else if (field.number == SPARSE_INDICES)
             TRY(scan_tensor(scan, field.bytes, NULL));
     }
-    return pb.is_damaged ? damaged(scan, "sparse tensors") : OK;
+    return pb_failed(&pb) ? damaged(scan, "sparse tensors") : OK;
 }
 
 static enum err_code scan_attribute(struct scan *scan, struct slice attribute, unsigned depth)
 {
-    struct pb pb = pb_of(attribute);
+    struct pb_reader pb = pb_of(attribute);
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         switch (field.number) {
         case ATTRIBUTE_TENSOR:
@@ -194,7 +194,7 @@ static enum err_code scan_attribute(struct scan *scan, struct slice attribute, u
         default: break;
         }
     }
-    return pb.is_damaged ? damaged(scan, "attributes") : OK;
+    return pb_failed(&pb) ? damaged(scan, "attributes") : OK;
 }
 
 static enum err_code add_fixed(struct scan *scan, struct map *fixed, struct slice name)
@@ -213,14 +213,14 @@ static bool is_fixed(const struct map *fixed, struct slice name)
 static enum err_code scan_node(struct scan *scan, struct slice node, struct map *fixed,
                                unsigned depth)
 {
-    struct pb pb = pb_of(node);
+    struct pb_reader pb = pb_of(node);
     struct pb_field field;
     struct slice op = { 0 };
     uint32_t inputs_count = 0, varying = 0; /* bit i: input i depends on values */
 
     scan->facts->nodes_count++;
     while (pb_next(&pb, &field)) {
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         if (field.number == NODE_OP) {
             op = field.bytes;
@@ -232,7 +232,7 @@ static enum err_code scan_node(struct scan *scan, struct slice node, struct map 
             inputs_count++;
         }
     }
-    if (pb.is_damaged)
+    if (pb_failed(&pb))
         return damaged(scan, "nodes");
 
     if (is_one_of(op, loop_ops, COUNT(loop_ops)))
@@ -250,7 +250,7 @@ static enum err_code scan_node(struct scan *scan, struct slice node, struct map 
     if (slice_starts(op, "Random") || slice_is(op, "Multinomial") || slice_is(op, "Bernoulli"))
         return OK;
     for (pb = pb_of(node); pb_next(&pb, &field);) {
-        if (field.number == NODE_OUTPUT && field.type == PB_BYTES)
+        if (field.number == NODE_OUTPUT && field.wire == PB_LEN)
             TRY(add_fixed(scan, fixed, field.bytes));
     }
     return OK;
@@ -259,12 +259,12 @@ static enum err_code scan_node(struct scan *scan, struct slice node, struct map 
 /* The last field of that number: what a protobuf reader keeps. */
 static struct slice field_of(struct slice message, uint32_t number)
 {
-    struct pb pb = pb_of(message);
+    struct pb_reader pb = pb_of(message);
     struct pb_field field;
     struct slice found = { 0 };
 
     while (pb_next(&pb, &field)) {
-        if (field.number == number && field.type == PB_BYTES)
+        if (field.number == number && field.wire == PB_LEN)
             found = field.bytes;
     }
     return found;
@@ -275,7 +275,7 @@ static uint64_t row_bytes(struct slice value_info)
 {
     struct slice tensor = field_of(field_of(value_info, VALUE_TYPE), TYPE_TENSOR);
     struct slice shape = field_of(tensor, TENSOR_TYPE_SHAPE);
-    struct pb pb = pb_of(shape);
+    struct pb_reader pb = pb_of(shape);
     struct pb_field field;
     uint64_t bytes = 8;
 
@@ -284,12 +284,12 @@ static uint64_t row_bytes(struct slice value_info)
     if (shape.data == NULL)
         return UINT64_MAX;
     for (uint32_t d = 0; pb_next(&pb, &field);) {
-        if (field.number != SHAPE_DIM || field.type != PB_BYTES)
+        if (field.number != SHAPE_DIM || field.wire != PB_LEN)
             continue;
-        struct pb dim = pb_of(field.bytes);
+        struct pb_reader dim = pb_of(field.bytes);
         uint64_t size = UINT64_MAX;
         while (pb_next(&dim, &field)) {
-            if (field.number == DIM_VALUE && field.type == PB_VARINT)
+            if (field.number == DIM_VALUE && field.wire == PB_VARINT)
                 size = field.value;
         }
         if (size == UINT64_MAX && d == 0)
@@ -303,11 +303,11 @@ static uint64_t row_bytes(struct slice value_info)
 
 static void scan_values(struct scan *scan, struct slice graph)
 {
-    struct pb pb = pb_of(graph);
+    struct pb_reader pb = pb_of(graph);
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.type == PB_BYTES && (field.number == GRAPH_INPUT || field.number == GRAPH_OUTPUT))
+        if (field.wire == PB_LEN && (field.number == GRAPH_INPUT || field.number == GRAPH_OUTPUT))
             scan->facts->row_bytes = MAX(scan->facts->row_bytes, row_bytes(field.bytes));
     }
 }
@@ -316,12 +316,12 @@ static void scan_values(struct scan *scan, struct slice graph)
  * those that a caller may replace because they are listed as inputs too. */
 static enum err_code scan_weights(struct scan *scan, struct slice graph, struct map *fixed)
 {
-    struct pb pb = pb_of(graph);
+    struct pb_reader pb = pb_of(graph);
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
         struct slice name = { 0 };
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         if (field.number == GRAPH_INITIALIZER)
             TRY(scan_tensor(scan, field.bytes, &name));
@@ -330,10 +330,10 @@ static enum err_code scan_weights(struct scan *scan, struct slice graph, struct 
         if (fixed != NULL)
             TRY(add_fixed(scan, fixed, name));
     }
-    if (pb.is_damaged)
+    if (pb_failed(&pb))
         return damaged(scan, "graphs");
     for (pb = pb_of(graph); fixed != NULL && pb_next(&pb, &field);) {
-        if (field.number == GRAPH_INPUT && field.type == PB_BYTES)
+        if (field.number == GRAPH_INPUT && field.wire == PB_LEN)
             map_remove(fixed, field_of(field.bytes, VALUE_NAME));
     }
     return OK;
@@ -342,14 +342,14 @@ static enum err_code scan_weights(struct scan *scan, struct slice graph, struct 
 static enum err_code scan_graph(struct scan *scan, struct slice graph, struct map *fixed,
                                 unsigned depth)
 {
-    struct pb pb = pb_of(graph);
+    struct pb_reader pb = pb_of(graph);
     struct pb_field field;
 
     if (depth > DEPTH_MAX)
         return err_set(scan->err, E_INVALID, "the model nests more than %d graphs", DEPTH_MAX);
     TRY(scan_weights(scan, graph, fixed));
     while (pb_next(&pb, &field)) {
-        if (field.number == GRAPH_NODE && field.type == PB_BYTES)
+        if (field.number == GRAPH_NODE && field.wire == PB_LEN)
             TRY(scan_node(scan, field.bytes, fixed, depth));
     }
     return OK;
@@ -357,47 +357,47 @@ static enum err_code scan_graph(struct scan *scan, struct slice graph, struct ma
 
 static enum err_code scan_function(struct scan *scan, struct slice function)
 {
-    struct pb pb = pb_of(function);
+    struct pb_reader pb = pb_of(function);
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         if (field.number == FUNCTION_NODE)
             TRY(scan_node(scan, field.bytes, NULL, 0));
         else if (field.number == FUNCTION_ATTRIBUTE)
             TRY(scan_attribute(scan, field.bytes, 0));
     }
-    return pb.is_damaged ? damaged(scan, "functions") : OK;
+    return pb_failed(&pb) ? damaged(scan, "functions") : OK;
 }
 
 static enum err_code scan_training(struct scan *scan, struct slice training)
 {
-    struct pb pb = pb_of(training);
+    struct pb_reader pb = pb_of(training);
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.type == PB_BYTES &&
+        if (field.wire == PB_LEN &&
             (field.number == TRAINING_INITIALIZATION || field.number == TRAINING_ALGORITHM))
             TRY(scan_graph(scan, field.bytes, NULL, 1));
     }
-    return pb.is_damaged ? damaged(scan, "training graphs") : OK;
+    return pb_failed(&pb) ? damaged(scan, "training graphs") : OK;
 }
 
 static enum err_code scan_opset(struct scan *scan, struct slice opset)
 {
-    struct pb pb = pb_of(opset);
+    struct pb_reader pb = pb_of(opset);
     struct pb_field field;
     struct slice domain = { 0 };
     uint64_t version = 0;
 
     while (pb_next(&pb, &field)) {
-        if (field.number == OPSET_DOMAIN && field.type == PB_BYTES)
+        if (field.number == OPSET_DOMAIN && field.wire == PB_LEN)
             domain = field.bytes;
-        else if (field.number == OPSET_VERSION && field.type == PB_VARINT)
+        else if (field.number == OPSET_VERSION && field.wire == PB_VARINT)
             version = field.value;
     }
-    if (pb.is_damaged)
+    if (pb_failed(&pb))
         return damaged(scan, "operator sets");
     if (domain.size == 0 || slice_is(domain, "ai.onnx"))
         scan->facts->opset = (int64_t)version;
@@ -406,14 +406,14 @@ static enum err_code scan_opset(struct scan *scan, struct slice opset)
 
 static enum err_code scan_model(struct scan *scan, struct slice model, struct map *fixed)
 {
-    struct pb pb = pb_of(model);
+    struct pb_reader pb = pb_of(model);
     struct pb_field field;
     bool has_graph = false;
 
     while (pb_next(&pb, &field)) {
-        if (field.number == MODEL_IR_VERSION && field.type == PB_VARINT)
+        if (field.number == MODEL_IR_VERSION && field.wire == PB_VARINT)
             scan->facts->ir_version = (int64_t)field.value;
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         switch (field.number) {
         case MODEL_GRAPH:
@@ -427,14 +427,14 @@ static enum err_code scan_model(struct scan *scan, struct slice model, struct ma
         default: break;
         }
     }
-    if (pb.is_damaged && scan->facts->ir_version == 0)
+    if (pb_failed(&pb) && scan->facts->ir_version == 0)
         return err_set(scan->err, E_INVALID,
                        "this is not an ONNX model: it does not begin like one");
-    if (pb.is_damaged)
+    if (pb_failed(&pb))
         return err_set(scan->err, E_INVALID,
                        "the model is damaged or cut short: of its %zu bytes the last %zu make no "
                        "sense; copy it again",
-                       model.size, pb.rest.size);
+                       model.size, model.size - pb_at(&pb));
     if (!has_graph)
         return err_set(scan->err, E_INVALID, "this is not an ONNX model: it holds no graph");
     return OK;

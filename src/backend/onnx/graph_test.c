@@ -6,76 +6,19 @@
 
 #include <stdio.h>
 
-#include "backend/onnx/pb.h"
 #include "backend/onnx/zipmap.h"
 #include "base/buf.h"
-#include "base/text.h"
+#include "base/pb_text.h"
 #include "test/harness.h"
-
-TEST(pb_fields)
-{
-    static const struct {
-        const char *bytes;
-        size_t size;
-        bool is_good;
-        uint32_t number;
-        enum pb_type type;
-        uint64_t value;
-        size_t length;
-        const char *why;
-    } cases[] = {
-        { "\x08\x01", 2, true, 1, PB_VARINT, 1, 0, "smallest" },
-        { "\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11, true, 1, PB_VARINT, UINT64_MAX, 0,
-          "largest" },
-        { "\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12, false, 0, 0, 0, 0,
-          "eleven bytes" },
-        { "\x08", 1, false, 0, 0, 0, 0, "no value" },
-        { "\x08\x80", 2, false, 0, 0, 0, 0, "half a value" },
-        { "\x00\x01", 2, false, 0, 0, 0, 0, "field 0" },
-        { "\x0b", 1, false, 0, 0, 0, 0, "a group" },
-        { "\x0c", 1, false, 0, 0, 0, 0, "the end of a group" },
-        { "\x0e\x01", 2, false, 0, 0, 0, 0, "wire type 6" },
-        { "\x0a\x00", 2, true, 1, PB_BYTES, 0, 0, "no bytes" },
-        { "\x0a\x02xy", 4, true, 1, PB_BYTES, 0, 2, "two bytes" },
-        { "\x0a\x03xy", 4, false, 0, 0, 0, 0, "one byte short" },
-        { "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11, false, 0, 0, 0, 0,
-          "a length past everything" },
-        { "\x0d\x01\x02\x03\x04", 5, true, 1, PB_32BIT, 0x04030201, 0, "32 bits" },
-        { "\x0d\x01\x02\x03", 4, false, 0, 0, 0, 0, "24 bits" },
-        { "\x09\x01\x02\x03\x04\x05\x06\x07\x08", 9, true, 1, PB_64BIT, 0x0807060504030201, 0,
-          "64 bits" },
-        { "\xf8\xff\xff\xff\x0f\x01", 6, true, (1u << 29) - 1, PB_VARINT, 1, 0,
-          "the largest number" },
-        { "\x80\x80\x80\x80\x10\x01", 6, false, 0, 0, 0, 0, "a number past the largest" },
-    };
-
-    for (size_t i = 0; i < COUNT(cases); i++) {
-        struct pb pb = pb_of(slice_make(cases[i].bytes, cases[i].size));
-        struct pb_field field;
-        bool is_good = pb_next(&pb, &field);
-        check(is_good == cases[i].is_good && pb.is_damaged == !is_good, "%s", cases[i].why);
-        if (!is_good)
-            continue;
-        check(field.number == cases[i].number && field.type == cases[i].type, "%s", cases[i].why);
-        check(field.value == cases[i].value && field.bytes.size == cases[i].length, "%s",
-              cases[i].why);
-        check(!pb_next(&pb, &field) && !pb.is_damaged, "%s: the end", cases[i].why);
-    }
-}
 
 /* Wraps `text` as field `number` of a new message, whose other bytes are `before`. */
 static void wrap(struct text *text, uint32_t number, const char *before)
 {
     struct text outer;
-    size_t size = text->size;
 
     text_init(&outer, 1 << 24);
     text_str(&outer, before);
-    text_byte(&outer, (uint8_t)(number << 3 | PB_BYTES));
-    for (; size >= 0x80; size >>= 7)
-        text_byte(&outer, (uint8_t)(size | 0x80));
-    text_byte(&outer, (uint8_t)size);
-    text_slice_put(&outer, text_slice(text));
+    pb_text_bytes(&outer, number, text_slice(text));
     text_deinit(text);
     *text = outer;
 }

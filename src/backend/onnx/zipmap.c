@@ -6,8 +6,8 @@
  */
 #include "backend/onnx/zipmap.h"
 
-#include "backend/onnx/pb.h"
 #include "base/buf.h"
+#include "base/pb_text.h"
 #include "base/text.h"
 
 enum { IDENTITY_OPSET = 13, ELEMENT_FP32 = 1, LABELS_MAX = 100000, ZIPMAPS_MAX = 64 };
@@ -44,28 +44,6 @@ static enum err_code damaged(struct err *err)
 
 /* -- writing protobuf ------------------------------------------------------------------------- */
 
-static void put_varint(struct text *out, uint64_t value)
-{
-    while (value >= 0x80u) {
-        text_byte(out, (uint8_t)(value | 0x80u));
-        value >>= 7;
-    }
-    text_byte(out, (uint8_t)value);
-}
-
-static void put_number(struct text *out, uint32_t number, uint64_t value)
-{
-    put_varint(out, (uint64_t)number << 3 | PB_VARINT);
-    put_varint(out, value);
-}
-
-static void put_bytes(struct text *out, uint32_t number, struct slice bytes)
-{
-    put_varint(out, (uint64_t)number << 3 | PB_BYTES);
-    put_varint(out, bytes.size);
-    text_slice_put(out, bytes);
-}
-
 /* A message of a few bytes, made in place. */
 struct small {
     uint8_t room[64];
@@ -84,29 +62,29 @@ static void put_tensor_type(struct text *out, uint64_t columns)
     struct small dim, shape, tensor, type;
 
     if (columns > 0)
-        put_number(small_begin(&dim), DIM_VALUE, columns);
+        pb_text_uint(small_begin(&dim), DIM_VALUE, columns);
     else
         small_begin(&dim);
-    put_bytes(small_begin(&shape), SHAPE_DIM, (struct slice){ dim.room, 0 });
-    put_bytes(&shape.text, SHAPE_DIM, text_slice(&dim.text));
-    put_number(small_begin(&tensor), TENSOR_ELEMENT, ELEMENT_FP32);
-    put_bytes(&tensor.text, TENSOR_SHAPE, text_slice(&shape.text));
-    put_bytes(small_begin(&type), TYPE_TENSOR, text_slice(&tensor.text));
-    put_bytes(out, VALUE_TYPE, text_slice(&type.text));
+    pb_text_bytes(small_begin(&shape), SHAPE_DIM, (struct slice){ dim.room, 0 });
+    pb_text_bytes(&shape.text, SHAPE_DIM, text_slice(&dim.text));
+    pb_text_uint(small_begin(&tensor), TENSOR_ELEMENT, ELEMENT_FP32);
+    pb_text_bytes(&tensor.text, TENSOR_SHAPE, text_slice(&shape.text));
+    pb_text_bytes(small_begin(&type), TYPE_TENSOR, text_slice(&tensor.text));
+    pb_text_bytes(out, VALUE_TYPE, text_slice(&type.text));
 }
 
 /* -- reading the graph ------------------------------------------------------------------------ */
 
 static bool is_graph_output(struct slice graph, struct slice name)
 {
-    struct pb pb = pb_of(graph), value;
+    struct pb_reader pb = pb_of(graph), value;
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.number != GRAPH_OUTPUT || field.type != PB_BYTES)
+        if (field.number != GRAPH_OUTPUT || field.wire != PB_LEN)
             continue;
         for (value = pb_of(field.bytes); pb_next(&value, &field);) {
-            if (field.number == VALUE_NAME && field.type == PB_BYTES && slice_eq(field.bytes, name))
+            if (field.number == VALUE_NAME && field.wire == PB_LEN && slice_eq(field.bytes, name))
                 return true;
         }
     }
@@ -117,20 +95,20 @@ static bool is_graph_output(struct slice graph, struct slice name)
  * which may be packed. */
 static void read_labels(struct strip *strip, struct zipmap *zipmap, struct slice attribute)
 {
-    struct pb pb = pb_of(attribute);
+    struct pb_reader pb = pb_of(attribute);
     struct pb_field field;
     struct text *classes = strip->classes;
     uint64_t value;
 
     while (pb_next(&pb, &field) && zipmap->columns < LABELS_MAX) {
-        struct slice packed = field.bytes;
-        if (field.number == ATTRIBUTE_STRINGS && field.type == PB_BYTES) {
+        if (field.number == ATTRIBUTE_STRINGS && field.wire == PB_LEN) {
             text_str(classes, zipmap->columns++ > 0 ? "," : "");
             text_json(classes, field.bytes);
-        } else if (field.number == ATTRIBUTE_INTS && field.type == PB_VARINT) {
+        } else if (field.number == ATTRIBUTE_INTS && field.wire == PB_VARINT) {
             text_str(classes, zipmap->columns++ > 0 ? "," : "");
             text_i64(classes, (int64_t)field.value);
-        } else if (field.number == ATTRIBUTE_INTS && field.type == PB_BYTES) {
+        } else if (field.number == ATTRIBUTE_INTS && field.wire == PB_LEN) {
+            struct pb_reader packed = pb_of(field.bytes);
             while (zipmap->columns < LABELS_MAX && pb_varint(&packed, &value)) {
                 text_str(classes, zipmap->columns++ > 0 ? "," : "");
                 text_i64(classes, (int64_t)value);
@@ -141,13 +119,13 @@ static void read_labels(struct strip *strip, struct zipmap *zipmap, struct slice
 
 static bool read_node(struct slice node, struct zipmap *ret)
 {
-    struct pb pb = pb_of(node);
+    struct pb_reader pb = pb_of(node);
     struct pb_field field;
     struct slice op = { 0 };
 
     *ret = (struct zipmap){ 0 };
     while (pb_next(&pb, &field)) {
-        if (field.type != PB_BYTES)
+        if (field.wire != PB_LEN)
             continue;
         if (field.number == NODE_OP)
             op = field.bytes;
@@ -162,7 +140,7 @@ static bool read_node(struct slice node, struct zipmap *ret)
 /* Notes a node if it is a ZipMap that makes a graph output. */
 static void collect(struct strip *strip, struct slice node)
 {
-    struct pb pb = pb_of(node);
+    struct pb_reader pb = pb_of(node);
     struct pb_field field;
     struct zipmap zipmap;
 
@@ -173,7 +151,7 @@ static void collect(struct strip *strip, struct slice node)
     text_json(strip->classes, zipmap.output);
     text_str(strip->classes, ":[");
     while (pb_next(&pb, &field)) {
-        if (field.number == NODE_ATTRIBUTE && field.type == PB_BYTES)
+        if (field.number == NODE_ATTRIBUTE && field.wire == PB_LEN)
             read_labels(strip, &zipmap, field.bytes);
     }
     text_byte(strip->classes, ']');
@@ -194,7 +172,7 @@ static const struct zipmap *find(const struct strip *strip, struct slice output)
 /* Puts a message that has been written apart. */
 static void put_text(struct text *out, uint32_t number, struct text *message)
 {
-    put_bytes(out, number, text_slice(message));
+    pb_text_bytes(out, number, text_slice(message));
     out->has_failed = out->has_failed || text_failed(message);
     text_deinit(message);
 }
@@ -205,34 +183,34 @@ static void put_node(struct strip *strip, struct text *out, struct slice node)
     struct text identity;
 
     if (!read_node(node, &zipmap) || find(strip, zipmap.output) == NULL) {
-        put_bytes(out, GRAPH_NODE, node);
+        pb_text_bytes(out, GRAPH_NODE, node);
         return;
     }
     text_init(&identity, SIZE_MAX);
-    put_bytes(&identity, NODE_INPUT, zipmap.input);
-    put_bytes(&identity, NODE_OUTPUT, zipmap.output);
-    put_bytes(&identity, NODE_OP, slice_of("Identity"));
+    pb_text_bytes(&identity, NODE_INPUT, zipmap.input);
+    pb_text_bytes(&identity, NODE_OUTPUT, zipmap.output);
+    pb_text_bytes(&identity, NODE_OP, slice_of("Identity"));
     put_text(out, GRAPH_NODE, &identity);
 }
 
 static void put_output(struct strip *strip, struct text *out, struct slice value_info)
 {
     struct slice name = { 0 };
-    struct pb pb = pb_of(value_info);
+    struct pb_reader pb = pb_of(value_info);
     struct pb_field field;
     struct text value;
 
     while (pb_next(&pb, &field)) {
-        if (field.number == VALUE_NAME && field.type == PB_BYTES)
+        if (field.number == VALUE_NAME && field.wire == PB_LEN)
             name = field.bytes;
     }
     const struct zipmap *zipmap = find(strip, name);
     if (zipmap == NULL) {
-        put_bytes(out, GRAPH_OUTPUT, value_info);
+        pb_text_bytes(out, GRAPH_OUTPUT, value_info);
         return;
     }
     text_init(&value, SIZE_MAX);
-    put_bytes(&value, VALUE_NAME, name);
+    pb_text_bytes(&value, VALUE_NAME, name);
     put_tensor_type(&value, zipmap->columns);
     put_text(out, GRAPH_OUTPUT, &value);
 }
@@ -240,45 +218,45 @@ static void put_output(struct strip *strip, struct text *out, struct slice value
 /* A field as it was. */
 static void put_field(struct text *out, const struct pb_field *field)
 {
-    if (field->type == PB_BYTES) {
-        put_bytes(out, field->number, field->bytes);
-    } else if (field->type == PB_VARINT) {
-        put_number(out, field->number, field->value);
+    if (field->wire == PB_LEN) {
+        pb_text_bytes(out, field->number, field->bytes);
+    } else if (field->wire == PB_VARINT) {
+        pb_text_uint(out, field->number, field->value);
     } else {
-        put_varint(out, (uint64_t)field->number << 3 | field->type);
-        for (int i = 0; i < (field->type == PB_64BIT ? 8 : 4); i++)
+        pb_text_varint(out, (uint64_t)field->number << 3 | field->wire);
+        for (int i = 0; i < (field->wire == PB_I64 ? 8 : 4); i++)
             text_byte(out, (uint8_t)(field->value >> 8 * i));
     }
 }
 
 static enum err_code put_graph(struct strip *strip, struct text *out)
 {
-    struct pb pb = pb_of(strip->graph);
+    struct pb_reader pb = pb_of(strip->graph);
     struct pb_field field;
 
     while (pb_next(&pb, &field)) {
-        if (field.number == GRAPH_NODE && field.type == PB_BYTES)
+        if (field.number == GRAPH_NODE && field.wire == PB_LEN)
             collect(strip, field.bytes);
     }
     for (pb = pb_of(strip->graph); pb_next(&pb, &field);) {
-        if (field.number == GRAPH_NODE && field.type == PB_BYTES)
+        if (field.number == GRAPH_NODE && field.wire == PB_LEN)
             put_node(strip, out, field.bytes);
-        else if (field.number == GRAPH_OUTPUT && field.type == PB_BYTES)
+        else if (field.number == GRAPH_OUTPUT && field.wire == PB_LEN)
             put_output(strip, out, field.bytes);
         else
             put_field(out, &field);
     }
-    return pb.is_damaged ? damaged(strip->err) : OK;
+    return pb_failed(&pb) ? damaged(strip->err) : OK;
 }
 
 static bool is_default_opset(struct slice opset)
 {
-    struct pb pb = pb_of(opset);
+    struct pb_reader pb = pb_of(opset);
     struct pb_field field;
     struct slice domain = { 0 };
 
     while (pb_next(&pb, &field)) {
-        if (field.number == OPSET_DOMAIN && field.type == PB_BYTES)
+        if (field.number == OPSET_DOMAIN && field.wire == PB_LEN)
             domain = field.bytes;
     }
     return domain.size == 0 || slice_is(domain, "ai.onnx");
@@ -286,14 +264,14 @@ static bool is_default_opset(struct slice opset)
 
 static enum err_code put_model(struct strip *strip, struct text *out, struct slice model)
 {
-    struct pb pb = pb_of(model);
+    struct pb_reader pb = pb_of(model);
     struct pb_field field;
     bool has_default = false;
 
     while (pb_next(&pb, &field)) {
-        if (field.number == MODEL_OPSET && field.type == PB_BYTES)
+        if (field.number == MODEL_OPSET && field.wire == PB_LEN)
             has_default = has_default || is_default_opset(field.bytes);
-        if (field.number != MODEL_GRAPH || field.type != PB_BYTES) {
+        if (field.number != MODEL_GRAPH || field.wire != PB_LEN) {
             put_field(out, &field);
             continue;
         }
@@ -307,10 +285,10 @@ static enum err_code put_model(struct strip *strip, struct text *out, struct sli
     }
     if (!has_default) {
         struct small opset;
-        put_number(small_begin(&opset), OPSET_VERSION, IDENTITY_OPSET);
-        put_bytes(out, MODEL_OPSET, text_slice(&opset.text));
+        pb_text_uint(small_begin(&opset), OPSET_VERSION, IDENTITY_OPSET);
+        pb_text_bytes(out, MODEL_OPSET, text_slice(&opset.text));
     }
-    return pb.is_damaged ? damaged(strip->err) : OK;
+    return pb_failed(&pb) ? damaged(strip->err) : OK;
 }
 
 enum err_code zipmap_strip(struct buf **ret, struct slice model, struct text *classes,

@@ -3,7 +3,7 @@
  * What is rare: long tags, long numbers, fixed-width fields, groups, faults. A fault moves the end of
  * the reader to where it is, so that no later call has to ask whether there was one.
  */
-#include "codec/pb.h"
+#include "base/pb.h"
 
 enum { TAG_BYTES_MAX = 5, SIZE_BYTES_MAX = 5, GROUPS_MAX = 100 };
 

@@ -1,7 +1,7 @@
 /* pb_test.c - the wire format, clause by clause, and against a plain reader.
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "codec/pb.h"
+#include "base/pb.h"
 
 #include <stdio.h>
 #include <stdlib.h>

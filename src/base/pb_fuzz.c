@@ -1,7 +1,7 @@
 /* pb_fuzz.c - any bytes as a protobuf message: what is read lies in it, and what is written of it
  * reads as the same. SPDX-License-Identifier: Apache-2.0
  */
-#include "codec/pb.h"
+#include "base/pb.h"
 
 #include <stdlib.h>
 

@@ -1,7 +1,7 @@
 /* pb.h - the protobuf wire format, field by field: a reader that copies nothing and a writer into
  * memory that is known to be large enough (protobuf.dev, "Encoding").
  *
- * Read     pb_begin, then pb_next until it says false; pb_failed tells an end from a fault, and the
+ * Read     pb_begin (or pb_of), then pb_next until it says false; pb_failed tells an end from a fault, and the
  *          reader then stays there: r->fault says what, pb_at where. A field of wire type LEN gives
  *          a view of the message's own bytes. Unknown fields are skipped by not looking at them;
  *          groups (wire types 3 and 4) are skipped whole, at most 100 deep. Nested messages are
@@ -13,8 +13,8 @@
  *          pb3_size_* and pb3_put_* leave out what is 0 or empty, as proto3 does.
  * Pure functions; any thread.
  */
-#ifndef CODEC_PB_H
-#define CODEC_PB_H
+#ifndef BASE_PB_H
+#define BASE_PB_H
 
 #include <stdbool.h>
 
@@ -41,6 +41,14 @@ static inline void pb_begin(struct pb_reader *r, struct slice bytes)
     r->begin = r->at = bytes.data;
     r->end = bytes.data == NULL ? NULL : bytes.data + bytes.size;
     r->fault = NULL;
+}
+
+static inline struct pb_reader pb_of(struct slice bytes)
+{
+    struct pb_reader r;
+
+    pb_begin(&r, bytes);
+    return r;
 }
 
 static inline bool pb_failed(const struct pb_reader *r)
