@@ -31,12 +31,28 @@ static void warn_of_plain(const struct options *options)
     log_warn("the key crosses the network to %s unencrypted: https hides it", url.shown);
 }
 
+/* What a file or the environment has wrong is not the command line's: print.h, EXIT_USAGE. */
+static enum err_code blame(const struct options *options, enum option_id id, struct err *err)
+{
+    if (err->code == E_INVALID && options->values[id].source != SOURCE_ARGV)
+        err->code = E_PRECONDITION;
+    return err->code;
+}
+
+static enum err_code blame_file(struct err *err)
+{
+    if (err->code == E_INVALID)
+        err->code = E_PRECONDITION;
+    return err->code;
+}
+
 enum err_code ask_authorization(const char **ret, const struct options *options, struct err *err)
 {
     static char value[KEY_BYTES_MAX + sizeof "Bearer "];
     const char *given = options_text(options, OPT_KEY);
     CLEANUP(buf_unref) struct buf *file = NULL;
     struct slice key = slice_of(given);
+    enum err_code code = OK;
     char where[ERR_TEXT_MAX];
 
     *ret = NULL;
@@ -52,11 +68,13 @@ enum err_code ask_authorization(const char **ret, const struct options *options,
         key.size--;
     /* What is wrong with it is said without showing it. */
     if (key.size == 0 || key.size > KEY_BYTES_MAX)
-        return err_set(err, E_INVALID, "%s: a key has 1 to %d bytes", where, KEY_BYTES_MAX);
-    for (size_t i = 0; i < key.size; i++)
+        code = err_set(err, E_INVALID, "%s: a key has 1 to %d bytes", where, KEY_BYTES_MAX);
+    for (size_t i = 0; i < key.size && code == OK; i++)
         if (key.data[i] <= ' ' || key.data[i] >= 0x7f)
-            return err_set(err, E_INVALID,
+            code = err_set(err, E_INVALID,
                            "%s: the key holds a blank or something else that no key holds", where);
+    if (code != OK)
+        return given[0] == '@' ? blame_file(err) : blame(options, OPT_KEY, err);
     snprintf(value, sizeof value, "Bearer %.*s", SLICE_ARG(key));
     *ret = value;
     warn_of_plain(options);
@@ -72,9 +90,11 @@ enum err_code ask_tls(struct tls_client_settings *ret, const struct options *opt
     struct slice second = slice_skip(both, MIN(first.size + 1, both.size));
     char where[ERR_TEXT_MAX];
 
-    if (first.size >= sizeof cert || second.size >= sizeof key)
-        return err_set(err, E_INVALID, "%s: a path of more than %d bytes",
-                       options_origin(options, OPT_CERT, where, sizeof where), PATH_MAX - 1);
+    if (first.size >= sizeof cert || second.size >= sizeof key) {
+        err_set(err, E_INVALID, "%s: a path of more than %d bytes",
+                options_origin(options, OPT_CERT, where, sizeof where), PATH_MAX - 1);
+        return blame(options, OPT_CERT, err);
+    }
     snprintf(cert, sizeof cert, "%.*s", SLICE_ARG(first));
     snprintf(key, sizeof key, "%.*s", SLICE_ARG(second));
     *ret = (struct tls_client_settings){
@@ -89,6 +109,17 @@ enum err_code ask_tls(struct tls_client_settings *ret, const struct options *opt
     return OK;
 }
 
+enum err_code ask_server(const struct options *options, struct err *err)
+{
+    char where[ERR_TEXT_MAX];
+    struct url url;
+
+    if (url_parse(&url, slice_of(options_text(options, OPT_SERVER)), err) == OK)
+        return OK;
+    err_wrap(err, "%s", options_origin(options, OPT_SERVER, where, sizeof where));
+    return blame(options, OPT_SERVER, err);
+}
+
 enum err_code ask_open_as(struct client **ret, const struct options *options, bool http2,
                           struct client_tap *tap, struct err *err)
 {
@@ -96,12 +127,12 @@ enum err_code ask_open_as(struct client **ret, const struct options *options, bo
                                         .timeout_ns = options_number(options, OPT_TIMEOUT),
                                         .http2 = http2,
                                         .tap = tap };
-    char where[ERR_TEXT_MAX];
 
+    TRY(ask_server(options, err));
     TRY(ask_authorization(&settings.authorization, options, err));
     TRY(ask_tls(&settings.tls, options, err));
     if (client_new(ret, &settings, err) != OK)
-        return err_wrap(err, "%s", options_origin(options, OPT_SERVER, where, sizeof where));
+        return blame_file(err); /* certificates: they say which */
     return OK;
 }
 
@@ -173,7 +204,7 @@ enum err_code ask(struct client *client, const char *method, const char *target,
                                       .headers = headers,
                                       .headers_count = count,
                                       .body = body };
-    return ask_advise(client_call(client, &request, ret, err), err);
+    return ask_advise(client_call(client, &request, ret, err) == OK ? OK : blame_file(err), err);
 }
 
 /* The text of the error in a document, or NULL. */
@@ -190,13 +221,17 @@ enum err_code ask_refusal(const struct answer *answer, struct err *err)
 {
     yyjson_doc *doc = yyjson_read((const char *)answer->body.data, answer->body.size, 0);
     const char *text = error_text(yyjson_doc_get_root(doc));
+    struct slice line = slice_trim(answer->body); /* of a text; a page is for browsers */
     enum err_code code = answer->status == 404 ? E_NOT_FOUND : E_UNKNOWN;
 
     if (text != NULL && text[0] != '\0')
         err_set(err, code, "%s", text);
-    else if (doc == NULL && slice_trim(answer->body).size > 0)
+    else if (doc == NULL && slice_starts(line, "<"))
+        err_set(err, code, "the server answered with status %u and a page: is it a penstock?",
+                answer->status);
+    else if (doc == NULL && line.size > 0)
         err_set(err, code, "status %u: %.*s", answer->status,
-                SLICE_ARG(slice_first(slice_trim(answer->body), 500)));
+                SLICE_ARG(slice_first(slice_trim(slice_first(line, slice_find(line, '\n'))), 500)));
     else
         err_set(err, code, "the server answered with status %u", answer->status);
     yyjson_doc_free(doc);

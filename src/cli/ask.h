@@ -15,6 +15,9 @@ MUST_USE enum err_code ask_authorization(const char **ret, const struct options 
 /* What --cacert, --cert and --insecure say; warns of the last. The texts stay as long as the process. */
 MUST_USE enum err_code ask_tls(struct tls_client_settings *ret, const struct options *options,
                                struct err *err);
+/* Is --server an address? What is wrong with what stands on the command line is E_INVALID, here and below;
+ * with what a file or a variable says E_PRECONDITION. */
+MUST_USE enum err_code ask_server(const struct options *options, struct err *err);
 /* A client for --server, --key and --timeout. */
 MUST_USE enum err_code ask_open(struct client **ret, const struct options *options,
                                 struct err *err);

@@ -9,6 +9,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #include <yyjson.h>
 
@@ -268,7 +269,10 @@ static enum err_code find_method(struct grpc_call *g, struct err *err)
 {
     const char *name = strrchr(g->path, '/') + 1;
 
-    TRY(reflect_schema(g->reflect, g->service, &g->schema, err));
+    if (reflect_schema(g->reflect, g->service, &g->schema, err) != OK) {
+        err->code = err->code == E_INVALID ? E_DATA_LOSS : err->code; /* the server's, not ours */
+        return err->code;
+    }
     const struct proto_service *service = proto_service_find(g->schema, g->service);
     if (service == NULL)
         return err_set(err, E_NOT_FOUND, "'%s' is no service", g->service);
@@ -352,14 +356,23 @@ static bool find_input(struct grpc_call *g, const char *name, struct proto_field
     return false;
 }
 
+/* Enough of one that a reader of JSON says what is wrong with it; the rest is text, which it names. */
+static bool looks_like_number(struct slice word)
+{
+    if (word.size == 0 || (word.data[0] != '-' && (word.data[0] < '0' || word.data[0] > '9')))
+        return false;
+    for (size_t i = 1; i < word.size; i++)
+        if (memchr("0123456789.eE+-", word.data[i], 15) == NULL)
+            return false;
+    return true;
+}
+
 /* A word as JSON, by the type of its field. */
 static void put_word(struct text *out, const struct proto_field *f, struct slice word)
 {
     static const char *const plain[] = { "true", "false", "null" };
     struct slice trimmed = slice_trim(word);
-    bool is_number = trimmed.size > 0 &&
-                     (trimmed.data[0] == '-' || (trimmed.data[0] >= '0' && trimmed.data[0] <= '9'));
-    bool is_plain = false;
+    bool is_number = looks_like_number(trimmed), is_plain = false;
 
     for (size_t i = 0; i < COUNT(plain); i++)
         is_plain |= slice_is(trimmed, plain[i]);
@@ -382,14 +395,17 @@ static void put_list(struct text *out, const struct proto_field *f, struct slice
     text_byte(out, ']');
 }
 
-static void put_value(struct text *out, const struct proto_field *f, struct slice value)
+/* Of a model one value of each row is a field without `repeated`: 1,2 for it is of two rows, as over REST. */
+static void put_value(struct text *out, const struct grpc_call *g, const struct proto_field *f,
+                      struct slice value)
 {
     struct slice trimmed = slice_trim(value);
     bool is_json = trimmed.size > 0 && (trimmed.data[0] == '[' || trimmed.data[0] == '{');
+    bool is_rows = g->is_model && f->kind != PROTO_BYTES && slice_find(trimmed, ',') < trimmed.size;
 
     if (is_json && (!is_text(f) || f->is_repeated))
         text_slice_put(out, trimmed);
-    else if ((f->is_repeated || f->message != NULL) && !is_text(f))
+    else if ((f->is_repeated || f->message != NULL || is_rows) && !is_text(f))
         put_list(out, f, trimmed);
     else
         put_word(out, f, value);
@@ -413,7 +429,7 @@ static enum err_code put_fields(struct grpc_call *g, struct err *err)
         text_str(&g->rest, i == 0 ? "" : ",");
         text_json(&g->rest, slice_of(f.json_name));
         text_byte(&g->rest, ':');
-        put_value(&g->rest, &f, value);
+        put_value(&g->rest, g, &f, value);
     }
     text_byte(&g->rest, '}');
     return OK;
@@ -500,16 +516,22 @@ enum err_code grpc_call_message(struct grpc_call *g, struct slice rest, struct s
     struct text options;
 
     text_init_fixed(&options, bytes, sizeof bytes);
-    if (g->is_model) {
+    if (g->is_model)
         TRY(make_options(g, &options, err));
-        TRY(twin_request(&g->proto, g->method.input, rest, text_slice(&options), err));
-    } else {
+    enum err_code code = OK;
+    if (g->is_model)
+        code = twin_request(&g->proto, g->method.input, rest, text_slice(&options), err);
+    else
         text_slice_put(&g->proto, rest);
-    }
-    if (proto_from_json(&message, g->messages, g->method.input, g->schema, text_slice(&g->proto),
-                        err) != OK)
-        return err_wrap(err, "%s", proto_type_name(g->method.input));
-    return proto_encode(message, ret, err);
+    if (code == OK && proto_from_json(&message, g->messages, g->method.input, g->schema,
+                                      text_slice(&g->proto), err) != OK)
+        code = err_wrap(err, "%s", proto_type_name(g->method.input));
+    if (code == OK)
+        code = proto_encode(message, ret, err);
+    /* A value that the message does not take is what a server refuses over REST: no matter of the command line. */
+    if (code == E_INVALID)
+        code = err->code = E_PRECONDITION;
+    return code;
 }
 
 /* -- metadata ---------------------------------------------------------------------------------- */

@@ -318,7 +318,7 @@ static enum err_code open_file(struct upload *u, struct err *err)
 
     u->fd = open(u->path, O_RDONLY | O_CLOEXEC);
     if (u->fd < 0 || fstat(u->fd, &st) != 0)
-        return err_set(err, E_INVALID, "cannot open %s: %s", u->path, strerror(errno));
+        return err_set(err, E_NOT_FOUND, "cannot open %s: %s", u->path, strerror(errno));
     if (!S_ISREG(st.st_mode))
         return err_set(err, E_INVALID,
                        "%s is no regular file; one that can be read again from the middle is needed "

@@ -77,7 +77,7 @@ static enum err_code find_identity(struct identity *ret, const char *text, struc
         ret->user = user->pw_uid;
         ret->group = user->pw_gid;
     } else if (!to_id(ret->name, &ret->user)) {
-        return err_set(err, E_INVALID, "there is no user '%s'", ret->name);
+        return err_set(err, E_NOT_FOUND, "there is no user '%s'", ret->name);
     } else if (colon == NULL) {
         return err_set(err, E_INVALID, "user %s has no name, so no group: say %s:GROUP", ret->name,
                        ret->name);
@@ -88,7 +88,7 @@ static enum err_code find_identity(struct identity *ret, const char *text, struc
     if (group != NULL)
         ret->group = group->gr_gid;
     else if (!to_id(colon + 1, &ret->group))
-        return err_set(err, E_INVALID, "there is no group '%.100s'", colon + 1);
+        return err_set(err, E_NOT_FOUND, "there is no group '%.100s'", colon + 1);
     return OK;
 }
 
@@ -429,8 +429,12 @@ static void allow_options(struct files *f, const struct options *o, const struct
         allow_models(f, models->items[i]);
     for (size_t i = 0; i < COUNT(code); i++)
         for (uint32_t k = 0; k < o->values[code[i]].items_count; k++) {
-            allow(f, o->values[code[i]].items[k], ACCESS_READ);
-            allow_folder_of(f, o->values[code[i]].items[k], ACCESS_READ);
+            const char *path = o->values[code[i]].items[k];
+            struct stat st;
+            if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+                allow(f, path, ACCESS_READ);
+            else if (stat(path, &st) == 0)
+                allow_folder_of(f, path, ACCESS_READ); /* libraries beside it */
         }
     if (runtime != NULL)
         allow_folder_of(f, runtime, ACCESS_READ);

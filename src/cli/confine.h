@@ -22,7 +22,7 @@
 struct options;
 struct sockets;
 
-/* Whom --user names: E_INVALID when there is nobody of that name, E_PERMISSION when this process may not
+/* Whom --user names: E_INVALID when that is no name, E_NOT_FOUND when nobody has it, E_PERMISSION when this process may not
  * become another. No-op without --user, and for one who is that user already. */
 MUST_USE enum err_code confine_user(const struct options *options, struct err *err);
 /* The rest of it, as --confine says: `require` fails where the kernel cannot; `auto` does what it can. */

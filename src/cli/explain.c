@@ -265,7 +265,7 @@ static enum err_code load_path(const struct options *o, const char *path, struct
 
 /* -- from a server ----------------------------------------------------------------------------- */
 
-static enum err_code ask_server(const struct options *o, const char *name, struct text *json,
+static enum err_code ask_for(const struct options *o, const char *name, struct text *json,
                                 bool *ret_all_ready, struct err *err)
 {
     CLEANUP(client_free) struct client *client = NULL;
@@ -331,7 +331,7 @@ int verb_explain(const struct options *options)
     text_init(&json, PRINT_BYTES_MAX);
     text_init(&out, PRINT_BYTES_MAX);
     enum err_code code = is_path(what) ? load_path(options, what, &json, &is_ready, &err)
-                                       : ask_server(options, what, &json, &is_ready, &err);
+                                       : ask_for(options, what, &json, &is_ready, &err);
     if (code == OK && options_flag(options, OPT_JSON))
         text_slice_put(&out, text_slice(&json));
     else if (code == OK)
@@ -340,6 +340,7 @@ int verb_explain(const struct options *options)
     text_deinit(&out);
     text_deinit(&json);
     if (code != OK)
-        return print_failure(EXIT_FAILED, err.text);
+        return print_failure(code == E_INVALID && !is_path(what) ? EXIT_USAGE : EXIT_FAILED,
+                             err.text);
     return is_ready && was_whole ? EXIT_OK : EXIT_FAILED;
 }

@@ -239,6 +239,6 @@ int verb_models(const struct options *options)
     bool was_whole = print_out(STDOUT_FILENO, &out);
     text_deinit(&out);
     if (code != OK)
-        return print_failure(EXIT_FAILED, err.text);
+        return print_failure(code == E_INVALID ? EXIT_USAGE : EXIT_FAILED, err.text);
     return !is_yes ? EXIT_NO : was_whole ? EXIT_OK : EXIT_FAILED;
 }

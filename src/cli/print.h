@@ -11,6 +11,9 @@
 #include "base/text.h"
 #include "model/signature.h"
 
+/* Of every verb. EXIT_USAGE: other words on the command line are needed (a verb, an option, a value that
+ * none can have), which nothing had to be opened or asked for to know. What a file, a variable, a server or
+ * the machine has wrong is EXIT_FAILED: the same words may do when that is put right. */
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_NO = 3 };
 
 /* The descriptor is a terminal, and NO_COLOR and TERM=dumb do not say otherwise. */

@@ -39,6 +39,7 @@ struct top {
     struct termios before;
     struct text out;
     enum top_sort sort;
+    bool is_open; /* what the command line says has done */
     bool is_live, has_screen, is_paused, shows_help, is_over;
     char note[ERR_TEXT_MAX]; /* why nothing is new; empty: it is */
     struct err err;
@@ -324,19 +325,22 @@ static enum err_code open_top(struct top *top, struct err *err)
         .backoff_max_ns = 1,
         .limits = { .body_bytes_max = METRICS_BYTES_MAX },
     };
-    char where[ERR_TEXT_MAX];
 
+    TRY(ask_server(top->o, err));
     TRY(ask_authorization(&settings.authorization, top->o, err));
     TRY(ask_tls(&settings.tls, top->o, err));
     TRY(loop_new(&top->loop, env_real(), 0, err));
-    if (client_pool_new(&top->pool, top->loop, &settings, err) != OK)
-        return err_wrap(err, "%s", options_origin(top->o, OPT_SERVER, where, sizeof where));
+    if (client_pool_new(&top->pool, top->loop, &settings, err) != OK) {
+        err->code = E_PRECONDITION; /* certificates: they say which */
+        return err->code;
+    }
     return top->is_live ? watch_terminal(top, err) : OK;
 }
 
 static enum err_code run_top(struct top *top, struct err *err)
 {
     TRY(open_top(top, err));
+    top->is_open = true;
     if (top->is_live) {
         screen_take(top);
         show(top);
@@ -380,5 +384,7 @@ int verb_top(const struct options *options)
     text_init(&top.out, SCREEN_BYTES_MAX);
     enum err_code code = run_top(&top, &err);
     close_top(&top);
-    return code == OK ? EXIT_OK : print_failure(EXIT_FAILED, err.text);
+    if (code == OK)
+        return EXIT_OK;
+    return print_failure(code == E_INVALID && !top.is_open ? EXIT_USAGE : EXIT_FAILED, err.text);
 }

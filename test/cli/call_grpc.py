@@ -72,6 +72,27 @@ def values_from_files_and_standard_input():
         equal(call(server, "spam", "--grpc", "-d", "-", stdin=b'{"text": "You won a prize"}'), rest)
 
 
+@cases({"list": ("1,2", '[{"OUT":1.0},{"OUT":2.0}]'), "spaces": (" 1 , -2.5e3 ", '[{"OUT":1.0},{"OUT":-2500.0}]'), "json": ("[1,2]", '[{"OUT":1.0},{"OUT":2.0}]'), "one": ("1", '{"OUT":1.0}')})
+def rows_of_one_value(value, expected):
+    """A model without a description of its own, of rows of a number: 1,2 is two of them, over both."""
+    config = b"""backend: "echo"
+input { name: "IN" data_type: TYPE_FP32 dims: [ -1 ] }
+output { name: "OUT" data_type: TYPE_FP32 dims: [ -1 ] }
+"""
+    with models({"m/config.pbtxt": config}) as folder, Server(folder) as server:
+        for how in ([], ["--grpc"]):
+            status, out, err = call(server, *how, "m", "--IN", value, "--json")
+            equal((status, out.strip()), (0, expected), "%s: %s" % (how, err))
+
+
+@case
+def what_is_no_number_is_named():
+    with models({"m/config.pbtxt": ECHO}) as folder, Server(folder) as server:
+        status, _, err = call(server, "--grpc", "m", "--x", "1,2x")
+        equal(status, 1, err)
+        check("2x is no" in err, "%s", err)
+
+
 @case
 def whole_numbers_of_64_bits_stay_numbers():
     with models({"m/config.pbtxt": ECHO}) as folder, Server(folder) as server:
@@ -141,8 +162,8 @@ def calls_a_method(arguments, expected):
     "given_twice": (["iris", "--sepal_length", "1", "--sepal-length", "2"], 2, "is given twice"),
     "out_of_range": (["iris", "--sepal_length", "510", "--sepal_width", "1", "--petal_length", "1", "--petal_width", "1"], 1,
                      "INVALID_ARGUMENT: sepal_length is 510; it must be between 0 and 30 cm"),
-    "wrong_type": (["spam", "-d", '{"text": 5}'], 2, "text (byte"),
-    "no_json": (["spam", "-d", "nope"], 2, "the body is not JSON (byte 0"),
+    "wrong_type": (["spam", "-d", '{"text": 5}'], 1, "text (byte"),
+    "no_json": (["spam", "-d", "nope"], 1, "the body is not JSON (byte 0"),
     "unknown_version": (["spam", "--text", "x", "--model-version", "9"], 1, "NOT_FOUND"),
     "unknown_method": (["inference.GRPCInferenceService/ServerLiv"], 1, "did you mean ServerLive?"),
     "unknown_service": (["inference.Nope/ServerLive"], 1, "no symbol 'inference.Nope'"),

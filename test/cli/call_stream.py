@@ -100,9 +100,9 @@ def any_method_that_streams():
 
 
 @cases({
-    "bad_line": (("same", "--stream"), '{"text": "a"}\n{"text": \n', 2, "line 2"),
+    "bad_line": (("same", "--stream"), '{"text": "a"}\n{"text": \n', 1, "line 2"),
     "no_such_model": (("nope", "--stream"), "{}\n", 1, "nope"),
-    "no_such_field": (("same", "--stream"), '{"txt": "a"}\n', 2, "txt"),
+    "no_such_field": (("same", "--stream"), '{"txt": "a"}\n', 1, "txt"),
     "model_fails": (("fails", "--stream", "--text", "a"), "", 1, "this one fails"),
     "with_chat": (("same", "--stream", "--chat"), "", 2, "--chat"),
     "with_wire": (("same", "--stream", "--wire"), "", 2, "--wire"),

@@ -312,8 +312,8 @@ def serving_as_root_is_said():
 
 
 @cases({
-    "nobody_of_that_name": ("no-such-user", 2, "there is no user 'no-such-user'"),
-    "no_such_group": ("nobody:no-such-group", 2, "there is no group 'no-such-group'"),
+    "nobody_of_that_name": ("no-such-user", 1, "there is no user 'no-such-user'"),
+    "no_such_group": ("nobody:no-such-group", 1, "there is no group 'no-such-group'"),
     "no_name": (":daemon", 2, "':daemon' is no NAME or NAME:GROUP"),
     "a_number_without_a_group": ("1234", 2, "user 1234 has no name, so no group: say 1234:GROUP"),
     "root": ("root", 2, "'root' is root, which is to be given up"),

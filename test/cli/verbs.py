@@ -48,7 +48,7 @@ def run(*arguments, env=None, stdin=None, seconds=60, cwd=None):
     "version_with_argument": (["version", "x"], 2, "", "version takes no argument"),
     "no_server": (["models", "--server", "http://127.0.0.1:1"], 1, "", "nobody listens on 127.0.0.1:1: start `penstock serve`"),
     "no_socket": (["models", "--server", "unix:/nowhere/x"], 1, "", "nobody listens on unix:/nowhere/x"),
-    "bad_server": (["models", "--server", "ftp//x y"], 1, "", "--server: "),
+    "bad_server": (["models", "--server", "ftp//x y"], 2, "", "--server: "),
     "https": (["models", "--server", "https://127.0.0.1:1"], 1, "", "nobody listens"),
 })
 def ends_as_it_should(arguments, expected, out_part, err_part):
@@ -58,6 +58,73 @@ def ends_as_it_should(arguments, expected, out_part, err_part):
     check(err_part in err, "%r", err)
     check(expected == 0 or (err.startswith("penstock: ") and len(err.splitlines()) == 1), "%r", err)
     check("\x1b" not in out + err, "no colours into a pipe")
+
+
+# Words that none can mean are 2. What a file, a variable, a server or this machine has wrong is 1: the same words may do another time.
+SERVE = ["serve", "m", "--listen", "127.0.0.1:0"]
+CALL = ["call", "fast", "--x", "1,2,3,4"]
+TLS = ["--server", "https://127.0.0.1:1"]
+STATUSES = {
+    2: [["serve"], [*SERVE, "--max-body", "lots"], ["serve", "m", "--listen", "x:y:z"], [*SERVE, "--tls", "wrong"], [*SERVE, "--tls-client-ca", "wrong"],
+        [*SERVE, "--node-name", "a b"], [*SERVE, "--user", ":x"], [*SERVE, "--admin", "--access", "wrong"], [*SERVE, "--backend-plugin", "x.so"],
+        ["call", "a", "b"], [*CALL, "--metadata", "a=b"], [*CALL, "--server", "no://"], [*CALL, "--nothing", "1", "--server", "URL"],
+        [*CALL, "--grpc", "--nothing", "1", "--server", "URL"], ["call", "fast", "--server", "URL"], ["call", "fast", "-d", "-", "--x", "1", "--server", "URL"],
+        [*CALL, "--key", "a b"], ["models", "--server", "no://"], ["models", "--key", "a b"], ["models", "--nothing"],
+        ["explain", "fast", "--server", "no://"], ["explain", "a", "b"], ["top", "--once", "--server", "no://"], ["top", "x"], ["key"], ["version", "--json", "x"]],
+    1: [[*SERVE, "--config", "missing"], [*SERVE, "--config", "wrong"], [*SERVE, "--config", "key.yaml"], [*SERVE, "--config", "value.yaml"], ["serve", "missing"],
+        [*SERVE, "--tls", "missing,missing"], [*SERVE, "--tls", "wrong,wrong"], [*SERVE, "--access", "missing"], [*SERVE, "--access", "wrong"],
+        [*SERVE, "--access-log", "missing/log"], [*SERVE, "--user", "no-such-user"], [*SERVE, "--exit-on-error", "wrong.onnx"], ["serve", "m", "--listen", "TAKEN"],
+        ["PENSTOCK_MAX_BODY=lots", *SERVE], ["PENSTOCK_NODE_NAME=a b", *SERVE], ["PENSTOCK_TLS=wrong", *SERVE],
+        ["PENSTOCK_SERVER=no://", *CALL], ["PENSTOCK_KEY=a b", *CALL], [*CALL, "--key", "@missing"], [*CALL, "--key", "@wrong"],
+        [*CALL, *TLS, "--cacert", "missing"], [*CALL, *TLS, "--cacert", "wrong"], [*CALL, *TLS, "--cert", "missing"], [*CALL, *TLS, "--cert", "wrong,wrong"],
+        [*CALL, "--server", "http://127.0.0.1:1"], ["call", "fast", "--x", "@missing", "--server", "URL"], ["call", "fast", "-d", "@missing", "--server", "URL"],
+        ["call", "fast", "-d", "@wrong", "--server", "URL"], ["call", "fast", "-d", "{", "--server", "URL"], ["call", "fast", "--x", "a", "--server", "URL"],
+        ["call", "none", "--x", "1", "--server", "URL"], ["call", "fast", "--upload", "missing", "--server", "URL"],
+        ["call", "--grpc", "fast", "--x", "@missing", "--server", "URL"], ["call", "--grpc", "fast", "-d", "@missing", "--server", "URL"],
+        ["call", "--grpc", "fast", "-d", "@wrong", "--server", "URL"], ["call", "--grpc", "fast", "-d", "{", "--server", "URL"],
+        ["call", "--grpc", "fast", "--x", "a", "--server", "URL"], ["call", "--grpc", "none", "--x", "1", "--server", "URL"],
+        *([*verb, *TLS, "--cacert", file] for verb in (["models"], ["explain", "fast"], ["top", "--once"]) for file in ("missing", "wrong")),
+        *(["PENSTOCK_SERVER=no://", *verb] for verb in (["models"], ["explain", "fast"], ["top", "--once"])),
+        *([*verb, "--server", "http://127.0.0.1:1"] for verb in (["models"], ["models", "--ready"], ["explain", "fast"], ["top", "--once"])),
+        *([*verb, "--config", "missing"] for verb in (["models"], ["explain", "fast"], ["top", "--once"], ["key", "a"], ["version"])),
+        ["models", "none", "--server", "URL"], ["explain", "none", "--server", "URL"], ["explain", "./missing"], ["explain", "./wrong.onnx"]],
+    3: [["models", "--ready", "none", "--server", "URL"]],
+    0: [["models", "--ready", "--server", "URL"], [*CALL, "--server", "URL"], [*CALL, "--grpc", "--server", "URL"], ["explain", "fast", "--server", "URL"],
+        ["top", "--once", "--server", "URL"]],
+}
+
+
+@cases({str(status): (status, rows) for status, rows in STATUSES.items()})
+def exit_status_of_every_verb(status, rows):
+    with models({"fast/config.pbtxt": ECHO}) as folder, tempfile.TemporaryDirectory() as where, Server(folder) as server:
+        for name, text in (("wrong", "no such thing\n"), ("wrong.onnx", "no such thing\n"), ("key.yaml", "no-such: 1\n"), ("value.yaml", "max-body: lots\n")):
+            with open(os.path.join(where, name), "w") as file:
+                file.write(text)
+        os.symlink(folder, os.path.join(where, "m"))
+        for row in rows:
+            words = [{"URL": server.url, "TAKEN": server.address}.get(word, word) for word in row]
+            env = dict([words.pop(0).split("=", 1)]) if words[0].startswith("PENSTOCK_") else {}
+            found, out, err = run(*words, env=env, cwd=where)
+            equal(found, status, "%s: %s" % (" ".join(row), err))
+            if status in (1, 2) and "./wrong.onnx" not in row:
+                last = err.splitlines()[-1]
+                check(out == "" and last.startswith("penstock: ") and "\\x0a" not in last, "%s: %r %r", row, out, err)
+
+
+@case
+def a_page_is_not_shown():
+    """What answers with HTML is no penstock: the page is not told, nor a line's end as it is escaped."""
+    import http.server
+    import threading
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
+        other.RequestHandlerClass.log_message = lambda *_: None
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = "http://127.0.0.1:%d" % other.server_port
+        for words in (["top", "--once"], ["models"], ["explain", "fast"], ["call", "fast", "-d", "{}"]):
+            status, out, err = run(*words, "--server", url)
+            equal((status, out), (1, ""))
+            check("and a page: is it a penstock?" in err and "<" not in err and "\\x0a" not in err, "%s: %s", words, err)
+        other.shutdown()
 
 
 @case
