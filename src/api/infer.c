@@ -43,6 +43,7 @@ static void drop(struct infer *infer)
     struct exchange *x = infer->x;
 
     infer->has_ended = true;
+    engine_unwait(infer->api->engine, x->loop, &infer->waiter);
     infer_stream_deinit(infer);
     request_discard(&infer->request);
     model_unref(&infer->model);
@@ -128,12 +129,24 @@ static HOT void answer(struct infer *infer, const struct err *err)
         infer_fail(infer, &failed);
 }
 
+/* Its share of the loop's time was charged with what is usual. */
+static void settle(struct infer *infer)
+{
+    const uint64_t *ns = infer->request->stage_ns;
+
+    if (UNLIKELY(infer->waiter.waited_ns != 0))
+        engine_settle(infer->api->engine, infer->x->loop, &infer->waiter,
+                      ns[STAGE_DECODE] + ns[STAGE_INPUT] + ns[STAGE_RUN] + ns[STAGE_OUTPUT] +
+                          ns[STAGE_ENCODE]);
+}
+
 static HOT void on_end(struct request *request, const struct err *err)
 {
     struct infer *infer = request->user;
 
     answer(infer, err);
     note_request(infer->x, request, infer->body_ns, err->code);
+    settle(infer);
 }
 
 void infer_free(struct infer *infer)
@@ -218,6 +231,7 @@ static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline
     request->deadline_ns = deadline_ns;
     request->caller = x->caller;
     request->trace = &x->trace;
+    request->waited_ns = infer->waiter.waited_ns;
     if (UNLIKELY(infer->table->decode(infer, body, &err) != OK)) {
         fail(infer, &err);
         return;
@@ -328,7 +342,7 @@ static enum err_code check_timeout(const struct infer *infer, struct err *err)
                    SLICE_ARG(slice_first(value, 40)));
 }
 
-/* Before what is costly: is it worth going on? */
+/* Before what is costly: is it worth going on? With infer->waiter.is_waiting not now. */
 static enum err_code ask(struct infer *infer, uint64_t deadline_ns, uint64_t body_bytes,
                          struct err *err)
 {
@@ -338,7 +352,27 @@ static enum err_code ask(struct infer *infer, uint64_t deadline_ns, uint64_t bod
                                         .deadline_ns = deadline_ns,
                                         .body_bytes = body_bytes };
 
-    return engine_ask(infer->api->engine, &question, err);
+    return engine_ask(infer->api->engine, &question, &infer->waiter, err);
+}
+
+static void collect(struct infer *infer)
+{
+    exchange_collect(infer->x,
+                     (struct collect_limits){ .bytes_max = infer->api->body_bytes_max,
+                                              .option = "--max-body",
+                                              .align_at = infer->body_align },
+                     on_body);
+}
+
+/* The loop has time for its body now, or never. */
+static void on_turn(struct engine_waiter *waiter, const struct err *err)
+{
+    struct infer *infer = CONTAINER_OF(waiter, struct infer, waiter);
+
+    if (UNLIKELY(err != NULL))
+        fail(infer, err);
+    else
+        collect(infer);
 }
 
 void infer_begin(struct exchange *x, const struct route_match *match,
@@ -358,6 +392,7 @@ void infer_begin(struct exchange *x, const struct route_match *match,
     infer->match = match;
     infer->table = table;
     infer->task.run = on_task;
+    infer->waiter.on_turn = on_turn;
     x->user = &infer_user;
     x->user_data = infer;
     read_headers(infer);
@@ -371,11 +406,8 @@ void infer_begin(struct exchange *x, const struct route_match *match,
         return;
     }
     infer->match = NULL;
-    exchange_collect(x,
-                     (struct collect_limits){ .bytes_max = infer->api->body_bytes_max,
-                                              .option = "--max-body",
-                                              .align_at = infer->body_align },
-                     on_body);
+    if (LIKELY(!infer->waiter.is_waiting))
+        collect(infer);
 }
 
 /* -- the call's side -------------------------------------------------------------------------- */
@@ -413,6 +445,18 @@ static enum err_code find_model(struct infer *infer, struct slice name, struct s
     return infer->table->begin != NULL ? infer->table->begin(infer, err) : OK;
 }
 
+/* The same for a message that lies here whole. */
+static void on_turn_of_call(struct engine_waiter *waiter, const struct err *err)
+{
+    struct infer *infer = CONTAINER_OF(waiter, struct infer, waiter);
+
+    infer->body_ns = now_ns(infer);
+    if (UNLIKELY(err != NULL))
+        fail(infer, err);
+    else
+        submit(infer, infer->message, infer->call->deadline_ns);
+}
+
 static HOT void on_half_close(struct call *call)
 {
     struct infer *infer = call->user_data;
@@ -438,7 +482,8 @@ static HOT void on_half_close(struct call *call)
         fail(infer, &err);
         return;
     }
-    submit(infer, infer->message, call->deadline_ns);
+    if (LIKELY(!infer->waiter.is_waiting))
+        submit(infer, infer->message, call->deadline_ns);
 }
 
 static const struct call_user infer_call_user = {
@@ -465,6 +510,7 @@ void infer_begin_call(struct call *call, const struct api *api, const struct inf
     infer->api = api;
     infer->table = table;
     infer->task.run = on_task;
+    infer->waiter.on_turn = on_turn_of_call;
     call->user = &infer_call_user;
     call->user_data = infer;
     if (UNLIKELY(table->is_stream && infer_stream(infer, EVENTS_SSE, &err) != OK) ||

@@ -107,6 +107,7 @@ struct infer {
      * is run and answered by itself, in order. 0: they are one question. */
     uint64_t rows_apart;
     struct infer_rows *rows; /* then, once submitted */
+    struct engine_waiter waiter; /* for the loop's time, before the body is read */
     bool is_submitted, has_ended, has_message;
     bool must_cancel;      /* ended for its caller, and the engine is to be told by `task` */
     struct loop_task task; /* at the end of the turn: cancels, or gives a stream credit */

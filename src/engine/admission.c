@@ -87,8 +87,15 @@ void admission_ran(struct admission *a, uint64_t run_ns, uint64_t now_ns)
 
 void admission_took(struct admission *a, uint64_t now_ns, bool others_wait)
 {
-    if (a->took_ns != 0 && now_ns >= a->took_ns) {
-        uint64_t sample = now_ns - a->took_ns;
+    admission_worked(a, now_ns, 1, others_wait);
+}
+
+void admission_worked(struct admission *a, uint64_t now_ns, uint32_t count, bool others_wait)
+{
+    if (a->took_ns != 0 && count == 0 && others_wait)
+        return; /* the next sample is the longer */
+    if (a->took_ns != 0 && count != 0 && now_ns >= a->took_ns) {
+        uint64_t sample = (now_ns - a->took_ns) / count;
         a->drain_ns = a->drain_ns == 0
                           ? sample
                           : a->drain_ns - a->drain_ns / DRAIN_SHARE + sample / DRAIN_SHARE;
@@ -138,11 +145,11 @@ uint64_t admission_limit_ns(const struct admission *a, uint32_t instances)
     return a->is_standing ? target_of(a, drain) : limit_of(a, drain);
 }
 
-/* A second has passed: was it still too much? */
+/* A second has passed: was it still too much? When two have, nobody asked in one of them. */
 static void count(struct admission *a, uint64_t now_ns)
 {
     if (now_ns - a->window_ns >= WINDOW_NS) {
-        if (a->is_standing && (uint64_t)a->refused * REFUSED_FEW <= a->asked)
+        if ((uint64_t)a->refused * REFUSED_FEW <= a->asked || now_ns - a->window_ns >= 2 * WINDOW_NS)
             a->is_standing = false;
         a->window_ns = now_ns;
         a->asked = a->refused = 0;

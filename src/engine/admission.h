@@ -49,6 +49,8 @@ void admission_init(struct admission *a, uint64_t delay_ns);
 void admission_ran(struct admission *a, uint64_t run_ns, uint64_t now_ns);
 /* One left the queue to be run, and others wait still or do not. */
 void admission_took(struct admission *a, uint64_t now_ns, bool others_wait);
+/* `count` have left and were worked off since this was called last. */
+void admission_worked(struct admission *a, uint64_t now_ns, uint32_t count, bool others_wait);
 
 /* How long `ahead` of them take to leave, where so many instances run. */
 uint64_t admission_wait_ns(const struct admission *a, uint64_t ahead, uint32_t instances);

@@ -78,7 +78,7 @@ enum err_code engine_new(struct engine **ret, struct env *env,
     else
         memset(engine->loops, 0, engine->loops_count * sizeof *engine->loops);
     for (uint32_t i = 0; engine->loops != NULL && i < engine->loops_count; i++)
-        admission_init(&engine->loops[i].admission, settings->queue_delay_ns);
+        loop_line_init(engine, &engine->loops[i]);
     if (code == OK)
         code = env->worker_start(env, &engine->reaper, "reaper", reaper_main, engine, err);
     if (code != OK) {
@@ -100,6 +100,8 @@ void engine_free(struct engine **slot)
     atomic_store(&engine->reaper_stops, true);
     engine->env->worker_wake(engine->env, engine->reaper);
     engine->env->worker_join(engine->env, &engine->reaper);
+    for (uint32_t i = 0; i < engine->loops_count; i++)
+        line_deinit(&engine->loops[i].line);
     for (uint32_t i = 0; i < engine->loops_count; i++)
         for (uint32_t j = 0; j < engine->loops[i].arenas_count; j++)
             arena_free(&engine->loops[i].arenas[j]);
@@ -150,6 +152,8 @@ void engine_counts(const struct engine *engine, struct engine_counts *ret)
         const struct engine_loop *l = &engine->loops[i];
         ret->sessions_total += atomic_load_explicit(&l->sessions_total, memory_order_relaxed);
         ret->pieces_refused += atomic_load_explicit(&l->pieces_refused, memory_order_relaxed);
+        ret->loops_waiting += atomic_load_explicit(&l->waiting, memory_order_relaxed);
+        ret->loops_overloaded += atomic_load_explicit(&l->is_overloaded, memory_order_relaxed);
     }
 }
 

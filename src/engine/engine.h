@@ -6,6 +6,7 @@
 #define ENGINE_ENGINE_H
 
 #include "base/err.h"
+#include "engine/line.h"
 #include "engine/model.h"
 #include "engine/request.h"
 
@@ -55,10 +56,27 @@ struct engine_question {
     uint64_t deadline_ns;  /* UINT64_MAX: none */
     uint64_t body_bytes;   /* as far as known */
 };
+/* One that waits for its loop to have time for it (line.h); lies in its owner's memory. */
+struct engine_waiter {
+    struct line_entry place;
+    struct model *model; /* borrowed */
+    bool is_waiting;     /* since engine_ask, until on_turn or engine_unwait */
+    uint64_t waited_ns;  /* set before on_turn */
+    /* Go on; or err says why not, which is counted already. At the end of a turn, never from within a call. */
+    void (*on_turn)(struct engine_waiter *waiter, const struct err *err);
+};
 /* Loop thread: is it worth reading on? Nothing is kept for it, and engine_submit may still say no; what it
- * says no to here cost a head. Counted like all refusals. Where nothing is overloaded this is two loads. */
+ * says no to here cost a head. Counted like all refusals. Where nothing is overloaded this is a few loads.
+ * OK with waiter->is_waiting: not now, but on_turn will come. waiter NULL: it does not wait, whoever else
+ * does. */
 enum err_code engine_ask(struct engine *engine, const struct engine_question *question,
-                         struct err *err);
+                         struct engine_waiter *waiter, struct err *err);
+/* It has left; no-op when it does not wait. */
+void engine_unwait(struct engine *engine, struct loop *loop, struct engine_waiter *waiter);
+/* One that has waited had its turn, and was so long at work: its tenant's share is charged with that. No-op for
+ * who did not wait. */
+void engine_settle(struct engine *engine, struct loop *loop, struct engine_waiter *waiter,
+                   uint64_t worked_ns);
 
 /* Who is told when a model's queue is high (80 % of queue_max wait, or one was refused) and when half of
  * that or less does again. Any thread, no lock held; `change` grows with each of a model's, as two may
@@ -84,6 +102,8 @@ struct engine_counts {
     uint64_t sessions_open, sessions_total;
     uint64_t sessions_refused; /* --sessions-max was reached */
     uint64_t pieces_refused;   /* a caller pushed more than its credit: --stream-pieces-max */
+    uint64_t loops_waiting;    /* requests that wait for the loop that read them */
+    uint64_t loops_overloaded; /* loops that hold their lines short */
 };
 void engine_counts(const struct engine *engine, struct engine_counts *ret);
 

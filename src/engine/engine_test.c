@@ -622,10 +622,10 @@ static void ask_and_submit(void)
                                         .deadline_ns = UINT64_MAX };
     struct err err = { 0 };
 
-    check(engine_ask(stage.engine, &question, &err) == OK, "an idle model: %s", err.text);
+    check(engine_ask(stage.engine, &question, NULL, &err) == OK, "an idle model: %s", err.text);
     for (unsigned i = 0; i < 5; i++)
         engine_submit(calls[i].request);
-    check(engine_ask(stage.engine, &question, &err) == E_EXHAUSTED && err.retry_after_ms > 0 &&
+    check(engine_ask(stage.engine, &question, NULL, &err) == E_EXHAUSTED && err.retry_after_ms > 0 &&
               strstr(err.text, "Exceeds maximum queue size") != NULL,
           "a full one: %s", err.text);
     check(timer_start(stage.loop, &go_timer, loop_now_ns(stage.loop) + 20 * NS_PER_MS, NULL) == OK,
@@ -645,6 +645,97 @@ TEST(a_full_queue_is_known_before_a_body_is_read)
     model_execution(stage.model, &now);
     check(now.run_ns > 0 && now.queued == 0 && !now.is_overloaded, "facts");
     for (unsigned i = 0; i < 5; i++)
+        call_drop(&calls[i]);
+    stage_down();
+}
+
+/* -- waiting for the loop ------------------------------------------------------------------------ */
+
+struct waits {
+    struct engine_waiter waiter; /* first */
+    unsigned turns;
+    struct err err;
+    struct call *call; /* submitted when its turn has come */
+};
+
+static struct waits waits[4];
+
+static void on_turn(struct engine_waiter *waiter, const struct err *err)
+{
+    struct waits *w = (struct waits *)waiter;
+
+    check(!waiter->is_waiting && loop_is_mine(stage.loop), "on the loop");
+    w->turns++;
+    if (err != NULL)
+        w->err = *err;
+    else
+        engine_submit(w->call->request);
+}
+
+static enum err_code ask_to_wait(struct waits *w, uint64_t deadline_ns, struct err *err)
+{
+    struct engine_question question = { .model = stage.model,
+                                        .loop = stage.loop,
+                                        .deadline_ns = deadline_ns };
+
+    w->waiter.on_turn = on_turn;
+    return engine_ask(stage.engine, &question, &w->waiter, err);
+}
+
+static void ask_a_busy_loop(void)
+{
+    struct err err = { 0 };
+
+    check(ask_to_wait(&waits[0], UINT64_MAX, &err) == OK && !waits[0].waiter.is_waiting,
+          "there is time: it need not wait");
+    atomic_store(&slow_ns, loop_now_ns(stage.loop) + 2 * LINE_TURN_NS);
+    engine_submit(calls[0].request);
+    for (unsigned i = 0; i < 3; i++)
+        check(ask_to_wait(&waits[i], i == 2 ? atomic_load(&slow_ns) + NS_PER_MS : UINT64_MAX, &err) == OK &&
+                  waits[i].waiter.is_waiting,
+              "%u: %s", i, err.text);
+    check(ask_to_wait(&waits[3], UINT64_MAX, &err) == E_EXHAUSTED && !waits[3].waiter.is_waiting &&
+              err.retry_after_ms > 0 && strstr(err.text, "Exceeds maximum queue size: 3") != NULL,
+          "no place: %s", err.text);
+    engine_unwait(stage.engine, stage.loop, &waits[1].waiter);
+    engine_unwait(stage.engine, stage.loop, &waits[1].waiter);
+    check(ask_to_wait(&waits[3], UINT64_MAX, &err) == OK && waits[3].waiter.is_waiting, "one has left");
+    check(waits[0].turns == 0, "nobody is called from within a question");
+    atomic_fetch_add(&slow_ns, 5 * NS_PER_MS);
+}
+
+TEST(a_loop_that_is_behind_lets_in_one_after_the_other)
+{
+    struct engine_counts counts;
+    struct model_stats sum = { 0 };
+
+    memset(waits, 0, sizeof waits);
+    slow_env = *env_real();
+    slow_env.mono_ns = slow_mono;
+    atomic_store(&slow_ns, env_real()->mono_ns(env_real()));
+    if (!stage_up_in(&slow_env, plain, PENSTOCK_BACKEND_RUNS_INLINE, EXECUTION_INLINE))
+        return;
+    for (unsigned i = 0; i < 3; i++)
+        call_make(&calls[i], NULL, 1);
+    waits[0].call = &calls[1];
+    waits[3].call = &calls[2];
+    stage_run(ask_a_busy_loop);
+    for (unsigned i = 0; i < 3; i++)
+        check(calls[i].err.code == OK && calls[i].responses == 1, "%u: %s", i, calls[i].err.text);
+    check(waits[0].turns == 1 && waits[0].waiter.waited_ns >= 5 * NS_PER_MS, "the first");
+    check(waits[1].turns == 0, "who left hears nothing");
+    check(waits[2].turns == 1 && waits[2].err.code == E_DEADLINE, "its time was over: %s",
+          waits[2].err.text);
+    check(waits[3].turns == 1 && waits[3].err.code == OK, "the last");
+    model_stats(stage.model, &sum);
+    check(sum.refused[REFUSAL_FULL] == 1 && sum.refused[REFUSAL_LATE] == 1 &&
+              sum.failures[FAIL_REJECTED] == 2 && sum.runs_inline >= 3,
+          "counted");
+    engine_settle(stage.engine, stage.loop, &waits[0].waiter, NS_PER_MS);
+    engine_settle(stage.engine, stage.loop, &waits[1].waiter, NS_PER_MS);
+    engine_counts(stage.engine, &counts);
+    check(counts.loops_waiting == 0 && counts.loops_overloaded == 0, "nobody waits");
+    for (unsigned i = 0; i < 3; i++)
         call_drop(&calls[i]);
     stage_down();
 }

@@ -568,7 +568,7 @@ void instance_account(struct instance *instance, struct request_private *p,
         p->input_end_ns = p->begun_ns;
     if (!batch->marked_end)
         p->run_end_ns = p->ended_ns;
-    p->pub.stage_ns[STAGE_QUEUE] = p->begun_ns - p->submitted_ns;
+    p->pub.stage_ns[STAGE_QUEUE] = p->pub.waited_ns + p->begun_ns - p->submitted_ns;
     p->pub.stage_ns[STAGE_INPUT] = p->input_end_ns - p->begun_ns;
     p->pub.stage_ns[STAGE_RUN] = p->run_end_ns - p->input_end_ns;
     p->pub.stage_ns[STAGE_OUTPUT] = p->ended_ns - p->run_end_ns;

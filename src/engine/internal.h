@@ -9,6 +9,7 @@
 #include "base/list.h"
 #include "engine/admission.h"
 #include "engine/engine.h"
+#include "engine/line.h"
 #include "engine/policy.h"
 #include "engine/queue.h"
 #include "io/env.h"
@@ -30,9 +31,12 @@ struct engine_loop {
     _Alignas(64) struct arena *arenas[ARENAS_KEPT]; /* owned */
     uint32_t arenas_count;
     _Atomic uint64_t sessions_total, pieces_refused; /* one writer: model_stat_add */
-    struct admission admission;                      /* of runs on this loop: the wait is how far it is behind */
-    atomic_bool is_behind;                           /* for metrics */
-    uint64_t turn_ns;                                /* of the turn in which one was let in last */
+    struct line line;                /* who waits for this loop: engine_waiter.place */
+    struct list displaced;           /* of those that lost their places in it, and are told at the end of the turn */
+    struct loop_task line_task;      /* lets in, as long as somebody waits */
+    struct engine *engine;
+    _Atomic uint64_t waiting;        /* for metrics */
+    _Atomic bool is_overloaded;
 };
 
 struct engine {
@@ -54,6 +58,7 @@ struct engine {
 };
 
 struct engine_loop *engine_loop_of(struct engine *engine, struct loop *loop);
+void loop_line_init(struct engine *engine, struct engine_loop *l);
 
 /* -- requests ---------------------------------------------------------------------------------- */
 
@@ -395,9 +400,6 @@ enum err_code model_enqueue(struct model *model, struct request_private *p, stru
 /* The same question before there is a request: engine_ask. */
 enum err_code model_ask(struct model *model, const struct engine_question *question,
                         enum refusal *ret_refusal, struct err *err);
-/* Loop thread: may one more run on this loop? */
-enum err_code loop_ask(struct engine *engine, const struct engine_question *question,
-                       enum refusal *ret_refusal, struct err *err);
 /* Takes the next that is worth running, ends those that are not; NULL: nobody waits. Under the mutex. */
 struct request_private *model_take(struct model *model, uint64_t now_ns);
 /* Under the mutex: a run has taken so long; its tenant is charged with that. */

@@ -227,6 +227,14 @@ void queue_settle(struct queue *queue, struct queue_entry *entry, uint64_t ran_n
                     (int64_t)MIN(ran_ns, UINT64_C(1) << 50) - (int64_t)entry->charged_ns);
 }
 
+void queue_charge(struct queue *queue, struct queue_tenant tenant, uint64_t ns)
+{
+    struct queue_flow *flow = flow_find(queue, tenant.index);
+
+    if (flow != NULL)
+        flow_charge(queue, flow, (int64_t)MIN(ns, UINT64_C(1) << 50));
+}
+
 /* -- questions ---------------------------------------------------------------------------------- */
 
 uint64_t queue_ahead(const struct queue *queue, struct queue_tenant tenant, uint32_t level)

@@ -77,6 +77,8 @@ struct queue_entry *queue_pop(struct queue *queue, uint64_t run_ns);
 void queue_remove(struct queue *queue, struct queue_entry *entry); /* one that waits */
 /* What it was charged with is set right; of one that did not run `ran_ns` is 0. Once, after queue_pop. */
 void queue_settle(struct queue *queue, struct queue_entry *entry, uint64_t ran_ns);
+/* Time that it took without waiting here; nothing is kept of a tenant that has never been here. */
+void queue_charge(struct queue *queue, struct queue_tenant tenant, uint64_t ns);
 
 /* How many of those who wait would run before a newcomer, by shares: for an estimate. */
 uint64_t queue_ahead(const struct queue *queue, struct queue_tenant tenant, uint32_t level);

@@ -19,8 +19,6 @@
 #include "engine/internal.h"
 #include "model/dtype.h"
 
-#define BEHIND_LEAST_NS NS_PER_MS
-
 static void on_deadline(struct timer *timer);
 static void on_end_msg(struct loop_msg *msg);
 static void on_first_msg(struct loop_msg *msg);
@@ -288,7 +286,7 @@ static void account(struct request_private *p)
 {
     struct request *r = &p->pub;
     struct model_stats *stats = shard_of(p);
-    uint64_t total = span(p->submitted_ns, p->ended_ns);
+    uint64_t total = r->waited_ns + span(p->submitted_ns, p->ended_ns);
 
     if (p->err.code == OK && !p->was_late && !p->is_detached) {
         size_t size = MIN(p->batch_size, (uint64_t)STAT_BATCH_SIZES - 1);
@@ -820,6 +818,7 @@ static void run_inline(struct request_private *p, struct instance *instance)
     p->pub.was_inline = true;
     instance_run(instance, p);
     p->pub.inline_ended_ns = p->ended_ns;
+    line_ran(&engine_loop_of(p->engine, p->pub.loop)->line, p->ended_ns);
     request_finish(p);
 }
 
@@ -830,79 +829,6 @@ static void default_deadline(struct request_private *p)
 
     if (ms != 0 && p->pub.deadline_ns == UINT64_MAX)
         p->pub.deadline_ns = p->submitted_ns + ms * NS_PER_MS;
-}
-
-/* -- before there is a request --------------------------------------------------------------------- */
-
-static uint64_t loop_behind_ns(const struct loop *loop, uint64_t now_ns)
-{
-    uint64_t oldest = loop_oldest_ns(loop);
-
-    return now_ns > oldest ? now_ns - oldest : 0;
-}
-
-/* What is read now has waited in the kernel, and in this turn, for about as long as the loop is behind. The
- * first run of a turn is always let in: a loop that only refuses would measure nothing. */
-enum err_code loop_ask(struct engine *engine, const struct engine_question *question,
-                       enum refusal *ret_refusal, struct err *err)
-{
-    struct engine_loop *l = &engine->loops[loop_index(question->loop)];
-    uint64_t now = env_now(engine), after_ns;
-    struct admission_question q = { .now_ns = now,
-                                    .wait_ns = loop_behind_ns(question->loop, now),
-                                    .deadline_ns = UINT64_MAX,
-                                    .begin_ns = UINT64_MAX,
-                                    .instances = 1 };
-
-    if (question->deadline_ns <= now) {
-        admission_judge(&l->admission, &q, false, &after_ns);
-        admission_was_full(&l->admission, &q);
-        *ret_refusal = REFUSAL_LATE;
-        return err_set(err, E_DEADLINE,
-                       "Request timeout expired: model '%s', before the body was read: the server is "
-                       "%.3g ms behind. Retry later, or give it more time",
-                       question->model->host.name, (double)q.wait_ns / 1e6);
-    }
-    enum admission_verdict verdict = admission_judge(&l->admission, &q, false, &after_ns);
-    atomic_store_explicit(&l->is_behind, l->admission.is_standing, memory_order_relaxed);
-    if (LIKELY(verdict == ADMISSION_FINE) || l->turn_ns != loop_now_ns(question->loop)) {
-        l->turn_ns = loop_now_ns(question->loop);
-        return OK;
-    }
-    *ret_refusal = REFUSAL_BEHIND;
-    err_set(err, E_EXHAUSTED,
-            "the server is overloaded: requests wait %.3g ms before they are read. Retry later",
-            (double)q.wait_ns / 1e6);
-    err->retry_after_ms =
-        (uint32_t)MIN(MAX(q.wait_ns / NS_PER_MS, UINT64_C(1)), (uint64_t)RETRY_MS_MAX);
-    return E_EXHAUSTED;
-}
-
-enum err_code engine_ask(struct engine *engine, const struct engine_question *question,
-                         struct err *err)
-{
-    struct model *model = question->model;
-    uint32_t loop = loop_index(question->loop);
-    enum refusal refusal = REFUSAL_NONE;
-    enum err_code code;
-
-    if (loop < model->inline_count && policy_is_inline(&model->policy, question->body_bytes)) {
-        /* Nobody has waited for longer than a turn, and that was a short one. */
-        if (LIKELY(loop_now_ns(question->loop) - loop_oldest_ns(question->loop) < BEHIND_LEAST_NS))
-            return OK;
-        code = loop_ask(engine, question, &refusal, err);
-    } else {
-        if (LIKELY(!atomic_load_explicit(&model->is_pressed, memory_order_relaxed)))
-            return OK;
-        code = model_ask(model, question, &refusal, err);
-    }
-    if (LIKELY(code == OK))
-        return OK;
-    struct model_stats *stats = &model->shards[MIN(loop, model->shards_count - 1)];
-    stat_duration_add(&stats->fail, 0);
-    model_stat_add(&stats->failures[FAIL_REJECTED], 1);
-    model_stat_add(&stats->refused[refusal], 1);
-    return code;
 }
 
 void engine_submit(struct request *request)

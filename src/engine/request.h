@@ -85,6 +85,7 @@ struct request {
     uint64_t deadline_ns;              /* loop clock; UINT64_MAX: none */
     uint64_t timeout_us;               /* Triton's queue timeout; 0: the model's */
     uint64_t priority;                 /* 0: the model's default */
+    uint64_t waited_ns;                /* for its loop, before it was submitted: engine_ask */
     struct caller *caller;             /* whose tenant it is charged to: borrowed from the exchange, which
                                           outlives it; NULL: nobody's */
     const struct trace_context *trace; /* likewise; NULL: none */

@@ -48,7 +48,7 @@ static void put_limits_below(struct text *out, const struct api *api,
                        budget == NULL ? 0 : budget_refused(budget));
 }
 
-static void put_sessions(struct text *out, const struct api *api)
+static void put_engine(struct text *out, const struct api *api)
 {
     struct engine_counts counts = { 0 };
 
@@ -59,6 +59,12 @@ static void put_sessions(struct text *out, const struct api *api)
     metrics_sample_u64(out, "penstock_sessions_open", "", counts.sessions_open);
     metrics_family(out, "penstock_sessions_total", "counter", "Such streams since the start");
     metrics_sample_u64(out, "penstock_sessions_total", "", counts.sessions_total);
+    metrics_family(out, "penstock_inline_waiting", "gauge",
+                   "Requests to models that run on the loop, and wait for it");
+    metrics_sample_u64(out, "penstock_inline_waiting", "", counts.loops_waiting);
+    metrics_family(out, "penstock_inline_overloaded", "gauge",
+                   "Loops that refuse what would wait long, as the overload lasts");
+    metrics_sample_u64(out, "penstock_inline_overloaded", "", counts.loops_overloaded);
 }
 
 /* Histograms of all loops together: of each they would be most of the page. */
@@ -107,7 +113,7 @@ static void render(void *context, struct text *out)
     metrics_family(out, "penstock_memory_kept_bytes", "gauge",
                    "Memory of large messages kept for the next ones");
     metrics_sample_u64(out, "penstock_memory_kept_bytes", "", atomic_load(&block_kept_bytes));
-    put_sessions(out, serve->settings.api);
+    put_engine(out, serve->settings.api);
     put_loops(out, serve);
     metrics_family(out, "penstock_connections_open", "gauge", "Connections open now");
     metrics_sample_u64(out, "penstock_connections_open", "", atomic_load(&serve->connections));
