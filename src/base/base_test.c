@@ -1,5 +1,6 @@
 /* base_test.c - SPDX-License-Identifier: Apache-2.0 */
 #include "base/arena.h"
+#include "base/base64.h"
 #include "base/block.h"
 #include "base/budget.h"
 #include "base/buf.h"
@@ -428,6 +429,55 @@ TEST(utf8_clauses)
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         check(utf8_step(slice_of(cases[i].text)) == cases[i].step, "case %zu", i);
+}
+
+TEST(base64_clauses)
+{
+    static const struct {
+        const char *bytes, *padded;
+    } vectors[] = {
+        /* RFC 4648 10, and both digits of which alphabets differ */
+        { "", "" },
+        { "f", "Zg==" },
+        { "fo", "Zm8=" },
+        { "foo", "Zm9v" },
+        { "foob", "Zm9vYg==" },
+        { "fooba", "Zm9vYmE=" },
+        { "foobar", "Zm9vYmFy" },
+        { "\xfb\xff\xfe", "+//+" },
+    };
+    static const struct {
+        const char *text;
+        enum base64_alphabet alphabet;
+        size_t wrong; /* SIZE_MAX: nothing is */
+    } digits[] = {
+        { "+//+", BASE64_STANDARD, SIZE_MAX }, { "-__-", BASE64_STANDARD, 0 },
+        { "-__-", BASE64_URL, SIZE_MAX },      { "A+AA", BASE64_URL, 1 },
+        { "A/-_", BASE64_ANY, SIZE_MAX },      { "AA=A", BASE64_ANY, 2 },
+        { "AAA\x7f", BASE64_ANY, 3 },          { "AAA ", BASE64_ANY, 3 },
+    };
+
+    for (size_t i = 0; i < COUNT(vectors); i++) {
+        struct slice bytes = slice_of(vectors[i].bytes), padded = slice_of(vectors[i].padded);
+        struct slice bare = base64_unpadded(padded);
+        uint8_t text[16], back[16];
+        for (int is_padded = 0; is_padded < 2; is_padded++) {
+            struct slice want = is_padded ? padded : bare;
+            size_t size = (size_t)(base64_encode(text, bytes, is_padded) - text);
+            check(size == base64_size(bytes.size, is_padded), "%s: size", vectors[i].padded);
+            check(slice_eq(slice_make(text, size), want), "%s", vectors[i].padded);
+        }
+        check(base64_decode(back, bare, BASE64_STANDARD) == bare.size &&
+                  slice_eq(slice_make(back, base64_decoded(bare.size)), bytes),
+              "%s: back", vectors[i].padded);
+    }
+    for (size_t i = 0; i < COUNT(digits); i++) {
+        uint8_t out[3];
+        struct slice text = slice_of(digits[i].text);
+        check(base64_decode(out, text, digits[i].alphabet) == MIN(digits[i].wrong, text.size), "%s",
+              digits[i].text);
+    }
+    check(base64_unpadded(slice_of("A===")).size == 2, "two at most");
 }
 
 TEST(slice_of_nothing)

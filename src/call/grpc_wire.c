@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 
+#include "base/base64.h"
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/pb.h"
@@ -193,71 +194,29 @@ struct slice grpc_bin_cut(struct slice *rest)
 
 void grpc_bin_encode(struct text *out, struct slice bytes)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const uint8_t *in = bytes.data;
-    size_t whole = bytes.size / 3, more = bytes.size % 3;
-    uint8_t *at = bytes.size == 0 ? NULL : text_room(out, 4 * whole + (more == 0 ? 0 : more + 1));
+    size_t size = base64_size(bytes.size, false);
+    uint8_t *at = size == 0 ? NULL : text_room(out, size);
 
     if (at == NULL)
         return;
-    out->size += 4 * whole + (more == 0 ? 0 : more + 1);
-    for (; whole > 0; whole--, in += 3) {
-        uint32_t group = (uint32_t)in[0] << 16 | (uint32_t)in[1] << 8 | in[2];
-        for (int shift = 18; shift >= 0; shift -= 6)
-            *at++ = (uint8_t)digits[group >> shift & 63];
-    }
-    if (more == 0)
-        return;
-    uint32_t group = (uint32_t)in[0] << 16 | (more == 2 ? (uint32_t)in[1] << 8 : 0);
-    *at++ = (uint8_t)digits[group >> 18 & 63];
-    *at++ = (uint8_t)digits[group >> 12 & 63];
-    if (more == 2)
-        *at++ = (uint8_t)digits[group >> 6 & 63];
+    base64_encode(at, bytes, false);
+    out->size += size;
 }
 
-static int base64_digit(uint8_t byte)
-{
-    if (byte >= 'A' && byte <= 'Z')
-        return byte - 'A';
-    if (byte >= 'a' && byte <= 'z')
-        return byte - 'a' + 26;
-    if (byte >= '0' && byte <= '9')
-        return byte - '0' + 52;
-    return byte == '+' ? 62 : byte == '/' ? 63 : -1;
-}
-
-/* Without the padding; SIZE_MAX when that is not as RFC 4648 4 has it. */
-static size_t unpadded_size(struct slice value)
-{
-    size_t size = value.size;
-
-    while (size > 0 && value.size - size < 2 && value.data[size - 1] == '=')
-        size--;
-    if ((size != value.size && value.size % 4 != 0) || size % 4 == 1)
-        return SIZE_MAX;
-    return size;
-}
-
+/* Padding, where there is some, is as RFC 4648 4 has it. */
 bool grpc_bin_decode(struct text *out, struct slice value)
 {
-    size_t size = unpadded_size(value);
+    struct slice digits = base64_unpadded(value);
+    size_t size = base64_decoded(digits.size);
 
-    if (size == SIZE_MAX)
+    if ((digits.size != value.size && value.size % 4 != 0) || digits.size % 4 == 1)
         return false;
-    for (size_t i = 0; i < size; i++)
-        if (base64_digit(value.data[i]) < 0)
-            return false;
-    uint8_t *at = size == 0 ? NULL : text_room(out, size / 4 * 3 + size % 4);
+    uint8_t *at = size == 0 ? NULL : text_room(out, size);
     if (at == NULL)
-        return true; /* the text says that it failed */
-    uint8_t *begin = at;
-    uint32_t bits = 0;
-    for (size_t i = 0; i < size; i++) {
-        bits = bits << 6 | (uint32_t)base64_digit(value.data[i]);
-        if (i % 4 != 0)
-            *at++ = (uint8_t)(bits >> (6 - 2 * (i % 4)));
-    }
-    out->size += (size_t)(at - begin);
+        return true; /* nothing to do, or the text says that it failed */
+    if (base64_decode(at, digits, BASE64_STANDARD) != digits.size)
+        return false;
+    out->size += size;
     return true;
 }
 

@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "base/arena.h"
+#include "base/base64.h"
 #include "base/pb.h"
 #include "base/utf8.h"
 #include "codec/number.h"
@@ -166,33 +167,7 @@ enum err_code penstock_pb_list_text(struct slice list, struct arena *arena, stru
 
 bool penstock_pb_base64(struct slice text, uint8_t *out, size_t *ret_size)
 {
-    uint32_t bits = 0, held = 0;
-    size_t size = 0;
-
-    for (int i = 0; i < 2 && text.size > 0 && text.data[text.size - 1] == '='; i++)
-        text.size--;
-    for (size_t i = 0; i < text.size; i++) {
-        uint8_t c = text.data[i];
-        uint32_t value;
-        if (c >= 'A' && c <= 'Z')
-            value = (uint32_t)(c - 'A');
-        else if (c >= 'a' && c <= 'z')
-            value = (uint32_t)(c - 'a' + 26);
-        else if (c >= '0' && c <= '9')
-            value = (uint32_t)(c - '0' + 52);
-        else if (c == '+' || c == '-')
-            value = 62;
-        else if (c == '/' || c == '_')
-            value = 63;
-        else
-            return false;
-        bits = bits << 6 | value;
-        held += 6;
-        if (held >= 8) {
-            held -= 8;
-            out[size++] = (uint8_t)(bits >> held);
-        }
-    }
-    *ret_size = size;
-    return text.size % 4 != 1;
+    text = base64_unpadded(text);
+    *ret_size = base64_decoded(text.size);
+    return base64_decode(out, text, BASE64_ANY) == text.size && text.size % 4 != 1;
 }

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/base64.h"
 #include "base/mem.h"
 #include "codec/number.h"
 
@@ -90,26 +91,13 @@ static enum err_code write_message(struct writer *w, const upb_Message *m,
 
 static void write_base64(struct text *out, struct slice bytes)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    size_t size = (bytes.size + 2) / 3 * 4;
+    size_t size = base64_size(bytes.size, true);
     uint8_t *at = text_room(out, size + 2);
 
     if (at == NULL)
         return;
-    *at++ = '"';
-    for (size_t i = 0; i < bytes.size; i += 3) {
-        size_t left = MIN(bytes.size - i, (size_t)3);
-        uint32_t bits = (uint32_t)bytes.data[i] << 16;
-        if (left > 1)
-            bits |= (uint32_t)bytes.data[i + 1] << 8;
-        if (left > 2)
-            bits |= bytes.data[i + 2];
-        *at++ = (uint8_t)digits[bits >> 18];
-        *at++ = (uint8_t)digits[bits >> 12 & 63];
-        *at++ = (uint8_t)(left > 1 ? digits[bits >> 6 & 63] : '=');
-        *at++ = (uint8_t)(left > 2 ? digits[bits & 63] : '=');
-    }
     *at = '"';
+    *base64_encode(at + 1, bytes, true) = '"';
     out->size += size + 2;
 }
 

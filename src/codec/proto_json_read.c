@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "base/arena.h"
+#include "base/base64.h"
 #include "codec/number.h"
 #include "codec/tensor_json.h"
 #include "model/nearest.h"
@@ -187,49 +188,28 @@ static enum err_code read_real(struct reader *r, bool is_float, upb_MessageValue
     return OK;
 }
 
-static int base64_digit(uint8_t c)
-{
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    if (c == '+' || c == '-') /* the standard alphabet and that for URLs */
-        return 62;
-    return c == '/' || c == '_' ? 63 : -1;
-}
-
 static enum err_code read_bytes(struct reader *r, upb_MessageValue *ret)
 {
     struct json_cursor before = r->c;
     struct slice text;
-    uint32_t bits = 0;
-    size_t size = 0, whole;
+    size_t wrong;
     uint8_t *out;
 
     TRY(read_string(r, &text));
-    whole = text.size;
-    for (int pad = 0; pad < 2 && whole > 0 && text.data[whole - 1] == '='; pad++)
-        whole--;
-    out = proto_alloc(r->arena, whole / 4 * 3 + 3);
+    text = base64_unpadded(text);
+    out = proto_alloc(r->arena, MAX(base64_decoded(text.size), (size_t)1));
     if (out == NULL)
         return no_memory(r);
-    for (size_t i = 0; i < whole; i++) {
-        int digit = base64_digit(text.data[i]);
-        if (digit < 0) {
-            r->c = before;
-            return refuse(r, "bytes are written in base64, and character %zu is none of it", i);
-        }
-        bits = bits << 6 | (uint32_t)digit;
-        if (i % 4 != 0)
-            out[size++] = (uint8_t)(bits >> (6 - 2 * (i % 4)));
+    wrong = base64_decode(out, text, BASE64_ANY);
+    if (wrong != text.size) {
+        r->c = before;
+        return refuse(r, "bytes are written in base64, and character %zu is none of it", wrong);
     }
-    if (whole % 4 == 1) {
+    if (text.size % 4 == 1) {
         r->c = before;
         return refuse(r, "bytes are written in base64, and this ends within one");
     }
-    ret->str_val = upb_StringView_FromDataAndSize((const char *)out, size);
+    ret->str_val = upb_StringView_FromDataAndSize((const char *)out, base64_decoded(text.size));
     return OK;
 }
 
