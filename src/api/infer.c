@@ -12,8 +12,20 @@
 
 #include "api/grpc.h"
 #include "api/note.h"
+#include "io/aside.h"
 
 static const struct exchange_user infer_user;
+
+/* A body that is read beside the loop. Meanwhile the arena is the job's, and who leaves is only noted. */
+struct infer_aside {
+    struct aside_job job;
+    struct infer *infer;
+    struct arena_store *store; /* the arena's, on its loop */
+    struct slice body;
+    bool has_left;
+    enum err_code code;
+    struct err err;
+};
 
 static uint64_t now_ns(const struct infer *infer)
 {
@@ -195,6 +207,10 @@ static void on_task(struct loop_task *task)
 
 void infer_leave(struct infer *infer)
 {
+    if (UNLIKELY(infer->aside != NULL)) {
+        infer->aside->has_left = true;
+        return;
+    }
     infer_stream_stop(infer);
     if (infer->has_ended)
         return;
@@ -211,32 +227,20 @@ static void on_gone(struct exchange *x)
 
 static void on_room(struct exchange *x)
 {
-    infer_stream_grant(x->user_data);
+    struct infer *infer = x->user_data;
+
+    if (infer->aside == NULL)
+        infer_stream_grant(infer);
 }
 
-/* The bytes are there and the model is known. */
-static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline_ns)
+/* What was asked is in the request. */
+static HOT void submit_decoded(struct infer *infer)
 {
-    struct exchange *x = infer->x;
+    struct request *request = infer->request;
     struct err err;
 
-    infer_err_clear(&err);
-    if (UNLIKELY(request_new(&infer->request, infer->api->engine, infer->model, x->arena, x->loop,
-                             &infer_sink, &err) != OK)) {
-        fail(infer, &err);
-        return;
-    }
-    struct request *request = infer->request;
-    request->user = infer;
-    request->deadline_ns = deadline_ns;
-    request->caller = x->caller;
-    request->trace = &x->trace;
-    request->waited_ns = infer->waiter.waited_ns;
-    if (UNLIKELY(infer->table->decode(infer, body, &err) != OK)) {
-        fail(infer, &err);
-        return;
-    }
     if (infer->stream != NULL) {
+        infer_err_clear(&err);
         if (UNLIKELY(infer_stream_submit(infer, &err) != OK)) {
             fail(infer, &err);
             return;
@@ -257,6 +261,75 @@ static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline
         infer_rows_start(infer);
     else
         engine_submit(request);
+}
+
+static void decode_aside(struct aside_job *job)
+{
+    struct infer_aside *a = CONTAINER_OF(job, struct infer_aside, job);
+
+    a->code = a->infer->table->decode(a->infer, a->body, &a->err);
+}
+
+/* The loop again. */
+static void decoded_aside(struct aside_job *job)
+{
+    struct infer_aside *a = CONTAINER_OF(job, struct infer_aside, job);
+    struct infer *infer = a->infer;
+
+    infer->aside = NULL;
+    arena_join(infer->x->arena, a->store);
+    if (a->has_left)
+        drop(infer);
+    else if (a->code != OK)
+        fail(infer, &a->err);
+    else
+        submit_decoded(infer);
+}
+
+/* False: there is nobody beside the loop. */
+static COLD bool put_aside(struct infer *infer, struct slice body)
+{
+    struct infer_aside *a =
+        infer->api->aside == NULL ? NULL : arena_zalloc(infer->x->arena, sizeof *a);
+
+    if (a == NULL)
+        return false;
+    a->job.work = decode_aside;
+    a->job.done = decoded_aside;
+    a->infer = infer;
+    a->body = body;
+    a->store = arena_leave(infer->x->arena);
+    infer->aside = a;
+    aside_put(infer->api->aside, &a->job, infer->x->loop);
+    return true;
+}
+
+/* The bytes are there and the model is known. */
+static HOT void submit(struct infer *infer, struct slice body, uint64_t deadline_ns)
+{
+    struct exchange *x = infer->x;
+    struct err err;
+
+    infer_err_clear(&err);
+    if (UNLIKELY(request_new(&infer->request, infer->api->engine, infer->model, x->arena, x->loop,
+                             &infer_sink, &err) != OK)) {
+        fail(infer, &err);
+        return;
+    }
+    struct request *request = infer->request;
+    request->user = infer;
+    request->deadline_ns = deadline_ns;
+    request->caller = x->caller;
+    request->trace = &x->trace;
+    request->waited_ns = infer->waiter.waited_ns;
+    if (UNLIKELY(body.size >= infer->api->aside_bytes) && infer->call == NULL &&
+        put_aside(infer, body))
+        return;
+    if (UNLIKELY(infer->table->decode(infer, body, &err) != OK)) {
+        fail(infer, &err);
+        return;
+    }
+    submit_decoded(infer);
 }
 
 static uint64_t header_deadline(const struct infer *infer)
@@ -360,7 +433,8 @@ static void collect(struct infer *infer)
     exchange_collect(infer->x,
                      (struct collect_limits){ .bytes_max = infer->api->body_bytes_max,
                                               .option = "--max-body",
-                                              .align_at = infer->body_align },
+                                              .align_at = infer->body_align,
+                                              .aside = infer->api->aside },
                      on_body);
 }
 

@@ -32,6 +32,7 @@
 #include "io/loop.h"
 
 struct infer;
+struct infer_aside;  /* infer.c */
 struct infer_rows;   /* infer_rows.c */
 struct infer_stream; /* infer_stream.c */
 
@@ -46,6 +47,8 @@ struct infer_dialect {
     /* optional: the model is known. Looks at infer->headers before the body is read; may set
      * body_align. After locate(), where there is one. */
     enum err_code (*begin)(struct infer *infer, struct err *err);
+    /* A large body of an exchange is read beside the loop: only the arena (of `infer`, which nobody else
+     * uses then), the request, the model and what the dialect made in begin() may be touched. */
     enum err_code (*decode)(struct infer *infer, struct slice body, struct err *err);
     /* Answers the exchange, having called infer_timing when all but sending is done, or the call,
      * by infer_send; or fails and has answered nothing. */
@@ -108,6 +111,7 @@ struct infer {
     uint64_t rows_apart;
     struct infer_rows *rows; /* then, once submitted */
     struct engine_waiter waiter; /* for the loop's time, before the body is read */
+    struct infer_aside *aside; /* decode() runs beside the loop */
     bool is_submitted, has_ended, has_message;
     bool must_cancel;      /* ended for its caller, and the engine is to be told by `task` */
     struct loop_task task; /* at the end of the turn: cancels, or gives a stream credit */

@@ -22,6 +22,7 @@ struct metrics;
 struct push;
 struct kserve_streams;
 struct repository;
+struct aside;
 struct resumables;
 struct session;
 struct uploads;
@@ -32,6 +33,8 @@ struct api {
     struct repository *repository;
     struct metrics *metrics;
     bool metrics_unused; /* --metrics-unused: histograms that have counted nothing, too */
+    struct aside *aside;       /* where large bodies are read; NULL: on their loop */
+    size_t aside_bytes;        /* of these and more: --aside-from */
     size_t body_bytes_max;     /* --max-body; Triton's --http-max-input-size */
     struct grpc_settings grpc; /* what every call begins with: --max-message, compression */
     uint64_t stream_heartbeat_ns; /* --stream-heartbeat; 0: none */

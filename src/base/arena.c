@@ -136,6 +136,17 @@ void arena_charge_to(struct arena *arena, struct budget *budget)
     arena->budget = budget;
 }
 
+struct arena_store *arena_leave(struct arena *arena)
+{
+    return TAKE(arena->store);
+}
+
+void arena_join(struct arena *arena, struct arena_store *store)
+{
+    require(arena->store == NULL);
+    arena->store = store;
+}
+
 void arena_reset(struct arena *arena)
 {
     for (struct adopted *a = arena->adopted; a != NULL; a = a->next)
@@ -180,7 +191,9 @@ static size_t price_of(const struct arena *arena, size_t room)
 {
     size_t free_bytes = arena->store != NULL ? STORE_LARGE : 0, all = arena->taken + room;
 
-    return all <= free_bytes ? 0 : all - free_bytes - arena->charged;
+    size_t due = all <= free_bytes ? 0 : all - free_bytes;
+
+    return due <= arena->charged ? 0 : due - arena->charged; /* more where it had no store */
 }
 
 void *arena_aligned(struct arena *arena, size_t align, size_t size)

@@ -31,6 +31,10 @@ MUST_USE struct arena *arena_new_shared(struct arena_store *store, size_t cap_by
 /* What it takes behind the first block is charged there, and given back by arena_reset. Borrowed: it
  * outlives the arena. While nothing more than the first block is taken. */
 void arena_charge_to(struct arena *arena, struct budget *budget);
+/* Another thread may use it until arena_join gives it back its store: what it takes meanwhile is the
+ * heap's. */
+MUST_USE struct arena_store *arena_leave(struct arena *arena);
+void arena_join(struct arena *arena, struct arena_store *store);
 /* Drops everything, adopted bufs too; keeps the first block. */
 void arena_reset(struct arena *arena);
 

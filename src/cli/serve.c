@@ -43,6 +43,7 @@
 #include "cli/verbs.h"
 #include "engine/engine.h"
 #include "engine/model.h"
+#include "io/aside.h"
 #include "io/cpu.h"
 #include "io/socket.h"
 #include "io/tls.h"
@@ -70,6 +71,7 @@ struct server {
     struct grpc_watchers watchers;
     struct push *push;
     struct resumables *resumables;
+    struct aside *aside;
     struct uploads *uploads;
     char node[NODE_NAME_MAX + 1];
     struct kserve_streams streams;
@@ -330,6 +332,17 @@ static void warn_of_rules(void *context)
     repository_snapshot_give(&snapshot);
 }
 
+static enum err_code open_aside(struct server *server, const struct options *o, uint32_t loops,
+                                struct err *err)
+{
+    uint32_t threads = options_u32(o, OPT_ASIDE_THREADS);
+
+    if (options_number(o, OPT_ASIDE_FROM) == 0)
+        return OK;
+    TRY(aside_new(&server->aside, server->stack.env, threads != 0 ? threads : loops, err));
+    return aside_register(server->aside, server->metrics, err);
+}
+
 /* Before anything else, so that a mistake in it is said at once. */
 static enum err_code open_access(struct server *server, const struct options *o, struct err *err)
 {
@@ -389,6 +402,7 @@ static enum err_code open_server(struct server *server, const struct options *o,
     TRY(open_push(server, o, err));
     TRY(open_resumables(server, o, err));
     TRY(open_uploads(server, o, err));
+    TRY(open_aside(server, o, loops, err));
     TRY(grpc_stats_new(&server->grpc_stats, loops, err));
     TRY(grpc_stats_register(server->grpc_stats, server->metrics, err));
     TRY(websocket_stats_new(&server->websocket_stats, loops, err));
@@ -402,6 +416,8 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .engine = server->stack.engine,
         .repository = server->stack.repository,
         .metrics = server->metrics,
+        .aside = server->aside,
+        .aside_bytes = server->aside == NULL ? SIZE_MAX : options_number(o, OPT_ASIDE_FROM),
         .body_bytes_max = options_number(o, OPT_MAX_BODY),
         .grpc = grpc_settings_of(o, server),
         .websocket = websocket_settings_of(o, server),
@@ -435,6 +451,7 @@ static void close_server(struct server *server)
 {
     if (server->serve != NULL)
         serve_stop(server->serve);
+    aside_free(&server->aside);
     guard_stop(&server->guard); /* it looks at models when rules change */
     stack_close_models(&server->stack);
     seeing_close(&server->seeing);

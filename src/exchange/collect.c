@@ -7,19 +7,23 @@
  * a task at the end of the turn carries the refusal.
  *
  * Content that arrives compressed is collected as it is and inflated when complete: inflating
- * bounds its memory by what comes out.
+ * bounds its memory by what comes out. As 4 KiB may become 4 MiB, which takes 10 ms, larger ones are
+ * inflated beside the loop (io/aside.h); nothing but the job touches c->bytes meanwhile, and who leaves
+ * is only noted.
  */
 #include "exchange/collect.h"
 
 #include "base/buf.h"
 #include "base/mem.h"
 #include "codec/compress.h"
+#include "io/aside.h"
 #include "io/loop.h"
 
 enum {
     ALIGN = 64,
     SMALL_MAX = 4096,       /* known sizes up to this lie in the arena */
     GROW_FIRST = 16 * 1024, /* of a body whose size is not known */
+    HERE_MAX = 4096,        /* compressed bodies so small are inflated on the loop */
     STEP = 1 << 20,         /* large bodies are charged to the budget as they come, by so much */
 };
 
@@ -34,6 +38,18 @@ struct collect {
     size_t size, room;
     enum encoding encoding;
     struct loop_task task;
+    struct collect_aside *inflating; /* in the arena */
+};
+
+/* What is being inflated beside the loop. */
+struct collect_aside {
+    struct aside_job job;
+    struct collect *c;
+    bool has_left; /* the exchange is gone */
+    enum err_code code;
+    struct buf *plain;
+    size_t offset;
+    struct err err;
 };
 
 static void on_body(struct exchange *x, size_t size, bool is_end);
@@ -77,8 +93,8 @@ static enum err_code grow(struct collect *c, size_t room, struct err *err)
     struct buf *fresh = NULL;
     size_t before = lead(c->limits.align_at);
 
-    TRY(buf_new_partly(&fresh, c->x->budget, before + room, MIN(before + c->size + STEP, before + room),
-                       err));
+    TRY(buf_new_partly(&fresh, c->x->budget, before + room,
+                       MIN(before + c->size + STEP, before + room), err));
     uint8_t *bytes = buf_fill(fresh) + before;
     if (c->size > 0)
         memcpy(bytes, c->bytes, c->size);
@@ -89,20 +105,26 @@ static enum err_code grow(struct collect *c, size_t room, struct err *err)
     return OK;
 }
 
-COLD static void inflate(struct collect *c)
+static void hand_over(struct collect *c);
+
+/* On any thread; c is only read. */
+static enum err_code inflate(const struct collect *c, struct buf **ret, size_t *ret_offset,
+                             struct err *err)
 {
-    struct err err = { 0 };
-    struct buf *plain = NULL;
-    size_t offset = 0;
-    enum err_code code =
-        compress_inflate(&plain, &offset, c->x->budget, c->encoding, slice_make(c->bytes, c->size),
-                         c->limits.bytes_max, c->limits.align_at, &err);
+    return compress_inflate(ret, ret_offset, c->x->budget, c->encoding,
+                            slice_make(c->bytes, c->size), c->limits.bytes_max, c->limits.align_at,
+                            err);
+}
+
+static void inflated(struct collect *c, enum err_code code, struct buf *plain, size_t offset,
+                     const struct err *err)
+{
     if (code == E_RANGE) {
         refuse_large(c, "inflates to");
         return;
     }
     if (code != OK) {
-        refuse(c, &err);
+        refuse(c, err);
         return;
     }
     buf_unref(&c->buf);
@@ -110,18 +132,68 @@ COLD static void inflate(struct collect *c)
     struct slice all = buf_bytes(plain);
     c->bytes = buf_fill(plain) + offset;
     c->size = all.size - offset;
-    c->encoding = ENCODING_IDENTITY;
+    hand_over(c);
+}
+
+static void inflate_aside(struct aside_job *job)
+{
+    struct collect_aside *a = CONTAINER_OF(job, struct collect_aside, job);
+
+    a->code = inflate(a->c, &a->plain, &a->offset, &a->err);
+}
+
+/* The loop again: the exchange is held for this. */
+static void inflated_aside(struct aside_job *job)
+{
+    struct collect_aside *a = CONTAINER_OF(job, struct collect_aside, job);
+    struct collect *c = a->c;
+    struct exchange *x = c->x;
+
+    c->inflating = NULL;
+    if (a->has_left) {
+        buf_unref(&a->plain);
+        buf_unref(&c->buf);
+    } else {
+        inflated(c, a->code, a->plain, a->offset, &a->err);
+    }
+    exchange_unref(&x);
+}
+
+/* False: there is nobody beside the loop, or it is too little. */
+static bool put_aside(struct collect *c)
+{
+    struct collect_aside *a = NULL;
+
+    if (c->limits.aside != NULL && c->size > HERE_MAX)
+        a = arena_zalloc(c->x->arena, sizeof *a);
+    if (a == NULL)
+        return false;
+    a->c = c;
+    a->job.work = inflate_aside;
+    a->job.done = inflated_aside;
+    c->inflating = a;
+    exchange_ref(c->x);
+    aside_put(c->limits.aside, &a->job, c->x->loop);
+    return true;
 }
 
 static void complete(struct collect *c)
 {
     struct err err = { 0 };
+    struct buf *plain = NULL;
+    size_t offset = 0;
 
-    if (UNLIKELY(c->encoding != ENCODING_IDENTITY && c->size > 0)) {
-        inflate(c);
-        if (c->encoding != ENCODING_IDENTITY) /* refused: c's work is over */
-            return;
+    if (LIKELY(c->encoding == ENCODING_IDENTITY || c->size == 0)) {
+        hand_over(c);
+    } else if (!put_aside(c)) {
+        enum err_code code = inflate(c, &plain, &offset, &err);
+        inflated(c, code, plain, offset, &err);
     }
+}
+
+static void hand_over(struct collect *c)
+{
+    struct err err = { 0 };
     struct collect_result result = { slice_make(c->bytes, c->size), c->buf };
     if (c->buf != NULL && !arena_adopt(c->x->arena, &c->buf)) {
         err_set(&err, E_EXHAUSTED, "no memory to hold the request's body; retry later");
@@ -172,7 +244,10 @@ static void on_gone(struct exchange *x)
     struct collect *c = x->user_data;
 
     restore(c);
-    buf_unref(&c->buf);
+    if (c->inflating != NULL)
+        c->inflating->has_left = true;
+    else
+        buf_unref(&c->buf);
     if (x->user != NULL && x->user->on_gone != NULL)
         x->user->on_gone(x);
 }

@@ -90,7 +90,7 @@ static void begin(struct script *s, struct slice body, int64_t body_size, const 
         s->x.headers = s->headers;
         s->x.headers_count = 1;
     }
-    exchange_collect(&s->x, (struct collect_limits){ bytes_max, "--max-body", align_at }, on_done);
+    exchange_collect(&s->x, (struct collect_limits){ bytes_max, "--max-body", align_at, NULL }, on_done);
 }
 
 static void feed(struct script *s)

@@ -217,6 +217,12 @@ static void draw_arguments(bool is_plain)
         argument("--pipeline-max");
         argument(sim_draw_below(CHANCE_WEATHER, 2) == 0 ? "1" : "3");
     }
+    if (!is_plain && sim_seed() % 3 == 1) { /* every body is read beside the loops */
+        argument("--aside-from");
+        argument("1");
+        argument("--aside-threads");
+        argument(sim_seed() % 2 == 0 ? "1" : "2");
+    }
 }
 
 void sim_output(int fd, const void *data, size_t size)

@@ -1,6 +1,8 @@
 """Request bodies: whole, in chunks, announced, compressed, too large."""
 import gzip
 import json
+import re
+import time
 import zlib
 
 from harness import case, cases, check, equal, main
@@ -181,6 +183,72 @@ def damaged_gzip(body):
     with serving() as server:
         for path in (INFER, TYPED):
             equal(ask(server, "POST", path, body, [JSON, ("Content-Encoding", "gzip")]).status, 400, path)
+        still_serves(server)
+
+
+ASIDE = ("--aside-from", "1", "--aside-threads", "2")       # every body is read beside the loops
+
+
+def jobs(server):
+    """(bodies that were read beside the loops, those that are being read)"""
+    text = ask(server, "GET", "/metrics").body.decode()
+    return tuple(int(float(re.search(r"^penstock_aside_jobs%s (\S+)$" % end, text, re.M).group(1))) for end in ("_total", ""))
+
+
+@case
+def beside_the_loop():
+    """The same answers as on it, to what is right and to what is wrong, one behind the other on one connection."""
+    bodies = [(INFER, IRIS_BODY), (TYPED, TYPED_BODY), (INFER, IRIS_BODY[:-1]), (TYPED, b"{"), (TYPED, b'{"sepal": 1}'), (INFER, b"[]"),
+              (INFER, b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, "x"]}]}')]
+    answers = []
+    for options in ((), ASIDE):
+        with serving(options=options) as server, Wire(server) as wire:
+            wire.send(b"".join(head("POST", path, body, [JSON]) + body for path, body in bodies))
+            answers.append([(reply.status, reply.body) for reply in (wire.reply() for _ in bodies)])
+            equal([status for status, _ in answers[-1]], [200, 200] + [400] * 5)
+            if options:
+                equal(jobs(server), (len(bodies), 0))
+    equal(answers[1], answers[0])
+
+
+@case
+def events_beside_the_loop():
+    with serving(options=ASIDE) as server:
+        body = b"[" + b",".join([TYPED_BODY] * 100) + b"]"
+        reply = ask(server, "POST", TYPED, body, [JSON, ("Accept", "application/x-ndjson")])
+        equal((reply.status, reply.body.count(b"\n")), (200, 100))
+        equal(jobs(server), (1, 0))
+
+
+@case
+def large_compressed_bodies_are_inflated_beside_the_loop():
+    rows = 20000
+    body = json.dumps({"inputs": [{"name": "input", "datatype": "FP32", "shape": [rows, 4],
+                                   "data": [[i % 7, i % 5, i % 3, i % 11] for i in range(rows)]}]}).encode()
+    packed = gzip.compress(body)
+    check(len(packed) > 4096, "%d bytes", len(packed))
+    with serving(options=ASIDE) as server:
+        plain = ask(server, "POST", INFER, body, [JSON])
+        before = jobs(server)[0]
+        reply = ask(server, "POST", INFER, packed, [JSON, ("Content-Encoding", "gzip")])
+        equal((reply.status, reply.body), (200, plain.body))
+        equal(jobs(server), (before + 2, 0))        # inflated, then read
+        equal(ask(server, "POST", INFER, packed[:-9], [JSON, ("Content-Encoding", "gzip")]).status, 400)
+
+
+@case
+def who_leaves_while_a_body_is_read_beside_the_loop():
+    body = b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [500000, 4], "data": [' + b"1," * 1999999 + b"1]}]}"
+    packed = gzip.compress(body, 1)
+    with serving() as server:
+        for sent, headers in ((body, [JSON]), (packed, [JSON, ("Content-Encoding", "gzip")])):
+            for _ in range(5):
+                with Wire(server) as wire:
+                    wire.send(head("POST", INFER, sent, headers) + sent)
+        until = time.monotonic() + 20
+        while jobs(server)[1] != 0:
+            check(time.monotonic() < until, "jobs go on: %s", jobs(server))
+            time.sleep(0.02)
         still_serves(server)
 
 
