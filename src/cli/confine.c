@@ -281,6 +281,31 @@ static void allow_links(struct files *f, const char *folder, int depth, uint32_t
         closedir(dir);
 }
 
+/* A model that is one file: that, and the files that lie beside it (configuration, labels, data of its
+ * tensors), but not what is below them. */
+static void allow_files_beside(struct files *f, const char *path)
+{
+    char folder[PATH_MAX], real_folder[PATH_MAX], name[PATH_MAX];
+    uint32_t left = LINKS_MAX;
+    struct dirent *entry;
+
+    if (!folder_of(path, folder) || realpath(folder, real_folder) == NULL)
+        return;
+    if (is_broad(real_folder)) {
+        allow_alone(f, path, real_folder, LANDLOCK_ACCESS_FS_READ_FILE);
+        return;
+    }
+    allow(f, path, LANDLOCK_ACCESS_FS_READ_FILE);
+    allow(f, folder, LANDLOCK_ACCESS_FS_READ_DIR);
+    DIR *dir = opendir(folder);
+    while (dir != NULL && left-- > 0 && (entry = readdir(dir)) != NULL)
+        if (entry->d_type == DT_REG && (size_t)snprintf(name, sizeof name, "%s/%s", folder,
+                                                        entry->d_name) < sizeof name)
+            allow(f, name, LANDLOCK_ACCESS_FS_READ_FILE);
+    if (dir != NULL)
+        closedir(dir);
+}
+
 static void allow_models(struct files *f, const char *path)
 {
     uint32_t left = LINKS_MAX;
@@ -296,7 +321,7 @@ static void allow_models(struct files *f, const char *path)
         allow(f, path, ACCESS_READ);
         allow_links(f, path, 2, &left);
     } else {
-        allow_folder_of(f, path, ACCESS_READ);
+        allow_files_beside(f, path);
     }
 }
 

@@ -199,13 +199,45 @@ static bool answer_ready(struct text *out, const struct options *o, yyjson_val *
     return all;
 }
 
+/* Who may not see models may still ask whether the server is ready: what a probe in a container does, which
+ * has no key. */
+static enum err_code ask_ready(struct client *client, struct text *out, bool *ret_yes,
+                               struct err *err)
+{
+    CLEANUP(answer_free) struct answer *answer = NULL;
+
+    TRY(ask(client, "GET", "/readyz", NULL, slice_of(""), &answer, err));
+    if (answer->status != 200 && answer->status != 503)
+        return ask_refusal(answer, err);
+    *ret_yes = answer->status == 200;
+    text_str(out, *ret_yes ? "ready\n" : "not ready\n");
+    return OK;
+}
+
+/* The server's index of models, or OK without one where only who is ready was asked and is answered. */
+static enum err_code ask_index(struct client *client, const struct options *o, struct text *out,
+                               struct yyjson_doc **ret, bool *ret_yes, struct err *err)
+{
+    CLEANUP(answer_free) struct answer *answer = NULL;
+
+    if (options_flag(o, OPT_READY) && o->arguments_count == 0) {
+        TRY(ask(client, "POST", "/v2/repository/index", "application/json", slice_of("{}"), &answer,
+                err));
+        if (answer->status == 401 || answer->status == 403)
+            return ask_ready(client, out, ret_yes, err);
+    }
+    return ask_json(client, "POST", "/v2/repository/index", slice_of("{}"), ret, err);
+}
+
 static enum err_code list(const struct options *o, struct text *out, bool *ret_yes, struct err *err)
 {
     CLEANUP(client_free) struct client *client = NULL;
     CLEANUP(free_doc) struct yyjson_doc *doc = NULL;
 
     TRY(ask_open(&client, o, err));
-    TRY(ask_json(client, "POST", "/v2/repository/index", slice_of("{}"), &doc, err));
+    TRY(ask_index(client, o, out, &doc, ret_yes, err));
+    if (doc == NULL)
+        return OK;
     yyjson_val *index = yyjson_doc_get_root(doc);
     if (!yyjson_is_arr(index))
         return err_set(err, E_DATA_LOSS, "the index of models is no list; is %s a penstock?",

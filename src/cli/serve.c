@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "access/access.h"
@@ -57,6 +58,8 @@ enum {
     TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,
     PRINT_BYTES_MAX = 4 << 20,
+    DESCRIPTORS_KEPT = 64,
+    DESCRIPTORS_OF_LOOP = 4,
 };
 
 struct server {
@@ -88,6 +91,31 @@ struct server {
 
 /* -- opening ----------------------------------------------------------------------------------- */
 
+/* As many connections as there are descriptors for: some are kept back for files that are read again, logs, an
+ * upgrade, so that no number of strangers stops those. The soft limit is for programs that use select(); this
+ * one takes what it may have. */
+static uint32_t connections_of(const struct options *o, uint32_t loops_count)
+{
+    uint32_t most = options_u32(o, OPT_CONNECTIONS_MAX);
+    uint64_t kept = DESCRIPTORS_KEPT + (uint64_t)loops_count * DESCRIPTORS_OF_LOOP;
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return most;
+    if (limit.rlim_cur < limit.rlim_max) {
+        struct rlimit all = { limit.rlim_max, limit.rlim_max };
+        if (setrlimit(RLIMIT_NOFILE, &all) == 0)
+            limit = all;
+    }
+    if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= most + kept)
+        return most;
+    uint32_t fits = limit.rlim_cur > kept ? (uint32_t)(limit.rlim_cur - kept) : 1;
+    log_warn("%u connections are taken at most, not %u (--connections-max): there are %llu "
+             "descriptors (ulimit -n, LimitNOFILE=)",
+             fits, most, (unsigned long long)limit.rlim_cur);
+    return fits;
+}
+
 static struct serve_settings settings_of(const struct options *o, struct server *server,
                                          uint32_t loops_count,
                                          const struct route_table *const *tables,
@@ -95,7 +123,7 @@ static struct serve_settings settings_of(const struct options *o, struct server 
 {
     return (struct serve_settings){
         .loops_count = loops_count,
-        .connections_max = options_u32(o, OPT_CONNECTIONS_MAX),
+        .connections_max = connections_of(o, loops_count),
         .header_bytes_max = options_u32(o, OPT_HEADER_BYTES_MAX),
         .headers_max = options_u32(o, OPT_HEADERS_MAX),
         .body_bytes_max = options_number(o, OPT_MAX_BODY),

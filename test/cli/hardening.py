@@ -179,6 +179,19 @@ def what_lies_beside_a_file(option, name, expected):
             check("holds what belongs to others" not in server.log, "%s", server.log)
 
 
+@case
+def a_model_that_is_a_file_opens_no_folder():
+    """The file and the files beside it, not what lies below its folder."""
+    if not has_landlock():
+        skip("this kernel has no Landlock")
+    with models({"fast/config.pbtxt": ECHO, "below/secret": b"s", "beside": b"s"}) as folder:
+        shutil.copy(os.path.join(ROOT, "examples", "models", "iris", "1", "model.onnx"), folder + "/iris.onnx")
+        for secret, expected in ((folder + "/below/secret", "EACCES"), (folder + "/beside", "ok")):
+            with probing("--confine", "require", folder + "/iris.onnx", secret=secret) as server:
+                equal(server.probed["read"], expected, secret)
+                said(server, "iris +1? +ready|iris .*ONNX Runtime is not installed")
+
+
 @cases({"rules": ("--access", "penstock-hardening-%d.yaml", "takes its place is not read"),
         "access_log": ("--access-log", "penstock-hardening-%d.log", "takes its place cannot be written")})
 def what_lies_beside_a_file_among_many(option, name, why):
@@ -375,11 +388,17 @@ def of_process(pid, name):
 
 def starter(pid):
     """The process beside it that starts the next one."""
-    children = []
-    for task in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/children" % (pid, task)) as file:
-            children += [int(child) for child in file.read().split()]
-    found = [child for child in children if of_process(child, "Name") == "penstock-start"]
+    until = time.monotonic() + 15
+    while True:         # it may not have run yet, and has its name once it does
+        children = []
+        for task in os.listdir("/proc/%d/task" % pid):
+            with open("/proc/%d/task/%s/children" % (pid, task)) as file:
+                children += [int(child) for child in file.read().split()]
+        found = [child for child in children if of_process(child, "Name") == "penstock-start"]
+        if found:
+            break
+        check(time.monotonic() < until, "children of %d: %s", pid, children)
+        time.sleep(0.02)
     equal(len(found), 1, "children of %d: %s" % (pid, children))
     return found[0]
 

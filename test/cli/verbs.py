@@ -300,6 +300,27 @@ def call_gives_up_in_time():
 
 # --- models ------------------------------------------------------------------------------------------------
 
+def path_of_no_rules(where):
+    path = os.path.join(where, "access.yaml")
+    with open(path, "w") as file:
+        file.write("rules: []\n")
+    os.chmod(path, 0o600)
+    return path
+
+
+@case
+def whether_it_is_ready_may_be_asked_by_anybody():
+    """What a container's HEALTHCHECK does, which has no key: the models are hidden, readiness is not."""
+    with models({"fast/config.pbtxt": ECHO}) as folder, tempfile.TemporaryDirectory() as where:
+        with Server(folder, options=["--access", path_of_no_rules(where)]) as server:
+            server.wait_ready("/readyz")
+            equal(run("models", "--ready", "--server", server.url)[:2], (0, "ready\n"))
+            equal(run("models", "--server", server.url)[0], 1)
+            equal(run("models", "--ready", "fast", "--server", server.url)[0], 1)
+    with models({"bad/config.pbtxt": b'backend: "none such"'}) as folder, tempfile.TemporaryDirectory() as where, Server(folder, options=["--access", path_of_no_rules(where)]) as server:
+        equal(run("models", "--ready", "--server", server.url)[:2], (3, "not ready\n"))
+
+
 @case
 def models_lists_and_answers_whether_ready():
     with models({"good/config.pbtxt": ECHO, "bad/config.pbtxt": b'backend: "none"\n'}) as folder, Server(folder) as server:

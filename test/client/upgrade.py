@@ -718,5 +718,28 @@ def sighup_while_models_load_is_kept():
         check("SIGHUP: reading again" in said, "%s", said)
 
 
+@case
+def descriptors_are_kept_back():
+    """As many as the system gives are taken; strangers who take all connections stop neither a reload nor an upgrade."""
+    with models({"fast/config.pbtxt": ECHO}) as folder, tempfile.TemporaryDirectory() as where, contextlib.ExitStack() as strangers:
+        log = os.path.join(where, "access.log")
+        line = Line(folder, options=["--access-log", log, "--loops", "2", "--header-timeout", "60s"])
+        line.server.command = [need_program("prlimit"), "--nofile=64:200", *line.server.command]
+        with line:
+            wait_for(lambda: "connections are taken at most, not 10000 (--connections-max): there are 200 descriptors" in line.log, "a warning")
+            with open("/proc/%d/limits" % line.newest) as file:
+                equal(re.search(r"Max open files +(\d+) +(\d+)", file.read()).groups(), ("200", "200"))
+            for _ in range(300):
+                one = strangers.enter_context(socket.create_connection((line.server.host, line.server.port), 30))
+                with contextlib.suppress(OSError):      # some are closed already
+                    one.sendall(b"GET /")
+            os.rename(log, log + ".1")
+            os.kill(line.newest, signal.SIGHUP)
+            wait_for(lambda: os.path.exists(log), "a new log")
+            line.upgrade()
+            strangers.close()
+            wait_for(lambda: line.ask()[0] == 200, "an answer")
+
+
 if __name__ == "__main__":
     main()
