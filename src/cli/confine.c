@@ -28,6 +28,7 @@
 #include "base/text.h"
 #include "cli/options.h"
 #include "cli/seccomp.h"
+#include "cli/seeing.h"
 #include "cli/sockets.h"
 #include "cli/stack.h"
 #include "serve/access_log.h"
@@ -443,7 +444,7 @@ static void allow_options(struct files *f, const struct options *o, const struct
 {
     /* The configuration is not among them: it has been read, and the next program reads its own. */
     static const enum option_id files_read[] = { OPT_TLS_CLIENT_CA, OPT_TLS_CLIENT_CRL,
-                                                 OPT_TLS_TICKET_KEYS, OPT_ACCESS };
+                                                 OPT_TLS_TICKET_KEYS, OPT_ACCESS, OPT_CACERT };
     static const enum option_id files_written[] = { OPT_ACCESS_LOG, OPT_AUDIT_LOG };
     static const enum option_id code[] = { OPT_RUNTIME_DIR, OPT_BACKEND_PLUGIN };
     const struct option_value *models = &o->values[OPT_MODELS], *tls = &o->values[OPT_TLS];
@@ -469,6 +470,8 @@ static void allow_options(struct files *f, const struct options *o, const struct
     for (size_t i = 0; i < COUNT(files_read); i++)
         if (options_text(o, files_read[i])[0] != '\0')
             allow_folder_of(f, options_text(o, files_read[i]), LANDLOCK_ACCESS_FS_READ_FILE);
+    if (seeing_certificate() != NULL)
+        allow_folder_of(f, seeing_certificate(), LANDLOCK_ACCESS_FS_READ_FILE);
     allow_access(f, options_text(o, OPT_ACCESS));
     for (size_t i = 0; i < COUNT(files_written); i++) {
         const char *path = options_text(o, files_written[i]);

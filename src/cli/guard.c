@@ -43,6 +43,7 @@ struct source {
 struct guard {
     struct env *env;
     struct access *access; /* borrowed */
+    const char *cacert;    /* borrowed */
     void (*on_taken)(void *context);
     void *context;
     struct worker *worker;
@@ -99,6 +100,7 @@ static enum err_code ask(struct guard *guard, const char *url, struct err *err)
         .url = base,
         .timeout_ns = TIMEOUT_S * NS_PER_S,
         .limits = { .body_bytes_max = ACCESS_KEY_SET_BYTES_MAX },
+        .tls = { .ca = guard->cacert },
     };
     struct client_request request = { .method = "GET",
                                       .target = target[0] == '\0' ? "/" : target,
@@ -178,7 +180,8 @@ static void look(void *arg)
 }
 
 enum err_code guard_start(struct guard **ret, struct env *env, struct access *access,
-                          void (*on_taken)(void *context), void *context, struct err *err)
+                          const char *cacert, void (*on_taken)(void *context), void *context,
+                          struct err *err)
 {
     if (!access_has_rules(access))
         return OK;
@@ -187,6 +190,7 @@ enum err_code guard_start(struct guard **ret, struct env *env, struct access *ac
         return err_set(err, E_EXHAUSTED, "no memory to watch the rules");
     guard->env = env;
     guard->access = access;
+    guard->cacert = cacert;
     guard->on_taken = on_taken;
     guard->context = context;
     if (env->worker_start(env, &guard->worker, "access", look, guard, err) != OK) {

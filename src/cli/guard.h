@@ -14,9 +14,11 @@ struct env;
 struct guard;
 
 /* Nothing is started where there are no rules: *ret is NULL then. At SIGHUP the file is read at once.
- * `on_taken`: after each time that new rules were taken, on its thread or that of signals. */
+ * cacert: whom to trust by https (struct tls_client_settings), borrowed. `on_taken`: after each time that new
+ * rules were taken, on its thread or that of signals. */
 MUST_USE enum err_code guard_start(struct guard **ret, struct env *env, struct access *access,
-                                   void (*on_taken)(void *context), void *context, struct err *err);
+                                   const char *cacert, void (*on_taken)(void *context),
+                                   void *context, struct err *err);
 void guard_stop(struct guard **guard);
 
 #endif

@@ -87,6 +87,11 @@ static const char *variable_of_traces(const char *end)
     return variable(name);
 }
 
+const char *seeing_certificate(void)
+{
+    return variable_of_traces("CERTIFICATE");
+}
+
 static bool is_off(void)
 {
     const char *disabled = variable("OTEL_SDK_DISABLED"), *which = variable("OTEL_TRACES_EXPORTER");
@@ -272,6 +277,8 @@ static void read_variables(const struct options *o, struct otlp_settings *settin
         settings->timeout_ns = ms * 1000000;
     if (!options_is_set(o, OPT_OTLP_COMPRESSION) && how != NULL)
         settings->has_gzip = strcmp(how, "gzip") == 0;
+    if (settings->tls.ca[0] == '\0' && seeing_certificate() != NULL)
+        settings->tls.ca = seeing_certificate();
     if (protocol != NULL && strcmp(protocol, "http/protobuf") != 0)
         log_warn("OTEL_EXPORTER_OTLP_PROTOCOL is '%.40s': spans are sent as http/protobuf, which "
                  "is all that is spoken here",
@@ -292,6 +299,7 @@ static enum err_code open_otlp(struct seeing *seeing, const struct options *o, s
         .ring_bytes = options_number(o, OPT_OTLP_BUFFER),
         .has_gzip = options_number(o, OPT_OTLP_COMPRESSION) != 0,
         .loops_count = loops_count,
+        .tls = { .ca = options_text(o, OPT_CACERT) },
     };
     bool is_ours = url[0] != '\0';
 

@@ -18,6 +18,8 @@ struct seeing {
     struct arena *arena;           /* owned: what the exporter was told; NULL: none */
 };
 
+/* What OTEL_EXPORTER_OTLP_CERTIFICATE says: a file of authorities for the collector; NULL: nothing. */
+const char *seeing_certificate(void);
 /* Before the server is made; what cannot be opened is an error here. */
 MUST_USE enum err_code seeing_open(struct seeing *seeing, const struct options *options,
                                    struct env *env, struct metrics *metrics, uint32_t loops_count,

@@ -246,6 +246,21 @@ static enum err_code open_tls(struct server *server, const struct options *o, st
     return tls_server_register(server->tls, server->metrics, err);
 }
 
+/* Whom to believe is read when somebody is asked by https; that it can be is known before. */
+static enum err_code check_authorities(const struct options *o, struct err *err)
+{
+    struct tls_client_settings settings = { .ca = options_text(o, OPT_CACERT) };
+    struct tls_client *client = NULL;
+    char where[ERR_TEXT_MAX];
+
+    if (settings.ca[0] == '\0')
+        return OK;
+    if (tls_client_new(&client, &settings, err) != OK)
+        return err_wrap(err, "%s", options_origin(o, OPT_CACERT, where, sizeof where));
+    tls_client_free(&client);
+    return OK;
+}
+
 static struct grpc_settings grpc_settings_of(const struct options *o, const struct server *server)
 {
     uint64_t most = options_number(o, OPT_MAX_MESSAGE);
@@ -466,11 +481,13 @@ static enum err_code open_server(struct server *server, const struct options *o,
         .server_version = PENSTOCK_VERSION,
     };
     TRY(open_tls(server, o, err));
+    TRY(check_authorities(o, err));
     struct serve_settings settings = settings_of(o, server, loops, tables, COUNT(tables));
     TRY(seeing_open(&server->seeing, o, server->stack.env, server->metrics, loops,
                     &settings.observe, err));
     TRY(serve_new(&server->serve, server->stack.env, &settings, err));
-    TRY(guard_start(&server->guard, server->stack.env, server->access, warn_of_rules, server, err));
+    TRY(guard_start(&server->guard, server->stack.env, server->access, options_text(o, OPT_CACERT),
+                    warn_of_rules, server, err));
     TRY(seeing_watch(&server->seeing, server->serve, err));
     return listen_all(server, o, err);
 }

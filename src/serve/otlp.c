@@ -198,9 +198,10 @@ static enum err_code ready_pool(struct otlp *o, struct err *err)
         .protocol = CLIENT_HTTP1,
         .connections_max = 1,
         .connect_timeout_ns = o->settings.timeout_ns,
-        .backoff_min_ns = 1,  /* when to try again is said here */
+        .backoff_min_ns = 1, /* when to try again is said here */
         .backoff_max_ns = 1,
         .limits = { .body_bytes_max = ANSWER_BYTES_MAX },
+        .tls = o->settings.tls,
     };
 
     if (o->is_stale)

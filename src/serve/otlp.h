@@ -28,6 +28,7 @@ struct otlp_settings {
     const char *target; /* "/v1/traces" */
     const struct client_header *headers; /* copied by the caller: they stay as long as it */
     uint32_t headers_count;
+    struct tls_client_settings tls;        /* of https; its texts stay as long as it */
     const struct otlp_attribute *resource; /* only until otlp_open returns */
     uint32_t resource_count;
     const char *version; /* of this program */

@@ -46,6 +46,15 @@ class Folder:
     def __call__(self, name):
         return os.path.join(self.path, name)
 
+    def strangers(self):
+        """Certificates that whoever trusts `ca` and asks for localhost does not take, and why."""
+        self.authority("other")
+        self.sign("other", "unknown", "DNS:localhost")
+        self.sign("ca", "elsewhere", "DNS:elsewhere.test")
+        self.sign("ca", "late", "DNS:localhost", end="20210101000000Z")
+        return {"unknown": "unable to get local issuer certificate", "elsewhere": "hostname mismatch",
+                "late": "certificate has expired"}
+
     def pair(self, name):
         return "%s,%s" % (self(name + ".pem"), self(name + ".key"))
 
@@ -94,6 +103,13 @@ class Folder:
         return openssl("ocsp", "-index", self(authority + ".ca/index"), "-rsigner", self(authority + ".pem"), "-rkey",
                        self(authority + ".key"), "-CA", self(authority + ".pem"), "-reqin", self(name + ".req"), "-respout",
                        self(name + ".pem.ocsp"), *options)
+
+    def serve(self, server, name):
+        """An http.server that speaks TLS from here on, with that certificate. A handshake that fails is no noise."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self(name + ".pem"), self(name + ".key"))
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.handle_error = lambda *_: None
 
     def trusting(self):
         return ssl.create_default_context(cafile=self("ca.pem"))

@@ -20,6 +20,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "wire"))
 from harness import BINARY, ROOT, Server, case, cases, check, equal, main, models, need, need_program, skip
 from _client import echo
+from _tls import folder as tls_folder
 from _ws import Refused, Socket
 from _wire import Wire
 
@@ -875,6 +876,33 @@ def keys_that_cannot_be_fetched():
             until(lambda: keys.asked >= 3, "it is tried again")
             keys.set(signer)
             until(lambda: s.get("/models/red", bearer(token))[0] == 200, "the keys were not taken", 40)
+
+
+@case
+def token_keys_by_https():
+    """A key set is believed where its server is: by --cacert, its name and its dates; else its tokens are refused, and the log says why."""
+    with tempfile.TemporaryDirectory() as folder, tls_folder() as made:
+        signer = Signer(folder, "one")
+
+        def asking(name, *options):
+            with KeyServer() as keys:
+                made.serve(keys.server, name)
+                keys.set(signer)
+                url = "https://localhost:%d/keys" % keys.server.server_address[1]
+                more = "issuers:\n  - {issuer: 'https://issuer.test', audience: penstock, keys: '%s'}\n" % url
+                with Site("  - {who: '*', may: read}\n", *options, more=more) as site:
+                    yield site.server, keys
+        trust = ("--cacert", made("ca.pem"))
+        for server, keys in asking("server", *trust):
+            until(lambda: server.get("/models/red", bearer(signer.token()))[0] == 200, "the keys were not fetched")
+            check(keys.asked >= 1 and "is not accepted" not in server.log, "%s", server.log)
+        for name, why in made.strangers().items():
+            for server, keys in asking(name, *trust):
+                until(lambda: "is not accepted: " + why in server.log, "%s: nothing was said" % name)
+                equal((server.get("/models/red", bearer(signer.token()))[0], keys.asked), (401, 0), name)
+        for server, keys in asking("server"):
+            until(lambda: "is not accepted: unable to get local issuer certificate" in server.log, "the system does not know it")
+            equal((server.get("/models/red", bearer(signer.token()))[0], keys.asked), (401, 0))
 
 
 @case

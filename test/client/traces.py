@@ -14,6 +14,7 @@ import time
 from harness import BINARY, ROOT, case, cases, check, equal, main, need
 from _seeing import INFER, STREAM, TRANSPORTS
 from _streams import serving
+from _tls import folder as tls_folder
 
 sys.path.append(os.path.join(ROOT, "test", "wire"))
 from _wire import metric, until  # noqa: E402
@@ -388,6 +389,30 @@ def the_end_sends_what_there_is():
             for _ in range(300):
                 server.call("GET", "/healthz")
         equal(len([span for span in collector.servers() if span.name == "GET /healthz"]), 300)
+
+
+@case
+def a_collector_by_https():
+    """It gets spans where it is who it says: by --cacert or the variable, its name and its dates; else the log says why, and no span goes."""
+    with tls_folder() as made:
+        def tracing_to(name, *options, **env):
+            with Collector() as collector:
+                made.serve(collector.server, name)
+                url = "https://localhost:%d" % collector.port
+                with environment(**env), serving(options=["--otlp", url, *options]) as server:
+                    TRANSPORTS["rest"][0](server, {"traceparent": TRACEPARENT})
+                    yield server, collector
+        for options, env in ((["--cacert", made("ca.pem")], {}), ([], {"OTEL_EXPORTER_OTLP_CERTIFICATE": made("ca.pem")}),
+                             ([], {"OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": made("ca.pem"), "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere"})):
+            for server, collector in tracing_to("server", *options, **env):
+                equal(wait_spans(collector, 1)[0].trace, TRACE)
+                check("cannot be sent" not in server.log, "%s", server.log)
+        for name, why in made.strangers().items():
+            for server, collector in tracing_to(name, "--cacert", made("ca.pem")):
+                server.stop()       # what is left is sent now, or given up with a reason
+                check("is not accepted: " + why in server.log, "%s: %s", name, server.log[-500:])
+                equal((collector.requests, collector.spans), ([], []), name)
+                server.process = server.start().process     # so that the block ends a server
 
 
 if __name__ == "__main__":
