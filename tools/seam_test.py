@@ -15,6 +15,12 @@ CASES = [
      ["api calls flockfile, which the simulator neither replaces"]),
     ("two_rules_two_lines", {"engine": "int usleep(); int f(void) { return usleep(1); }"},
      ["engine calls usleep itself", "engine calls usleep, which"]),
+    ("a_checked_call_is_the_same_call", {"io": "int __read_chk(); int f(void) { return __read_chk(); }"}, []),
+    ("nobody_else_receives_checked", {"serve": "int __recv_chk(); int f(void) { return __recv_chk(); }"}, ["serve calls recv itself"]),
+    ("what_is_replaced_is_in_both_forms", {"base": "int __open64_2(); int f(void) { return __open64_2(); }"}, ["base calls __open64_2, which"]),
+    ("a_new_checked_name_is_asked_about", {"base": "int __recvfrom_chk(); int f(void) { return __recvfrom_chk(); }"},
+     ["base calls __recvfrom_chk, which the simulator neither replaces"]),
+    ("checked_text_is_pure", {"api": "int __snprintf_chk(); int f(void) { return __snprintf_chk(); }"}, []),
     ("no_rooms_are_no_success", {}, ["seam: "]),
 ]
 

@@ -744,3 +744,48 @@ WRAP(char *, realpath, const char *path, char *out)
 {
     return sim_is_in() && file_fails("realpath", EACCES) ? NULL : __real_realpath(path, out);
 }
+
+/* -- the same calls of a fortified build ------------------------------------------------------------ */
+
+/* With _FORTIFY_SOURCE the compiler calls these where it knows how large what is written to is. They do what
+ * glibc's do, stop when that is too small, and are the calls above otherwise. */
+#define CHECKED(type, name, ...)         \
+    type __wrap___##name##_chk(__VA_ARGS__); \
+    type __wrap___##name##_chk(__VA_ARGS__)
+
+CHECKED(ssize_t, read, int fd, void *into, size_t size, size_t room)
+{
+    require(size <= room);
+    return __wrap_read(fd, into, size);
+}
+
+CHECKED(ssize_t, recv, int fd, void *into, size_t size, size_t room, int flags)
+{
+    require(size <= room);
+    return __wrap_recv(fd, into, size, flags);
+}
+
+CHECKED(ssize_t, pread64, int fd, void *into, size_t size, off_t at, size_t room)
+{
+    require(size <= room);
+    return __wrap_pread64(fd, into, size, at);
+}
+
+CHECKED(char *, realpath, const char *path, char *out, size_t room)
+{
+    require(room >= PATH_MAX);
+    return __wrap_realpath(path, out);
+}
+
+CHECKED(int, gethostname, char *out, size_t size, size_t room)
+{
+    require(size <= room);
+    return __wrap_gethostname(out, size);
+}
+
+CHECKED(int, ppoll, struct pollfd *fds, nfds_t count, const struct timespec *wait,
+        const sigset_t *mask, size_t room)
+{
+    require(count <= room / sizeof *fds);
+    return __wrap_ppoll(fds, count, wait, mask);
+}
