@@ -137,7 +137,7 @@ enum err_code confine_user(const struct options *o, struct err *err)
 /* -- files ---------------------------------------------------------------------------------------- */
 
 #define ACCESS_TRUNCATE (UINT64_C(1) << 14) /* version 3 */
-enum { SCOPE_SIGNAL = 2 };                  /* version 6 */
+enum { SCOPE_ABSTRACT = 1, SCOPE_SIGNAL = 2 }; /* version 6: sockets without a file; signals */
 
 #define ACCESS_READ (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define ACCESS_CHANGE                                                 \
@@ -494,6 +494,14 @@ static void allow_options(struct files *f, const struct options *o, const struct
         allow(f, more->items[i], ACCESS_READ | ACCESS_CHANGE | LANDLOCK_ACCESS_FS_MAKE_DIR);
 }
 
+/* systemd's socket is a file; that of others who speak its protocol need not be. */
+static bool is_notified_abstractly(void)
+{
+    const char *name = getenv("NOTIFY_SOCKET");
+
+    return name != NULL && name[0] == '@';
+}
+
 static bool confine_files(const struct options *o, const struct sockets *sockets)
 {
     long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
@@ -512,7 +520,7 @@ static bool confine_files(const struct options *o, const struct sockets *sockets
     if (version >= 3)
         words.files |= ACCESS_TRUNCATE;
     if (version >= 6)
-        words.scopes = SCOPE_SIGNAL;
+        words.scopes = SCOPE_SIGNAL | (is_notified_abstractly() ? 0 : SCOPE_ABSTRACT);
     f.handled = words.files;
     f.fd = (int)syscall(SYS_landlock_create_ruleset, &words,
                         version >= 6 ? sizeof words : sizeof words.files, 0);

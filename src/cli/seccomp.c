@@ -6,6 +6,7 @@
  *   another architecture's calls (32-bit, x32)   ENOSYS: the numbers would mean something else
  *   a call of the table                          EPERM
  *   clone with a new namespace                   EPERM
+ *   ioctl that types into the terminal           EPERM: the shell there would run it
  *   clone3                                       ENOSYS: its flags lie in memory where a filter cannot
  *                                                look; libc goes on with clone
  */
@@ -15,6 +16,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <asm/ioctls.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -70,6 +72,37 @@ static const struct refused {
     REFUSED(open_by_handle_at),
     REFUSED(fanotify_init),
     REFUSED(acct),
+    /* whose files are, who may, and since when: Landlock has no right for it. Nor are there links and devices. */
+#ifdef SYS_chmod
+    REFUSED(chmod),
+    REFUSED(chown),
+    REFUSED(lchown),
+    REFUSED(utime),
+    REFUSED(utimes),
+    REFUSED(futimesat),
+    REFUSED(symlink),
+    REFUSED(link),
+    REFUSED(mknod),
+#endif
+    REFUSED(fchmodat),
+#ifdef SYS_fchmodat2
+    REFUSED(fchmodat2),
+#else
+    { 452 },
+#endif
+    REFUSED(fchownat),
+    REFUSED(fchown),
+    REFUSED(fchmod),
+    REFUSED(utimensat),
+    REFUSED(symlinkat),
+    REFUSED(linkat),
+    REFUSED(mknodat),
+    REFUSED(setxattr),
+    REFUSED(lsetxattr),
+    REFUSED(fsetxattr),
+    REFUSED(removexattr),
+    REFUSED(lremovexattr),
+    REFUSED(fremovexattr),
     /* the kernel */
     REFUSED(bpf),
     REFUSED(perf_event_open),
@@ -143,6 +176,12 @@ uint32_t seccomp_confine(char *why, size_t size)
         program[count++] = UNLESS(BPF_JEQ, refused[i].number, 1);
         program[count++] = ANSWER(SECCOMP_RET_ERRNO | EPERM);
     }
+    program[count++] = UNLESS(BPF_JEQ, SYS_ioctl, 5);
+    program[count++] = LOAD(args[1]); /* the kernel looks at its lower half, too */
+    program[count++] = WHEN(BPF_JEQ, TIOCSTI, 1);
+    program[count++] = UNLESS(BPF_JEQ, TIOCLINUX, 1);
+    program[count++] = ANSWER(SECCOMP_RET_ERRNO | EPERM);
+    program[count++] = ANSWER(SECCOMP_RET_ALLOW);
     program[count++] = UNLESS(BPF_JEQ, SYS_clone, 3);
     program[count++] = LOAD(args[0]); /* its lower half, on the machines that are here */
     program[count++] = UNLESS(BPF_JSET, NEW_NAMESPACES, 1);

@@ -107,7 +107,7 @@ def has_landlock():
         return subprocess.run([source[:-2]]).returncode == 0
 
 
-NOT_CALLED = ("ptrace", "mount", "unshare", "clone", "bpf", "io_uring")
+NOT_CALLED = ("ptrace", "mount", "unshare", "clone", "bpf", "io_uring", "tiocsti", "tiocsti_high", "tioclinux", "chmod", "utime", "setxattr", "symlink")
 
 
 @case
@@ -118,7 +118,7 @@ def a_model_can_do_little():
         found = server.probed
         equal({name: found[name] for name in ("read", "write", "exec")}, {"read": "EACCES", "write": "EACCES", "exec": "EPERM"})
         equal({name: found[name] for name in NOT_CALLED}, dict.fromkeys(NOT_CALLED, "EPERM"))
-        equal({name: found[name] for name in ("passwd", "shm", "thread")}, dict.fromkeys(("passwd", "shm", "thread"), "ok"))
+        equal({name: found[name] for name in ("passwd", "shm", "thread", "winsize")}, dict.fromkeys(("passwd", "shm", "thread", "winsize"), "ok"))
         equal(found["privs"], "1")
         equal(found["kill"], "ok", "itself")
         said(server, r"info: confined: reads \d+ paths, writes below \d+, starts no program \(Landlock \d+\); "
@@ -142,6 +142,8 @@ def unconfined_it_can():
         equal([server.probed[name] for name in ("read", "write", "exec")], ["ok"] * 3)
         equal({name: server.probed[name] for name in ("ptrace", "mount", "unshare", "clone")},
               {"ptrace": "ESRCH", "mount": "ENOENT", "unshare": "EINVAL", "clone": "EINVAL"}, "looked at, and not possible")
+        equal({name: server.probed[name] for name in ("tiocsti", "tioclinux", "chmod", "utime")},
+              {"tiocsti": "ENOTTY", "tioclinux": "ENOTTY", "chmod": "ok", "utime": "ok"})
         equal(server.probed["privs"], "0")
         check("confined:" not in server.log, "%s", server.log)
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -16,12 +17,13 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "penstock/backend.h"
 
 static const struct penstock_host *host;
-static char said[700];
+static char said[1000];
 
 static void say(const char *what, long result)
 {
@@ -67,6 +69,7 @@ static int model_open(void **ret, struct penstock_model *model, uint32_t *ret_tr
     const char *secret = host->config_parameter(model, "secret");
     const char *written = host->config_parameter(model, "written");
     const char *victim = host->config_parameter(model, "victim");
+    struct winsize window;
     pthread_t thread;
 
     (void)ret;
@@ -85,6 +88,15 @@ static int model_open(void **ret, struct penstock_model *model, uint32_t *ret_tr
     say("clone", syscall(SYS_clone, CLONE_NEWUSER | CLONE_FS | SIGCHLD, 0, 0, 0, 0));
     say("bpf", syscall(SYS_bpf, -1, 0, 0));
     say("io_uring", syscall(SYS_io_uring_setup, 0, 0));
+    /* Typing into a terminal: EPERM by the filter, ENOTTY without one. */
+    say("tiocsti", ioctl(0, TIOCSTI, "x"));
+    say("tiocsti_high", syscall(SYS_ioctl, 0, 0x100000000UL | TIOCSTI, "x"));
+    say("tioclinux", ioctl(0, TIOCLINUX, "\2"));
+    say("winsize", ioctl(0, TIOCGWINSZ, &window) < 0 && errno == ENOTTY ? 0 : -1);
+    say("chmod", chmod(secret, 0644));
+    say("utime", utimensat(AT_FDCWD, secret, NULL, 0));
+    say("setxattr", setxattr(secret, "user.x", "", 0, 0));
+    say("symlink", symlink("x", written));
     say("kill", victim == NULL ? 0 : kill((pid_t)strtol(victim, NULL, 10), 0));
     say("setuid", setuid(0));
     say("thread", pthread_create(&thread, NULL, thread_main, NULL) == 0 ? 0 : -1);
