@@ -117,8 +117,10 @@ static COLD enum err_code element_failed(const struct rows *w, const char *title
     return code;
 }
 
-static enum err_code put_half(const struct rows *w, const char *name, enum penstock_dtype dtype,
-                              uint8_t *to, uint32_t bits)
+/* Not inlined, so that the numbers that are common need no frame. */
+static __attribute__((noinline)) enum err_code put_half(const struct rows *w, const char *name,
+                                                        enum penstock_dtype dtype, uint8_t *to,
+                                                        uint32_t bits)
 {
     float value;
 
