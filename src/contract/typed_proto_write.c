@@ -502,20 +502,6 @@ static enum err_code put_rows(struct writer *w, uint64_t rows)
 
 /* -- how much it can be ------------------------------------------------------------------------ */
 
-static size_t add(size_t a, size_t b)
-{
-    size_t sum;
-
-    return __builtin_add_overflow(a, b, &sum) ? SIZE_MAX : sum;
-}
-
-static size_t times(size_t a, size_t b)
-{
-    size_t product;
-
-    return __builtin_mul_overflow(a, b, &product) ? SIZE_MAX : product;
-}
-
 static size_t element_bound(enum message_kind kind, const struct penstock_tensor *t)
 {
     if (t->dtype == PENSTOCK_BYTES)
@@ -530,34 +516,35 @@ static size_t item_bound(const struct message_field *f, const struct typed_item 
     size_t row = 4 * (size_t)HEAD_BYTES_MAX + 10 * (size_t)PENSTOCK_RANK_MAX + FIELD_BYTES_MAX +
                  item->label_bytes_max;
     size_t count = t->dtype == PENSTOCK_BYTES ? t->size / 4 : t->size / dtype_size(t->dtype);
-    size_t bound = times((size_t)rows, row);
+    size_t bound = typed_product((size_t)rows, row);
 
     if (item->kind == ITEM_PROBABILITY || (item->kind == ITEM_LABEL && item->label == -1))
         return bound;
     if (item->kind == ITEM_LABEL && f->kind == KIND_STRING && t->dtype != PENSTOCK_BYTES)
-        return add(bound, times(count, HEAD_BYTES_MAX + item->label_bytes_max + NUMBER_TEXT_MAX));
-    bound = add(bound, times(count, element_bound(f->kind, t)));
-    return t->dtype == PENSTOCK_BYTES ? add(bound, t->size) : bound;
+        return typed_sum(bound, typed_product(count, HEAD_BYTES_MAX + item->label_bytes_max +
+                                                         NUMBER_TEXT_MAX));
+    bound = typed_sum(bound, typed_product(count, element_bound(f->kind, t)));
+    return t->dtype == PENSTOCK_BYTES ? typed_sum(bound, t->size) : bound;
 }
 
 static size_t answer_bound(const struct typed_proto *proto, const struct typed_plan *plan,
                            const struct typed_query *query, uint64_t rows, uint64_t top,
                            const struct response_output *outputs)
 {
-    size_t bound = times((size_t)rows, 2 * (size_t)ROW_HEAD_ROOM);
+    size_t bound = typed_product((size_t)rows, 2 * (size_t)ROW_HEAD_ROOM);
 
     for (uint32_t i = 0; i < proto->response.count; i++) {
         const struct message_field *f = &proto->response.fields[i];
         const struct typed_item *item = &plan->items[f->item];
         if (outputs[item->output].is_set && (query->items == NULL || query->items[f->item]))
-            bound = add(bound, item_bound(f, item, rows, &outputs[item->output].tensor));
+            bound = typed_sum(bound, item_bound(f, item, rows, &outputs[item->output].tensor));
     }
     for (uint32_t i = 0; query->has_top && i < proto->tops_count; i++) {
         size_t entry = plan->items[proto->tops[i].item].label_bytes_max + 3 * HEAD_BYTES_MAX +
                        2 * FIELD_BYTES_MAX;
-        bound = add(bound, times((size_t)rows, times((size_t)top, entry)));
+        bound = typed_sum(bound, typed_product((size_t)rows, typed_product((size_t)top, entry)));
     }
-    return add(bound, FIELD_BYTES_MAX);
+    return typed_sum(bound, FIELD_BYTES_MAX);
 }
 
 /* -- the whole --------------------------------------------------------------------------------- */
@@ -656,10 +643,10 @@ size_t typed_proto_bound(const struct typed_plan *plan, const struct typed_query
 
     return proto == NULL
                ? SIZE_MAX
-               : add(answer_bound(proto, plan, query, rows,
-                                  query->has_top ? typed_top_room(plan, query, outputs) : 0,
-                                  outputs),
-                     TYPED_SAID_BYTES_MAX);
+               : typed_sum(answer_bound(proto, plan, query, rows,
+                                        query->has_top ? typed_top_room(plan, query, outputs) : 0,
+                                        outputs),
+                           TYPED_SAID_BYTES_MAX);
 }
 
 HOT enum err_code typed_write_proto_to(uint8_t *at, size_t bound, size_t *ret_size,

@@ -40,4 +40,19 @@ uint64_t typed_own_score(const struct typed_view *views, const struct typed_item
 uint64_t typed_top_room(const struct typed_plan *plan, const struct typed_query *query,
                         const struct response_output *outputs);
 
+/* How much an answer can be is added up like this: past SIZE_MAX it stays there. */
+static inline size_t typed_sum(size_t a, size_t b)
+{
+    size_t sum;
+
+    return __builtin_add_overflow(a, b, &sum) ? SIZE_MAX : sum;
+}
+
+static inline size_t typed_product(size_t a, size_t b)
+{
+    size_t product;
+
+    return __builtin_mul_overflow(a, b, &product) ? SIZE_MAX : product;
+}
+
 #endif

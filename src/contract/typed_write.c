@@ -468,20 +468,6 @@ static size_t tensor_bound(const struct penstock_tensor *t)
     return __builtin_add_overflow(bound, 3 * lists + 64, &bound) ? SIZE_MAX : bound;
 }
 
-static size_t add_bounds(size_t a, size_t b)
-{
-    size_t sum;
-
-    return __builtin_add_overflow(a, b, &sum) ? SIZE_MAX : sum;
-}
-
-static size_t times(size_t a, size_t b)
-{
-    size_t product;
-
-    return __builtin_mul_overflow(a, b, &product) ? SIZE_MAX : product;
-}
-
 size_t typed_answer_bound(const struct typed_plan *plan, const struct typed_query *query,
                           uint64_t rows, const struct response_output *outputs)
 {
@@ -495,17 +481,18 @@ size_t typed_answer_bound(const struct typed_plan *plan, const struct typed_quer
             continue;
         const struct penstock_tensor *t = &outputs[item->output].tensor;
         if (item->kind != ITEM_VALUE && !query->is_raw) {
-            row = add_bounds(row, item->label_bytes_max + NUMBER_TEXT_MAX + 6 * name + 16);
-            row = add_bounds(row, times((size_t)top, item->label_bytes_max + NUMBER_TEXT_MAX + 40));
+            row = typed_sum(row, item->label_bytes_max + NUMBER_TEXT_MAX + 6 * name + 16);
+            row = typed_sum(row, typed_product((size_t)top,
+                                               item->label_bytes_max + NUMBER_TEXT_MAX + 40));
         }
         if (item->kind == ITEM_LABEL && item->label != -1)
-            bound =
-                add_bounds(bound, times(t->dtype == PENSTOCK_BYTES ? t->size / 4
-                                                                   : t->size / dtype_size(t->dtype),
-                                        item->label_bytes_max + 1));
+            bound = typed_sum(bound, typed_product(t->dtype == PENSTOCK_BYTES
+                                                       ? t->size / 4
+                                                       : t->size / dtype_size(t->dtype),
+                                                   item->label_bytes_max + 1));
         if (item->kind == ITEM_VALUE || item->label == (int64_t)item->output || query->is_raw)
-            bound = add_bounds(bound, add_bounds(tensor_bound(t), 6 * name + 16));
-        bound = add_bounds(bound, times((size_t)rows, row));
+            bound = typed_sum(bound, typed_sum(tensor_bound(t), 6 * name + 16));
+        bound = typed_sum(bound, typed_product((size_t)rows, row));
     }
     return bound;
 }
