@@ -424,7 +424,9 @@ size_t number_read_f32(struct slice text, float *ret)
     return (size_t)(at - text.data);
 }
 
-size_t number_read_f16(struct slice text, uint16_t *ret_bits)
+/* A format of 16 bits, which drops so many bits of a double's fraction. */
+static inline size_t read_half(struct slice text, uint16_t (*half_of)(double),
+                               double (*of_half)(uint16_t), unsigned dropped, uint16_t *ret_bits)
 {
     struct decimal d;
     const uint8_t *at = number_scan(text.data, text.data + text.size, &d);
@@ -432,24 +434,20 @@ size_t number_read_f16(struct slice text, uint16_t *ret_bits)
     if (at == NULL)
         return 0;
     double value = fabs(number_f64_of_decimal(d));
-    bool is_exact = number_of_f16(number_f16_of(value)) == value;
-    value = f64_of_bits(f64_to_narrow(&d, bits_of_f64(value), is_exact, 42));
-    *ret_bits = number_f16_of(d.is_negative ? -value : value);
+    bool is_exact = of_half(half_of(value)) == value;
+    value = f64_of_bits(f64_to_narrow(&d, bits_of_f64(value), is_exact, dropped));
+    *ret_bits = half_of(d.is_negative ? -value : value);
     return (size_t)(at - text.data);
+}
+
+size_t number_read_f16(struct slice text, uint16_t *ret_bits)
+{
+    return read_half(text, number_f16_of, number_of_f16, 42, ret_bits);
 }
 
 size_t number_read_bf16(struct slice text, uint16_t *ret_bits)
 {
-    struct decimal d;
-    const uint8_t *at = number_scan(text.data, text.data + text.size, &d);
-
-    if (at == NULL)
-        return 0;
-    double value = fabs(number_f64_of_decimal(d));
-    bool is_exact = number_of_bf16(number_bf16_of(value)) == value;
-    value = f64_of_bits(f64_to_narrow(&d, bits_of_f64(value), is_exact, 45));
-    *ret_bits = number_bf16_of(d.is_negative ? -value : value);
-    return (size_t)(at - text.data);
+    return read_half(text, number_bf16_of, number_of_bf16, 45, ret_bits);
 }
 
 /* Digit by digit: `digits` of d has room for 19 only, and the last digits decide here. */

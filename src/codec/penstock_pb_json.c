@@ -136,6 +136,17 @@ static COLD enum err_code unknown_member(struct reader *r, struct slice key,
                 size == 0 ? "none" : known);
 }
 
+/* The next member's name and its colon, where there is one. */
+static enum err_code next_key(struct reader *r, bool is_first, bool *ret_has_more,
+                              struct slice *ret)
+{
+    TRY(json_more(&r->c, '}', is_first, ret_has_more, r->path, r->err));
+    if (!*ret_has_more)
+        return OK;
+    TRY(json_string(&r->c, r->arena, ret, r->path, r->err));
+    return json_take(&r->c, ':', r->path, r->err);
+}
+
 /* null is protobuf's JSON for a field that is not there. */
 static enum err_code skip_null(struct reader *r, bool *ret_was_null)
 {
@@ -155,11 +166,9 @@ static enum err_code read_members(struct reader *r, const struct member *members
     for (bool is_first = true;; is_first = false) {
         struct slice key;
         size_t i = 0;
-        READ(r, json_more(&r->c, '}', is_first, &has_more, r->path, r->err));
+        READ(r, next_key(r, is_first, &has_more, &key));
         if (!has_more)
             return OK;
-        READ(r, json_string(&r->c, r->arena, &key, r->path, r->err));
-        READ(r, json_take(&r->c, ':', r->path, r->err));
         while (i < count && !is_named(key, members[i].name))
             i++;
         if (i == count)
@@ -410,11 +419,9 @@ static enum err_code read_inputs_by_name(struct reader *r)
     READ(r, json_take(&r->c, '{', r->path, r->err));
     for (bool is_first = true;; is_first = false) {
         struct slice key;
-        READ(r, json_more(&r->c, '}', is_first, &has_more, r->path, r->err));
+        READ(r, next_key(r, is_first, &has_more, &key));
         if (!has_more)
             return OK;
-        READ(r, json_string(&r->c, r->arena, &key, r->path, r->err));
-        READ(r, json_take(&r->c, ':', r->path, r->err));
         size_t before = enter_index(r, r->request->inputs_count);
         TRY(more_inputs(r, &t));
         t->name = key;
@@ -456,37 +463,16 @@ static enum err_code set_kind(struct reader *r, struct kserve_pb_parameter *p,
     return OK;
 }
 
-static enum err_code read_bool_value(struct reader *r, void *into)
-{
-    struct kserve_pb_parameter *p = into;
-
-    TRY(set_kind(r, p, KSERVE_PB_BOOL));
-    return read_bool(r, &p->value.b);
-}
-
-static enum err_code read_int64_value(struct reader *r, void *into)
-{
-    struct kserve_pb_parameter *p = into;
-
-    TRY(set_kind(r, p, KSERVE_PB_INT64));
-    return read_i64(r, &p->value.i);
-}
-
-static enum err_code read_double_value(struct reader *r, void *into)
-{
-    struct kserve_pb_parameter *p = into;
-
-    TRY(set_kind(r, p, KSERVE_PB_DOUBLE));
-    return read_f64(r, &p->value.d);
-}
-
-static enum err_code read_string_value(struct reader *r, void *into)
-{
-    struct kserve_pb_parameter *p = into;
-
-    TRY(set_kind(r, p, KSERVE_PB_STRING));
-    return read_string(r, &p->text);
-}
+#define VALUE_READER(name, kind, member, read)                                                     \
+    static enum err_code name(struct reader *r, void *into)                                        \
+    {                                                                                              \
+        TRY(set_kind(r, into, kind));                                                              \
+        return read(r, &((struct kserve_pb_parameter *)into)->member);                             \
+    }
+VALUE_READER(read_bool_value, KSERVE_PB_BOOL, value.b, read_bool)
+VALUE_READER(read_int64_value, KSERVE_PB_INT64, value.i, read_i64)
+VALUE_READER(read_double_value, KSERVE_PB_DOUBLE, value.d, read_f64)
+VALUE_READER(read_string_value, KSERVE_PB_STRING, text, read_string)
 
 static enum err_code read_bare_number(struct reader *r, struct kserve_pb_parameter *p)
 {
@@ -536,11 +522,9 @@ static enum err_code read_parameters(struct reader *r, void *into)
     READ(r, json_take(&r->c, '{', r->path, r->err));
     for (bool is_first = true;; is_first = false) {
         struct slice key;
-        READ(r, json_more(&r->c, '}', is_first, &has_more, r->path, r->err));
+        READ(r, next_key(r, is_first, &has_more, &key));
         if (!has_more)
             return OK;
-        READ(r, json_string(&r->c, r->arena, &key, r->path, r->err));
-        READ(r, json_take(&r->c, ':', r->path, r->err));
         if (parameters->count == PENSTOCK_PB_PARAMETERS_MAX)
             return fail(r, "there are more than %d of them", PENSTOCK_PB_PARAMETERS_MAX);
         for (uint32_t i = 0; i < parameters->count; i++)

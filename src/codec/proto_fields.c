@@ -83,7 +83,9 @@ static upb_MessageValue from_f64(const upb_FieldDef *f, double value)
     return v;
 }
 
-void proto_set_str(struct proto_message *m, const char *name, struct slice value)
+typedef void put_fn(struct proto_message *m, const upb_FieldDef *f, upb_MessageValue value);
+
+static void put_str(struct proto_message *m, const char *name, struct slice value, put_fn *put)
 {
     upb_MessageValue v = { 0 };
     const upb_FieldDef *f;
@@ -93,7 +95,27 @@ void proto_set_str(struct proto_message *m, const char *name, struct slice value
     f = field_of(m, name);
     require(is_text(f));
     if (proto_copy(m->arena, value, &v.str_val))
-        set(m, f, v);
+        put(m, f, v);
+}
+
+static struct proto_message *put_message(struct proto_message *m, const char *name, put_fn *put)
+{
+    struct proto_message *inner;
+    const upb_FieldDef *f;
+
+    if (m == NULL)
+        return NULL;
+    f = field_of(m, name);
+    require(upb_FieldDef_IsSubMessage(f));
+    inner = proto_new(m->arena, proto_type_of(upb_FieldDef_MessageSubDef(f)));
+    if (inner != NULL)
+        put(m, f, (upb_MessageValue){ .msg_val = inner->upb });
+    return inner;
+}
+
+void proto_set_str(struct proto_message *m, const char *name, struct slice value)
+{
+    put_str(m, name, value, set);
 }
 
 void proto_set_i64(struct proto_message *m, const char *name, int64_t value)
@@ -131,30 +153,12 @@ void proto_set_f64(struct proto_message *m, const char *name, double value)
 
 struct proto_message *proto_set_message(struct proto_message *m, const char *name)
 {
-    struct proto_message *inner;
-    const upb_FieldDef *f;
-
-    if (m == NULL)
-        return NULL;
-    f = field_of(m, name);
-    require(is_one_message(f));
-    inner = proto_new(m->arena, proto_type_of(upb_FieldDef_MessageSubDef(f)));
-    if (inner != NULL)
-        set(m, f, (upb_MessageValue){ .msg_val = inner->upb });
-    return inner;
+    return put_message(m, name, set);
 }
 
 void proto_add_str(struct proto_message *m, const char *name, struct slice value)
 {
-    upb_MessageValue v = { 0 };
-    const upb_FieldDef *f;
-
-    if (m == NULL)
-        return;
-    f = field_of(m, name);
-    require(is_text(f));
-    if (proto_copy(m->arena, value, &v.str_val))
-        add(m, f, v);
+    put_str(m, name, value, add);
 }
 
 void proto_add_i64(struct proto_message *m, const char *name, int64_t value)
@@ -171,17 +175,7 @@ void proto_add_f64(struct proto_message *m, const char *name, double value)
 
 struct proto_message *proto_add_message(struct proto_message *m, const char *name)
 {
-    struct proto_message *inner;
-    const upb_FieldDef *f;
-
-    if (m == NULL)
-        return NULL;
-    f = field_of(m, name);
-    require(upb_FieldDef_IsSubMessage(f));
-    inner = proto_new(m->arena, proto_type_of(upb_FieldDef_MessageSubDef(f)));
-    if (inner != NULL)
-        add(m, f, (upb_MessageValue){ .msg_val = inner->upb });
-    return inner;
+    return put_message(m, name, add);
 }
 
 struct proto_message *proto_map_message(struct proto_message *m, const char *name, struct slice key)
