@@ -549,20 +549,29 @@ static void put_line(struct text *out, const char *key, struct text *line)
     line->size = 0;
 }
 
+/* The model that the path names, which *ret_model holds, and its plan; false: it is answered. */
+static bool want_plan(struct exchange *x, const struct route_match *match,
+                      struct model **ret_model, const struct typed_plan **ret)
+{
+    struct slice version = match->params_count > 1 ? match->params[1] : slice_make("", 0);
+    struct err err = { 0 };
+
+    if (api_want_model(x, match->api, ACCESS_READ, slice_of("models"), ret_model, match->params[0],
+                       version, &err) == OK &&
+        typed_plan_of(*ret_model, ret, &err) == OK)
+        return true;
+    api_fail(x, DIALECT_TYPED, 0, &err);
+    return false;
+}
+
 static void describe_model(struct exchange *x, const struct route_match *match)
 {
     CLEANUP(model_unref) struct model *model = NULL;
     const struct typed_plan *plan;
-    struct err err = { 0 };
     struct text out, line;
 
-    if (api_want_model(x, match->api, ACCESS_READ, slice_of("models"), &model, match->params[0],
-                          match->params_count > 1 ? match->params[1] : slice_make("", 0),
-                          &err) != OK ||
-        typed_plan_of(model, &plan, &err) != OK) {
-        api_fail(x, DIALECT_TYPED, 0, &err);
+    if (!want_plan(x, match, &model, &plan))
         return;
-    }
     text_init(&out, REPLY_BYTES_MAX);
     text_str(&out, "{\"name\":");
     text_json(&out, slice_of(model_name(model)));
@@ -590,13 +599,8 @@ static void contract_of_model(struct exchange *x, const struct route_match *matc
     struct err err = { 0 };
     struct text out;
 
-    if (api_want_model(x, match->api, ACCESS_READ, slice_of("models"), &model, match->params[0],
-                          match->params_count > 1 ? match->params[1] : slice_make("", 0),
-                          &err) != OK ||
-        typed_plan_of(model, &plan, &err) != OK) {
-        api_fail(x, DIALECT_TYPED, 0, &err);
+    if (!want_plan(x, match, &model, &plan))
         return;
-    }
     if (typed_proto_service(plan)[0] == '\0') {
         err_set(&err, E_UNIMPLEMENTED, "model '%s' has no typed gRPC contract: %s",
                 model_name(model), typed_proto_why(plan));
