@@ -219,10 +219,10 @@ enum admission_verdict admission_judge(struct admission *a, const struct admissi
     *ret_after_ns = 0;
     if (!is_dry) {
         count(a, q->now_ns);
-        if (q->is_free || q->wait_ns <= target_of(a, drain))
+        if (!q->is_free && q->wait_ns > target_of(a, drain))
+            a->above_ns = a->above_ns == 0 ? q->now_ns : a->above_ns;
+        else if (q->is_free || !q->is_modest) /* who asks for little goes before those who stand */
             a->above_ns = 0;
-        else if (a->above_ns == 0)
-            a->above_ns = q->now_ns;
     }
     enum admission_verdict verdict = judge(a, q, drain, is_dry, ret_after_ns);
     if (verdict != ADMISSION_FINE && !is_dry && !q->is_free)

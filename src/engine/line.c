@@ -17,12 +17,14 @@
 #include "base/def.h"
 
 enum {
-    LET_MOST = 32, /* by one turn, however short runs seem */
+    LET_MOST = 32,            /* by one turn, however short runs seem */
+    REFUSAL_PART = 16,        /* of a new measurement in the average */
+    REFUSAL_MOST_NS = 100000, /* what took longer was interrupted */
 };
 
 void line_init(struct line *line, uint64_t delay_ns, uint32_t room)
 {
-    *line = (struct line){ .room = room };
+    *line = (struct line){ .room = room, .refusal_ns = LINE_REFUSAL_NS };
     queue_init(&line->queue);
     admission_init(&line->admission, delay_ns);
 }
@@ -97,6 +99,20 @@ static enum line_verdict judge(struct line *line, const struct line_question *qu
     return LINE_WAIT;
 }
 
+/* Two refusals in one turn with no run between them tell what one takes, its way out too. */
+static void charge_refusal(struct line *line, const struct line_question *question)
+{
+    uint64_t took_ns = question->now_ns - line->told_ns;
+
+    if (line->told_turn_ns == question->turn_ns && line->told_runs == line->runs &&
+        took_ns < REFUSAL_MOST_NS)
+        line->refusal_ns += took_ns / REFUSAL_PART - line->refusal_ns / REFUSAL_PART;
+    line->told_ns = question->now_ns;
+    line->told_turn_ns = question->turn_ns;
+    line->told_runs = line->runs;
+    queue_charge(&line->queue, question->tenant, line->refusal_ns);
+}
+
 enum line_verdict line_ask(struct line *line, const struct line_question *question,
                            uint64_t *ret_wait_ns, uint64_t *ret_after_ns,
                            struct line_entry **ret_victim)
@@ -104,7 +120,7 @@ enum line_verdict line_ask(struct line *line, const struct line_question *questi
     enum line_verdict verdict = judge(line, question, ret_wait_ns, ret_after_ns, ret_victim);
 
     if (verdict != LINE_GO && verdict != LINE_WAIT)
-        queue_charge(&line->queue, question->tenant, LINE_REFUSAL_NS);
+        charge_refusal(line, question);
     return verdict;
 }
 

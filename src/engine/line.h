@@ -19,9 +19,9 @@
 
 #define LINE_TURN_NS UINT64_C(500000) /* of runs in one turn; what is read then waits */
 #define LINE_LET_NS  UINT64_C(250000) /* of runs let in by a turn while others wait */
-/* That a refusal takes from the socket and back, about; its tenant's share pays. */
+/* That a refusal takes from the socket and back, until it was measured. */
 #define LINE_REFUSAL_NS UINT64_C(4000)
-#define LINE_BEHIND_NS UINT64_C(1000000) /* a turn that took less is no reason to ask anything */
+#define LINE_BEHIND_NS  UINT64_C(1000000) /* a turn that took less is no reason to ask anything */
 
 struct line_entry {
     struct queue_entry entry; /* first */
@@ -36,6 +36,9 @@ struct line {
     uint32_t runs;    /* since line_let was called last */
     uint32_t room;    /* the most that may wait; 0: any number */
     uint64_t gone_ns; /* the turn in which one was run without waiting last */
+    /* -- the newest refusal: when, in which turn, and `runs` then; and what they take -- */
+    uint64_t told_ns, told_turn_ns, refusal_ns;
+    uint32_t told_runs;
 };
 
 void line_init(struct line *line, uint64_t delay_ns, uint32_t room);

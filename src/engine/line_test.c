@@ -153,6 +153,36 @@ TEST(who_cannot_be_in_time_is_told)
     line_deinit(&line);
 }
 
+TEST(refusals_are_charged_with_what_they_take)
+{
+    static struct line_entry loud[2], quiet[2];
+    struct queue_tenant one = { 1, 1, "loud" }, other = { 2, 1, "quiet" };
+    struct line_entry *victim;
+    uint64_t turn = 100 * NS_PER_S, now = turn;
+
+    line_init(&line, NS_PER_S, 0);
+    for (size_t i = 0; i < 2; i++)
+        line_add(&line, &loud[i], one);
+    for (size_t i = 0; i < 2; i++)
+        line_add(&line, &quiet[i], other);
+    for (unsigned i = 0; i < 200; i++)
+        check(ask_at(now += 10 * US, turn, turn, turn, one, &victim) == LINE_LATE, "%u", i);
+    check(line.refusal_ns > 9 * US && line.refusal_ns < 11 * US, "%llu ns",
+          (unsigned long long)line.refusal_ns);
+    now += MS;
+    check(ask_at(now, turn, turn, turn, one, &victim) == LINE_LATE, "late");
+    line_ran(&line, now += 50 * US);
+    check(ask_at(now, turn, turn, turn, one, &victim) == LINE_LATE, "late");
+    check(ask_at(now + 50 * US, turn + 20 * US, turn, turn, one, &victim) == LINE_LATE, "late");
+    check(line.refusal_ns > 9 * US && line.refusal_ns < 11 * US,
+          "an interruption, a run and another turn are no measure: %llu ns",
+          (unsigned long long)line.refusal_ns);
+    check(line_next(&line) == &quiet[0] && line_next(&line) == &quiet[1] &&
+              line_next(&line) == &loud[0] && line_next(&line) == &loud[1],
+          "who was refused so often has had more than the other");
+    line_deinit(&line);
+}
+
 /* -- a loop, played through
  * ---------------------------------------------------------------------- */
 
@@ -167,9 +197,10 @@ struct caller {
 struct outcome {
     uint64_t p99_ns; /* of those that were run; where there are tenants, of all but the first */
     uint64_t refusal_p50_ns, refusal_p99_ns;
-    double good;       /* in time, of what the loop can do */
-    double refused;    /* likewise: of those asked */
-    double first_part; /* of all runs */
+    double good;    /* in time, of what the loop can do */
+    double refused; /* likewise: of those asked */
+    double first_part;
+    uint64_t first_p50_ns; /* of all runs */
 };
 
 static uint64_t state = 88172645463325252u;
@@ -190,7 +221,7 @@ static int by_value(const void *a, const void *b)
 }
 
 static struct caller callers[MOST];
-static uint64_t took[MOST], told[MOST];
+static uint64_t took[MOST], told[MOST], firsts[MOST];
 
 struct play {
     uint64_t clock, begun, run_ns;
@@ -211,7 +242,8 @@ static void run(struct play *p, struct caller *c)
     line_ran(&line, p->clock);
     if (c->arrived >= p->begun) {
         p->runs++;
-        p->first_runs += c->tenant == 0;
+        if (c->tenant == 0)
+            firsts[p->first_runs++] = p->clock - c->arrived;
         p->late += p->clock > c->place.deadline_ns;
     }
     if (counts(p, c))
@@ -304,6 +336,7 @@ static struct outcome play(const double *loads, uint32_t tenants, uint64_t run_n
         ;
     line_deinit(&line);
     qsort(took, p.took_count, sizeof took[0], by_value);
+    qsort(firsts, p.first_runs, sizeof firsts[0], by_value);
     qsort(told, p.told_count, sizeof told[0], by_value);
     return (struct outcome){
         .p99_ns = took[p.took_count * 99 / 100],
@@ -313,6 +346,7 @@ static struct outcome play(const double *loads, uint32_t tenants, uint64_t run_n
             (double)(p.runs - p.late) * (double)(run_ns + read_ns) / (double)(p.clock - p.begun),
         .refused = (double)p.refused / MAX((double)p.counted, 1),
         .first_part = (double)p.first_runs / (double)p.runs,
+        .first_p50_ns = firsts[p.first_runs / 2],
     };
 }
 
@@ -368,6 +402,9 @@ TEST(one_tenant_at_fifty_times_its_share_of_a_loop)
                   (unsigned long long)calm.p99_ns / US, (unsigned long long)much.p99_ns / US);
             check(much.refused < 0.01 && calm.refused < 0.01, "%.4f of the others' were refused",
                   much.refused);
+            check(much.first_p50_ns < 32 * runs[i],
+                  "%zu, %zu: and what of that is let in is run soon: %llu us", d, i,
+                  (unsigned long long)much.first_p50_ns / US);
             check(much.first_part > 0.25 && much.first_part < 0.45,
                   "what the others leave is the loud one's: %.3f", much.first_part);
         }
