@@ -66,7 +66,7 @@ struct access {
     char *path; /* NULL: no rules */
     bool is_admin;
     pthread_mutex_t reload_lock; /* one reload at a time; over `lock` */
-    pthread_mutex_t lock;        /* `now`, issuers' jwks, tenants' count; leaf */
+    pthread_mutex_t lock;        /* `now`, issuers' jwks; leaf */
     struct rules *now;
     struct caller *anonymous;    /* of `now`; one reference */
     _Atomic uint64_t generation; /* of `now` */
@@ -425,10 +425,13 @@ enum err_code access_reload(struct access *access, uint64_t wall_ns UNUSED, stru
     uint8_t before[DIGEST_BYTES];
     files_digest(access, before);
     enum err_code code = load(access, err);
-    /* A bad file is not read again before it changes; what changed while it was read is. */
+    /* A bad file is not read again before it changes; what changed while it was read is, and what could not
+     * be read at all (no descriptor, no memory) is tried again, as it may say that a key is withdrawn. */
     files_digest(access, access->files_read);
-    if (code != OK)
+    if (code == E_INVALID)
         memcpy(access->files_read, before, DIGEST_BYTES);
+    else if (code != OK)
+        memset(access->files_read, 0, DIGEST_BYTES);
     count(code == OK ? &access->reloads : &access->reloads_failed);
     pthread_mutex_unlock(&access->reload_lock);
     return code;
@@ -1211,6 +1214,8 @@ COLD static enum err_code judge_old(const struct caller *old, enum access_right 
     if (old->kind == CALLER_REFUSED)
         return err_set(err, E_UNAUTHENTICATED, "%s", old->certificate);
     TRY(renew(old, wall_ns, &caller, err));
+    if (wall_ns / NS_PER_S >= caller->expires_s)
+        return fail_expired(old->access, caller->kind, err);
     return is_let(caller, right, group_bit(group), model)
                ? OK
                : refuse(old->access, caller, right, group, model, err);
@@ -1243,11 +1248,11 @@ HOT enum err_code caller_may(const struct caller *caller, enum access_right righ
         return OK;
     if (LIKELY(caller->is_constant))
         return LIKELY(right != ACCESS_ADMIN) || caller->is_admin ? OK : refuse_admin(err);
-    if (UNLIKELY(wall_ns / NS_PER_S >= caller->expires_s))
-        return fail_expired(caller->access, caller->kind, err);
     if (UNLIKELY(caller->generation !=
                  atomic_load_explicit(&caller->access->generation, memory_order_acquire)))
         return judge_old(caller, right, group, model, wall_ns, err);
+    if (UNLIKELY(wall_ns / NS_PER_S >= caller->expires_s))
+        return fail_expired(caller->access, caller->kind, err);
     return LIKELY(is_let(caller, right, group_bit(group), model))
                ? OK
                : refuse(caller->access, caller, right, group, model, err);
@@ -1274,10 +1279,11 @@ static void put_tenants(struct access *access, struct text *out)
           "Times that a tenant's bytes were spent" },
     };
 
-    pthread_mutex_lock(&access->reload_lock);
+    /* No lock: this is a loop's thread, and a reload may wait for its file. */
+    uint32_t tenants = atomic_load_explicit(&access->tenants.count, memory_order_acquire);
     for (size_t f = 0; f < COUNT(families); f++) {
         metrics_family(out, families[f].name, families[f].type, families[f].help);
-        for (uint32_t i = 0; i < access->tenants.count; i++) {
+        for (uint32_t i = 0; i < tenants; i++) {
             const struct tenant *t = access->tenants.all[i];
             uint64_t values[] = { atomic_load(&t->running), atomic_load(&t->refused_rate),
                                   atomic_load(&t->refused_concurrency), budget_used(&t->budget),
@@ -1288,7 +1294,6 @@ static void put_tenants(struct access *access, struct text *out)
             text_printf(out, "} %llu\n", (unsigned long long)values[f]);
         }
     }
-    pthread_mutex_unlock(&access->reload_lock);
 }
 
 static void render(void *context, struct text *out)

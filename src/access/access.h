@@ -48,8 +48,9 @@ void access_free(struct access **access); /* every caller was given back before 
 /* Reads the file (and the key sets it names) again. On failure the former rules stay, and err says what is
  * wrong and where ("access.yaml: line 7: rules[1].models: ..."). */
 MUST_USE enum err_code access_reload(struct access *access, uint64_t wall_ns, struct err *err);
-/* Has the file, or a key set that it names, changed since it was read? For whoever looks now and then: true
- * once the change has stood still from one look to the next. One thread. */
+/* Has the file, or a key set that it names, changed since it was read, or could it not be read at all (a code
+ * other than E_INVALID)? For whoever looks now and then: true once the change has stood still from one look to
+ * the next. One thread. */
 bool access_has_changed(struct access *access);
 /* The bytes of a key set (JWKS, RFC 7517) that was fetched from `url`, which the file names: for whoever has
  * an HTTP client. A bad one leaves the former in place. */

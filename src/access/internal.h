@@ -130,7 +130,7 @@ struct rules {
 /* Whose tenants the file may name; makes those that are new. */
 struct tenants {
     struct tenant *all[TENANTS_MAX]; /* owned; [0] is "default" */
-    uint32_t count;
+    _Atomic uint32_t count; /* written under reload_lock; those below it stay as they are */
     struct budget *parent;
 };
 

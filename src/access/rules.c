@@ -328,7 +328,8 @@ static enum err_code make_tenant(struct reader *r, const struct yaml_node *node,
     struct tenant *tenant = tenant_new(name, tenants->count, tenants->parent);
     if (tenant == NULL)
         return no_memory(r);
-    *ret = tenants->all[tenants->count++] = tenant;
+    *ret = tenants->all[tenants->count] = tenant;
+    atomic_fetch_add_explicit(&tenants->count, 1, memory_order_release); /* for whoever reads all of them */
     return OK;
 }
 

@@ -58,10 +58,12 @@ struct grpc_watchers {
     uint64_t max;         /* --watchers-max */
     _Atomic uint64_t now; /* the server may go on ending when this is 0 */
     _Atomic uint64_t of[WATCHES_KINDS];
+    _Atomic uint64_t strangers; /* of `now`: who show nothing, where there are rules; half of the places */
     _Atomic uint64_t refused;
 };
-bool watchers_enter(struct grpc_watchers *watchers, enum watches kind); /* false: there are enough */
-void watchers_leave(struct grpc_watchers *watchers, enum watches kind);
+/* False: there are enough. `x` watches, and is the same when it leaves. */
+bool watchers_enter(struct grpc_watchers *watchers, enum watches kind, const struct exchange *x);
+void watchers_leave(struct grpc_watchers *watchers, enum watches kind, const struct exchange *x);
 MUST_USE enum err_code grpc_watchers_register(struct grpc_watchers *watchers,
                                               struct metrics *metrics, struct err *err);
 uint64_t grpc_watchers_refused(const struct grpc_watchers *watchers); /* NULL: 0 */

@@ -266,7 +266,7 @@ struct watcher {
 static void forget(struct watcher *w)
 {
     event_log_detach(&w->reader);
-    watchers_leave(w->api->watchers, WATCHES_HEALTH);
+    watchers_leave(w->api->watchers, WATCHES_HEALTH, w->call->x);
 }
 
 static void end_watch(struct watcher *w, enum err_code code, const char *why)
@@ -324,19 +324,43 @@ static const struct call_user watch_user = { .on_message = on_message,
                                              .on_room = on_room,
                                              .on_gone = on_gone };
 
-bool watchers_enter(struct grpc_watchers *watchers, enum watches kind)
+/* Health is open to everybody, and its watches stay: they must not use up the places of who has a name. */
+static bool is_stranger(const struct exchange *x)
 {
-    if (atomic_fetch_add_explicit(&watchers->now, 1, memory_order_relaxed) < watchers->max) {
+    return caller_has_rules(x->caller) && caller_is_anonymous(x->caller);
+}
+
+static uint64_t places_of(const struct grpc_watchers *watchers, const struct exchange *x)
+{
+    return is_stranger(x) ? (watchers->max + 1) / 2 : watchers->max;
+}
+
+static bool take_place(_Atomic uint64_t *taken, uint64_t max)
+{
+    if (atomic_fetch_add_explicit(taken, 1, memory_order_relaxed) < max)
+        return true;
+    atomic_fetch_sub_explicit(taken, 1, memory_order_relaxed);
+    return false;
+}
+
+bool watchers_enter(struct grpc_watchers *watchers, enum watches kind, const struct exchange *x)
+{
+    bool is_in = !is_stranger(x) || take_place(&watchers->strangers, places_of(watchers, x));
+
+    if (is_in && take_place(&watchers->now, watchers->max)) {
         atomic_fetch_add_explicit(&watchers->of[kind], 1, memory_order_relaxed);
         return true;
     }
-    atomic_fetch_sub_explicit(&watchers->now, 1, memory_order_relaxed);
+    if (is_in && is_stranger(x))
+        atomic_fetch_sub_explicit(&watchers->strangers, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&watchers->refused, 1, memory_order_relaxed);
     return false;
 }
 
-void watchers_leave(struct grpc_watchers *watchers, enum watches kind)
+void watchers_leave(struct grpc_watchers *watchers, enum watches kind, const struct exchange *x)
 {
+    if (is_stranger(x))
+        atomic_fetch_sub_explicit(&watchers->strangers, 1, memory_order_relaxed);
     atomic_fetch_sub_explicit(&watchers->of[kind], 1, memory_order_relaxed);
     atomic_fetch_sub_explicit(&watchers->now, 1, memory_order_relaxed);
 }
@@ -349,15 +373,17 @@ static void watch_answer(struct call *call, const struct api *api, struct slice 
 
     if (!read_service(call, message, &service))
         return;
-    if (w == NULL || !watchers_enter(api->watchers, WATCHES_HEALTH)) {
+    if (w == NULL || !watchers_enter(api->watchers, WATCHES_HEALTH, call->x)) {
         if (w == NULL)
             err_set(&err, E_EXHAUSTED, "no memory to watch a service; retry later");
         else
             err_set(
                 &err, E_EXHAUSTED,
-                "%llu watch already, which is the most (--watchers-max): ask with Check now and "
+                "%llu watch%s already, which is the most (%s--watchers-max): ask with Check now and "
                 "then",
-                (unsigned long long)api->watchers->max);
+                (unsigned long long)places_of(api->watchers, call->x),
+                is_stranger(call->x) ? " without a key" : "",
+                is_stranger(call->x) ? "half of " : "");
         grpc_end(call, &err, NULL);
         return;
     }

@@ -60,7 +60,7 @@ static void let_go(struct watcher *w)
     event_log_detach(&w->reader);
     buf_unref(&w->holder);
     buf_unref(&w->snapshot);
-    watchers_leave(w->api->watchers, WATCHES_EVENTS);
+    watchers_leave(w->api->watchers, WATCHES_EVENTS, x);
     exchange_unref(&x);
 }
 
@@ -222,7 +222,7 @@ static enum err_code watcher_new(struct watcher **ret, struct exchange *x, const
         return err_set(err, E_EXHAUSTED, "no memory to watch events; retry later");
     if (is_draining(api))
         return err_set(err, E_UNAVAILABLE, "%s", stopping);
-    if (!watchers_enter(api->watchers, WATCHES_EVENTS)) {
+    if (!watchers_enter(api->watchers, WATCHES_EVENTS, x)) {
         err_set(err, E_EXHAUSTED,
                 "%llu watch already, which is the most (--watchers-max): ask GET /models now and "
                 "then",
@@ -249,7 +249,7 @@ static enum err_code watcher_new(struct watcher **ret, struct exchange *x, const
         event_log_detach(&w->reader);
         buf_unref(&w->holder);
         buf_unref(&w->snapshot);
-        watchers_leave(api->watchers, WATCHES_EVENTS);
+        watchers_leave(api->watchers, WATCHES_EVENTS, x);
         return code;
     }
     exchange_ref(x);

@@ -26,7 +26,7 @@ enum err_code file_read(struct buf **ret, struct budget *budget, const char *pat
                         size_t bytes_max, struct err *err)
 {
     CLEANUP(buf_unref) struct buf *buf = NULL;
-    CLEANUP(close_fd) int fd = fault_hit() ? (errno = EIO, -1) : open(path, O_RDONLY | O_CLOEXEC);
+    CLEANUP(close_fd) int fd = fault_hit() ? (errno = EIO, -1) : open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a FIFO would wait for its writer */
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) != 0)

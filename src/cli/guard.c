@@ -46,9 +46,11 @@ struct guard {
     const char *cacert;    /* borrowed */
     void (*on_taken)(void *context);
     void *context;
-    struct worker *worker;
+    struct worker *worker, *fetcher;
     _Atomic bool must_stop;
-    /* -- the thread's own -- */
+    /* -- the worker's own -- */
+    char failed[ERR_TEXT_MAX]; /* why the file could not be read when it was tried last; "": it could */
+    /* -- the fetcher's own -- */
     struct source sources[URLS_MAX];
     uint32_t sources_count;
 };
@@ -76,8 +78,14 @@ static void look_at_file(struct guard *guard)
 {
     struct err err = { 0 };
 
-    if (access_has_changed(guard->access) && reload(guard, &err) != OK)
+    if (!access_has_changed(guard->access))
+        return;
+    enum err_code code = reload(guard, &err);
+    if (code == E_INVALID)
         log_error("%s; the former rules stay", err.text);
+    else if (code != OK && strcmp(err.text, guard->failed) != 0)
+        log_error("%s; the former rules stay, and it is tried again each second", err.text);
+    snprintf(guard->failed, sizeof guard->failed, "%s", code == E_INVALID ? "" : err.text);
 }
 
 /* -- the keys of issuers ----------------------------------------------------------------------------- */
@@ -174,9 +182,27 @@ static void look(void *arg)
 
     while (!atomic_load(&guard->must_stop)) {
         look_at_file(guard);
-        look_at_urls(guard);
         env->worker_sleep(env, guard->worker, env->mono_ns(env) + LOOK_MS * NS_PER_MS);
     }
+}
+
+static void fetch_all(void *arg)
+{
+    struct guard *guard = arg;
+    struct env *env = guard->env;
+
+    while (!atomic_load(&guard->must_stop)) {
+        look_at_urls(guard);
+        env->worker_sleep(env, guard->fetcher, env->mono_ns(env) + LOOK_MS * NS_PER_MS);
+    }
+}
+
+static void join(struct guard *guard, struct worker **worker)
+{
+    if (*worker == NULL)
+        return;
+    guard->env->worker_wake(guard->env, *worker);
+    guard->env->worker_join(guard->env, worker);
 }
 
 enum err_code guard_start(struct guard **ret, struct env *env, struct access *access,
@@ -193,7 +219,10 @@ enum err_code guard_start(struct guard **ret, struct env *env, struct access *ac
     guard->cacert = cacert;
     guard->on_taken = on_taken;
     guard->context = context;
-    if (env->worker_start(env, &guard->worker, "access", look, guard, err) != OK) {
+    if (env->worker_start(env, &guard->worker, "access", look, guard, err) != OK ||
+        env->worker_start(env, &guard->fetcher, "access-keys", fetch_all, guard, err) != OK) {
+        atomic_store(&guard->must_stop, true);
+        join(guard, &guard->worker);
         mem_free(guard);
         return err->code;
     }
@@ -209,7 +238,7 @@ void guard_stop(struct guard **slot)
     if (guard == NULL)
         return;
     atomic_store(&guard->must_stop, true);
-    guard->env->worker_wake(guard->env, guard->worker);
-    guard->env->worker_join(guard->env, &guard->worker);
+    join(guard, &guard->worker);
+    join(guard, &guard->fetcher);
     mem_free(guard);
 }

@@ -727,7 +727,8 @@ def a_file_that_is_wrong_at_the_start():
             done = subprocess.run([BINARY, "serve", STREAMS, "--listen", "127.0.0.1:0", "--access", path], capture_output=True,
                                   text=True, timeout=60)
             check(done.returncode == 1 and words in done.stderr and "--access" in done.stderr, "%d %s", done.returncode, done.stderr)
-        done = subprocess.run([BINARY, "serve", STREAMS, "--access", path, "--admin"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([BINARY, "serve", STREAMS, "--listen", "127.0.0.1:0", "--access", path, "--admin"], capture_output=True,
+                              text=True, timeout=60)
         check(done.returncode == 2 and "--admin" in done.stderr, "%d %s", done.returncode, done.stderr)
 
 
@@ -903,6 +904,39 @@ def token_keys_by_https():
         for server, keys in asking("server"):
             until(lambda: "is not accepted: unable to get local issuer certificate" in server.log, "the system does not know it")
             equal((server.get("/models/red", bearer(signer.token()))[0], keys.asked), (401, 0))
+
+
+@case
+def servers_of_keys_that_hang_delay_no_withdrawal():
+    """Keys of tokens are fetched on a thread of their own: four that never answer take 20 s in turn, and a key is gone before that."""
+    alice, line = make_key("alice")
+    with contextlib.ExitStack() as stack:
+        more = "issuers:\n"
+        for i in range(4):
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))         # never accepted, never answered
+            more += "  - {issuer: 'https://%d.test', audience: a, keys: 'http://127.0.0.1:%d/k'}\n" % (i, listening.getsockname()[1])
+        with Site("  - {who: alice, may: read}\n", keys=(line,), more=more) as site:
+            equal(site.server.get("/models", bearer(alice))[0], 200)
+            site.write("  - {who: alice, may: read}\n", keys=())
+            until(lambda: site.server.get("/models", bearer(alice))[0] == 401, "the key is still good", 12)
+
+
+@case
+def strangers_leave_places_to_who_has_a_name():
+    """Health is open to everybody; who shows nothing has half of the places to watch it."""
+    from _frames import H2, message
+    alice, line = make_key("alice")
+    with Site("  - {who: alice, may: read}\n", "--watchers-max", "4", keys=(line,)) as site, H2(site.server) as peer:
+        watches = [peer.grpc("/grpc.health.v1.Health/Watch", message(b"")) for _ in range(3)]
+        until(lambda: peer.read() is None or any(peer.answers[w].is_over for w in watches), "one is refused")
+        over = [w for w in watches if peer.answers[w].is_over]
+        equal([peer.answers[w].grpc[0] for w in over], [8])
+        check("2 watch without a key already" in peer.answers[over[0]].grpc[1], "%s", peer.answers[over[0]])
+        with Wire(site.server) as wire:
+            wire.send("GET /events HTTP/1.1\r\nhost: x.localhost\r\nauthorization: Bearer %s\r\n\r\n" % alice)
+            while b"\r\n" not in (data := wire.socket.recv(4096)):
+                pass
+            check(data.startswith(b"HTTP/1.1 200"), "%r", data)
 
 
 @case
