@@ -195,7 +195,10 @@ enum penstock_backend_traits {
     /* Of a CONCURRENT backend: it takes a caller's input in pieces itself (next_input), answers
      * between them, and may answer before the first. One batch is one stream, with one row. Callers
      * who bring one piece are streams of one. */
-    PENSTOCK_BACKEND_TAKES_STREAM = 1u << 6
+    PENSTOCK_BACKEND_TAKES_STREAM = 1u << 6,
+    /* Elements of BYTES inputs are text: the host refuses those that are not UTF-8, with the place of
+     * the first byte that is wrong, before the backend sees them. */
+    PENSTOCK_BACKEND_TAKES_TEXT = 1u << 7
 };
 
 struct penstock_backend {

@@ -64,9 +64,9 @@ struct entry {
     struct arena *arena; /* owned: all of the entry lies in it */
     struct kserve_pb_request pb;
     struct kserve_request asked;
-    struct model *model; /* owned; NULL: not found */
+    struct model *model;            /* owned; NULL: not found */
     const struct kserve_plan *plan; /* the model's */
-    struct request *request; /* NULL: none was submitted, or it was freed */
+    struct request *request;        /* NULL: none was submitted, or it was freed */
     struct response *response;
     bool is_decoupled, wants_end;
     bool has_too_many; /* responses, of a model that answers once */
@@ -310,6 +310,23 @@ static void send(struct stream *s, const struct call_piece *pieces, uint32_t pie
     call_send(s->call, pieces, pieces_count);
 }
 
+/* When to ask again, as a parameter: a message within a stream has no status to say it by. */
+static COLD void put_retry(struct text *out, const struct err *err)
+{
+    uint8_t value[16], entry[HEAD_BYTES + 32], head[HEAD_BYTES], *end;
+    uint32_t wait_ms = err_retry_ms(err);
+
+    if (wait_ms == 0 || wait_ms == ERR_RETRY_NEVER)
+        return;
+    end = pb_put_uint(value, 2, wait_ms); /* InferParameter.int64_param */
+    struct slice number = slice_make(value, (size_t)(end - value));
+    end = pb_put_bytes(pb_put_bytes(entry, 1, slice_of("retry_after_ms")), 2, number);
+    size_t size = (size_t)(end - entry);
+    text_put(out, head,
+             (size_t)(pb_put_head(head, 4, size) - head)); /* ModelInferResponse.parameters */
+    text_put(out, entry, size);
+}
+
 /* "<error_message>" and whose it is. False: no memory. */
 static COLD bool send_failure(struct entry *e)
 {
@@ -325,6 +342,7 @@ static COLD bool send_failure(struct entry *e)
     text_init_arena(&head, e->arena, words.size + HEAD_BYTES);
     if (make_bare(&out, e) != OK)
         return false;
+    put_retry(&out, e->failure);
     bare = (struct kserve_pb_piece){ text_slice(&out), NULL };
     uint8_t bytes[HEAD_BYTES];
     text_put(&head, bytes, (size_t)(pb_put_head(bytes, 1, words.size) - bytes));
@@ -812,7 +830,8 @@ void kserve_grpc_stream(struct call *call, const struct api *api)
     s->counts = counts;
     s->requests_max = counts->requests_max;
     s->is_bare = is_mlserver;
-    s->ends_at_err = is_mlserver || slice_is_nocase(call_metadata(call, "triton_grpc_error"), "true");
+    s->ends_at_err =
+        is_mlserver || slice_is_nocase(call_metadata(call, "triton_grpc_error"), "true");
     s->task.run = on_task;
     list_init(&s->all);
     list_init(&s->ordered);
@@ -834,6 +853,6 @@ enum err_code kserve_streams_register(struct kserve_streams *streams, struct met
     TRY(metrics_add(metrics, METRIC_COUNTER, "penstock_kserve_stream_requests_total",
                     "Requests that came in them", "", &streams->requests, 1, err));
     return metrics_add(metrics, METRIC_COUNTER, "penstock_kserve_stream_pauses_total",
-                       "Times that one was not read because --stream-requests-max were in flight", "",
-                       &streams->pauses, 1, err);
+                       "Times that one was not read because --stream-requests-max were in flight",
+                       "", &streams->pauses, 1, err);
 }

@@ -17,18 +17,18 @@
 #include <stdio.h>
 
 #include "api/identity.h"
-#include "api/reply.h"
 #include "api/node.h"
 #include "api/note.h"
+#include "api/reply.h"
 #include "api/typed.h"
+#include "base/arena.h"
 #include "base/buf.h"
 #include "base/map.h"
 #include "base/mem.h"
-#include "base/arena.h"
 #include "engine/session.h"
 #include "io/env.h"
-#include "model/dtype.h"
 #include "io/loop.h"
+#include "model/dtype.h"
 #include "telemetry/metrics.h"
 
 enum {
@@ -77,6 +77,7 @@ struct upload {
     struct session_piece *piece; /* being filled, or NULL */
     struct buf *bytes;           /* of that piece */
     size_t filled;
+    struct budget *budget;   /* of who began it; outlives it */
     struct carrier *current; /* that feeds; borrowed */
     bool is_consuming, has_pushed, is_finishing;
     bool is_forgotten; /* out of the table: nothing would hold it for a timer */
@@ -100,7 +101,8 @@ struct carrier {
     uint64_t offset;   /* as its caller says; then what is so */
     bool is_end, makes_whole, is_creator, is_whole;
     bool is_here; /* the upload's loop has it; that loop's own */
-    bool is_away, is_gone; /* it was sent there and is not back; its exchange is gone: its home's own */
+    bool is_away,
+        is_gone; /* it was sent there and is not back; its exchange is gone: its home's own */
     struct err err;
     struct buf *answer; /* owned */
 };
@@ -200,7 +202,7 @@ static void end(struct upload *u, const struct err *err)
                 "what came is less than the model runs on (its window), so there is no answer");
     if (how.code == OK && text_failed(&u->json))
         err_set(&how, E_EXHAUSTED, "no memory for the answer");
-    if (how.code == OK && buf_new(&answer, NULL, u->json.size, &how) == OK)
+    if (how.code == OK && buf_new(&answer, u->budget, u->json.size, &how) == OK)
         memcpy(buf_fill(answer), u->json.data, u->json.size);
     text_deinit(&u->json);
     pthread_mutex_lock(&u->all->mutex);
@@ -347,8 +349,9 @@ static void consume_all(struct upload *u)
     if (u->current != NULL && u->current->is_here && !u->is_finishing) {
         struct carrier *c = u->current;
         if (u->offset + (c->size - c->at) > u->all->settings.bytes_max) {
-            err_set(&err, E_RANGE, "the upload has more than %" PRIu64
-                                   " bytes, the most that is taken; --upload-bytes-max raises it",
+            err_set(&err, E_RANGE,
+                    "the upload has more than %" PRIu64
+                    " bytes, the most that is taken; --upload-bytes-max raises it",
                     u->all->settings.bytes_max);
             give_up(u, &err);
             return;
@@ -395,8 +398,8 @@ static enum err_code write_answer(struct upload *u, const struct response *respo
         if (response->outputs[i].is_set && response->outputs[i].tensor.rank > 0)
             rows = (uint64_t)response->outputs[i].tensor.shape[0];
     u->json.size = 0;
-    enum err_code code = typed_write(&u->json, u->plan, &u->query, rows, rows != 1,
-                                     response->outputs, scratch, err);
+    enum err_code code =
+        typed_write(&u->json, u->plan, &u->query, rows, rows != 1, response->outputs, scratch, err);
     text_byte(&u->json, '\n');
     arena_free(&scratch);
     return code;
@@ -699,7 +702,8 @@ static enum err_code read_complete(const struct exchange *x, bool *ret, struct e
     *ret = false;
     return slice_is(value, "?0")
                ? OK
-               : err_set(err, E_INVALID, "upload-complete is '%.*s'; it is ?0 (more will come) or ?1",
+               : err_set(err, E_INVALID,
+                         "upload-complete is '%.*s'; it is ?0 (more will come) or ?1",
                          SLICE_ARG(slice_first(value, 40)));
 }
 
@@ -753,8 +757,7 @@ static enum err_code choose_input(struct upload *u, struct err *err)
     }
     if (free_dims > 1 || bytes > u->all->settings.chunk_bytes ||
         (bytes == 0 && t->dtype != PENSTOCK_BYTES))
-        return err_set(err, E_INVALID,
-                       "input '%s' of model '%s' cannot be uploaded: %s", t->name,
+        return err_set(err, E_INVALID, "input '%s' of model '%s' cannot be uploaded: %s", t->name,
                        model_name(u->model),
                        free_dims > 1 ? "more than one of its dimensions is free"
                                      : "one row is larger than --upload-chunk");
@@ -787,7 +790,7 @@ static enum err_code open_session(struct upload *u, struct caller *caller, struc
     const struct stream_card *card = s->stream;
     struct session_settings settings = {
         .loop = u->loop,
-        .budget = NULL,
+        .budget = u->budget,
         .reduce = card != NULL && card->has_reduce ? card->reduce : SESSION_EACH,
         .deadline_ns = UINT64_MAX,
         .bytes_max = u->api->body_bytes_max,
@@ -851,6 +854,7 @@ static enum err_code upload_new(struct upload **ret, struct exchange *x, const s
         return err_set(err, E_EXHAUSTED, "no memory for an upload; retry later");
     atomic_init(&u->refs, 1);
     text_init(&u->json, ANSWER_BYTES_MAX);
+    u->budget = x->budget;
     u->all = api->uploads;
     u->api = api;
     u->loop = x->loop;
@@ -928,8 +932,8 @@ static struct upload *find(struct exchange *x, const struct route_match *match)
     while (node.size > 0 && node.data[node.size - 1] != '.')
         node.size--;
     if (node.size > 1 && !slice_is(slice_first(node, node.size - 1), all->node)) {
-        err_set(&err, E_PRECONDITION, "this is node '%s', and the upload is with node '%.*s'", all->node,
-                SLICE_ARG(slice_first(node, MIN(node.size - 1, (size_t)NODE_NAME_MAX))));
+        err_set(&err, E_PRECONDITION, "this is node '%s', and the upload is with node '%.*s'",
+                all->node, SLICE_ARG(slice_first(node, MIN(node.size - 1, (size_t)NODE_NAME_MAX))));
         api_fail(x, DIALECT_TYPED, 421, &err);
         return NULL;
     }
@@ -943,9 +947,10 @@ static struct upload *find(struct exchange *x, const struct route_match *match)
     pthread_mutex_unlock(&all->mutex);
     if (u != NULL)
         return u;
-    err_set(&err, E_NOT_FOUND,
-            "there is no upload of this name: it was given up, its time (--upload-time) is over, or it "
-            "is somebody else's; POST /models/{model}:upload begins one");
+    err_set(
+        &err, E_NOT_FOUND,
+        "there is no upload of this name: it was given up, its time (--upload-time) is over, or it "
+        "is somebody else's; POST /models/{model}:upload begins one");
     api_fail(x, DIALECT_TYPED, 0, &err);
     return NULL;
 }
@@ -1022,19 +1027,21 @@ static void look(struct exchange *x, const struct route_match *match)
         told.verdict = RESULT;
         say(&told);
     } else {
-        char *body = arena_printf(x->arena, "{\"offset\":%" PRIu64 ",\"complete\":%s}\n", told.offset,
-                                  told.is_whole ? "true" : "false");
+        char *body = arena_printf(x->arena, "{\"offset\":%" PRIu64 ",\"complete\":%s}\n",
+                                  told.offset, told.is_whole ? "true" : "false");
         answer(&told, 200, slice_of(body != NULL ? body : "{}"), NULL);
     }
     buf_unref(&told.answer);
 }
 
 static const struct route routes[] = {
-    { 1 << METHOD_POST | ROUTE_ANY_SIZE, "/models/{model}:upload", create, DIALECT_TYPED, ACCESS_INFER, "models" },
+    { 1 << METHOD_POST | ROUTE_ANY_SIZE, "/models/{model}:upload", create, DIALECT_TYPED,
+      ACCESS_INFER, "models" },
     { 1 << METHOD_POST | ROUTE_ANY_SIZE, "/models/{model}/versions/{version}:upload", create,
       DIALECT_TYPED, ACCESS_INFER, "models" },
     { 1 << METHOD_GET, "/uploads/{id}", look, DIALECT_TYPED, ACCESS_INFER, "models" },
-    { 1 << METHOD_PATCH | ROUTE_ANY_SIZE, "/uploads/{id}", append, DIALECT_TYPED, ACCESS_INFER, "models" },
+    { 1 << METHOD_PATCH | ROUTE_ANY_SIZE, "/uploads/{id}", append, DIALECT_TYPED, ACCESS_INFER,
+      "models" },
     { 1 << METHOD_DELETE, "/uploads/{id}", cancel, DIALECT_TYPED, ACCESS_INFER, "models" },
 };
 const struct route_table upload_routes = { routes, COUNT(routes) };

@@ -15,6 +15,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "codec/bytes.h"
 #include "engine/internal.h"
 #include "model/dtype.h"
@@ -141,6 +142,28 @@ enum err_code input_check(const struct signature_tensor *want, const struct pens
     return OK;
 }
 
+/* Every element is UTF-8; that their lengths fit was looked at before. */
+static enum err_code text_check(const struct model *model, const struct penstock_tensor *got,
+                                struct err *err)
+{
+    struct slice rest = slice_make(got->data, got->size);
+    uint32_t size;
+
+    for (uint64_t i = 0; rest.size >= sizeof size; i++) {
+        memcpy(&size, rest.data, sizeof size);
+        struct slice element = slice_first(slice_skip(rest, sizeof size), size);
+        size_t valid = utf8_valid_prefix(element);
+        if (UNLIKELY(valid != element.size))
+            return err_set(
+                err, E_INVALID,
+                "input '%s', element %llu: byte %zu (0x%02x) is not UTF-8, and model '%s' "
+                "takes text",
+                got->name, (unsigned long long)i, valid, element.data[valid], model->host.name);
+        rest = slice_skip(rest, sizeof size + element.size);
+    }
+    return OK;
+}
+
 /* What a shape becomes under configuration's reshape: the pattern's free dims take the free dims of
  * the other side in order; a single one takes what is left of the element count. */
 static void reshape(uint32_t from_rank, const int64_t *from, const int64_t *from_pattern,
@@ -215,6 +238,8 @@ enum err_code inputs_check(const struct model *model, struct arena *arena, struc
         }
         got->name = want->name;
         TRY(input_check(want, got, err));
+        if (got->dtype == PENSTOCK_BYTES && (model->traits & PENSTOCK_BACKEND_TAKES_TEXT) != 0)
+            TRY(text_check(model, got, err));
         in->bytes += got->size;
         has_reshape |= want->is_reshaped;
         if (s->batch_max == 0)
@@ -689,20 +714,22 @@ void request_drop_late(struct request_private *p)
     if (is_over)
         late(p, STAGE_QUEUE, &p->err);
     else
-        err_set(&p->err, E_DEADLINE,
-                "Request timeout expired: the %.3g ms that are left behind the queue of model '%s' are "
-                "too few for a run. Give it more time, or look at its queue and run times in /metrics",
-                (double)(p->pub.deadline_ns - p->ended_ns) / 1e6, p->pub.model->host.name);
+        err_set(
+            &p->err, E_DEADLINE,
+            "Request timeout expired: the %.3g ms that are left behind the queue of model '%s' are "
+            "too few for a run. Give it more time, or look at its queue and run times in /metrics",
+            (double)(p->pub.deadline_ns - p->ended_ns) / 1e6, p->pub.model->host.name);
     loop_post(p->pub.loop, &p->end_msg); /* p is the loop's from here */
 }
 
 void request_displace(struct request_private *p, uint64_t retry_after_ns)
 {
     p->refusal = REFUSAL_DISPLACED;
-    err_set(&p->err, E_EXHAUSTED,
-            "the queue of model '%s' is full (--queue-max), and one with less than its share of it came: "
-            "this one lost its place. Retry later",
-            p->pub.model->host.name);
+    err_set(
+        &p->err, E_EXHAUSTED,
+        "the queue of model '%s' is full (--queue-max), and one with less than its share of it came: "
+        "this one lost its place. Retry later",
+        p->pub.model->host.name);
     p->err.retry_after_ms =
         (uint32_t)MIN(MAX(retry_after_ns / NS_PER_MS, UINT64_C(1)), (uint64_t)RETRY_MS_MAX);
     loop_post(p->pub.loop, &p->end_msg); /* p is the loop's from here */
@@ -782,8 +809,7 @@ static bool enter_tenant(struct request_private *p)
 {
     if (LIKELY(p->pub.caller == NULL))
         return true;
-    p->has_entered =
-        tenant_enter(caller_tenant(p->pub.caller), p->submitted_ns, &p->err) == OK;
+    p->has_entered = tenant_enter(caller_tenant(p->pub.caller), p->submitted_ns, &p->err) == OK;
     if (UNLIKELY(!p->has_entered))
         p->refusal = REFUSAL_TENANT;
     return p->has_entered;

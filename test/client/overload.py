@@ -309,6 +309,26 @@ def grpc_says_when_to_ask_again():
 
 
 @case
+def a_stream_of_triton_says_when_to_ask_again():
+    """An error within ModelStreamInfer has no status, so the response beside it has a parameter."""
+    grpc = need("grpc")
+    service = need("tritonclient.grpc.service_pb2")
+    stack, server = serving("--queue-max", "1", "--queue-delay", "0")
+    with stack, full(server), grpc.insecure_channel("%s:%d" % (server.host, server.port)) as channel:
+        request = service.ModelInferRequest(model_name="slow", id="a")
+        tensor = request.inputs.add(name="IN", datatype="FP32", shape=[1])
+        tensor.contents.fp32_contents.append(0.5)
+        wrong = service.ModelInferRequest(model_name="slow", id="b")
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", service.ModelInferRequest.SerializeToString,
+                                     service.ModelStreamInferResponse.FromString)
+        found, other = list(call(iter([request, wrong]), timeout=60))
+        check(found.error_message and found.infer_response.id == "a", "%s", found)
+        check(found.infer_response.parameters["retry_after_ms"].int64_param >= 1, "%s", found)
+        check(found.infer_response.parameters["triton_final_response"].bool_param, "%s", found)
+        check(other.error_message and "retry_after_ms" not in other.infer_response.parameters, "%s", other)
+
+
+@case
 def a_message_that_never_fits_has_no_time():
     grpc = need("grpc")
     stack, server = serving("--max-message", "1KiB")

@@ -96,7 +96,7 @@ def refused(call):
     with serving() as server, client(server) as c:
         with raises(need("tritonclient.utils").InferenceServerException) as caught:
             call(c)
-        check(str(caught.error.status()) in ("400", "403", "404", "405", "501", "503"), "%s", caught.error)
+        check(caught.error.status() in ("400", "403", "404", "405", "501", "503"), "%s", caught.error)
         check(len(caught.error.message()) > 8, "refused without a word: %s", caught.error)
         check(c.is_server_live(), "not live")
 
@@ -173,6 +173,25 @@ def infer_strings():
             tensor = http.InferInput("text", [3, 1], "BYTES")
             tensor.set_data_from_numpy(texts, binary_data=is_binary)
             equal(c.infer("spam", [tensor]).as_numpy("label").tolist(), [1, 0, 0])
+
+
+@case
+def strings_that_are_no_text():
+    """ONNX's strings are UTF-8. What is none is the caller's mistake, told with its place, and the model does not see it."""
+    numpy, http = need("numpy"), need("tritonclient.http")
+    with serving() as server, client(server) as c:
+        for bad, element, at in ((b"\xff", 0, 0), (b"ok \xc3", 1, 3), (b"\xed\xa0\x80", 2, 0), (b"caf\xe9!", 1, 3)):
+            texts = [b"See you at lunch"] * 3
+            texts[element] = bad
+            tensor = http.InferInput("text", [3, 1], "BYTES")
+            tensor.set_data_from_numpy(numpy.array(texts, dtype=object).reshape(3, 1), binary_data=True)
+            said = "input 'text', element %d: byte %d (0x%02x) is not UTF-8" % (element, at, bad[at])
+            with raises(need("tritonclient.utils").InferenceServerException, said) as caught:
+                c.infer("spam", [tensor])
+            equal(caught.error.status(), "400")
+        tensor = http.InferInput("IN", [1, 1], "BYTES")      # other backends take any bytes
+        tensor.set_data_from_numpy(numpy.array([[b"\xff"]], dtype=object), binary_data=True)
+        equal(c.infer("echo_BYTES", [tensor]).as_numpy("OUT").tolist(), [[b"\xff"]])
 
 
 EXTREMES = {"BOOL": [[True, False]], "UINT8": [[0, 255]], "UINT16": [[0, 65535]], "UINT32": [[0, 2**32 - 1]],

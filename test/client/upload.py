@@ -291,6 +291,24 @@ def given_up_under_its_connections(loops):
 
 
 @case
+def answers_that_wait_are_charged():
+    """What is kept for who fetches it is of --memory-limit, and of the tenant who began."""
+    config = (b'backend: "echo"\nmax_batch_size: 0\ninput [{ name: "IN" data_type: TYPE_FP32 dims: [ -1 ] }]\n'
+              b'output [{ name: "OUT" data_type: TYPE_FP32 dims: [ -1 ] }]\n')
+    with models({"wide/config.pbtxt": config, "wide/1/.keep": b""}) as folder, \
+            Server(folder, options=("--memory-limit", "64MiB")) as server:
+        body = bytes(1 << 20)
+        before = gauge(server, "penstock_memory_used_bytes")
+        status, headers, answer = ask(server, "POST", "/models/wide:upload", body)
+        equal(status, 200)
+        kept = len(json.dumps(answer, separators=(",", ":")))
+        check(kept > 500000, "%d bytes", kept)
+        until(lambda: gauge(server, "penstock_memory_used_bytes") - before >= kept, "%d bytes are charged" % kept)
+        equal(ask(server, "DELETE", headers["location"])[0], 204)
+        until(lambda: gauge(server, "penstock_memory_used_bytes") - before < 100000, "and given back")
+
+
+@case
 def its_model_fails():
     """The stream of an upload that failed is closed at once, not when the upload is forgotten."""
     config = (b'backend: "echo"\nmax_batch_size: 0\ninput [{ name: "IN" data_type: TYPE_UINT8 dims: [ -1 ] }]\n'

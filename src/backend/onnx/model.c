@@ -185,7 +185,8 @@ static uint32_t find_traits(const struct opening *opening)
 {
     const struct onnx_facts *facts = &opening->facts;
     const struct settings *settings = &opening->settings;
-    uint32_t traits = 0;
+    uint32_t traits =
+        PENSTOCK_BACKEND_TAKES_TEXT; /* ONNX: strings are UTF-8, and operators fail on others */
 
     if (!facts->is_ort_format && facts->value_op[0] == '\0' && settings->intra_threads == 1 &&
         (settings->inter_threads == 1 || !settings->is_parallel) && settings->providers_count == 0)
