@@ -8,26 +8,17 @@
 #include "base/arena.h"
 #include "base/budget.h"
 #include "base/mem.h"
-#include "codec/bytes.h"
 #include "codec/tensor_json.h"
-#include "contract/test_models.h"
-#include "model/dtype.h"
+#include "contract/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void look_at(const struct penstock_tensor *t, const struct signature_tensor *wanted)
 {
-    struct err err = { 0 };
-    uint64_t count;
-
     require(t->rank == wanted->rank && t->dtype == wanted->dtype);
-    require(shape_count(t->rank, t->shape, &count));
     for (uint32_t i = 0; i < t->rank; i++)
         require(t->shape[i] >= 0);
-    if (t->dtype == PENSTOCK_BYTES)
-        require(bytes_check(slice_make(t->data, t->size), count, t->name, &err) == OK);
-    else
-        require(t->size == count * dtype_size(t->dtype));
+    fuzz_require_whole(t);
 }
 
 static void answer(const struct kserve_plan *plan, const struct kserve_request *request,

@@ -9,7 +9,7 @@
 #include "base/budget.h"
 #include "base/buf.h"
 #include "codec/tensor_json.h"
-#include "contract/test_models.h"
+#include "contract/fuzz.h"
 #include "model/dtype.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -31,19 +31,12 @@ static void look_at(const struct penstock_tensor *t)
 static void answer(const struct kserve_plan *plan, const struct kserve_request *request,
                    struct kserve_memory memory)
 {
-    static const float scores[] = { 0.1f, 0.7f, 0.2f };
     struct response_output outputs[8] = { 0 };
     struct kserve_answer ret;
     struct err err = { 0 };
 
     for (uint32_t i = 0; i < plan->signature->outputs_count; i++)
-        outputs[i] = (struct response_output){ true,
-                                               { .name = plan->signature->outputs[i].name,
-                                                 .dtype = PENSTOCK_FP32,
-                                                 .rank = 2,
-                                                 .shape = { 1, 3 },
-                                                 .data = scores,
-                                                 .size = sizeof scores } };
+        outputs[i] = fuzz_scores(plan->signature->outputs[i].name);
     require(kserve_write(&ret, plan, request, outputs, memory, &err) == OK);
     struct json_cursor at = { ret.json.data, ret.json.data, ret.json.data + ret.json.size };
     require(json_skip(&at, NULL, "", &err) == OK && json_end(&at, &err) == OK);

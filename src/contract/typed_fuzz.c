@@ -6,25 +6,18 @@
  */
 #include "base/arena.h"
 #include "base/budget.h"
-#include "codec/bytes.h"
 #include "codec/tensor_json.h"
-#include "contract/test_models.h"
+#include "contract/fuzz.h"
 #include "contract/typed.h"
-#include "model/dtype.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void look_at(const struct typed_reader *r, const struct penstock_tensor *t, uint32_t index)
 {
     struct err err = { 0 };
-    uint64_t count;
 
     require(signature_check_shape(r->plan->inputs[index].tensor, t->rank, t->shape, &err) == OK);
-    require(shape_count(t->rank, t->shape, &count));
-    if (t->dtype == PENSTOCK_BYTES)
-        require(bytes_check(slice_make(t->data, t->size), count, t->name, &err) == OK);
-    else
-        require(t->size == count * dtype_size(t->dtype));
+    fuzz_require_whole(t);
     if (r->plan->has_batch)
         require((uint64_t)t->shape[0] == r->rows);
 }
@@ -53,29 +46,13 @@ static enum err_code read(struct typed_reader *r, unsigned how, struct slice bod
 static void answer(const struct typed_plan *plan, const struct typed_query *query,
                    const struct typed_reader *r, struct arena *arena)
 {
-    static const float scores[] = { 0.1f, 0.7f, 0.2f };
-    static const int64_t label[] = { 2 };
-    struct response_output outputs[2] = {
-        { true,
-          { .name = "label",
-            .dtype = PENSTOCK_INT64,
-            .rank = 1,
-            .shape = { 1 },
-            .data = label,
-            .size = sizeof label } },
-        { true,
-          { .name = "probabilities",
-            .dtype = PENSTOCK_FP32,
-            .rank = 2,
-            .shape = { 1, 3 },
-            .data = scores,
-            .size = sizeof scores } },
-    };
+    struct response_output outputs[2];
     struct err err = { 0 };
     struct text out;
 
     if (plan->signature != test_iris() || r->rows != 1)
         return;
+    fuzz_iris_outputs(outputs);
     text_init(&out, typed_answer_bound(plan, query, 1, outputs));
     require(typed_write(&out, plan, query, 1, r->is_list, outputs, arena, &err) == OK);
     require(!text_failed(&out));

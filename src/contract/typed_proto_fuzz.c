@@ -12,11 +12,9 @@
 #include "base/budget.h"
 #include "base/buf.h"
 #include "base/mem.h"
-#include "codec/bytes.h"
 #include "codec/proto.h"
-#include "contract/test_models.h"
+#include "contract/fuzz.h"
 #include "contract/typed_proto.h"
-#include "model/dtype.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -65,18 +63,13 @@ static void close_side(struct side *s)
 static void look_at(const struct typed_reader *r, const struct penstock_tensor *t, uint32_t index)
 {
     struct err err = { 0 };
-    uint64_t count;
 
     /* Of streams the rows along that dimension are as many as they are. */
     struct signature_tensor want = *r->plan->inputs[index].tensor;
     if (r->plan->inputs[index].has_axis)
         want.dims[r->plan->inputs[index].axis] = -1;
     require(signature_check_shape(&want, t->rank, t->shape, &err) == OK);
-    require(shape_count(t->rank, t->shape, &count));
-    if (t->dtype == PENSTOCK_BYTES)
-        require(bytes_check(slice_make(t->data, t->size), count, t->name, &err) == OK);
-    else
-        require(t->size == count * dtype_size(t->dtype));
+    fuzz_require_whole(t);
     if (r->plan->has_batch)
         require((uint64_t)t->shape[0] == r->rows);
 }
@@ -96,30 +89,14 @@ static void decode(const struct proto_type *type, struct slice bytes)
 static void answer(const struct side *s, const struct typed_query *query,
                    const struct typed_reader *r, struct arena *arena, struct budget *budget)
 {
-    static const float scores[] = { 0.1f, 0.7f, 0.2f };
-    static const int64_t label[] = { 2 };
-    struct response_output outputs[2] = {
-        { true,
-          { .name = "label",
-            .dtype = PENSTOCK_INT64,
-            .rank = 1,
-            .shape = { 1 },
-            .data = label,
-            .size = sizeof label } },
-        { true,
-          { .name = "probabilities",
-            .dtype = PENSTOCK_FP32,
-            .rank = 2,
-            .shape = { 1, 3 },
-            .data = scores,
-            .size = sizeof scores } },
-    };
+    struct response_output outputs[2];
     CLEANUP(buf_unref) struct buf *holder = NULL;
     struct err err = { 0 };
     struct slice message;
 
     if (s->plan->signature != test_iris() || r->rows != 1)
         return;
+    fuzz_iris_outputs(outputs);
     require(typed_write_proto(&message, &holder, s->plan, query, 1, r->is_list, outputs, arena,
                               budget, &err) == OK);
     decode(s->response, message);
