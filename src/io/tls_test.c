@@ -1500,7 +1500,9 @@ TEST(every_fault_of_files)
     const char *pairs[] = { pair_of("first") };
     struct tls_server_settings settings = settings_of(pairs, 1);
     settings.client_ca = in_folder("ca.pem");
+    settings.client_crl = in_folder("sweep.crl");
     settings.client_auth = TLS_CLIENT_OPTIONAL;
+    write_lists("sweep.crl", list_of(&ca, NULL, -60, 3600), NULL);
     log_set_level(LOG_ERROR);
     for_each_fault(nth) {
         struct tls_server *server = NULL;
