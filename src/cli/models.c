@@ -111,7 +111,11 @@ static void put_row(struct text *out, struct client *client, yyjson_val *row, ui
     print_escaped(&name, str_of(row, "name"), false);
     print_padded(out, text_slice(&name), width);
     text_str(out, "  ");
-    print_padded(out, version.size > 0 ? version : slice_of("-"), 3);
+    char number[64];
+    struct text shown_version;
+    text_init_fixed(&shown_version, number, sizeof number);
+    print_escaped(&shown_version, version.size > 0 ? slice_first(version, 12) : slice_of("-"), false);
+    print_padded(out, text_slice(&shown_version), 3);
     text_str(out, !has_colour ? "  " : is_ready(row) ? "  \033[32m" : "  \033[31m");
     char shown[32];
     struct text word;

@@ -24,7 +24,7 @@
 #include "client/pool.h"
 #include "io/loop.h"
 
-enum { METRICS_BYTES_MAX = 256 << 20, SCREEN_BYTES_MAX = 16 << 20 };
+enum { METRICS_BYTES_MAX = 256 << 20, SCREEN_BYTES_MAX = 16 << 20, ONCE_LOOKS_MAX = 5 };
 
 struct top {
     const struct options *o;
@@ -33,6 +33,7 @@ struct top {
     struct client_exchange *x;
     struct top_count *count; /* owned; NULL: nothing was seen yet */
     uint64_t looked_ns;      /* when it was */
+    uint32_t looks;
     uint64_t interval_ns;
     struct timer next;
     struct loop_fd keys, signals;
@@ -180,9 +181,16 @@ static void on_end(struct client_exchange *x, const struct err *why)
         failed_ns = loop_refresh_ns(top->loop);
     if (top->is_live || top->count->has_rates)
         show(top);
-    if (options_flag(top->o, OPT_ONCE) && top->count->has_rates)
+    top->looks++;
+    if (options_flag(top->o, OPT_ONCE) && top->count->has_rates) {
         end(top, NULL);
-    else if (!top->is_over && !top->is_paused)
+    } else if (options_flag(top->o, OPT_ONCE) && top->looks == ONCE_LOOKS_MAX) {
+        err_set(&err, E_UNAVAILABLE,
+                "the server was another one at each of %d looks: does it start again and again?",
+                ONCE_LOOKS_MAX);
+        end(top, &err);
+    }
+    if (!top->is_over && !top->is_paused)
         schedule(top, MAX(top->looked_ns, failed_ns));
 }
 

@@ -402,7 +402,8 @@ static bool is_same_process(const struct private *before, struct slice text)
     while (exposition_next(&at, &sample, &err))
         if (slice_is(sample.name, "process_start_time_seconds")) {
             const double *was = value_of(before, &sample);
-            return was == NULL || fabs(*was - sample.value) < 0.001;
+            return was == NULL || !isfinite(*was) || !isfinite(sample.value) ||
+                   fabs(*was - sample.value) < 0.001;
         }
     return true;
 }

@@ -1,5 +1,6 @@
 /* top_test.c - rates, quantiles and lines from two looks. SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
+#include <stdio.h>
 #include <yyjson.h>
 
 #include "base/text.h"
@@ -136,6 +137,21 @@ TEST(a_server_that_was_restarted_is_looked_at_anew)
     top_count_free(&a);
     top_count_free(&b);
     top_count_free(&c);
+}
+
+TEST(a_start_that_is_no_time_does_not_look_like_a_new_one_for_ever)
+{
+    static const char *const values[] = { "NaN", "-Inf", "+Inf" };
+
+    for (size_t i = 0; i < COUNT(values); i++) {
+        char page[256];
+        snprintf(page, sizeof page, "process_start_time_seconds %s\npenstock_requests_total 1\n",
+                 values[i]);
+        struct top_count *a = look(page, NULL, 0), *b = look(page, a, 1);
+        check(a != NULL && b != NULL && b->has_rates && !b->is_anew, "%s", values[i]);
+        top_count_free(&a);
+        top_count_free(&b);
+    }
 }
 
 TEST(what_is_no_penstock_is_said)

@@ -335,11 +335,24 @@ def models_lists_and_answers_whether_ready():
         equal(run("models", "gud", "--server", server.url)[0], 1)
         equal(run("models", "--ready", "good", "--server", server.url)[:2], (0, "good: ready\n"))
         equal(run("models", "--ready", "bad", "--server", server.url)[:2], (3, "bad: not ready\n"))
-        equal(run("models", "--ready", "--server", server.url)[0], 3)
+        equal(run("models", "--ready", "--server", server.url)[:2], (3, "bad: not ready\n"))
         status, out, err = run("models", "--ready", "goud", "--server", server.url)
         equal((status, out), (3, ""))
         check("did you mean 'good'?" in err, "%r", err)
         equal(run("models", env={"PENSTOCK_SERVER": server.url})[0], 0)
+
+
+@case
+def a_probe_needs_no_key():
+    """`models --ready` asks /readyz, which is open, also where rules let strangers see nothing."""
+    with models({"m/config.pbtxt": ECHO}) as folder, tempfile.NamedTemporaryFile("w", suffix=".yaml") as rules:
+        rules.write("keys: []\nrules: []\n")
+        rules.flush()
+        with Server(folder, options=["--access", rules.name]) as server:
+            equal(run("models", "--ready", "--server", server.url)[:2], (0, "ready\n"))
+            status, _, err = run("models", "--server", server.url)
+            equal(status, 1)
+            check("the right 'read'" in err, "%r", err)
 
 
 # --- explain -----------------------------------------------------------------------------------------------
