@@ -246,8 +246,20 @@ bool grpc_metadata_key_is_custom(struct slice key)
 
 bool grpc_metadata_value_is_ascii(struct slice value)
 {
-    for (size_t i = 0; i < value.size; i++)
-        if (value.data[i] < 0x20 || value.data[i] > 0x7e || is_edge_space(value, i))
+    const uint64_t ones = UINT64_C(0x0101010101010101), highs = 0x80 * ones;
+    size_t i = 0;
+
+    if (value.size > 0 && (is_edge_space(value, 0) || is_edge_space(value, value.size - 1)))
+        return false;
+    /* Eight that surely are, while there are; what is left is looked at byte by byte. */
+    for (; i + 8 <= value.size; i += 8) {
+        uint64_t x;
+        memcpy(&x, value.data + i, 8);
+        if (((x | (x - 0x20 * ones) | (x + ones)) & highs) != 0)
+            break;
+    }
+    for (; i < value.size; i++)
+        if (value.data[i] < 0x20 || value.data[i] > 0x7e)
             return false;
     return true;
 }

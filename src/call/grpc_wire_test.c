@@ -332,6 +332,15 @@ TEST(metadata_names_and_values)
               !grpc_metadata_value_is_ascii(slice_of(" a")) &&
               !grpc_metadata_value_is_ascii(slice_of("a ")),
           "not printable, or a space at an edge");
+    for (unsigned byte = 0; byte < 256; byte++)
+        for (size_t at = 0; at < 21; at++) {
+            uint8_t value[21];
+            memset(value, 'v', sizeof value);
+            value[at] = (uint8_t)byte;
+            bool is_good = byte >= 0x20 && byte <= 0x7e && (byte != ' ' || (at > 0 && at < 20));
+            check(grpc_metadata_value_is_ascii(slice_make(value, sizeof value)) == is_good,
+                  "byte %u at %zu", byte, at);
+        }
 }
 
 /* -- details ------------------------------------------------------------------------------------ */
