@@ -306,6 +306,20 @@ TEST(http1_refuses_nul_everywhere_in_a_head)
 }
 
 /* The longest that passes, and one byte more. */
+/* Each byte at each place of a target, of one that is gone through eight by eight. */
+TEST(http1_targets_hold_only_what_may_stand_there)
+{
+    for (unsigned byte = 1; byte < 256; byte++)
+        for (size_t at = 1; at < 21; at++) {
+            char text[] = "GET /aaaaaaaaaaaaaaaaaaaa HTTP/1.1\r\nhost: h\r\n\r\n";
+            bool is_good = byte > 0x20 && byte < 0x7f && byte != '#';
+            text[4 + at] = (char)byte;
+            struct result r = read_all(&limits, text, sizeof text - 1, sizeof text - 1);
+            check((r.status == 0 && r.heads == 1) == is_good, "byte %u at %zu: %u", byte, at,
+                  r.status);
+        }
+}
+
 TEST(http1_limits_are_exact)
 {
     char bytes[4096];
