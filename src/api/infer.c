@@ -654,6 +654,7 @@ void infer_timing(struct infer *infer)
 
     request_account_encode(infer->request, now - infer->encode_ns);
     infer->x->note.answered_ns = now;
+    loop_tell_ns(infer->x->loop, now);
     infer_put_timing(infer);
 }
 

@@ -97,19 +97,19 @@ struct note_inference {
 enum note_audit { NOTE_NOTHING, NOTE_REFUSED /* credentials, or a right that was missing */, NOTE_ADMIN };
 
 struct exchange_note {
-    uint8_t audit; /* enum note_audit */
     struct slice why; /* of the first refusal: what the caller was told; never a secret */
     struct slice route;          /* of a bounded set: the route's pattern, "/package.Service/Method" of a
                                     method there is, empty of what was not found */
     struct slice model, version; /* only of models that exist: the metrics have a label for each */
     bool is_call;                /* messages over gRPC, gRPC-Web or a WebSocket: `code` says how it ended */
     uint8_t code;                /* enum err_code */
+    uint8_t audit;               /* enum note_audit */
+    bool keeps_inferences;       /* `kept` */
     uint32_t requests;           /* inferences: 0, 1, more of a stream */
     uint32_t responses;
     uint64_t stage_ns[NOTE_STAGES_MAX]; /* enum stage of engine/stats.h; sums of a stream's */
     uint64_t answered_ns; /* when its answer was written, by the clock; 0: nobody has looked */
     /* The first NOTE_INFERENCES_MAX, in the arena, of an exchange whose spans are exported. */
-    bool keeps_inferences;
     uint32_t kept_count;
     struct note_inference *kept, **kept_end;
 };
@@ -145,8 +145,8 @@ struct exchange {
     struct slice tunnel;
 
     /* -- the answer -- */
-    uint16_t status;        /* once responded; else 0 */
     uint64_t body_sent;     /* bytes given to exchange_send */
+    uint16_t status;        /* once responded; else 0 */
     bool is_ended, is_gone;
     bool is_head;           /* HEAD: the transport drops the body, sizes stay */
 

@@ -48,6 +48,7 @@ struct loop {
     uint64_t turn_ns; /* when the last turn began */
     uint64_t turns;
     uint64_t began_ns, ended_ns; /* the present turn, or the last one */
+    uint64_t told_ns;
     uint64_t seen_ns; /* all that was ready before that has been handled, or is in this turn */
     uint64_t oldest_ns, arrived_ns;
     struct loop_stats stats;
@@ -342,6 +343,16 @@ uint64_t loop_oldest_ns(const struct loop *loop)
 uint64_t loop_refresh_ns(struct loop *loop)
 {
     return loop->now_ns = loop->env->mono_ns(loop->env);
+}
+
+void loop_tell_ns(struct loop *loop, uint64_t ns)
+{
+    loop->told_ns = ns;
+}
+
+uint64_t loop_told_ns(const struct loop *loop)
+{
+    return MAX(loop->told_ns, loop->now_ns);
 }
 
 /* While it does not run, whoever sets it up may touch it. */

@@ -38,6 +38,10 @@ uint64_t loop_arrived_ns(const struct loop *loop);
 uint64_t loop_oldest_ns(const struct loop *loop); /* not before then */
 /* Reads the clock anew and makes it loop_now_ns. */
 uint64_t loop_refresh_ns(struct loop *loop);
+/* Who has read the clock in this turn may say so, for those who need no more than about what time it is. */
+void loop_tell_ns(struct loop *loop, uint64_t ns);
+uint64_t loop_told_ns(
+    const struct loop *loop); /* the newest that was told, or when the turn began */
 
 /* What a loop says of its health; any thread may read. */
 struct loop_stats {

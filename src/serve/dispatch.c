@@ -15,8 +15,7 @@ static const struct slice allow_all = SLICE_LIT("GET, HEAD, POST, PUT, DELETE, O
 
 static void add(struct serve_exchange *e, const char *name, struct slice value)
 {
-    require(e->more_count < HEADERS_MORE_MAX);
-    e->more[e->more_count++] = (struct header){ slice_of(name), value };
+    serve_exchange_add(e, slice_of(name), value);
 }
 
 /* "allow" lives in the arena, because answers are written later than this returns. */

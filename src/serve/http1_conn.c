@@ -31,8 +31,7 @@
  * What is left for a later turn must then be put off by ourselves.
  *
  * Sending. An answer that is small and all there may wait for those of other connections that are ready in the same
- * turn, 8 of them or 50 us: sent one behind the other they wake a peer on the same machine once, which is a fifth of what a small
- * request costs. Nothing waits where nothing else is ready, and none beyond its turn.
+ * turn, 8 of them or 50 us (conn_hold). Nothing waits where nothing else is ready, and none beyond its turn.
  *
  * Time. A connection has one timer, and moves it rarely: the field deadline_ns is what counts, the
  * timer only looks at it, and goes on when it is later. A request that arrives whole on a
@@ -84,7 +83,6 @@ struct http1_conn {
     struct loop_fd watch;
     struct loop_task task;
     struct timer timer;
-    struct list_node held; /* its answers wait for those of others */
     uint64_t deadline_ns;
 
     enum conn_state state;
@@ -345,14 +343,6 @@ static void conn_let_go(struct http1_conn *c)
     exchange_unref(&x);
 }
 
-static void hold_no_more(struct http1_conn *c)
-{
-    if (list_has(&c->held)) {
-        list_remove(&c->held);
-        c->base.l->held_count--;
-    }
-}
-
 static void conn_free(struct http1_conn *c)
 {
     struct serve_loop *l = c->base.l;
@@ -367,7 +357,7 @@ static void conn_free(struct http1_conn *c)
     outputs_deinit(&c->out, serve_exchange_leave);
     http1_input_give(l, &c->input);
     loop_undefer(&c->task);
-    hold_no_more(c);
+    conn_hold_no_more(&c->base);
     timer_stop(l->loop, &c->timer);
     loop_unwatch(l->loop, &c->watch);
     channel_close(&c->base.channel, is_whole);
@@ -1072,47 +1062,21 @@ static void linger_on(struct http1_conn *c)
         c->out.is_lost = true;
 }
 
-/* -- answers that leave together ----------------------------------------------------------------- */
-
-static void send_held(struct serve_loop *l)
-{
-    struct list_node *node;
-
-    while ((node = list_pop(&l->held)) != NULL) {
-        struct http1_conn *c = CONTAINER_OF(node, struct http1_conn, held);
-        l->held_count--;
-        output_flush(&c->out, &c->base.channel);
-        conn_rest(c);
-    }
-}
-
-static void on_held(struct loop_task *task)
-{
-    send_held(CONTAINER_OF(task, struct serve_loop, held_task));
-}
-
-/* Is all done but to send, and are there others in this turn? */
+/* Is all done but to send a little? */
 static bool may_hold(const struct http1_conn *c)
 {
-    const struct serve_loop *l = c->base.l;
-
     return c->now == NULL && c->out.first != NULL && c->out.bytes <= HELD_BYTES_MAX &&
            !c->out.is_lost && !c->is_closing && !c->fin_seen && c->state == CONN_OPEN &&
-           c->turn_requests < l->serve->settings.pipeline_max && c->turn_bytes < TURN_BYTES_MAX &&
-           (l->held_count > 0 || loop_has_more(l->loop));
+           c->turn_requests < c->base.l->serve->settings.pipeline_max &&
+           c->turn_bytes < TURN_BYTES_MAX && conn_may_hold(&c->base);
 }
 
-static void hold(struct http1_conn *c)
+static void conn_send(struct conn *conn)
 {
-    struct serve_loop *l = c->base.l;
+    struct http1_conn *c = CONTAINER_OF(conn, struct http1_conn, base);
 
-    list_push(&l->held, &c->held);
-    if (l->held_count++ == 0) {
-        l->held_from_ns = l->told_ns;
-        loop_defer_early(l->loop, &l->held_task);
-    }
-    if (l->held_count >= HELD_MAX || l->told_ns - l->held_from_ns > HELD_NS)
-        send_held(l);
+    output_flush(&c->out, &c->base.channel);
+    conn_rest(c);
 }
 
 static void conn_run(struct http1_conn *c, bool is_ready)
@@ -1120,7 +1084,7 @@ static void conn_run(struct http1_conn *c, bool is_ready)
     uint32_t rounds = 0;
     bool has_moved;
 
-    hold_no_more(c);
+    conn_hold_no_more(&c->base);
     c->is_running = true;
     c->turn_requests = c->turn_bytes = 0;
     if (UNLIKELY(c->state == CONN_LINGERING))
@@ -1131,7 +1095,7 @@ static void conn_run(struct http1_conn *c, bool is_ready)
             has_moved = true;
         if (is_ready && may_hold(c)) {
             c->is_running = false;
-            hold(c);
+            conn_hold(&c->base);
             return;
         }
         /* A request behind a large answer waits for room that only this flush makes: nothing else
@@ -1258,9 +1222,9 @@ static void conn_cut(struct conn *conn)
     conn_free(CONTAINER_OF(conn, struct http1_conn, base));
 }
 
-static const struct conn_kind http1_kind = { .drain = conn_drain,
-                                             .cut = conn_cut,
-                                             .under_way = conn_under_way };
+static const struct conn_kind http1_kind = {
+    .drain = conn_drain, .cut = conn_cut, .under_way = conn_under_way, .send = conn_send
+};
 
 /* A connection of no list yet, which nobody watches. NULL: no memory. */
 static struct http1_conn *conn_new(struct serve_loop *l)
@@ -1337,8 +1301,6 @@ void http1_pools_init(struct serve_loop *l)
 {
     pool_init(&l->conns_pool, sizeof(struct http1_conn), KEEP_MAX);
     pool_init(&l->inputs, INPUT_BYTES, KEEP_MAX);
-    list_init(&l->held);
-    l->held_task.run = on_held;
 }
 
 void http1_pools_deinit(struct serve_loop *l)

@@ -58,8 +58,10 @@ enum {
     PULL_BYTES = 256 * 1024,    /* of frames made at once */
     ROOM_BYTES = 64 * 1024,     /* of an answer that may wait before exchange_room is 0 */
     TURN_BYTES_MAX = 1024 * 1024,
-    TURN_REQUESTS_MAX = 64,     /* begun for one connection before others get their turn; a piece more */
-    PIECE_BYTES = 16 * 1024,    /* received at once while requests come: so many of them a piece has */
+    HELD_REQUESTS_MAX = 4, /* of a connection whose answers may wait for those of others */
+    TURN_REQUESTS_MAX =
+        64, /* begun for one connection before others get their turn; a piece more */
+    PIECE_BYTES = 16 * 1024, /* received at once while requests come: so many of them a piece has */
     TURN_ROUNDS_MAX = 8,
     STREAM_WINDOW = 256 * 1024,
     CONNECTION_WINDOW = 16 * 1024 * 1024,
@@ -122,7 +124,7 @@ struct http2_conn {
 
 static const struct exchange_ops ops;
 
-static void conn_run(struct http2_conn *c);
+static void conn_run(struct http2_conn *c, bool is_ready);
 
 static struct serve_exchange *of(struct exchange *x)
 {
@@ -906,6 +908,7 @@ static void conn_free(struct http2_conn *c)
     http2_free(&c->h);
     outputs_deinit(&c->out, serve_exchange_leave);
     loop_undefer(&c->task);
+    conn_hold_no_more(&c->base);
     timer_stop(l->loop, &c->timer);
     loop_unwatch(l->loop, &c->watch);
     channel_close(&c->base.channel, is_whole);
@@ -1164,10 +1167,37 @@ static void conn_rest(struct http2_conn *c, bool has_more)
         conn_free(c);
 }
 
-static void conn_run(struct http2_conn *c)
+static void send_and_rest(struct http2_conn *c)
 {
-    bool has_more = false;
+    bool has_more = send_all(c);
 
+    /* An on_room, or a stream that closed, may have left work. */
+    has_more |= !list_is_empty(&c->due);
+    c->is_running = false;
+    conn_rest(c, has_more);
+}
+
+/* Frames are made when they are sent: what waits is what answers are made of. */
+static void conn_send(struct conn *conn)
+{
+    struct http2_conn *c = CONTAINER_OF(conn, struct http2_conn, base);
+
+    c->is_running = true;
+    send_and_rest(c);
+}
+
+/* Is it one of many that answer a call or two, with nothing else to be done? */
+static bool may_hold(const struct http2_conn *c)
+{
+    return c->turn_requests > 0 && c->turn_requests <= HELD_REQUESTS_MAX && c->out.first == NULL &&
+           !c->out.is_lost && !c->fin_seen && !c->is_quiet && c->goaway == GOAWAY_NONE &&
+           c->turn_bytes < TURN_BYTES_MAX && list_is_empty(&c->due) &&
+           http2_failure(c->h) == HTTP2_FINE && conn_may_hold(&c->base);
+}
+
+static void conn_run(struct http2_conn *c, bool is_ready)
+{
+    conn_hold_no_more(&c->base);
     c->is_running = true;
     c->turn_bytes = c->turn_requests = 0;
     if (UNLIKELY(c->h == NULL)) {
@@ -1177,12 +1207,16 @@ static void conn_run(struct http2_conn *c)
         receive_all(c);
         if (UNLIKELY(http2_failure(c->h) != HTTP2_FINE))
             count_all(c); /* before the peer is told, who may look */
-        has_more = send_all(c);
+        if (is_ready && may_hold(c)) {
+            c->is_running = false;
+            conn_hold(&c->base);
+        } else {
+            send_and_rest(c);
+        }
+        return;
     }
-    /* An on_room, or a stream that closed, may have left work. */
-    has_more |= !list_is_empty(&c->due);
     c->is_running = false;
-    conn_rest(c, has_more);
+    conn_rest(c, false);
 }
 
 /* -- events ---------------------------------------------------------------------------------- */
@@ -1207,7 +1241,7 @@ static void on_ready(struct loop_fd *watch, uint32_t ready)
     }
     if ((ready & EPOLLIN) || channel_reads_when_writable(&c->base.channel))
         c->can_read = true;
-    conn_run(c);
+    conn_run(c, true);
 }
 
 static void on_task(struct loop_task *task)
@@ -1215,7 +1249,7 @@ static void on_task(struct loop_task *task)
     struct http2_conn *c = CONTAINER_OF(task, struct http2_conn, task);
 
     look_again(c);
-    conn_run(c);
+    conn_run(c, false);
 }
 
 /* Does the peer give windows for the answer that waits here? Little by little is not enough. */
@@ -1287,7 +1321,7 @@ static void on_due(struct timer *timer)
     c->is_running = true;
     if (c->h == NULL) {
         c->out.is_lost = true;
-        conn_run(c);
+        conn_run(c, false);
         return;
     }
     if (c->pinged_ns != 0 && http2_heard_ns(c->h) > c->pinged_ns)
@@ -1338,7 +1372,7 @@ static void on_due(struct timer *timer)
         if (c->exchanges > 0 && now >= c->check_ns)
             check_streams(c);
     }
-    conn_run(c);
+    conn_run(c, false);
 }
 
 /* -- life ------------------------------------------------------------------------------------ */
@@ -1369,7 +1403,7 @@ static void conn_drain(struct conn *conn)
     if (c->h == NULL)
         return;
     begin_drain(c);
-    conn_run(c);
+    conn_run(c, false);
 }
 
 static void conn_cut(struct conn *conn)
@@ -1382,9 +1416,9 @@ static uint32_t conn_under_way(const struct conn *conn)
     return CONTAINER_OF(conn, struct http2_conn, base)->exchanges;
 }
 
-static const struct conn_kind http2_kind = { .drain = conn_drain,
-                                             .cut = conn_cut,
-                                             .under_way = conn_under_way };
+static const struct conn_kind http2_kind = {
+    .drain = conn_drain, .cut = conn_cut, .under_way = conn_under_way, .send = conn_send
+};
 
 /* What all HTTP/2 connections of a loop share. */
 static bool loop_ready(struct serve_loop *l)
@@ -1435,7 +1469,7 @@ bool http2_conn_open(const struct conn *from, struct loop_fd *watch, struct slic
         feed(c, bytes);
     if (l->is_draining)
         begin_drain(c);
-    conn_run(c);
+    conn_run(c, false);
     return true;
 }
 

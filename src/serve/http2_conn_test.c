@@ -425,6 +425,52 @@ TEST(many_streams_at_once_are_answered_together)
     server_stop(&t);
 }
 
+/* Calls of 20 connections are ready in one turn, answers wait for each other; some are large, some are several, and one
+ * leaves. */
+TEST(answers_of_many_connections_in_one_turn)
+{
+    enum { CONNECTIONS = 20, LEAVES = 9 };
+    struct client *clients[CONNECTIONS];
+
+    if (!begin())
+        return;
+    for (int i = 0; i < CONNECTIONS; i++) {
+        clients[i] = h2_open(&t);
+        h2_get(clients[i], "/hello"); /* SETTINGS are exchanged */
+    }
+    atomic_store(&seen_release, false);
+    uint32_t before = atomic_load(&seen_waiting);
+    int blocker = client_open(&t);
+    client_say(blocker, "GET /odd/block HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    check(wait_for(&seen_waiting, before + 1), "the loop runs");
+    for (int i = 0; i < CONNECTIONS; i++) {
+        for (int j = 0; j < 1 + i % 3; j++)
+            h2_begin(clients[i], "GET", i % 4 == 3 ? "/big/30000" : "/hello", NULL, true);
+        if (i % 5 == 4)
+            for (int j = 0; j < 6; j++)
+                h2_begin(clients[i], "GET", "/mirror/x", NULL, true);
+        h2_flush(clients[i]);
+    }
+    h2_close(clients[LEAVES]);
+    atomic_store(&seen_release, true);
+    for (int i = 0; i < CONNECTIONS; i++) {
+        if (i == LEAVES)
+            continue;
+        h2_wait_all(clients[i]);
+        int count = 2 + i % 3 + (i % 5 == 4 ? 6 : 0);
+        for (int j = 0; j < count; j++)
+            check(reply_is(&clients[i]->replies[j], 200, NULL), "%d, %d: %d", i, j,
+                  clients[i]->replies[j].status);
+        if (i % 4 == 3)
+            check(clients[i]->replies[1].body_size == 30000, "%d: %zu bytes", i,
+                  clients[i]->replies[1].body_size);
+        h2_close(clients[i]);
+    }
+    close(blocker);
+    check(wait_metric(&t, "penstock_connections_open", 0), "some are left");
+    server_stop(&t);
+}
+
 TEST(a_stream_that_waits_holds_up_no_other)
 {
     if (!begin())
@@ -891,10 +937,14 @@ TEST(heads_are_charged)
     }
     for (int i = 0; i < STREAMS; i++)
         h2_begin(large, "GET", "/wait", more, true);
-    h2_listen(large, 200);
-    for (uint32_t i = 0; i < large->replies_count; i++) {
-        refused += large->replies[i].code == HTTP2_ENHANCE_YOUR_CALM;
-        waits += !large->replies[i].is_over;
+    for (int round = 0; round < 50 && (waits == 0 || waits > 30);
+         round++) { /* until the server has seen them */
+        h2_listen(large, 200);
+        refused = waits = 0;
+        for (uint32_t i = 0; i < large->replies_count; i++) {
+            refused += large->replies[i].code == HTTP2_ENHANCE_YOUR_CALM;
+            waits += !large->replies[i].is_over;
+        }
     }
     check(waits >= 20 && waits <= 30 && refused == STREAMS - waits, "%u wait, %u refused", waits,
           refused);

@@ -25,6 +25,7 @@ enum {
     LISTENERS_MAX = 16,
     PEER_TEXT_MAX = 64,
     HEADERS_MORE_MAX = 16,
+    HEADERS_MORE_FEW = 2, /* mostly; idle streams are many */
 };
 
 struct conn;
@@ -36,12 +37,14 @@ struct conn_kind {
     void (*cut)(struct conn *conn);   /* now */
     uint32_t (*under_way)(
         const struct conn *conn); /* requests that are not answered to their end */
+    void (*send)(struct conn *conn); /* what was held; optional where nothing is */
 };
 
 /* The head of each kind of connection: tls_conn.c, http1_conn.c, http2_conn.c. Its loop's own. */
 struct conn {
     const struct conn_kind *kind;
     struct list_node node; /* in its loop's conns */
+    struct list_node held; /* in its loop's held */
     struct serve_loop *l;
     const struct listener *listener;
     struct channel channel;
@@ -81,15 +84,19 @@ struct serve_exchange {
     const struct listener *listener;
     struct route_match match;             /* lives as long as the exchange */
     enum dialect dialect;                 /* of errors made here */
-    struct header more[HEADERS_MORE_MAX]; /* added to whatever is answered */
     uint32_t more_count;
+    struct header
+        *more; /* added to whatever is answered (serve_exchange_add): more_few, or in the arena */
+    struct header more_few[HEADERS_MORE_FEW];
     int64_t promised; /* body bytes the head announced; -1: not known */
     bool drops_body, is_chunked, is_aborted, wants_room, expects_continue;
     bool is_tunnel;     /* granted: x.tunnel says which */
     bool is_told;       /* observers have heard of its end, or hear of another's in its place */
+    bool knows_drain;   /* on_drain was called */
+    bool has_sent;      /* HTTP/2: what its answer has is all given to http2 */
+    bool was_slow;      /* HTTP/2: its body, and nothing more of it is waited for */
     struct slice agent; /* user-agent */
     struct serve_exchange *before; /* owned reference; what this is the answer to, in its place */
-    bool knows_drain;              /* on_drain was called */
     char peer[PEER_TEXT_MAX];
 
     /* -- HTTP/2's own: http2_conn.c -- */
@@ -103,9 +110,6 @@ struct serve_exchange {
     struct body_pace pace;
     uint64_t lingers_ns, lingered; /* its answer is out: until when, and how much was dropped */
     uint64_t sent_mark, sent_ns;   /* how far its answer had got, and when that was seen */
-    bool has_sent;                 /* what its answer has is all given to http2 */
-    bool is_counted;
-    bool was_slow; /* its body: nothing more of it is waited for */
 };
 
 /* A listener as seen by one loop. */
@@ -138,11 +142,10 @@ struct serve_loop {
     struct list handshakes_due; /* of them those that can go on */
     uint32_t handshakes_count;
     struct loop_task handshakes_task;
-    struct list held; /* http1_conn.c: whose answers leave together */
+    struct list held; /* connections whose answers leave together */
     uint32_t held_count;
     uint64_t held_from_ns;
     struct loop_task held_task;
-    uint64_t told_ns; /* when the newest exchange ended */
     bool is_draining, is_cut;
     uint64_t chance[4]; /* observe.c's generator of ids */
     struct loop_msg start_msg, drain_msg, cut_msg, beat_msg;
@@ -199,12 +202,24 @@ void conn_bound(struct conn *conn, int fd);
 struct serve_exchange *serve_exchange_take(struct conn *conn, const struct exchange_ops *ops,
                                            uint64_t begun_ns);
 void serve_exchange_release(struct exchange *x); /* for exchange_ops */
+/* One more header for whatever is answered; its bytes live as long as the exchange. An exchange that has no memory for it
+ * is broken off: what browsers and caches must be told is not left out. */
+void serve_exchange_add(struct serve_exchange *e, struct slice name, struct slice value);
 /* Tells who works on it that nothing can be sent any more. */
 void serve_exchange_leave(struct exchange *x);
 /* Tells who works on it, once, that the server stops. True: it was told now. */
 bool serve_exchange_drain(struct serve_exchange *e);
 /* The tunnel that was asked for is granted: its bytes are the body from here on. */
 void serve_exchange_tunnel(struct serve_exchange *e);
+/* Within a connection's on_ready: are there others behind it in this turn, or before it who wait? Then what it has to send
+ * may wait for theirs, if it is little: conn_hold, and `send` of its kind is called before the turn ends. It may be
+ * called from within conn_hold, and the connection be gone behind it. */
+static inline bool conn_may_hold(const struct conn *conn)
+{
+    return conn->l->held_count > 0 || loop_has_more(conn->l->loop);
+}
+void conn_hold(struct conn *conn);
+void conn_hold_no_more(struct conn *conn); /* no-op when it is not held */
 void serve_count_answer(struct serve_loop *l, uint16_t status);
 void body_pace_begin(struct body_pace *pace, uint64_t now_ns);               /* its reader waits */
 void body_pace_got(struct body_pace *pace, uint64_t now_ns, uint64_t bytes); /* they came */

@@ -165,8 +165,7 @@ static bool is_sane(struct slice id)
 
 static void add(struct serve_exchange *e, const char *name, size_t size, struct slice value)
 {
-    require(e->more_count < HEADERS_MORE_MAX);
-    e->more[e->more_count++] = (struct header){ slice_make(name, size), value };
+    serve_exchange_add(e, slice_make(name, size), value);
 }
 
 static void make_id(struct serve_exchange *e)
@@ -242,7 +241,7 @@ COLD void observe_replace(struct serve_exchange *fresh, struct serve_exchange *b
     x->note.model = was->note.model;
     x->note.version = was->note.version;
     for (uint32_t i = 0; i < before->more_count; i++)
-        fresh->more[fresh->more_count++] = before->more[i];
+        serve_exchange_add(fresh, before->more[i].name, before->more[i].value);
 }
 
 /* Now, or when its answer was written if that was in this turn: one reading of the clock less. */
@@ -273,7 +272,6 @@ void observe_tell(struct serve_exchange *e, uint64_t body_in)
     };
 
     e->is_told = true;
-    e->l->told_ns = seen.ended_ns;
     for (uint32_t i = 0; i < serve->observers_count; i++)
         serve->observers[i].on_exchange(serve->observers[i].context, &seen);
 }

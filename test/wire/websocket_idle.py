@@ -52,7 +52,7 @@ def watches(streams):
 # opens, streams of each, most KiB of a stream
 KINDS = {"websocket": (websocket, 1, 8), "websocket of events": (events_socket, 1, 8),
          "server-sent events": (events, 1, 8), "grpc, a stream a connection": (watches(1), 1, 24),
-         "grpc, 100 streams a connection": (watches(100), 100, 7)}
+         "grpc, 100 streams a connection": (watches(100), 100, 6)}
 
 
 @cases(KINDS)
