@@ -56,7 +56,7 @@ static void echo_done(struct exchange *x, const struct collect_result *result,
 
 static void echo(struct exchange *x, const struct route_match *match)
 {
-    exchange_collect(x, (struct collect_limits){ match->api->body_bytes_max, "--max-body", 0 },
+    exchange_collect(x, (struct collect_limits){ match->api->body_bytes_max, "--max-body", 0, NULL },
                      echo_done);
 }
 
@@ -226,7 +226,7 @@ static void wait_done(struct exchange *x, const struct collect_result *result,
 static void wait_long(struct exchange *x, const struct route_match *match)
 {
     (void)match;
-    exchange_collect(x, (struct collect_limits){ 1 << 20, "--max-body", 0 }, wait_done);
+    exchange_collect(x, (struct collect_limits){ 1 << 20, "--max-body", 0, NULL }, wait_done);
 }
 
 static void odd(struct exchange *x, const struct route_match *match)
