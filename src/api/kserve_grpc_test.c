@@ -5,6 +5,7 @@
 
 #include "api/fake_stage.h"
 #include "api/grpc.h"
+#include "api/grpc_answer.h"
 #include "api/pb_build.h"
 #include "base/buf.h"
 #include "base/mem.h"
@@ -69,26 +70,6 @@ static void end(void)
     stage_down();
     for (size_t i = 0; i < COUNT(framed); i++)
         text_deinit(&framed[i]);
-}
-
-static enum err_code code_of(const struct fake *fake)
-{
-    struct slice digits = fake_answer_header(fake, "grpc-status");
-
-    check(fake->status == 200 && digits.size != 0, "HTTP %u, grpc-status '%.*s'", fake->status,
-          SLICE_ARG(digits));
-    return slice_is(digits, "0") ? OK : grpc_status_parse(digits);
-}
-
-/* grpc-message, decoded; valid until the next. */
-static const char *words_of(const struct fake *fake)
-{
-    static struct text words;
-
-    text_deinit(&words);
-    text_init(&words, 1 << 16);
-    grpc_message_decode(&words, fake_answer_header(fake, "grpc-message"));
-    return text_cstr(&words);
 }
 
 /* The field of google.rpc.BadRequest, into `out`; "" when there is none. */

@@ -5,6 +5,7 @@
 
 #include "api/fake_stage.h"
 #include "api/grpc.h"
+#include "api/grpc_answer.h"
 #include "api/pb_build.h"
 #include "base/mem.h"
 #include "call/grpc_wire.h"
@@ -52,45 +53,6 @@ static void end(void)
 {
     stage_down();
     text_deinit(&framed);
-}
-
-static enum err_code code_of(const struct fake *fake)
-{
-    struct slice digits = fake_answer_header(fake, "grpc-status");
-
-    check(fake->status == 200 && digits.size != 0, "HTTP %u, grpc-status '%.*s'", fake->status,
-          SLICE_ARG(digits));
-    return slice_is(digits, "0") ? OK : grpc_status_parse(digits);
-}
-
-static const char *words_of(const struct fake *fake)
-{
-    static struct text words;
-
-    text_deinit(&words);
-    text_init(&words, 1 << 16);
-    grpc_message_decode(&words, fake_answer_header(fake, "grpc-message"));
-    return text_cstr(&words);
-}
-
-static void check_status(const struct fake *fake, enum err_code code, const char *words)
-{
-    check(code_of(fake) == code, "%s: %s", err_name(code_of(fake)), words_of(fake));
-    check(strstr(words_of(fake), words) != NULL, "%s\n  lacks %s", words_of(fake), words);
-}
-
-static void check_violation(const struct fake *fake, const char *field)
-{
-    struct grpc_details details = { .field = { NULL, 0 } };
-    struct slice value = fake_answer_header(fake, "grpc-status-details-bin");
-    struct text bytes;
-
-    text_init(&bytes, 1 << 16);
-    check(value.size != 0 && grpc_bin_decode(&bytes, value) &&
-              grpc_details_decode(&details, text_slice(&bytes), NULL) == OK &&
-              slice_is(details.field, field),
-          "field '%.*s', not '%s'", SLICE_ARG(details.field), field);
-    text_deinit(&bytes);
 }
 
 /* The answer of a model's service in the JSON form that a client would show. */
