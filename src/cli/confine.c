@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/landlock.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -107,9 +108,18 @@ static bool become(const struct identity *who)
            setresuid(who->user, who->user, who->user) == 0;
 }
 
+/* Found as root, it would be missing for the user without a word why. */
+static void warn_of_runtime(const char *user, const char *path)
+{
+    if (path != NULL && access(path, R_OK) != 0)
+        log_warn("--user: %s may not read %s (%s): no model that needs it can be loaded; put it where "
+                 "that user may read it, and name its folder with --runtime-dir",
+                 user, path, strerror(errno));
+}
+
 enum err_code confine_user(const struct options *o, struct err *err)
 {
-    const char *text = options_text(o, OPT_USER);
+    const char *text = options_text(o, OPT_USER), *runtime;
     struct identity who;
     char where[ERR_TEXT_MAX];
     uid_t real, effective, saved;
@@ -123,6 +133,7 @@ enum err_code confine_user(const struct options *o, struct err *err)
         return err_set(err, E_INVALID, "%s: '%s' is root, which is to be given up", where, text);
     if (geteuid() == who.user && getuid() == who.user)
         return OK;
+    runtime = runtime_find(o, "onnxruntime");
     if (!become(&who))
         return err_set(err, E_PERMISSION, "%s: cannot become '%s': %s", where, text,
                        geteuid() != 0 ? "only root can" : strerror(errno));
@@ -131,7 +142,28 @@ enum err_code confine_user(const struct options *o, struct err *err)
         saved != who.user || setuid(0) == 0 || setresuid((uid_t)-1, 0, (uid_t)-1) == 0)
         return err_set(err, E_INTERNAL,
                        "%s: root was not given up for good; the server does not start", where);
+    warn_of_runtime(text, runtime);
     return OK;
+}
+
+/* Of one who serves as root all that is not for opening files: no raw sockets, no other's processes. */
+static void drop_capabilities(void)
+{
+    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+    struct __user_cap_data_struct kept[2] = { 0 };
+    const uint32_t files = 1U << CAP_DAC_OVERRIDE | 1U << CAP_DAC_READ_SEARCH;
+
+    for (unsigned long one = 0; prctl(PR_CAPBSET_READ, one, 0, 0, 0) >= 0; one++)
+        if (one != CAP_DAC_OVERRIDE && one != CAP_DAC_READ_SEARCH)
+            (void)prctl(PR_CAPBSET_DROP, one, 0, 0, 0);
+    if (syscall(SYS_capget, &header, kept) != 0)
+        return;
+    for (int i = 0; i < 2; i++) {
+        uint32_t mask = i == 0 ? files : 0;
+        kept[i] = (struct __user_cap_data_struct){ .effective = kept[i].effective & mask,
+                                                   .permitted = kept[i].permitted & mask };
+    }
+    (void)syscall(SYS_capset, &header, kept);
 }
 
 /* -- files ---------------------------------------------------------------------------------------- */
@@ -542,9 +574,10 @@ static bool confine_files(const struct options *o, const struct sockets *sockets
 
 static void confine_cores(const struct options *o)
 {
-    static const enum option_id secrets[] = { OPT_TLS, OPT_TLS_TICKET_KEYS, OPT_ACCESS };
+    static const enum option_id secrets[] = { OPT_TLS, OPT_TLS_TICKET_KEYS, OPT_ACCESS,
+                                              OPT_OTLP_HEADER };
     uint64_t how = options_number(o, OPT_CORE_DUMPS);
-    bool has_secrets = false;
+    bool has_secrets = getenv("OTEL_EXPORTER_OTLP_HEADERS") != NULL;
 
     for (size_t i = 0; i < COUNT(secrets); i++)
         has_secrets |= options_is_set(o, secrets[i]);
@@ -568,6 +601,8 @@ enum err_code confine(const struct options *o, const struct sockets *sockets, st
     }
     if (how == CONFINE_OFF)
         return OK;
+    if (geteuid() == 0)
+        drop_capabilities();
     bool is_held = confine_files(o, sockets);
     held.calls = seccomp_confine(why, sizeof why);
     if (held.calls == 0)

@@ -360,6 +360,12 @@ void launcher_kill(void)
     (void)ask('K', 0, &status);
 }
 
+void launcher_kill_soon(void)
+{
+    if (launcher.fd >= 0)
+        answer(launcher.fd, 'K', 0);
+}
+
 void launcher_let_go(void)
 {
     int ignored;

@@ -32,6 +32,7 @@ MUST_USE enum err_code launcher_start(const struct sockets *sockets, int channel
                                       struct err *err);
 /* What it started has ended within so long? How, as waitpid tells. -1 in *ret_status: it cannot be known. */
 bool launcher_has_ended(uint64_t wait_ms, int *ret_status);
+void launcher_kill_soon(void); /* it is told; nobody waits, as it ends with this process at the latest */
 void launcher_kill(void);   /* it is ended, by SIGTERM and, if that does not do, SIGKILL */
 void launcher_let_go(void); /* it has taken over: it outlives all */
 

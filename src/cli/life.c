@@ -318,7 +318,7 @@ void life_run(const struct life *life)
     } else {
         if (upgrade.pid != 0)
             log_info("stopping: process %d, which was to take over, ends too", (int)upgrade.pid);
-        upgrade_abandon(&upgrade);
+        upgrade_leave(&upgrade);
         stop_serving(life);
     }
     engine_drain(life->stack->engine);

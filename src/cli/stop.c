@@ -68,7 +68,7 @@ void stop_unblock(void)
 
 static void end_at_once(int signal_number)
 {
-    static const char words[] = "penstock: stopped at once, with requests under way\n";
+    static const char words[] = "penstock: stopped at once by a second signal; what was under way is cut\n";
     ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);
 
     (void)ignored;

@@ -262,6 +262,13 @@ void upgrade_abandon(struct upgrade *u)
     forget(u);
 }
 
+void upgrade_leave(struct upgrade *u)
+{
+    if (u->pid != 0)
+        launcher_kill_soon();
+    forget(u);
+}
+
 /* It closed its side: it ends, or has. */
 static enum upgrade_state on_end(struct upgrade *u, struct err *err)
 {

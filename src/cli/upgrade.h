@@ -78,6 +78,8 @@ enum upgrade_state upgrade_look(struct upgrade *upgrade,
                                 bool (*is_ready_here)(void *context, struct slice model,
                                                       struct slice version),
                                 void *context, struct err *err);
+/* This one ends, and what was to take over with it: it is told, and not waited for. The last that is done. */
+void upgrade_leave(struct upgrade *upgrade);
 void upgrade_abandon(struct upgrade *upgrade); /* ends it; no-op when none is under way */
 void upgrade_finish(struct upgrade *upgrade);  /* it is the main process from here on */
 

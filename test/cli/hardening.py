@@ -321,9 +321,28 @@ def root_is_given_up(user, group):
 
 @case
 def serving_as_root_is_said():
+    """And is root for files only: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
     need_root()
     with models({"fast/config.pbtxt": ECHO}) as folder, Server(folder) as server:
         said(server, "warning: serving as root: --user NAME gives that up")
+        for task in os.listdir("/proc/%d/task" % server.process.pid):
+            for name in ("CapEff", "CapPrm", "CapBnd"):
+                found = int(of_process("%d/task/%s" % (server.process.pid, task), name), 16)
+                equal(found & ~(1 << 1 | 1 << 2), 0, name)
+    with models({"fast/config.pbtxt": ECHO}) as folder, Server(folder, options=["--confine", "off"]) as server:
+        check(int(of_process(server.process.pid, "CapEff"), 16) > 7, "capabilities without --confine")
+
+
+@case
+def a_runtime_that_the_user_may_not_read_is_named():
+    need_root()
+    with tempfile.TemporaryDirectory() as where, models({"fast/config.pbtxt": ECHO}) as folder:
+        os.chmod(folder, 0o755)
+        path = os.path.join(where, "libonnxruntime.so")
+        with open(path, "w") as file:
+            file.write("x")
+        with Server(folder, options=["--user", "nobody", "--runtime-dir", where]) as server:
+            said(server, r"warning: --user: nobody may not read %s.* \(Permission denied\): no model that needs it can be loaded" % re.escape(where))
 
 
 @cases({
@@ -384,7 +403,7 @@ def upgrading(*options, config=None):
 
 
 def of_process(pid, name):
-    with open("/proc/%d/status" % pid) as file:
+    with open("/proc/%s/status" % pid) as file:
         return re.search(r"^%s:\s*(.*)$" % name, file.read(), re.M).group(1)
 
 

@@ -409,7 +409,21 @@ def sigterm_during_an_upgrade_ends_both():
         os.kill(line.newest, signal.SIGTERM)
         equal(line.server.process.wait(15), 0)
         check("process %d, which was to take over, ends too" % pid in line.log, "%s", line.log)
-        check(not is_alive(pid), "the new one is gone")
+        wait_for(lambda: not is_alive(pid), "the end of the new one")
+
+
+@case
+def sigterm_does_not_wait_for_a_stubborn_new_one():
+    """It is not ready at once and drains, while the process that was to take over still has its time to end."""
+    path = script("trap '' TERM\n: >$0.deaf\nexec sleep 30\n")
+    with models(LAYOUT) as folder, Line(folder, options=["--upgrade-to", path]) as line:
+        pid = line.start()
+        wait_for(lambda: os.path.exists(path + ".deaf"), "the new program's first step")
+        os.kill(line.newest, signal.SIGTERM)
+        wait_for(lambda: "stopping: no request is under way" in line.log, "the drain")
+        check(is_alive(pid), "it was waited for")
+        equal(line.server.process.wait(15), 0)
+        wait_for(lambda: not is_alive(pid), "the end of the new one")
 
 
 @case
