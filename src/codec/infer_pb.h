@@ -86,12 +86,12 @@ static inline enum err_code infer_pb_shape(const struct infer_pb *d, const struc
                                            int64_t shape[PENSTOCK_RANK_MAX], uint32_t *rank)
 {
     struct pb_reader packed;
-    uint64_t dim = field->value;
+    uint64_t dim;
 
     if (UNLIKELY(field->wire == PB_VARINT)) {
         if (*rank == PENSTOCK_RANK_MAX)
             return infer_pb_too_deep(d);
-        shape[(*rank)++] = (int64_t)dim;
+        shape[(*rank)++] = (int64_t)field->value;
         return OK;
     }
     TRY(infer_pb_part(d, field, "shape"));
