@@ -494,7 +494,7 @@ static void allow_options(struct files *f, const struct options *o, const struct
             else if (stat(path, &st) == 0)
                 allow_folder_of(f, path, ACCESS_READ); /* libraries beside it */
         }
-    if (runtime != NULL)
+    if (runtime != NULL && access(runtime, F_OK) == 0)
         allow_folder_of(f, runtime, ACCESS_READ);
     for (uint32_t i = 0; i < tls->items_count; i++)
         allow_set(f, tls->items[i]);

@@ -2,6 +2,7 @@
 #include "cli/stack.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,11 +30,13 @@ static uint32_t runtimes_count;
 
 /* -- runtimes ---------------------------------------------------------------------------------- */
 
+/* Also one that this process may not look at: who opens it says so, and nobody goes on to look for
+ * another in silence. */
 static bool is_file(const char *path)
 {
     struct stat st;
 
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+    return stat(path, &st) == 0 ? S_ISREG(st.st_mode) : errno == EACCES;
 }
 
 /* "libonnxruntime.so" in the folder, else the highest "libonnxruntime.so.1.2". */

@@ -1,5 +1,7 @@
 """The program finds its runtime beside itself: no variable, no option, whatever the working directory."""
 import os
+import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -42,6 +44,25 @@ def a_place_that_lacks_it_is_named():
                 time.sleep(0.01)
             equal(server.log.count("/nonexistent"), 1, server.log)
             check("NOT READY  as digits" in server.log, "%s", server.log)
+
+
+@case
+def a_place_that_may_not_be_read_is_named():
+    if os.geteuid() != 0:
+        skip("becoming another user needs root")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.makedirs(folder + "/lib/penstock", mode=0o700)
+        with open(folder + "/lib/penstock/libonnxruntime.so", "wb"):
+            pass
+        os.makedirs(folder + "/bin")
+        shutil.copytree(MODEL, folder + "/models/iris")
+        shutil.copy(BINARY, folder + "/bin/penstock")
+        with Server(folder + "/models", options=["--user", "nobody"], binary=folder + "/bin/penstock", env={"PENSTOCK_RUNTIME_DIR": ""}) as server:
+            until = time.monotonic() + 20
+            while "NOT READY" not in server.log and time.monotonic() < until:
+                time.sleep(0.01)
+            check(re.search(r"may not look into: %s/lib/penstock/libonnxruntime\.so" % re.escape(folder), server.log), "%s", server.log)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 #include "backend/onnx/runtime.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/slice.h"
 
@@ -203,6 +205,12 @@ static enum err_code find_library(char *ret, size_t ret_size, const char *where,
                        "ONNX Runtime is not installed: run script/bootstrap, or pip install "
                        "onnxruntime and name the folder of its libonnxruntime.so with "
                        "--runtime-dir");
+    if (stat(where, &st) != 0 && errno == EACCES)
+        return err_set(err, E_UNAVAILABLE,
+                       "ONNX Runtime is in a place that the user %u, as whom this runs, may not "
+                       "look into: %s (%s); let that user read it, or name the folder of another "
+                       "libonnxruntime.so with --runtime-dir",
+                       (unsigned)geteuid(), where, strerror(EACCES));
     if (stat(where, &st) != 0)
         return err_set(err, E_UNAVAILABLE,
                        "ONNX Runtime is not where it was looked for, %s: run script/bootstrap or "
