@@ -276,6 +276,13 @@ static void allow_folder_of(struct files *f, const char *path, uint64_t access)
 {
     char folder[PATH_MAX], real_folder[PATH_MAX], last[PATH_MAX] = "";
     char *real = realpath(path, NULL);
+    struct stat st;
+
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) { /* who reads it says that it is no file */
+        allow(f, path, LANDLOCK_ACCESS_FS_READ_DIR);
+        free(real);
+        return;
+    }
 
     for (int i = 0; i < 2; i++) {
         const char *from = i == 0 ? path : real;

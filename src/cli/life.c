@@ -91,7 +91,8 @@ static void say_stopping(const struct life *life, int signal_number)
         log_info("stopping: not ready any more, and serving for another %.4g s (--drain-delay)",
                  (double)delay_ms / 1e3);
     else if (under_way == 0)
-        log_info("stopping: no request is under way");
+        log_info("stopping: no request is with a model; one that is still arriving has up to %.4g s",
+                 (double)grace_ms / 1e3);
     else
         log_info("stopping: waiting up to %.4g s for %llu request%s; %s again stops at once",
                  (double)grace_ms / 1e3, (unsigned long long)under_way, plural(under_way),

@@ -232,6 +232,16 @@ def words_are_no_files(*options):
         equal({key: server.probed[key] for key in REFUSED}, REFUSED)
 
 
+@cases({"access": ("--access", "FOLDER"), "tls": ("--tls", "FOLDER,FOLDER"), "client_ca": ("--tls-ticket-keys", "FOLDER", "--tls", "auto", "--tls-dir", "FOLDER/tls")})
+def a_folder_in_place_of_a_file_is_said(*options):
+    """And not that it cannot be opened, which only --confine would be the reason of."""
+    with tempfile.TemporaryDirectory() as where, models({"fast/config.pbtxt": ECHO}) as folder:
+        done = subprocess.run([BINARY, "serve", folder, "--listen", "127.0.0.1:0", *(each.replace("FOLDER", where) for each in options)],
+                              capture_output=True, text=True, timeout=30)
+        equal((done.returncode, done.stdout), (1, ""), done.stderr)
+        check("Permission denied" not in done.stderr and where in done.stderr, "%s", done.stderr)
+
+
 @case
 def certificates_may_lie_where_one_stands():
     """As README has it: --tls cert.pem,key.pem, and beside it --tls auto."""

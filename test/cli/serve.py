@@ -450,7 +450,7 @@ def ctrl_c_is_the_same():
         server.process.send_signal(signal.SIGINT)
         equal(server.process.wait(30), 0)
         server.reader.join(5)
-        check("stopping: no request is under way" in server.log, "%s", server.log)
+        check("stopping: no request is with a model" in server.log, "%s", server.log)
 
 
 @case

@@ -420,7 +420,7 @@ def sigterm_does_not_wait_for_a_stubborn_new_one():
         pid = line.start()
         wait_for(lambda: os.path.exists(path + ".deaf"), "the new program's first step")
         os.kill(line.newest, signal.SIGTERM)
-        wait_for(lambda: "stopping: no request is under way" in line.log, "the drain")
+        wait_for(lambda: "stopping: no request is with a model" in line.log, "the drain")
         check(is_alive(pid), "it was waited for")
         equal(line.server.process.wait(15), 0)
         wait_for(lambda: not is_alive(pid), "the end of the new one")
