@@ -439,7 +439,7 @@ def the_command_says_what_is_wrong():
     with serving() as server, tempfile.NamedTemporaryFile() as file:
         file.write(b"abc")
         file.flush()
-        for words, status, said in ((["bytes", "--upload", "/nowhere"], 2, "/nowhere"),
+        for words, status, said in ((["bytes", "--upload", "/nowhere"], 1, "/nowhere"),
                                     (["nope", "--upload", file.name], 1, "nope"),
                                     (["bytes", "--upload", file.name, "--stream"], 2, "--upload"),
                                     (["bytes", "--resume", "x"], 2, "--upload"),
