@@ -202,6 +202,32 @@ static enum err_code reload_tls(void *context, struct err *err)
     return OK;
 }
 
+/* Who wrote these options believes that callers are asked for a certificate. */
+static enum err_code check_callers(struct server *server, const struct options *o, struct err *err)
+{
+    bool has_authorities = options_text(o, OPT_TLS_CLIENT_CA)[0] != '\0';
+    uint64_t auth = options_number(o, OPT_TLS_CLIENT_AUTH);
+    char where[ERR_TEXT_MAX];
+
+    if (!has_authorities && auth != TLS_CLIENT_NONE && options_is_set(o, OPT_TLS_CLIENT_AUTH)) {
+        server->is_misused = o->values[OPT_TLS_CLIENT_AUTH].source == SOURCE_ARGV;
+        return err_set(err, E_INVALID,
+                       "%s needs the authorities whose certificates count: "
+                       "--tls-client-ca FILE",
+                       options_origin(o, OPT_TLS_CLIENT_AUTH, where, sizeof where));
+    }
+    if (has_authorities && auth == TLS_CLIENT_REQUIRED &&
+        options_number(o, OPT_TLS_PLAIN) == SERVE_PLAIN_SERVE) {
+        server->is_misused = o->values[OPT_TLS_PLAIN].source == SOURCE_ARGV;
+        return err_set(err, E_INVALID,
+                       "%s: by plain HTTP on the same port everybody would come in "
+                       "without the certificate that --tls-client-ca requires: say refuse or "
+                       "redirect, or --tls-client-auth optional",
+                       options_origin(o, OPT_TLS_PLAIN, where, sizeof where));
+    }
+    return OK;
+}
+
 /* Certificates and keys are read before the port opens. */
 static enum err_code open_tls(struct server *server, const struct options *o, struct err *err)
 {
@@ -221,6 +247,7 @@ static enum err_code open_tls(struct server *server, const struct options *o, st
     };
     char where[ERR_TEXT_MAX];
 
+    TRY(check_callers(server, o, err));
     if (settings.client_crl[0] != '\0' && settings.client_ca[0] == '\0') {
         server->is_misused = o->values[OPT_TLS_CLIENT_CRL].source == SOURCE_ARGV;
         return err_set(err, E_INVALID, "%s needs the authorities it is of: --tls-client-ca FILE",

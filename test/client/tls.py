@@ -696,10 +696,10 @@ def reloads_lose_no_request():
         check(done[0] > 50, "%d requests", done[0])
 
 
-def starting(tls, *options):
+def starting(tls, *options, env=None):
     """(exit status, what it said) of a server that is not to start."""
     done = subprocess.run([BINARY, "serve", os.path.join(EXAMPLES, "iris"), "--listen", "127.0.0.1:0", "--tls", tls, *options],
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=60, env={**os.environ, **(env or {})})
     check("listening" not in done.stdout + done.stderr, "before the port opens: %s", done.stderr)
     equal(len(done.stderr.splitlines()), 1, "one sentence: %s" % done.stderr)
     return done.returncode, done.stderr
@@ -777,6 +777,31 @@ def other_files(option, name, why):
         more = ["--tls-client-ca", made("ca.pem")] if option == "--tls-client-crl" else []
         status, err = starting(made.pair("server"), *more, option, made(name))
         check(status == 1 and err.startswith("penstock: %s: " % option) and why in err, "%d %s", status, err)
+
+
+# How the options stand to each other: 2 where the command line says it, 1 where the environment does.
+@cases({
+    "required_of_nobody": (["--tls-client-auth", "required"], "--tls-client-auth needs", "--tls-client-ca FILE"),
+    "optional_of_nobody": (["--tls-client-auth", "optional"], "--tls-client-auth needs", "--tls-client-ca FILE"),
+    "plain_beside_required": (["--tls-client-ca", "ca.pem", "--tls-plain", "serve"], "--tls-plain: by plain HTTP", "--tls-client-auth optional"),
+})
+def callers_are_let_in_by_no_side_door(options, begins, advice):
+    with folder() as made:
+        options = [made(word) if word.endswith(".pem") else word for word in options]
+        status, err = starting(made.pair("server"), *options)
+        check(status == 2 and err.startswith("penstock: " + begins) and advice in err, "%d %s", status, err)
+        name = "PENSTOCK_" + options[-2][2:].upper().replace("-", "_")
+        status, err = starting(made.pair("server"), *options[:-2], env={name: options[-1]})
+        check(status == 1 and name in err and advice in err, "%d %s", status, err)
+
+
+@case
+def what_asks_for_no_certificate_starts():
+    with folder() as made:
+        for options in (["--tls-client-auth", "none"],
+                        ["--tls-client-ca", made("ca.pem"), "--tls-client-auth", "optional", "--tls-plain", "serve"]):
+            with serving_tls(made, *options) as server:
+                curl("--cacert", made("ca.pem"), "-f", "https://localhost:%d/v2/health/live" % server.port)
 
 
 @case
