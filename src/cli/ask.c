@@ -155,6 +155,10 @@ enum err_code ask_advise(enum err_code code, struct err *err)
                        "%s: --cacert FILE says whom to trust (a server with --tls auto prints the "
                        "file when it starts)",
                        first.text);
+    if (code == E_UNAVAILABLE && strstr(first.text, "a certificate of its callers") != NULL)
+        return err_set(err, code, "%s: --cert CERT,KEY shows one", first.text);
+    if (code == E_UNAVAILABLE && strstr(first.text, "our certificate") != NULL)
+        return err_set(err, code, "%s: it is the one of --cert", first.text);
     return code;
 }
 

@@ -363,8 +363,10 @@ static bool receive(struct conn *c)
         c->has_heard = true;
     } else if (got < 0 && channel_is_tls(&c->channel) && c->exchanges_count > 0) {
         /* Without a good-bye nobody can tell whether that was all. */
-        code = err_set(&err, E_UNAVAILABLE, "the connection broke within TLS: %s",
-                       strerror((int)-got));
+        const char *refusal = tls_session_refusal(c->channel.tls);
+        code = refusal != NULL ? err_set(&err, E_UNAVAILABLE, "%s", refusal)
+                               : err_set(&err, E_UNAVAILABLE, "the connection broke within TLS: %s",
+                                         strerror((int)-got));
     } else {
         code = c->protocol->finish(c, &err);
     }

@@ -296,11 +296,65 @@ static enum tls_failure failure_of(const struct tls_session *s, unsigned long co
     }
 }
 
+static void note_alert(struct tls_session *s, unsigned long code)
+{
+    int reason = ERR_GET_LIB(code) == ERR_LIB_SSL ? ERR_GET_REASON(code) : 0;
+
+    if (reason > SSL_AD_REASON_OFFSET)
+        s->alert = reason - SSL_AD_REASON_OFFSET;
+}
+
 static const char *host_of(const struct tls_session *s)
 {
     const char *name = SSL_get0_peername(s->ssl);
 
     return name != NULL ? name : SSL_get_servername(s->ssl, TLSEXT_NAMETYPE_host_name);
+}
+
+/* TLS 1.2 has no alert of its own for who shows no certificate: the server said whose it wants. */
+static bool was_asked_in_vain(const struct tls_session *s)
+{
+    return SSL_get_certificate(s->ssl) == NULL &&
+           sk_X509_NAME_num(SSL_get0_peer_CA_list(s->ssl)) > 0;
+}
+
+const char *tls_session_refusal(const struct tls_session *s)
+{
+    bool has_own = SSL_get_certificate(s->ssl) != NULL;
+
+    switch (s->alert) {
+    case 0: return NULL;
+    case SSL_AD_CERTIFICATE_REQUIRED:
+        return "the server wants a certificate of its callers, and there was none";
+    case SSL_AD_HANDSHAKE_FAILURE:
+        if (was_asked_in_vain(s))
+            return "the server wants a certificate of its callers, and there was none";
+        if (SSL_get0_peer_certificate(s->ssl) == NULL)
+            return "the server refused to speak TLS (handshake failure): http:// may be meant";
+        break;
+    case SSL_AD_UNKNOWN_CA:
+        if (has_own)
+            return "the server does not know the authority of our certificate (unknown ca)";
+        break;
+    case SSL_AD_CERTIFICATE_EXPIRED:
+        if (has_own)
+            return "our certificate has expired, says the server (certificate expired)";
+        break;
+    case SSL_AD_CERTIFICATE_REVOKED:
+        if (has_own)
+            return "our certificate was revoked, says the server (certificate revoked)";
+        break;
+    case SSL_AD_UNSUPPORTED_CERTIFICATE:
+        if (has_own)
+            return "our certificate is not for callers, says the server (unsupported certificate)";
+        break;
+    case SSL_AD_BAD_CERTIFICATE:
+        if (has_own)
+            return "the server does not take our certificate: not valid yet? (bad certificate)";
+        break;
+    default: break;
+    }
+    return SSL_alert_desc_string_long(s->alert);
 }
 
 /* Fills err and failure from OpenSSL's queue. */
@@ -318,6 +372,7 @@ COLD static void say_failure(struct tls_session *s, int error, struct err *err)
         return;
     }
     s->failure = failure_of(s, code);
+    note_alert(s, code);
     tls_reason(reason, sizeof reason);
     switch (s->failure) {
     case TLS_FAILED_CERTIFICATE:
@@ -331,7 +386,8 @@ COLD static void say_failure(struct tls_session *s, int error, struct err *err)
             err_set(err, E_UNAUTHENTICATED, "the client's certificate is not accepted: %s", reason);
         break;
     case TLS_FAILED_ALERT:
-        err_set(err, E_UNAVAILABLE, "the peer refused the TLS handshake: %s", reason);
+        err_set(err, E_UNAVAILABLE, "the peer refused the TLS handshake: %s",
+                s->server == NULL && s->alert != 0 ? tls_session_refusal(s) : reason);
         break;
     case TLS_FAILED_LEFT:
         err_set(err, E_UNAVAILABLE, "the peer closed the connection during the TLS handshake");
@@ -449,6 +505,7 @@ COLD static ssize_t ended(struct tls_session *s, int error)
 {
     unsigned long code = ERR_peek_error();
 
+    note_alert(s, code);
     ERR_clear_error();
     if (error == SSL_ERROR_ZERO_RETURN) {
         s->at_end = true;

@@ -151,6 +151,9 @@ ssize_t tls_recv(struct tls_session *session, void *into, size_t size);
 ssize_t tls_discard(struct tls_session *session, size_t size);
 ssize_t tls_send(struct tls_session *session, const void *data, size_t size);
 ssize_t tls_send_pieces(struct tls_session *session, const struct iovec *pieces, size_t count);
+/* A client's, behind a failure: what the server said of us, for people; NULL: nothing. TLS 1.3 is open
+ * before the server has seen our certificate: its refusal comes by the first recv. */
+const char *tls_session_refusal(const struct tls_session *session);
 /* The last recv brought less than was asked, and still there is something to be told: recv again. */
 bool tls_has_more(const struct tls_session *session);
 /* epoll said that the peer has closed its side: a short recv of the socket is not the last. */

@@ -39,6 +39,7 @@ struct tls_session {
     size_t raw_bytes;                /* received since the last bytes for the application */
     uint64_t drained_turn; /* of the loop, in which the socket was found empty; 0: unknown */
     enum tls_failure failure;
+    int alert;          /* the peer's last one, that it broke off with; 0: none */
     bool fin_seen;      /* there is an end behind what was received */
     bool is_drained;    /* the last recv of the socket brought less than asked */
     bool is_open;       /* the handshake is over */

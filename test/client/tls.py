@@ -237,7 +237,7 @@ def by_penstock_call():
                 check(status == 1 and why in err, "%s: %s", name, err)
     with serving() as server:
         status, out, err = call("call", "spam", "--server", "https://localhost:%d" % server.port, "-d", PREDICT)
-        check(status == 1 and "handshake" in err, "%s", err)
+        check(status == 1 and "handshake" in err and "http:// may be meant" in err, "%s", err)
 
 
 @case
@@ -447,6 +447,24 @@ def callers_certificates():
                 check(by(server, name, fails=False).endswith("200"), "%s", name)
             check("000curl: (" in by(server, "stranger"), "one that is shown must be good")
             equal(metric(made, server, 'tls_failures_total{reason="certificate"}'), 1)
+
+
+@cases({"rest": ([],), "grpc": (["--grpc"],)})
+def a_caller_is_told_of_its_certificate(how):
+    """What the server refused is in the sentence, and what to do: in TLS 1.3 its alert comes behind the handshake."""
+    with folder() as made:
+        made.authority("other")
+        made.sign("ca", "late", "DNS:client.test", end="20210101000000Z")
+        made.sign("ca", "early", "DNS:client.test", start="20980101000000Z")
+        made.sign("other", "stranger", "DNS:client.test")
+        with serving_tls(made, "--tls-client-ca", made("ca.pem")) as server:
+            for name, why, advice in ((None, "wants a certificate of its callers", "--cert CERT,KEY"),
+                                      ("late", "our certificate has expired", "--cert"), ("early", "bad certificate", "--cert"),
+                                      ("stranger", "authority of our certificate (unknown ca)", "--cert")):
+                shown = ["--cert", made.pair(name)] if name else []
+                done = subprocess.run([BINARY, "call", *how, "spam", "--server", "https://localhost:%d" % server.port, "--cacert",
+                                       made("ca.pem"), *shown, "-d", PREDICT], capture_output=True, text=True, timeout=60)
+                check(done.returncode == 1 and why in done.stderr and advice in done.stderr, "%s: %d %s", name, done.returncode, done.stderr)
 
 
 def as_client(server, made, name, *more):
