@@ -39,6 +39,8 @@ CASES = [
     ("backend_does_not_reach_into_a_runtime", {"src/backend/builtin.c": '#include "backend/onnx/a.h"\n'},
      ["src/backend/builtin.c:1"]),
     ("test_header_in_a_test", {"src/base/a_test.c": '#include "test/test.h"\n'}, []),
+    ("test_header_in_a_header_of_tests", {"src/base/a_test.h": '#include "test/test.h"\n'}, []),
+    ("header_of_tests_elsewhere", {"src/base/a.c": '#include "base/a_test.h"\n', "src/base/a_test.h": ""}, ["src/base/a.c:1"]),
     ("test_header_elsewhere", {"src/base/a.c": '#include "test/test.h"\n'}, ["src/base/a.c:1"]),
     ("test_follows_the_order", {"src/base/a_test.c": '#include "engine/b.h"\n'}, ["src/base/a_test.c:1"]),
     ("unknown_room", {"src/base/a.c": '#include "attic/b.h"\n'}, ["src/base/a.c:1"]),

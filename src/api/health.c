@@ -159,7 +159,15 @@ static void put_page(struct text *out, const struct exchange *x, const struct ap
     text_str(out, "<h1>Penstock</h1><p>Version ");
     text_html(out, slice_of(api->server_version));
     text_str(out, ". Models over REST and gRPC at this address; every example works when "
-                  "pasted into a shell.</p>");
+                  "pasted into a shell");
+    if (x->caller != NULL && !caller_is_anonymous(x->caller))
+        text_str(out, " that has your key: <code>export PENSTOCK_KEY=...</code>");
+    else if (x->caller != NULL && caller_has_rules(x->caller))
+        text_str(out, "; what needs a key: <code>-H \"authorization: Bearer $PENSTOCK_KEY\"</code>");
+    if (x->scheme != NULL && strcmp(x->scheme, "https") == 0)
+        text_str(out, ". Where this machine does not trust the server's authority: "
+                      "<code>--cacert FILE</code> (of <code>grpcurl</code>: <code>-cacert</code>)");
+    text_str(out, ".</p>");
     repository_snapshot_take(api->repository, &snapshot);
     for (uint32_t i = 0; i < snapshot.count; i++) {
         if (snapshot.entries[i].model != NULL && !snapshot.entries[i].is_default)

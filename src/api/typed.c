@@ -421,11 +421,21 @@ static void put_argument(struct text *out, const char *argument)
     text_byte(out, '\'');
 }
 
+/* Who is known by a key or a token is so in the examples too: the shell has it in a variable. */
+static void put_key(struct text *out, const struct exchange *x)
+{
+    if (x->caller != NULL && !caller_is_anonymous(x->caller) && !caller_is_ambient(x->caller))
+        text_str(out, "-H \"authorization: Bearer $PENSTOCK_KEY\" ");
+}
+
 void typed_put_grpcurl(struct text *out, const struct exchange *x, const struct typed_plan *plan)
 {
     if (!typed_proto_takes_example(plan))
         return;
-    text_str(out, "grpcurl -plaintext -d ");
+    bool is_tls = x->scheme != NULL && strcmp(x->scheme, "https") == 0;
+    text_str(out, is_tls ? "grpcurl " : "grpcurl -plaintext ");
+    put_key(out, x);
+    text_str(out, "-d ");
     put_argument(out, plan->example);
     text_byte(out, ' ');
     /* It wants a port, also where a browser leaves it out. */
@@ -444,6 +454,7 @@ void typed_put_curl(struct text *out, const struct exchange *x, const char *mode
     if (plan->example == NULL)
         return;
     text_str(out, plan->answers_many ? "curl -N " : "curl ");
+    put_key(out, x);
     if (is_plain_authority(x->authority)) {
         /* curl takes [..] for a range unless told otherwise. */
         if (x->authority.data[0] == '[')

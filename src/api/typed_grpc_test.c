@@ -5,7 +5,7 @@
 
 #include "api/fake_stage.h"
 #include "api/grpc.h"
-#include "api/grpc_answer.h"
+#include "api/grpc_answer_test.h"
 #include "api/pb_build.h"
 #include "base/mem.h"
 #include "call/grpc_wire.h"

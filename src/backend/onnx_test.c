@@ -195,8 +195,9 @@ TEST(onnx_runs_named_dimensions)
           "input");
     check(out != NULL && out->dtype == PENSTOCK_FP32 && out->rank == 2 && out->dims[0] == -1,
           "output");
-    check(f.traits == (PENSTOCK_BACKEND_RUNS_INLINE | PENSTOCK_BACKEND_CAN_BATCH), "traits %u",
-          f.traits);
+    check(f.traits == (PENSTOCK_BACKEND_RUNS_INLINE | PENSTOCK_BACKEND_CAN_BATCH |
+                       PENSTOCK_BACKEND_TAKES_TEXT),
+          "traits %u", f.traits);
     batch(&f, 1);
     input_floats(&f, 0, 2, shape, x, 6);
     for (int i = 0; i < 3; i++) {

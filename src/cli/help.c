@@ -92,8 +92,8 @@ const struct verb_row verb_rows[] = {
 
 static const char exits_text[] =
     "0  it worked, or the answer is yes\n"
-    "1  it failed: the server could not start, was not there, or refused; a file or a\n"
-    "   variable is wrong or missing\n"
+    "1  it failed: the server could not start, was not there, or refused; a file\n"
+    "   or a variable is wrong or missing\n"
     "2  the command line is wrong: it takes other words\n"
     "3  the answer is no (penstock models --ready)\n";
 

@@ -22,6 +22,7 @@ static struct {
     int wake_fd; /* an eventfd: something came */
     _Atomic unsigned events;
     _Atomic int signal_number; /* 0: none came that ends */
+    uint64_t began_ns;         /* when it came; set before the handler that reads it */
     bool is_taken;             /* the starting thread does the ending */
     sigset_t before;           /* what main began with */
     struct {
@@ -31,6 +32,7 @@ static struct {
     uint32_t reloads_count;
 } stop = { .mutex = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1 };
 
+static const uint64_t SAME_NS = 300 * NS_PER_MS;
 static const int the_signals[] = { SIGTERM, SIGINT, SIGHUP, SIGUSR2 };
 
 static sigset_t set_of(size_t count)
@@ -66,8 +68,12 @@ void stop_unblock(void)
     change(SIG_UNBLOCK, COUNT(the_signals));
 }
 
+/* Also who sends a signal to a process and to its group means it once, and so does an impatient
+ * supervisor's whole tree of them: what comes within SAME_NS of the first is the first. */
 static void end_at_once(int signal_number)
 {
+    if (clock_mono_ns() < stop.began_ns + SAME_NS)
+        return;
     static const char words[] = "penstock: stopped at once by a second signal; what was under way is cut\n";
     ssize_t ignored = write(STDERR_FILENO, words, sizeof words - 1);
 
@@ -78,7 +84,9 @@ static void end_at_once(int signal_number)
 /* From here on the kernel ends the process at the next SIGTERM, whatever its threads do. */
 static void let_the_second_end(int signal_number)
 {
-    struct sigaction action = { .sa_handler = end_at_once };
+    struct sigaction action = { .sa_handler = end_at_once, .sa_flags = SA_RESTART };
+
+    stop.began_ns = clock_mono_ns();
 
     sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);

@@ -1,6 +1,6 @@
 /* stop.h - the signals of the verb serve, from the first line of main to the last: the one place.
  *
- *   SIGTERM, SIGINT   finish what is under way and end; the second one ends at once
+ *   SIGTERM, SIGINT   finish what is under way and end; a second one, 0.3 s later or more, ends at once
  *   SIGHUP            read again what may change while serving: stop_on_reload
  *   SIGUSR2           hand over to a new program (upgrade.h)
  *

@@ -1,6 +1,6 @@
-/* grpc_answer.h - what tests ask of a gRPC call that was answered on a fake exchange. Test only. */
-#ifndef API_GRPC_ANSWER_H
-#define API_GRPC_ANSWER_H
+/* grpc_answer_test.h - what tests ask of a gRPC call that was answered on a fake exchange. Test only. */
+#ifndef API_GRPC_ANSWER_TEST_H
+#define API_GRPC_ANSWER_TEST_H
 
 #include "api/fake_exchange.h"
 #include "base/text.h"
