@@ -433,6 +433,9 @@ enum err_code access_reload(struct access *access, uint64_t wall_ns UNUSED, stru
     else if (code != OK)
         memset(access->files_read, 0, DIGEST_BYTES);
     count(code == OK ? &access->reloads : &access->reloads_failed);
+    /* Each time: an editor or a copy may have put a file of another mode in place of a good one. */
+    if (code == OK)
+        warn_of_readers(access->path);
     pthread_mutex_unlock(&access->reload_lock);
     return code;
 }
@@ -550,7 +553,6 @@ enum err_code access_new(struct access **ret, const char *path, uint64_t wall_ns
     if (access->path == NULL || access->shards == NULL || access->tenants.count == 0)
         return err_set(err, E_EXHAUSTED, "no memory for the rules");
     TRY(access_reload(access, wall_ns, err));
-    warn_of_readers(path);
     *ret = TAKE(access);
     return OK;
 }

@@ -40,8 +40,8 @@ enum access_right {
 
 /* -- life ---------------------------------------------------------------------------------------------- */
 
-/* `path` empty: no rules, see above. The file must not be readable by others when it holds secrets: a
- * warning says so. */
+/* `path` empty: no rules, see above. The file should be nobody else's to read or write: a warning says so,
+ * here and at each reload. */
 MUST_USE enum err_code access_new(struct access **ret, const char *path, uint64_t wall_ns,
                                   struct err *err);
 void access_free(struct access **access); /* every caller was given back before */

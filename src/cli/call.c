@@ -575,7 +575,9 @@ static enum err_code run(struct call *call, struct err *err)
         if (options_flag(o, OPT_JSON))
             (void)call_say_answer(o, answer->body);
         enum err_code code = ask_refusal(answer, err);
-        call_add_example(call, err);
+        /* What was sent may be wrong, which an example mends; a rate or a right that is missing is not. */
+        if (answer->status == 400)
+            call_add_example(call, err);
         return code == E_INVALID ? E_UNKNOWN : code;
     }
     return call_say_answer(o, answer->body) ? OK
