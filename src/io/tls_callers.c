@@ -19,11 +19,13 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "io/env.h"
 #include "io/tls_internal.h"
 
 enum { LIST_FILE_BYTES_MAX = 16 * 1024 * 1024, LISTS_MAX = 64, NAME_SHOWN = 200, DEPTH_MAX = 5 };
+enum { WARNINGS_MAX = 8 }; /* of authorities, in one go */
 
 /* What a ticket carries. Behind a restart, or at another server with the same keys, it means the same. */
 struct verified {
@@ -283,6 +285,38 @@ enum err_code tls_callers_load(struct tls_callers *callers,
     return load(callers, settings,
                 authorities != NULL ? buf_bytes(authorities) : slice_make(NULL, 0),
                 lists != NULL ? buf_bytes(lists) : slice_make(NULL, 0), wall_s, err);
+}
+
+/* Why callers whose certificates it signed are refused; NULL: they are not. */
+static const char *flaw_of(X509 *x509, uint64_t wall_s)
+{
+    if (tls_certificate_expires_s(x509) <= wall_s)
+        return "has expired";
+    if (tls_certificate_begins_s(x509) > wall_s)
+        return "is not valid yet (is the clock of this machine right?)";
+    if (X509_check_ca(x509) == 0 && X509_self_signed(x509, 0) != 1)
+        return "is no authority but somebody's own certificate: the one that signed it is meant";
+    return NULL;
+}
+
+void tls_callers_warn(const struct tls_callers *callers, const char *path, uint64_t wall_s)
+{
+    STACK_OF(X509) *all = callers->store == NULL ? NULL : X509_STORE_get1_all_certs(callers->store);
+    uint32_t count = 0;
+    char name[NAME_SHOWN];
+
+    for (int i = 0; i < sk_X509_num(all); i++) {
+        X509 *x509 = sk_X509_value(all, i);
+        const char *flaw = flaw_of(x509, wall_s);
+        if (flaw != NULL && ++count <= WARNINGS_MAX)
+            log_error("--tls-client-ca: %s: %s %s: callers whose certificates it signed are "
+                      "refused",
+                      path, shown(X509_get_subject_name(x509), name), flaw);
+    }
+    if (count > WARNINGS_MAX)
+        log_error("--tls-client-ca: %s: and %u more of them", path, count - WARNINGS_MAX);
+    ERR_clear_error();
+    sk_X509_pop_free(all, X509_free);
 }
 
 void tls_callers_deinit(struct tls_callers *callers)

@@ -142,6 +142,8 @@ MUST_USE enum err_code tls_callers_load(struct tls_callers *callers,
                                         const struct tls_server_settings *settings, uint64_t wall_s,
                                         struct err *err);
 void tls_callers_deinit(struct tls_callers *callers);
+/* Logs which authorities vouch for nobody now: expired, not valid yet, or none at all. */
+void tls_callers_warn(const struct tls_callers *callers, const char *path, uint64_t wall_s);
 MUST_USE enum err_code tls_callers_serve(const struct tls_callers *callers,
                                          enum tls_client_auth auth, SSL_CTX *context,
                                          struct err *err);

@@ -196,12 +196,18 @@ static void warn_of_expiry(struct tls_server *server)
     for (uint32_t i = 0; i < snapshot->identities_count; i++) {
         const struct tls_identity *identity = &snapshot->identities[i];
         uint64_t left_s = identity->expires_s > wall_s ? identity->expires_s - wall_s : 0;
+        uint64_t begins_s = tls_certificate_begins_s(identity->x509);
         if (left_s == 0)
             log_error("the certificate %s has expired: clients refuse it", identity->cert_path);
+        else if (begins_s > wall_s)
+            log_error("the certificate %s is not valid yet, but in %.1f days: clients refuse it (is "
+                      "the clock of this machine right?)",
+                      identity->cert_path, (double)(begins_s - wall_s) / 86400);
         else if (left_s < WARN_DAYS * UINT64_C(86400))
             log_warn("the certificate %s expires in %.1f days", identity->cert_path,
                      (double)left_s / 86400);
     }
+    tls_callers_warn(&snapshot->callers, server->settings.client_ca, wall_s);
     tls_snapshot_give(&snapshot);
 }
 

@@ -467,6 +467,25 @@ def a_caller_is_told_of_its_certificate(how):
                 check(done.returncode == 1 and why in done.stderr and advice in done.stderr, "%s: %d %s", name, done.returncode, done.stderr)
 
 
+@case
+def certificates_of_another_time_are_told_at_the_start():
+    def told(made, name, client_ca, expected):
+        with serving_tls(made, "--tls-client-ca", made(client_ca), pairs=(name,)) as server:
+            wait_for(expected, lambda: expected in server.log)
+    with folder() as made:
+        made.sign("ca", "early", "DNS:localhost", start="20980101000000Z")
+        made.sign("ca", "past", "DNS:past.test", end="20210101000000Z", more=["-extensions", "authority"])
+        made.sign("ca", "future", "DNS:future.test", start="20980101000000Z", more=["-extensions", "authority"])
+        made.sign("ca", "leaf", "DNS:leaf.test")
+        told(made, "early", "ca.pem", "early.pem is not valid yet, but in ")
+        told(made, "server", "past.pem", "past.pem: CN=past has expired: callers")
+        told(made, "server", "future.pem", "future.pem: CN=future is not valid yet")
+        told(made, "server", "leaf.pem", "leaf.pem: CN=leaf is no authority")
+        with serving_tls(made, "--tls-client-ca", made("ca.pem")) as server:
+            wait_for("the start", lambda: "serving as root" in server.log or "confine" in server.log)
+            check("error" not in server.log, "%s", server.log)
+
+
 def as_client(server, made, name, *more):
     """The code of an answer to who shows that certificate; 000 and what curl says: there was none."""
     return curl("--cacert", made("ca.pem"), "--cert", made(name + ".pem"), "--key", made(name + ".key"), *more,
