@@ -153,7 +153,7 @@ static void identity_digest(const struct identity *who, uint8_t ret[DIGEST_BYTES
 static struct caller *caller_new(struct access *access, struct rules *rules, uint64_t generation,
                                  const struct identity *who)
 {
-    size_t names = who->name.size + who->certificate.size + 2;
+    size_t names = who->name.size + who->certificate.size + who->known_as.size + 3;
     size_t at = (sizeof(struct caller) + names + 7) & ~(size_t)7;
     struct caller *caller = mem_zalloc(at + rules->rules_count * sizeof(struct rule *));
 
@@ -174,6 +174,7 @@ static struct caller *caller_new(struct access *access, struct rules *rules, uin
     char *text = caller->names;
     caller->name = put_name(&text, who->name);
     caller->certificate = put_name(&text, who->certificate);
+    caller->known_as = put_name(&text, who->known_as);
     if (who->name.size > 0)
         identity_digest(who, caller->digest);
     caller->matching = (const struct rule **)(void *)((char *)caller + at);
@@ -214,6 +215,11 @@ bool caller_is_ambient(const struct caller *caller)
 const char *caller_name(const struct caller *caller)
 {
     return caller == NULL ? "" : caller->name;
+}
+
+const char *caller_known_as(const struct caller *caller)
+{
+    return caller != NULL && caller->kind == CALLER_REFUSED ? caller->known_as : caller_name(caller);
 }
 
 struct tenant *caller_tenant(const struct caller *caller)
@@ -673,6 +679,16 @@ bool access_has_rules(const struct access *access)
     return access != NULL && access->path != NULL;
 }
 
+bool access_wants_certificates(struct access *access)
+{
+    uint64_t generation;
+
+    if (!access_has_rules(access))
+        return false;
+    CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+    return rules->certificates_count > 0;
+}
+
 void access_set_budget(struct access *access, struct budget *parent)
 {
     access->tenants.parent = parent;
@@ -882,7 +898,8 @@ static enum err_code identify_token(struct access *access, struct slice token, u
 
 static enum err_code malformed(struct access *access, struct err *err, const char *words)
 {
-    count(&access->counts.malformed);
+    if (access != NULL)
+        count(&access->counts.malformed);
     return err_set(err, E_UNAUTHENTICATED, "%s", words);
 }
 
@@ -1048,6 +1065,19 @@ static enum err_code identify_certificate(struct access *access, const struct ce
     return OK;
 }
 
+/* The one key or token that was shown. `access` counts what is malformed; NULL: nothing does. */
+static enum err_code token_of(struct access *access, const struct access_credentials *c,
+                              struct slice *ret, struct err *err)
+{
+    if (c->authorizations != 0)
+        TRY(bearer_of(access, c->authorization, ret, err));
+    else
+        TRY(api_key_of(access, c->api_keys != 0 ? c->api_key : c->bearer, ret, err));
+    if (UNLIKELY(ret->size > CREDENTIAL_BYTES_MAX))
+        return malformed(access, err, "the credential is too long");
+    return OK;
+}
+
 enum err_code access_identify(struct access *access, const struct access_credentials *credentials,
                               uint64_t wall_ns, struct caller **ret, struct err *err)
 {
@@ -1070,12 +1100,7 @@ enum err_code access_identify(struct access *access, const struct access_credent
         *ret = anonymous_now(access);
         return OK;
     }
-    if (c->authorizations != 0)
-        TRY(bearer_of(access, c->authorization, &token, err));
-    else
-        TRY(api_key_of(access, c->api_keys != 0 ? c->api_key : c->bearer, &token, err));
-    if (UNLIKELY(token.size > CREDENTIAL_BYTES_MAX))
-        return malformed(access, err, "the credential is too long");
+    TRY(token_of(access, c, &token, err));
     return identify_token(access, token, wall_ns, ret, err);
 }
 
@@ -1223,13 +1248,29 @@ COLD static enum err_code judge_old(const struct caller *old, enum access_right 
                : refuse(old->access, caller, right, group, model, err);
 }
 
-struct caller *access_refused(struct access *access, const struct err *why)
+/* The line of the key that was shown, where there is one: a key that the file has and that is refused all
+ * the same has expired. */
+static const struct key *key_shown(const struct rules *rules, const struct access_credentials *c)
+{
+    struct slice token = { 0 };
+    uint8_t digest[DIGEST_BYTES];
+
+    if (c->authorizations + c->api_keys + c->bearers != 1 || token_of(NULL, c, &token, NULL) != OK)
+        return NULL;
+    key_digest(token, digest);
+    return find_key(rules, digest);
+}
+
+struct caller *access_refused(struct access *access, const struct access_credentials *credentials,
+                              const struct err *why)
 {
     uint64_t generation;
     CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+    const struct key *key = key_shown(rules, credentials);
     struct identity who = { .kind = CALLER_REFUSED,
                             .certificate = slice_of(why->text),
-                            .tenant = access->tenants.all[0],
+                            .known_as = slice_of(key == NULL ? "" : key->name),
+                            .tenant = key == NULL ? access->tenants.all[0] : key->tenant,
                             .expires_s = UINT64_MAX };
 
     return caller_new(access, rules, 0, &who); /* of no generation: judge_old looks at it */

@@ -74,6 +74,8 @@ void access_key_files(struct slice yaml, const char *path,
 /* --admin without a file: everybody may administer. Before callers are asked for. */
 void access_allow_admin(struct access *access);
 bool access_has_rules(const struct access *access); /* false of NULL */
+/* Has the file a section `certificates`? Then somebody has to ask callers for them. */
+bool access_wants_certificates(struct access *access);
 /* What tenants' budgets are parts of. Before callers are asked for. */
 void access_set_budget(struct access *access, struct budget *parent);
 /* The i-th URL that the file names for the keys of an issuer; false: there are no more. is_wanted, once: a
@@ -104,8 +106,9 @@ MUST_USE enum err_code access_identify(struct access *access,
                                        const struct access_credentials *credentials,
                                        uint64_t wall_ns, struct caller **ret, struct err *err);
 /* Who showed wrong credentials, for the sake of what is open to everybody: may nothing else, and is told
- * why by caller_may. NULL: no memory. */
-struct caller *access_refused(struct access *access, const struct err *why);
+ * why by caller_may. NULL: no memory. It has no name; that of a key which ran out is in caller_known_as. */
+struct caller *access_refused(struct access *access, const struct access_credentials *credentials,
+                              const struct err *why);
 struct caller *caller_ref(struct caller *caller);
 void caller_unref(struct caller **caller);
 bool caller_is_anonymous(const struct caller *caller);
@@ -113,6 +116,8 @@ bool caller_is_anonymous(const struct caller *caller);
  * not know it. */
 bool caller_is_ambient(const struct caller *caller);
 const char *caller_name(const struct caller *caller);      /* "alice", "" of the anonymous one */
+/* The same, or whose key it was that is refused because it ran out: for logs, and for nothing that lets in. */
+const char *caller_known_as(const struct caller *caller);
 struct tenant *caller_tenant(const struct caller *caller); /* NULL: there are no tenants */
 /* Was it found by a file of rules? Else caller_may's answer is the same for every group and model, and
  * who lists models has nothing to ask. */

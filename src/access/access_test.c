@@ -389,6 +389,10 @@ TEST(what_is_wrong_is_said_with_its_line)
         { R "tenants: {a: {weight: 0}}\n", "from 1 to 1000" },
         { R "tenants: {a: {wieght: 0}}\n", "did you mean 'weight'" },
         { R "certificates:\n  - {match: client.example}\n", "begins with dns:" },
+        { "certificates:\n  - {match: 'uri:spiffe://a/*'}\nrules: [{who: 'spiffe://a/b', may: read}]\n",
+          "nobody is called 'spiffe://a/b'; it takes" },
+        { "certificates:\n  - {match: 'uri:spiffe://a/*'}\nrules: [{who: 'spiffe://a/b', may: read}]\n",
+          "has its kind before it, as in uri:spiffe://" },
         { R "issuers:\n  - {issuer: a, keys: b}\n", "'audience' is missing" },
         { R "issuers:\n  - {issuer: a, audience: [], keys: b}\n", "takes 1 to 16" },
         { R "issuers:\n  - {issuer: a, audience: x, keys: 'http://example.org/k'}\n", "keys come by https://" },
@@ -546,6 +550,50 @@ TEST(certificates_are_names)
     shown.api_keys = 0;
     check(access_identify(access, &shown, NOW, &caller, &err) == OK && caller_is_anonymous(caller),
           "where no section speaks of certificates they are for TLS alone");
+    caller_unref(&caller);
+    access_free(&access);
+}
+
+TEST(rules_name_who_a_certificate_may_be)
+{
+    struct access *access =
+        open_access("certificates:\n  - {match: 'uri:spiffe://a/*'}\n"
+                    "rules: [{who: 'uri:spiffe://a/b', may: read}]\n");
+
+    check(access_wants_certificates(access), "it has a line");
+    access_free(&access);
+    access = open_access("rules: [{who: anonymous, may: read}]\n");
+    check(!access_wants_certificates(access), "it has none");
+    access_free(&access);
+}
+
+/* Logs say whose key ran out; nothing else may take it for a name. */
+TEST(an_expired_key_is_known_by_name)
+{
+    struct access *access = open_access(usual());
+    struct access_credentials expired = { .api_key = slice_of("KEY-B"), .api_keys = 1 };
+    struct access_credentials strange = { .api_key = slice_of("KEY-D"), .api_keys = 1 };
+    struct caller *caller = NULL;
+    struct err err = { 0 };
+
+    check_or_stop(access != NULL, "no access");
+    check(access_identify(access, &expired, NOW + NS_PER_S, &caller, &err) == E_UNAUTHENTICATED,
+          "expired");
+    caller = access_refused(access, &expired, &err);
+    check_or_stop(caller != NULL, "no memory");
+    check(strcmp(caller_known_as(caller), "bob") == 0 && strcmp(caller_name(caller), "") == 0 &&
+              caller_is_anonymous(caller),
+          "'%s' '%s'", caller_known_as(caller), caller_name(caller));
+    check(may(caller, ACCESS_READ, "server", "") == E_UNAUTHENTICATED &&
+              may(caller, ACCESS_READ, "metrics", "") == E_UNAUTHENTICATED,
+          "it is let in");
+    caller_unref(&caller);
+    caller = access_refused(access, &strange, &err);
+    check(caller != NULL && strcmp(caller_known_as(caller), "") == 0, "a stranger has a name");
+    caller_unref(&caller);
+    check(find(access, NULL, "KEY-A", NOW, &caller, &err) == OK &&
+              strcmp(caller_known_as(caller), "alice") == 0,
+          "%s", err.text);
     caller_unref(&caller);
     access_free(&access);
 }

@@ -175,6 +175,7 @@ struct caller {
     struct rules *rules;   /* one reference: by which it was found */
     struct tenant *tenant;
     const char *name; /* in `names` */
+    const char *known_as; /* CALLER_REFUSED: whose key it was that ran out; likewise */
     uint8_t digest[DIGEST_BYTES];     /* of who it is */
     uint8_t credential[DIGEST_BYTES]; /* of the key or token */
     uint64_t expires_s;
@@ -190,7 +191,7 @@ struct caller {
 
 struct identity {
     enum caller_kind kind;
-    struct slice name, certificate;
+    struct slice name, certificate, known_as;
     struct tenant *tenant;
     uint64_t expires_s;
     uint32_t rights;

@@ -783,7 +783,9 @@ static enum err_code check_known(struct reader *r, const struct yaml_node *item,
     if (rules->issuers_count > 0)
         return OK;
     for (uint32_t i = 0; i < rules->certificates_count; i++)
-        if (rules->certificates[i].name == NULL || slice_is(item->text, rules->certificates[i].name))
+        if (rules->certificates[i].name == NULL
+                ? pattern_fits(rules->certificates[i].pattern, item->text)
+                : slice_is(item->text, rules->certificates[i].name))
             return OK;
     for (uint32_t i = 0; i < rules->keys_count; i++) {
         if (slice_is(item->text, rules->keys[i].name))
@@ -797,8 +799,12 @@ static enum err_code check_known(struct reader *r, const struct yaml_node *item,
                          (const char *)item->text.data, best);
     return yaml_fail(item, r->err,
                      "%s: nobody is called '%.60s'; it takes names of keys, tenant:NAME, \"*\" (everybody "
-                     "who has a name) and anonymous (who shows nothing)",
-                     path, (const char *)item->text.data);
+                     "who has a name) and anonymous (who shows nothing)%s",
+                     path, (const char *)item->text.data,
+                     rules->certificates_count == 0
+                         ? ""
+                         : "; a certificate's name has its kind before it, as in "
+                           "uri:spiffe://example/x");
 }
 
 static enum err_code read_one_who(struct reader *r, const struct yaml_node *item, const char *path,

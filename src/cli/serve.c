@@ -431,6 +431,10 @@ static enum err_code open_access(struct server *server, const struct options *o,
     if (options_flag(o, OPT_ADMIN))
         access_allow_admin(server->access);
     access_set_budget(server->access, &server->stack.budget);
+    if (options_text(o, OPT_TLS_CLIENT_CA)[0] == '\0' && access_wants_certificates(server->access))
+        log_warn("%s: its `certificates` name nobody: callers are asked for one only with --tls and "
+                 "--tls-client-ca FILE",
+                 path);
     return access_register(server->access, server->metrics, err);
 }
 

@@ -72,7 +72,8 @@ HOT enum err_code serve_identify(struct serve_exchange *e, struct err *err)
     if (UNLIKELY(access_identify(access, &credentials, env->wall_ns(env), &x->caller, err) != OK)) {
         /* A probe with an old key still hears whether the server lives: api_may refuses the rest. */
         api_note_refused(x, err->text);
-        x->caller = err->code == E_UNAUTHENTICATED ? access_refused(access, err) : NULL;
+        x->caller =
+            err->code == E_UNAUTHENTICATED ? access_refused(access, &credentials, err) : NULL;
         return x->caller != NULL ? OK : err->code;
     }
     struct budget *budget = tenant_budget(caller_tenant(x->caller));

@@ -98,7 +98,7 @@ static void put_texts(struct record *r, const struct observed *seen,
 
     record_put(r, RECORD_PEER, x->peer);
     if (LIKELY(x->caller != NULL)) {
-        record_put(r, RECORD_CALLER, slice_of(caller_name(x->caller)));
+        record_put(r, RECORD_CALLER, slice_of(caller_known_as(x->caller)));
         record_put(r, RECORD_TENANT, slice_of(tenant_name(caller_tenant(x->caller))));
     }
     record_put(r, RECORD_METHOD, x->method_text);

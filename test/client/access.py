@@ -672,6 +672,32 @@ def admin_calls_that_are_not_built_are_audited():
 
 
 @case
+def an_expired_key_is_refused_and_named_in_the_logs():
+    alice, line = make_key("alice")
+    old, old_line = make_key("old")
+    with Site("  - {who: [alice, old], may: read}\n", keys=(line, old_line.replace("}", ", tenant: t, expires: 2020-01-01}")),
+              more="tenants: {t: {}}\n") as site:
+        status, reply = site.server.get("/models/red", bearer(old))
+        check(status == 401 and "expired" in json.dumps(reply) and "'old'" not in json.dumps(reply), "%d %s", status, reply)
+        site.audited(audit="refused", status=401, caller="old", tenant="t", why="the key has expired; ask for a new one")
+
+        def logged():
+            with open(site.access_log, encoding="utf-8") as file:
+                return '"caller":"old"' in file.read()
+        until(logged, "the access log has no caller")
+        equal(site.server.get("/models/red", bearer(alice))[0], 200)
+
+
+@case
+def certificates_that_nobody_asks_for_are_warned_of():
+    alice, line = make_key("alice")
+    with Site(ALICES, keys=(line,), more="certificates: [{match: 'dns:*.example', name: c}]\n") as site:
+        check("--tls-client-ca FILE" in site.server.log, "%s", site.server.log)
+    with Site(ALICES, keys=(line,)) as site:
+        check("--tls-client-ca" not in site.server.log, "%s", site.server.log)
+
+
+@case
 def a_bad_file_changes_nothing():
     alice, line = make_key("alice")
     with Site(ALICES, keys=(line,)) as site:
