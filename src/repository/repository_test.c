@@ -321,6 +321,30 @@ TEST(layouts)
     drop_root();
 }
 
+/* Root reads everything, so that it is nobody for a while. */
+TEST(what_may_not_be_read_is_a_model_that_says_so)
+{
+    enum { NOBODY = 65534 };
+    bool was_root = geteuid() == 0;
+
+    start_engine();
+    make_root();
+    put("m/good/1/model.fake", "ok");
+    put("m/shut/1/model.fake", "ok");
+    put("m/lost+found/1/model.fake", "ok");
+    put("m/version/1/model.fake", "ok");
+    require(chmod(in_root(""), 0755) == 0 && chmod(in_root("m/shut"), 0) == 0 &&
+            chmod(in_root("m/lost+found"), 0) == 0 && chmod(in_root("m/version/1"), 0) == 0);
+    require(!was_root || seteuid(NOBODY) == 0);
+    expect("m", "good:1:READY* shut::UNAVAILABLE version:1:UNAVAILABLE ", "two cannot be read");
+    expect_reason("m", "shut", "m/shut: Permission denied");
+    expect_reason("m", "version", "m/version/1: Permission denied");
+    require(!was_root || seteuid(0) == 0);
+    require(chmod(in_root("m/shut"), 0755) == 0 && chmod(in_root("m/lost+found"), 0755) == 0 &&
+            chmod(in_root("m/version/1"), 0755) == 0);
+    drop_root();
+}
+
 TEST(versions_and_their_policy)
 {
     make_root();

@@ -4,8 +4,8 @@
  *   config.pbtxt, model.yaml or a backend's own file ("model.onnx")       a model
  *   folders named 1, 2, ... that hold a file some backend opens          a model
  *   anything else                                                        looked into
- * A folder right below a path that was named, with version folders and no model file in them, is a
- * model too: one with a problem, which is better said than passed over.
+ * A folder right below a path that was named, with version folders and no model file in them, or one
+ * that may not be read, is a model too: one with a problem, which is better said than passed over.
  */
 #include "repository/scan.h"
 
@@ -432,9 +432,11 @@ static const struct penstock_backend *guess_backend(struct scan *scan, const str
     return NULL;
 }
 
-/* The same over the versions' folders, the highest first. */
+/* The same over the versions' folders, the highest first. `unread` says which could not be read; NULL: nobody
+ * asks. */
 static const struct penstock_backend *guess_of_versions(struct scan *scan,
-                                                        const struct listing *list)
+                                                        const struct listing *list,
+                                                        struct err *unread)
 {
     for (uint32_t i = list->count; i-- > 0;) {
         struct listing below;
@@ -442,7 +444,10 @@ static const struct penstock_backend *guess_of_versions(struct scan *scan,
             continue;
         const char *folder =
             arena_printf(scan->arena, "%s/%s", list->folder, list->entries[i].name);
-        if (folder == NULL || list_folder(scan, &below, folder, folder, NULL) != OK)
+        const char *where =
+            arena_printf(scan->arena, "%s/%s", list->where, list->entries[i].name);
+        if (folder == NULL || where == NULL ||
+            list_folder(scan, &below, folder, where, unread) != OK)
             continue;
         const struct penstock_backend *backend = guess_backend(scan, &below);
         if (backend != NULL)
@@ -599,7 +604,7 @@ static enum err_code fill_model(struct scan *scan, struct found *found, const st
                                 struct err *err)
 {
     CLEANUP(config_free) struct model_config *config = NULL;
-    struct err own = { 0 };
+    struct err own = { 0 }, unread = { 0 };
 
     enum err_code code = scan_config(&config, scan, found, scan->arena, &own);
     if (code == E_EXHAUSTED)
@@ -620,11 +625,13 @@ static enum err_code fill_model(struct scan *scan, struct found *found, const st
     if (found->problem != NULL)
         return OK;
     if (found->backend == NULL) {
-        found->backend = guess_of_versions(scan, list);
+        found->backend = guess_of_versions(scan, list, &unread);
         if (found->backend == NULL)
             found->backend = guess_backend(scan, list);
         found->backend_why = "by the file that it opens";
     }
+    if (found->backend == NULL && unread.code == E_PERMISSION)
+        return set_problem(scan, found, keep_text(scan, &unread), err);
     if (found->backend == NULL)
         return set_problem(
             scan, found,
@@ -706,6 +713,22 @@ static enum err_code add_model(struct scan *scan, const struct listing *list, st
     return add_found(scan, found, err);
 }
 
+/* A folder that may not be read is likely a model whose mode is wrong: it would be missed in silence. */
+static enum err_code add_unreadable(struct scan *scan, const char *folder, const char *where,
+                                    struct slice name, const struct err *why, struct err *err)
+{
+    struct found *found = arena_zalloc(scan->arena, sizeof *found);
+
+    if (found == NULL)
+        return no_memory(err);
+    found->folder = folder;
+    found->where = where;
+    TRY(name_found(scan, found, name, err));
+    if (found->problem == NULL)
+        TRY(set_problem(scan, found, keep_text(scan, why), err));
+    return add_found(scan, found, err);
+}
+
 /* The name with another ending, when such a file lies in the folder; NULL when not. */
 static const char *sibling(struct scan *scan, const char *folder, struct slice stem,
                            const char *ending)
@@ -774,7 +797,7 @@ static bool is_model(struct scan *scan, const struct listing *list, uint32_t dep
     }
     if (list->versions_count == 0)
         return false;
-    return depth == 1 || guess_of_versions(scan, list) != NULL;
+    return depth == 1 || guess_of_versions(scan, list, NULL) != NULL;
 }
 
 static enum err_code scan_folder(struct scan *scan, const char *folder, const char *where,
@@ -822,6 +845,9 @@ static enum err_code scan_folder(struct scan *scan, const char *folder, const ch
     enum err_code code = list_folder(scan, &list, folder, where, depth == 0 ? err : &own);
     if (code != OK && (depth == 0 || code == E_EXHAUSTED))
         return depth == 0 ? code : err_set(err, code, "%s", own.text);
+    /* Every file system of its own has a lost+found, which is root's. */
+    if (code == E_PERMISSION && depth == 1 && !slice_is(name, "lost+found"))
+        return add_unreadable(scan, folder, where, name, &own, err);
     if (code != OK) {
         add_note(scan, keep_text(scan, &own));
         return OK;
