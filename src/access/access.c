@@ -689,6 +689,16 @@ bool access_wants_certificates(struct access *access)
     return rules->certificates_count > 0;
 }
 
+bool access_has_keys(struct access *access)
+{
+    uint64_t generation;
+
+    if (!access_has_rules(access))
+        return false;
+    CLEANUP(rules_unref) struct rules *rules = rules_now(access, &generation);
+    return rules->keys_count > 0 || rules->issuers_count > 0;
+}
+
 void access_set_budget(struct access *access, struct budget *parent)
 {
     access->tenants.parent = parent;

@@ -76,6 +76,7 @@ void access_allow_admin(struct access *access);
 bool access_has_rules(const struct access *access); /* false of NULL */
 /* Has the file a section `certificates`? Then somebody has to ask callers for them. */
 bool access_wants_certificates(struct access *access);
+bool access_has_keys(struct access *access); /* or tokens, which go the same way; false of NULL */
 /* What tenants' budgets are parts of. Before callers are asked for. */
 void access_set_budget(struct access *access, struct budget *parent);
 /* The i-th URL that the file names for the keys of an issuer; false: there are no more. is_wanted, once: a

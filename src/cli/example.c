@@ -89,6 +89,12 @@ static void put_cacert(struct text *out, const char *option, const struct exampl
     text_byte(out, ' ');
 }
 
+static void put_cert(struct text *out, const char *dashes, const struct example_place *place)
+{
+    if (place->needs_cert)
+        text_printf(out, "%scert CERT %skey KEY ", dashes, dashes);
+}
+
 /* As the shell reads it: double quotes, so that the variable is looked up. */
 static void put_key(struct text *out, const struct example_place *place)
 {
@@ -105,6 +111,7 @@ static void put_curl(struct text *out, struct slice name, struct slice body,
 
     text_str(out, is_stream ? "  curl -N " : "  curl ");
     put_cacert(out, "--cacert", place);
+    put_cert(out, "--", place);
     put_key(out, place);
     text_init_fixed(&target, bytes, sizeof bytes);
     if (slice_starts(slice_of(url), "unix:")) {
@@ -150,6 +157,8 @@ static void put_call(struct text *out, struct slice name, struct slice body, con
         text_str(out, " --cacert ");
         print_shell(out, slice_of(place->cacert));
     }
+    if (place->needs_cert)
+        text_str(out, " --cert CERT,KEY");
     example_flags(out, body);
     if (is_dashed) {
         text_str(out, " -- ");
@@ -216,6 +225,7 @@ void example_grpc_lines(struct text *out, struct model *model, const char *progr
         return;
     text_str(out, is_tls ? "  grpcurl " : "  grpcurl -plaintext ");
     put_cacert(out, "-cacert", place);
+    put_cert(out, "-", place);
     put_key(out, place);
     text_str(out, "-d ");
     print_shell(out, slice_of(plan->example));

@@ -11,6 +11,7 @@ struct model;
 struct example_place {
     const char *url;    /* a listener's, or of its certificate's name */
     const char *cacert; /* the file that makes its certificate believed; "": none is needed, or known */
+    bool needs_cert;    /* callers show a certificate: the lines have CERT and KEY in its place */
     bool needs_key;     /* of nobody in particular nothing is taken: the lines send $PENSTOCK_KEY */
 };
 

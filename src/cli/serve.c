@@ -628,6 +628,18 @@ static int by_size(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
+/* What the lines below it want before they work. */
+static void put_needs(struct text *out, const struct example_place *place)
+{
+    text_str(out, "\ntry");
+    if (place->needs_cert)
+        text_str(out, " (callers show a certificate: CERT and KEY are its files)");
+    if (place->needs_key)
+        text_str(out, " (callers need a key: export PENSTOCK_KEY=... first, `penstock key --help` "
+                      "says how to make one)");
+    text_str(out, ":\n");
+}
+
 /* The shortest first: sixty pixels of a digit teach less than a word. */
 static void put_tries(struct text *out, const struct repository_snapshot *snapshot,
                       const char *program, const struct example_place *place)
@@ -654,10 +666,7 @@ static void put_tries(struct text *out, const struct repository_snapshot *snapsh
     uint32_t shown = MIN(count, (uint32_t)TRY_LINES_MAX);
     for (uint32_t i = 0; i < shown; i++) {
         if (i == 0)
-            text_str(out, place->needs_key
-                              ? "\ntry (callers need a key: export PENSTOCK_KEY=... first, "
-                                "`penstock key --help` says how to make one):\n"
-                              : "\ntry:\n");
+            put_needs(out, place);
         text_put(out, lines.data + tries[i].at, tries[i].size);
         /* Over gRPC all are called alike: one shows it. */
         if (i == 0)
@@ -738,7 +747,12 @@ static struct example_place place_of(const struct server *server, char *out, siz
 
     if (!slice_starts(slice_of(url), "https://"))
         return place;
+    const struct options *o = server->life.options;
     place.cacert = tls_server_trusted_by(server->tls);
+    place.needs_cert = options_text(o, OPT_TLS_CLIENT_CA)[0] != '\0' &&
+                       options_number(o, OPT_TLS_CLIENT_AUTH) == TLS_CLIENT_REQUIRED;
+    if (place.needs_cert && !access_has_keys(server->access))
+        place.needs_key = false;
     text_init_fixed(&shown, bytes, sizeof bytes);
     example_url(&shown, url);
     const char *host = text_cstr(&shown) + strlen("https://"), *port = strrchr(host, ':');

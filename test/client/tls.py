@@ -486,6 +486,30 @@ def certificates_of_another_time_are_told_at_the_start():
             check("error" not in server.log, "%s", server.log)
 
 
+@case
+def printed_lines_show_a_certificate():
+    """Where callers must show one, every line has a place for it, and works with the caller's files there."""
+    with folder() as made:
+        made.sign("ca", "client", "DNS:client.test")
+        rules = made.write("access.yaml", b"certificates:\n  - {match: 'dns:client.test', name: bob}\nrules:\n  - {who: bob, may: [infer, read]}\n")
+        os.chmod(rules, 0o600)
+        env = {"SSL_CERT_FILE": made("ca.pem"), "CURL_CA_BUNDLE": made("ca.pem")}
+        for options in ([], ["--access", rules]):
+            with Server(os.path.join(EXAMPLES, "spam"), options=["--tls", made.pair("server"), "--tls-client-ca", made("ca.pem"), *options],
+                        env=env) as server:
+                wait_for("its lines", lambda: "call --grpc spam" in server.log)
+                check("try (callers show a certificate: CERT and KEY are its files):" in server.log, "%s", server.log)
+                lines = [line.strip() for line in server.log.splitlines() if line.startswith("  curl ") or " call " in line]
+                check(len(lines) >= 3, "%s", server.log)
+                for line in lines:
+                    line = line.replace(" --cert CERT,KEY", " --cacert %s --cert %s" % (made("ca.pem"), made.pair("client")))
+                    line = line.replace(" --cert CERT --key KEY", " --cert %s --key %s" % (made("client.pem"), made("client.key")))
+                    out = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, env={**os.environ, **env})
+                    check(out.returncode == 0 and '"label"' in out.stdout, "%s: %s%s", line, out.stdout, out.stderr)
+        with serving_tls(made) as server:
+            check("CERT" not in server.log, "%s", server.log)
+
+
 def as_client(server, made, name, *more):
     """The code of an answer to who shows that certificate; 000 and what curl says: there was none."""
     return curl("--cacert", made("ca.pem"), "--cert", made(name + ".pem"), "--key", made(name + ".key"), *more,
