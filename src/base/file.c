@@ -32,7 +32,8 @@ enum err_code file_read(struct buf **ret, struct budget *budget, const char *pat
     if (fd < 0 || fstat(fd, &st) != 0)
         return err_set(err, code_of(errno), "cannot open %s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode))
-        return err_set(err, E_INVALID, "%s is not a regular file", path);
+        return err_set(err, E_INVALID, "%s is %snot a regular file", path,
+                       S_ISDIR(st.st_mode) ? "a folder, " : "");
     if ((uint64_t)st.st_size > bytes_max)
         return err_set(err, E_INVALID, "%s has %lld bytes; the most is %zu", path,
                        (long long)st.st_size, bytes_max);

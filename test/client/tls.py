@@ -794,7 +794,8 @@ def forms(made):
     "public_key": ("server.pem", "public.pem", 1, "is a public key"),
     "empty": ("empty.pem", "server.key", 1, "empty.pem is empty: it takes a certificate in PEM form"),
     "empty_key": ("server.pem", "empty.pem", 1, "empty.pem is empty: it takes a private key in PEM form"),
-    "folder": ("ca.ca", "server.key", 1, "ca.ca"),
+    "folder": ("ca.ca", "server.key", 1, "ca.ca is a folder, not a regular file"),
+    "folder_of_keys": ("server.pem", "ca.ca", 1, "ca.ca is a folder, not a regular file"),
     "one_word": ("x", None, 2, "expected CERT.pem,KEY.pem"),
     "four_words": ("a,b,c,d", None, 2, "expected CERT.pem,KEY.pem"),
 })
