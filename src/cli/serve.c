@@ -49,6 +49,7 @@
 #include "io/socket.h"
 #include "io/tls.h"
 #include "repository/repository.h"
+#include "serve/origin.h"
 #include "serve/serve.h"
 #include "telemetry/metrics.h"
 #include "telemetry/process.h"
@@ -455,6 +456,24 @@ static enum err_code register_program(struct server *server, struct err *err)
                        text_cstr(&labels), &one, 1, err);
 }
 
+/* What could never match would refuse for ever, in silence, what was to be allowed. */
+static enum err_code check_words(struct server *server, const struct options *o,
+                                 enum option_id id, bool (*can_match)(const char *text),
+                                 const char *expected, struct err *err)
+{
+    const struct option_value *list = &o->values[id];
+    char where[ERR_TEXT_MAX];
+
+    for (uint32_t i = 0; i < list->items_count; i++) {
+        if (can_match(list->items[i]))
+            continue;
+        server->is_misused = list->source == SOURCE_ARGV;
+        return err_set(err, E_INVALID, "%s: '%.100s' can never match; expected is %s",
+                       options_origin(o, id, where, sizeof where), list->items[i], expected);
+    }
+    return OK;
+}
+
 static enum err_code open_server(struct server *server, const struct options *o, struct err *err)
 {
     static const struct route_table *const tables[] = {
@@ -466,6 +485,12 @@ static enum err_code open_server(struct server *server, const struct options *o,
 
     if (loops == 0)
         loops = cpu_usable();
+    TRY(check_words(server, o, OPT_CORS_ORIGIN, origin_can_match,
+                    "an origin as browsers send it, without a path or the usual port: "
+                    "https://app.example",
+                    err));
+    TRY(check_words(server, o, OPT_ALLOW_HOST, origin_host_can_match,
+                    "a name alone, without a scheme, port or path: models.example", err));
     server->metrics = metrics_new();
     if (server->metrics == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the metrics");

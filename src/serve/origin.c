@@ -109,3 +109,38 @@ enum origin_verdict origin_judge(const struct origin_rules *rules,
             (int)MIN(request->origin.size, (size_t)128), (const char *)request->origin.data);
     return ORIGIN_REFUSED;
 }
+
+/* Letters and signs that print; no path, no user, no blank. */
+static bool is_bare(struct slice text)
+{
+    for (size_t i = 0; i < text.size; i++)
+        if (text.data[i] <= ' ' || text.data[i] >= 0x7f || strchr("/?#@,\\", text.data[i]) != NULL)
+            return false;
+    return text.size > 0;
+}
+
+bool origin_can_match(const char *origin)
+{
+    const char *host = strstr(origin, "://");
+
+    if (strcmp(origin, "*") == 0 || strcmp(origin, "null") == 0) /* null: of a page in a sandbox */
+        return true;
+    if (host == NULL || host == origin)
+        return false;
+    struct slice scheme = slice_make(origin, (size_t)(host - origin));
+    struct slice rest = slice_of(host + 3);
+    if (!is_bare(scheme) || !is_bare(rest) || rest.data[0] == ':')
+        return false;
+    bool is_https = slice_is_nocase(scheme, "https");
+    return (!is_https && !slice_is_nocase(scheme, "http")) ||
+           without_usual_port(rest, is_https).size == rest.size;
+}
+
+bool origin_host_can_match(const char *host)
+{
+    struct slice text = slice_of(host);
+
+    if (!is_bare(text))
+        return false;
+    return host[0] == '[' ? text.data[text.size - 1] == ']' : slice_find(text, ':') == text.size;
+}

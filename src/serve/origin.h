@@ -40,4 +40,9 @@ void origin_rules_init(struct origin_rules *rules, const char *const *hosts, uin
 enum origin_verdict origin_judge(const struct origin_rules *rules,
                                  const struct origin_request *request, struct err *err);
 
+/* Could a request ever come with an Origin, or a Host, that this word of the operator allows? An origin is
+ * written as browsers send it: a scheme, a name and a port that is not the usual one. A host is a name alone. */
+bool origin_can_match(const char *origin);
+bool origin_host_can_match(const char *host);
+
 #endif

@@ -86,3 +86,24 @@ TEST(origin_without_rules)
     request.is_local = true;
     check(origin_judge(&rules, &request, &err) == ORIGIN_ALLOWED, "--allow-host '*'");
 }
+
+TEST(words_that_could_never_match)
+{
+    static const char *const good[] = { "*", "null", "https://app.example", "http://localhost:3000",
+                                        "HTTPS://App.Example:8443", "http://[::1]:8080",
+                                        "http://a.example:443", "chrome-extension://abc" };
+    static const char *const bad[] = { "", "app.example", "https://", "://a", "https://a/", "https://a b",
+                                       "https://a/x", "https://u@a", "https://a:443", "http://a:80",
+                                       "https://a,https://b", "https:/a", "https://:8443", "https://*/" };
+    static const char *const hosts[] = { "*", "models.example", "MODELS", "10.0.0.1", "[::1]" };
+    static const char *const no_hosts[] = { "", "https://x", "x:8000", "x/", "a b", "[::1]:80", "a,b" };
+
+    for (size_t i = 0; i < COUNT(good); i++)
+        check(origin_can_match(good[i]), "%s", good[i]);
+    for (size_t i = 0; i < COUNT(bad); i++)
+        check(!origin_can_match(bad[i]), "%s", bad[i]);
+    for (size_t i = 0; i < COUNT(hosts); i++)
+        check(origin_host_can_match(hosts[i]), "%s", hosts[i]);
+    for (size_t i = 0; i < COUNT(no_hosts); i++)
+        check(!origin_host_can_match(no_hosts[i]), "%s", no_hosts[i]);
+}

@@ -344,6 +344,9 @@ def a_request_under_way_finishes_though_models_load():
     "bad_config": (["--config", "{empty}/../bad.yaml"], 1, "line 2: unknown key 'lisen'; did you mean 'listen'?"),
     "exit_on_error": (["{bad}", "--exit-on-error"], 1, "model 'b' cannot be loaded (--exit-on-error): "),
     "missing_plugin": (["{good}", "--backend-plugin", "/nowhere/x.so"], 1, "--backend-plugin"),
+    "origin_without_scheme": (["{good}", "--cors-origin", "app.example"], 2,
+                              "--cors-origin: 'app.example' can never match; expected is an origin"),
+    "host_with_scheme": (["{good}", "--allow-host", "https://x"], 2, "--allow-host: 'https://x' can never match; expected is a name alone"),
     "relative_runtime": (["{good}", "--runtime-dir", "."], 2, "is not an absolute path"),
 })
 def refuses_to_start(arguments, expected, part):
