@@ -307,6 +307,12 @@ TEST(layouts)
     expect("bare", "a:1:READY* b:1:READY* ", "a folder of files");
     expect("bare/b.fake", "b:1:READY* ", "one of them");
 
+    put("carded/a.fake", "ok");
+    put("carded/b.fake", "ok");
+    put("carded/model.yaml", "title: A\n");
+    expect("carded", "carded::UNAVAILABLE ", "model.yaml makes a folder one model");
+    expect_reason("carded", "carded", "taken for one model by its model.yaml");
+
     put("mixed/a.fake", "ok");
     put("mixed/c/1/model.fake", "ok");
     put("mixed/more/d.fake", "ok");

@@ -561,9 +561,11 @@ static enum err_code set_only_version(struct scan *scan, struct found *found,
         (wanted != NULL || only_file_of(list, backend) == NULL))
         return set_problem(
             scan, found,
-            arena_printf(scan->arena, "%s has no version folder; expected is %s/1/%s%s",
+            arena_printf(scan->arena, "%s has no version folder; expected is %s/1/%s%s%s%s",
                          found->where, found->where, wanted != NULL ? wanted : backend->file,
-                         list_entries(scan, list)),
+                         list_entries(scan, list),
+                         found->card_file != NULL ? "; the folder is taken for one model by its " : "",
+                         found->card_file != NULL ? found->card_file : ""),
             err);
     found->versions[0] = (struct found_version){ .number = 1, .text = "1", .is_served = true };
     found->versions_count = 1;
