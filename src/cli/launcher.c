@@ -252,6 +252,7 @@ NORETURN static void run(const struct launcher_words *words, int fd)
     /* What was handed over to the server is the server's: held here it would never be closed. */
     (void)syscall(SYS_close_range, 3U, (unsigned)lifted - 1, 0);
     (void)syscall(SYS_close_range, (unsigned)lifted + 1, ~0U, 0);
+    answer(lifted, 'R', 0);
     while (serve_one(&s, lifted, &asked))
         continue;
     (void)end_child(&s);
@@ -260,9 +261,23 @@ NORETURN static void run(const struct launcher_words *words, int fd)
 
 /* -- the server's side -------------------------------------------------------------------------------- */
 
+/* The answer's letter; 0: there is no launcher any more. */
+static char hear(int *ret_number)
+{
+    struct message said;
+    ssize_t got;
+
+    while ((got = recv(launcher.fd, &said, PLAIN_BYTES, 0)) < 0 && errno == EINTR)
+        continue;
+    if (got != (ssize_t)PLAIN_BYTES)
+        return 0;
+    *ret_number = said.number;
+    return said.letter;
+}
+
 enum err_code launcher_begin(const struct launcher_words *words, struct err *err)
 {
-    int pair[2];
+    int pair[2], number;
 
     if (getpid() == 1)
         return OK;
@@ -278,21 +293,10 @@ enum err_code launcher_begin(const struct launcher_words *words, struct err *err
                        strerror(errno));
     }
     launcher.fd = pair[0];
+    /* Once it holds no socket of the server's: whoever closes one must have closed it. */
+    if (hear(&number) != 'R')
+        return err_set(err, E_UNAVAILABLE, "the process that starts programs (penstock-start) has gone");
     return OK;
-}
-
-/* The answer's letter; 0: there is no launcher any more. */
-static char hear(int *ret_number)
-{
-    struct message said;
-    ssize_t got;
-
-    while ((got = recv(launcher.fd, &said, PLAIN_BYTES, 0)) < 0 && errno == EINTR)
-        continue;
-    if (got != (ssize_t)PLAIN_BYTES)
-        return 0;
-    *ret_number = said.number;
-    return said.letter;
 }
 
 static char ask(char letter, int number, int *ret_number)

@@ -59,7 +59,7 @@ enum {
     TRY_MODELS_MAX = 64, /* the shortest are looked for among these */
     SHOWN_MODELS_MAX = 200,
     PRINT_BYTES_MAX = 4 << 20,
-    DESCRIPTORS_KEPT = 64,
+    DESCRIPTORS_KEPT = 128,
     DESCRIPTORS_OF_LOOP = 4,
 };
 
@@ -110,7 +110,10 @@ static uint32_t connections_of(const struct options *o, uint32_t loops_count)
     }
     if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= most + kept)
         return most;
-    uint32_t fits = limit.rlim_cur > kept ? (uint32_t)(limit.rlim_cur - kept) : 1;
+    /* Where there are few, a third. */
+    uint64_t above = limit.rlim_cur > kept ? limit.rlim_cur - kept : 1;
+    uint32_t fits = (uint32_t)MAX(above, limit.rlim_cur / 3);
+    fits = MAX(fits, 1u);
     log_warn("%u connections are taken at most, not %u (--connections-max): there are %llu "
              "descriptors (ulimit -n, LimitNOFILE=)",
              fits, most, (unsigned long long)limit.rlim_cur);

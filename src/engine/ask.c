@@ -52,7 +52,7 @@ static COLD enum err_code say_late(struct err *err, const struct model *model, u
 {
     return err_set(err, E_DEADLINE,
                    "Request timeout expired: model '%s', before the body was read: the server is "
-                   "%.3g ms behind. Retry later, or give it more time",
+                   "%.4g ms behind. Retry later, or give it more time",
                    model->host.name, ms_of(behind_ns));
 }
 
@@ -161,8 +161,8 @@ static COLD enum err_code refuse(enum line_verdict verdict, const struct engine_
         *ret_refusal = REFUSAL_DEADLINE;
         err_set(
             err, E_EXHAUSTED,
-            "the deadline cannot be met: a request would wait about %.3g ms for model '%s', and "
-            "%.3g ms are left. Retry later, or give it more time",
+            "the deadline cannot be met: a request would wait about %.4g ms for model '%s', and "
+            "%.4g ms are left. Retry later, or give it more time",
             ms_of(wait_ns), question->model->host.name,
             ms_of(deadline > now_ns ? deadline - now_ns : 0));
         break;
@@ -178,7 +178,7 @@ static COLD enum err_code refuse(enum line_verdict verdict, const struct engine_
         *ret_refusal = REFUSAL_BEHIND;
         err_set(
             err, E_EXHAUSTED,
-            "the server is overloaded: a request would wait %.3g ms before it is read. Retry later",
+            "the server is overloaded: a request would wait %.4g ms before it is read. Retry later",
             ms_of(wait_ns));
     }
     err->retry_after_ms = ms_up(after_ns);

@@ -651,22 +651,22 @@ COLD static enum err_code refuse(const struct model *model, enum admission_verdi
     case ADMISSION_DELAY:
         *ret_refusal = REFUSAL_DELAY;
         err_set(err, E_EXHAUSTED,
-                "model '%s' is overloaded: a request would wait about %.3g ms for it. Retry later, or "
+                "model '%s' is overloaded: a request would wait about %.4g ms for it. Retry later, or "
                 "raise --queue-delay or the model's instance count",
                 model->host.name, ms_of(q->wait_ns));
         break;
     case ADMISSION_DEADLINE:
         *ret_refusal = REFUSAL_DEADLINE;
         err_set(err, E_EXHAUSTED,
-                "the deadline cannot be met: a request would wait about %.3g ms for model '%s', and "
-                "%.3g ms are left. Retry later, or give it more time",
+                "the deadline cannot be met: a request would wait about %.4g ms for model '%s', and "
+                "%.4g ms are left. Retry later, or give it more time",
                 ms_of(q->wait_ns), model->host.name,
                 ms_of(due_ns > q->now_ns ? due_ns - q->now_ns : 0));
         break;
     case ADMISSION_RUN:
         *ret_refusal = REFUSAL_DEADLINE;
         return err_set(err, E_DEADLINE,
-                       "the deadline cannot be met: %.3g ms are left, and model '%s' takes about %.3g "
+                       "the deadline cannot be met: %.4g ms are left, and model '%s' takes about %.3g "
                        "ms. Give it more time",
                        ms_of(q->deadline_ns > q->now_ns ? q->deadline_ns - q->now_ns : 0),
                        model->host.name, ms_of(model->admission.middle_ns));

@@ -716,7 +716,7 @@ void request_drop_late(struct request_private *p)
     else
         err_set(
             &p->err, E_DEADLINE,
-            "Request timeout expired: the %.3g ms that are left behind the queue of model '%s' are "
+            "Request timeout expired: the %.4g ms that are left behind the queue of model '%s' are "
             "too few for a run. Give it more time, or look at its queue and run times in /metrics",
             (double)(p->pub.deadline_ns - p->ended_ns) / 1e6, p->pub.model->host.name);
     loop_post(p->pub.loop, &p->end_msg); /* p is the loop's from here */

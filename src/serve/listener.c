@@ -19,7 +19,7 @@
 enum {
     ACCEPTS_MAX = 16, /* in one turn */
     PAUSE_MS = 100,
-    REJECTING_MAX = 64, /* connections of one loop that are told 503; past it they are closed */
+    REJECTING_MAX = 64, /* connections that are told 503, of all loops; past it they are closed */
 };
 
 struct handover {
@@ -74,6 +74,15 @@ static struct serve_loop *least_busy(struct serve_loop *l)
     return mine > least + least / 8 ? best : l;
 }
 
+/* How many of a loop's connections over connections_max may be there only to be told so: a loop's part
+ * of REJECTING_MAX, and of an eighth of what is let in where that is little. */
+static uint32_t rejecting_max(const struct serve *serve)
+{
+    uint32_t all = MIN((uint32_t)REJECTING_MAX, serve->settings.connections_max / 8);
+
+    return MAX(all / serve->loops_count, 1u);
+}
+
 static void admit(struct serve_loop *l, const struct listener *listener, int fd,
                   const struct address *peer)
 {
@@ -85,7 +94,8 @@ static void admit(struct serve_loop *l, const struct listener *listener, int fd,
     if (atomic_fetch_add(&serve->connections, 1) >= serve->settings.connections_max) {
         stat_add(&l->stats.rejected, 1);
         atomic_fetch_add(&l->open, 1);
-        if (l->rejecting >= REJECTING_MAX || listener->is_tls) { /* no handshake just to say no */
+        /* No handshake just to say no. */
+        if (l->rejecting >= rejecting_max(serve) || listener->is_tls) {
             socket_close(&fd);
             serve_connection_gone(l);
             return;
