@@ -98,7 +98,7 @@ def calls_that_are_left():
                 while len(h2.answers[stream].body) < 60000:
                     h2.read()
                 h2.send_frame(RST_STREAM, 0, stream, struct.pack(">I", CANCEL))
-        rounds(server, act, early=20, more=20)      # heaps of two loops fill first
+        rounds(server, act, early=40, more=20)      # heaps of two loops fill first: flat from the 40th round on
 
 
 @case
