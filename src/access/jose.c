@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "base/base64.h"
 #include "base/mem.h"
 
 static void *json_alloc(void *context UNUSED, size_t size)
@@ -22,38 +23,11 @@ static void json_free(void *context UNUSED, void *memory)
 
 static const yyjson_alc json_heap = { json_alloc, json_resize, json_free, NULL };
 
-static int letter(uint8_t c)
-{
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    return c == '-' ? 62 : c == '_' ? 63 : -1;
-}
-
 bool jose_decode(struct slice text, uint8_t *out, size_t *ret_size)
 {
-    uint32_t bits = 0, held = 0;
-    size_t size = 0;
-
-    if (text.size % 4 == 1)
-        return false;
-    for (size_t i = 0; i < text.size; i++) {
-        int value = letter(text.data[i]);
-        if (value < 0)
-            return false;
-        bits = bits << 6 | (uint32_t)value;
-        held += 6;
-        if (held >= 8) {
-            held -= 8;
-            out[size++] = (uint8_t)(bits >> held);
-            bits &= (1u << held) - 1;
-        }
-    }
-    *ret_size = size;
-    return bits == 0;
+    *ret_size = base64_decoded(text.size);
+    return text.size % 4 != 1 &&
+           base64_decode(out, text, BASE64_URL | BASE64_EXACT) == text.size;
 }
 
 /* What an object's names are sorted in; one object is done with before the next begins. */

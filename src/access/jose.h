@@ -16,12 +16,8 @@
 
 enum { JOSE_DEPTH_MAX = 16, JOSE_NAMES_MAX = 256 /* of one object */ };
 
-/* Bytes that `size` letters become. */
-static inline size_t jose_decoded(size_t size)
-{
-    return size / 4 * 3 + size % 4 * 3 / 4;
-}
-/* False: it is not base64url. `out` has room for jose_decoded(text.size). */
+/* False: it is not base64url as JOSE has it, exact and unpadded. `out` has room for
+ * base64_decoded(text.size). */
 MUST_USE bool jose_decode(struct slice text, uint8_t *out, size_t *ret_size);
 
 /* An object, or NULL with err: E_INVALID, or E_EXHAUSTED without memory. `what` names it in the words. Its

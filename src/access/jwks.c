@@ -16,6 +16,7 @@
 
 #include "access/jose.h"
 #include "access/jwt.h"
+#include "base/base64.h"
 #include "base/mem.h"
 
 enum { RSA_BYTES_MIN = 256, RSA_BYTES_MAX = 1024, EXPONENT_BYTES_MAX = 4, POINT_BYTES = 32 };
@@ -59,7 +60,7 @@ static enum err_code read_bytes(yyjson_val *jwk, const char *name, uint8_t *out,
 
     if (text.data == NULL)
         return err_set(err, E_INVALID, "'%s' is missing", name);
-    if (jose_decoded(text.size) > most || !jose_decode(text, out, ret_size) || *ret_size < least)
+    if (base64_decoded(text.size) > most || !jose_decode(text, out, ret_size) || *ret_size < least)
         return err_set(err, E_INVALID, "'%s' is not base64url of %zu to %zu bytes", name, least,
                        most);
     return OK;

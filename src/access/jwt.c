@@ -18,6 +18,7 @@
 #include <openssl/evp.h>
 
 #include "access/jose.h"
+#include "base/base64.h"
 #include "base/mem.h"
 #include "base/utf8.h"
 
@@ -78,7 +79,7 @@ static enum err_code read_head(struct jwt *ret, struct slice text, struct err *e
     size_t size = 0;
     struct err why = { 0 };
 
-    if (jose_decoded(text.size) > sizeof bytes || !jose_decode(text, bytes, &size))
+    if (base64_decoded(text.size) > sizeof bytes || !jose_decode(text, bytes, &size))
         return bad(err, "the token's head is not base64url");
     CLEANUP(jose_free) yyjson_doc *doc = jose_read(slice_make(bytes, size), "the head", &why);
     if (doc == NULL && why.code == E_EXHAUSTED)
@@ -150,9 +151,9 @@ enum err_code jwt_read(struct jwt *ret, const struct issuer *issuers, uint32_t c
     struct slice claims = slice_first(rest, second), signature = slice_skip(rest, second + 1);
     ret->signed_part = slice_first(token, first + 1 + second);
     TRY(read_head(ret, slice_first(token, first), err));
-    if (jose_decoded(signature.size) > SIGNATURE_BYTES_MAX || signature.size == 0)
+    if (base64_decoded(signature.size) > SIGNATURE_BYTES_MAX || signature.size == 0)
         return bad(err, "the token's signature is missing, or too long");
-    ret->memory = mem_alloc(jose_decoded(claims.size) + SIGNATURE_BYTES_MAX);
+    ret->memory = mem_alloc(base64_decoded(claims.size) + SIGNATURE_BYTES_MAX);
     if (ret->memory == NULL)
         return err_set(err, E_EXHAUSTED, "no memory for the token");
     if (!jose_decode(claims, ret->memory, &claims_size) ||

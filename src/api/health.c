@@ -164,7 +164,7 @@ static void put_page(struct text *out, const struct exchange *x, const struct ap
         text_str(out, " that has your key: <code>export PENSTOCK_KEY=...</code>");
     else if (x->caller != NULL && caller_has_rules(x->caller))
         text_str(out, "; what needs a key: <code>-H \"authorization: Bearer $PENSTOCK_KEY\"</code>");
-    if (x->scheme != NULL && strcmp(x->scheme, "https") == 0)
+    if (exchange_is_https(x))
         text_str(out, ". Where this machine does not trust the server's authority: "
                       "<code>--cacert FILE</code> (of <code>grpcurl</code>: <code>-cacert</code>)");
     text_str(out, ".</p>");

@@ -43,7 +43,7 @@ static void put_message(struct text *out, const struct model *model)
 static COLD void tell_how(struct exchange *x, const struct model *model)
 {
     static const struct header upgrade = { SLICE_LIT("upgrade"), SLICE_LIT("websocket") };
-    bool is_tls = x->scheme != NULL && strcmp(x->scheme, "https") == 0;
+    bool is_tls = exchange_is_https(x);
     struct text body, url;
 
     text_init_arena(&url, x->arena, 128);

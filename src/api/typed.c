@@ -432,7 +432,7 @@ void typed_put_grpcurl(struct text *out, const struct exchange *x, const struct 
 {
     if (!typed_proto_takes_example(plan))
         return;
-    bool is_tls = x->scheme != NULL && strcmp(x->scheme, "https") == 0;
+    bool is_tls = exchange_is_https(x);
     text_str(out, is_tls ? "grpcurl " : "grpcurl -plaintext ");
     put_key(out, x);
     text_str(out, "-d ");

@@ -35,6 +35,9 @@ size_t base64_decode(uint8_t *out, struct slice text, enum base64_alphabet alpha
         if (i % 4 != 0)
             *out++ = (uint8_t)(bits >> (6 - 2 * (i % 4)));
     }
+    uint32_t unused = text.size % 4 == 2 ? 0xf : text.size % 4 == 3 ? 0x3 : 0;
+    if ((alphabet & BASE64_EXACT) != 0 && (bits & unused) != 0)
+        return text.size - 1;
     return text.size;
 }
 

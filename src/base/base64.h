@@ -4,7 +4,9 @@
 
 #include "base/slice.h"
 
-enum base64_alphabet { BASE64_STANDARD = 1, BASE64_URL = 2, BASE64_ANY = 3 };
+/* BASE64_EXACT, beside an alphabet: bits behind the last whole byte are 0, so that bytes have one spelling
+ * (RFC 4648 section 3.5). */
+enum base64_alphabet { BASE64_STANDARD = 1, BASE64_URL = 2, BASE64_ANY = 3, BASE64_EXACT = 4 };
 
 /* Without one or two '=' at the end. */
 struct slice base64_unpadded(struct slice text);
@@ -16,7 +18,7 @@ static inline size_t base64_decoded(size_t digits)
 }
 
 /* Unpadded digits as bytes, base64_decoded(text.size) of them. Returns text.size, or the place of the
- * first character that is no digit. One digit behind a multiple of four says nothing: whoever calls
+ * first character that is no digit, or the last where its bits are not exact. One digit behind a multiple of four says nothing: whoever calls
  * refuses such a text. */
 MUST_USE size_t base64_decode(uint8_t *out, struct slice text, enum base64_alphabet alphabet);
 

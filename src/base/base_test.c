@@ -455,6 +455,9 @@ TEST(base64_clauses)
         { "-__-", BASE64_URL, SIZE_MAX },      { "A+AA", BASE64_URL, 1 },
         { "A/-_", BASE64_ANY, SIZE_MAX },      { "AA=A", BASE64_ANY, 2 },
         { "AAA\x7f", BASE64_ANY, 3 },          { "AAA ", BASE64_ANY, 3 },
+        { "AB", BASE64_URL, SIZE_MAX },        { "AB", BASE64_URL | BASE64_EXACT, 1 },
+        { "AAB", BASE64_URL | BASE64_EXACT, 2 }, { "AAAB", BASE64_URL | BASE64_EXACT, SIZE_MAX },
+        { "AQAE", BASE64_URL | BASE64_EXACT, SIZE_MAX }, { "AQ", BASE64_URL | BASE64_EXACT, SIZE_MAX },
     };
 
     for (size_t i = 0; i < COUNT(vectors); i++) {

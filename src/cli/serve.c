@@ -113,7 +113,6 @@ static uint32_t connections_of(const struct options *o, uint32_t loops_count)
     /* Where there are few, a third. */
     uint64_t above = limit.rlim_cur > kept ? limit.rlim_cur - kept : 1;
     uint32_t fits = (uint32_t)MAX(above, limit.rlim_cur / 3);
-    fits = MAX(fits, 1u);
     log_warn("%u connections are taken at most, not %u (--connections-max): there are %llu "
              "descriptors (ulimit -n, LimitNOFILE=)",
              fits, most, (unsigned long long)limit.rlim_cur);

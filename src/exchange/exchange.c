@@ -18,6 +18,11 @@ void exchange_init(struct exchange *x, const struct exchange_ops *ops, struct ar
     x->refs = 1;
 }
 
+bool exchange_is_https(const struct exchange *x)
+{
+    return x->scheme != NULL && strcmp(x->scheme, "https") == 0;
+}
+
 struct exchange *exchange_ref(struct exchange *x)
 {
     require(x->refs > 0);

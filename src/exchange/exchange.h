@@ -170,6 +170,9 @@ void exchange_init(struct exchange *x, const struct exchange_ops *ops, struct ar
 struct exchange *exchange_ref(struct exchange *x);
 void exchange_unref(struct exchange **x);
 
+/* Does its caller speak https? Then addresses that it is told do, too. */
+bool exchange_is_https(const struct exchange *x);
+
 /* The model an exchange is about, once it was found: copied. The first counts. */
 void exchange_note_model(struct exchange *x, struct slice name, struct slice version);
 /* An inference has ended. Copied. */
